@@ -1,0 +1,33 @@
+# `make demo` shows clipping at work, `make test` runs the tests; each sets up what it needs in .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check bench laws docs clean
+
+demo: .venv/ready
+	$(BIN)/gradclip demo --out out
+
+test: .venv/ready
+	$(BIN)/python -m pytest
+
+check: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/ready
+	$(BIN)/python -m benchmarks
+
+laws: .venv/ready
+	$(BIN)/python -m pytest tests/laws tests/meta
+
+docs: .venv/ready
+	$(BIN)/python docs/make_pytorch_table.py
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf .venv out

@@ -1,0 +1,35 @@
+"""gradclip: gradient clipping that is right, fast, and tells you what it did.
+
+A clipping rule measures gradients over a scope, compares the measure with a threshold, and responds.
+
+>>> import gradclip
+>>> rule = gradclip.ClipGradByGlobalNorm(1.0)
+>>> rule
+all tensors together: an L2 norm above 1 is rescaled to it
+
+Rules know no framework; `gradclip.torch` puts one into an optimizer: `gradclip.torch.attach(optimizer, rule)`.
+"""
+
+from typing import Any
+
+from gradclip.errors import GradclipWarning, GradientAboveThreshold, NonFiniteGradient, TooManySkips
+from gradclip.rules import *  # noqa: F403
+from gradclip.rules import __all__ as _rules
+
+__version__ = "0.1.0"
+
+__all__ = [  # noqa: PLE0604
+    *_rules,
+    "GradclipWarning",
+    "GradientAboveThreshold",
+    "NonFiniteGradient",
+    "TooManySkips",
+    "attach",
+]
+
+
+def attach(*optimizers: Any, **options: Any) -> Any:
+    """Clip the gradients of a PyTorch optimizer in each of its steps: see `gradclip.torch.attach`."""
+    from gradclip.torch import attach as torch_attach
+
+    return torch_attach(*optimizers, **options)

@@ -1,0 +1,19 @@
+"""The errors and the warning of gradclip. Each says what is wrong, where, and what to do instead."""
+
+from __future__ import annotations
+
+
+class NonFiniteGradient(RuntimeError):
+    """A gradient holds NaN or infinity and the clipper was told to raise; no gradient was written."""
+
+
+class GradientAboveThreshold(RuntimeError):
+    """A rule with the response `Raise` met a measure above its threshold; no gradient was written."""
+
+
+class TooManySkips(RuntimeError):
+    """More steps in a row were skipped than `max_consecutive_skips` allows."""
+
+
+class GradclipWarning(UserWarning):
+    """Clipping that does less than its user will expect."""

@@ -1,0 +1,102 @@
+"""Norms: how the elements of a segment become one measure.
+
+A norm says how parts combine, by sum or by maximum, so that the measure of a whole follows from the measures of its
+parts: chunks of a tensor, tensors of a group, shards of a process.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True)
+class Norm:
+    """Base of the norms: `p` is the order, `combine` says how parts become a whole ("sum" of |x|^p, or "max")."""
+
+    p: float = 2.0
+    words: ClassVar[str] = ""
+
+    @property
+    def combine(self) -> str:
+        return "max" if math.isinf(self.p) else "sum"
+
+    def finish(self, total: Any, size: Any, xp: Any) -> Any:
+        """The norm of a segment: `total^(1/p)`; `size` is its number of elements, which only `RMS` reads."""
+        if self.combine == "max" or self.p == 1.0:
+            return total
+        return xp.sqrt(total) if self.p == 2.0 else xp.power(total, 1.0 / self.p)
+
+    def scaled(self, total: Any, coefficient: Any, xp: Any) -> Any:
+        """The total of a segment after its elements were multiplied by `coefficient`."""
+        if self.combine == "max" or self.p == 1.0:
+            return total * coefficient
+        return total * (coefficient * coefficient if self.p == 2.0 else xp.power(coefficient, self.p))
+
+
+@dataclass(frozen=True)
+class L1(Norm):
+    """The sum of the absolute values."""
+
+    p: float = field(default=1.0, init=False)
+    words: ClassVar[str] = "an L1 norm"
+
+
+@dataclass(frozen=True)
+class L2(Norm):
+    """The Euclidean norm, the square root of the sum of squares: the default."""
+
+    p: float = field(default=2.0, init=False)
+    words: ClassVar[str] = "an L2 norm"
+
+
+@dataclass(frozen=True)
+class Linf(Norm):
+    """The largest absolute value."""
+
+    p: float = field(default=math.inf, init=False)
+    words: ClassVar[str] = "a largest absolute value"
+
+
+@dataclass(frozen=True)
+class Lp(Norm):
+    """The p-norm for a finite p > 0: `(sum |x|^p)^(1/p)`."""
+
+    def __post_init__(self) -> None:
+        checked_order(self.p)
+
+    @property
+    def words(self) -> str:  # type: ignore[override]
+        return f"an L{self.p:g} norm"
+
+
+@dataclass(frozen=True)
+class RMS(Norm):
+    """The root mean square: the L2 norm over the square root of the number of elements."""
+
+    p: float = field(default=2.0, init=False)
+    words: ClassVar[str] = "a root mean square"
+
+    def finish(self, total: Any, size: Any, xp: Any) -> Any:
+        return xp.sqrt(total / size)
+
+
+def checked_order(p: Any) -> float:
+    """`p` as a float, or the error that says which orders exist."""
+    if isinstance(p, bool) or not hasattr(p, "__float__"):
+        raise TypeError(f"the order of a norm is a number in (0, inf], got {p!r}: write 2.0 or float('inf')")
+    value = float(p)
+    if not value > 0:
+        raise ValueError(
+            f"the order of a norm lies in (0, inf], got {value}: write 2.0, 1.0 or float('inf'); "
+            "orders of 0 and below are not norms, and with them a single zero element would switch clipping off"
+        )
+    return value
+
+
+def norm_of_order(p: Any) -> Norm:
+    """The norm of order `p` in (0, inf]."""
+    value = checked_order(p)
+    named: dict[float, Norm] = {1.0: L1(), 2.0: L2(), math.inf: Linf()}
+    return named.get(value) or Lp(value)

@@ -1,0 +1,104 @@
+"""Responses: what happens to a segment, given the ratio r of its measure to its threshold.
+
+Only the ratio enters, so that every response means the same for every norm and threshold: `out = phi(r) * g`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+PASS, SCALE, ZERO, KEEP, SKIP, RAISE = range(6)
+"""Actions on a segment: leave as it is; multiply; write zeros; leave because it is non-finite; do not step; raise."""
+
+ACTION_NAMES = ("pass", "scale", "zero", "keep", "skip", "raise")
+
+
+@dataclass(frozen=True)
+class Response:
+    """Base of the responses: `coefficient` is phi(r), and `action` is taken where phi(r) is not 1."""
+
+    action: ClassVar[int] = SCALE
+    words: ClassVar[str] = ""
+
+    def coefficient(self, ratio: Any, xp: Any) -> Any:
+        raise TypeError(
+            f"{type(self).__name__} has no coefficient: use one of the responses in gradclip.rules.response"
+        )
+
+
+@dataclass(frozen=True)
+class Rescale(Response):
+    """Hard clipping: `phi(r) = min(1, 1/r)`, which leaves a segment at or below its threshold bit for bit as it is."""
+
+    words: ClassVar[str] = "rescaled to it"
+
+    def coefficient(self, ratio: Any, xp: Any) -> Any:
+        return 1.0 / xp.maximum(ratio, 1.0)
+
+
+@dataclass(frozen=True)
+class Smooth(Response):
+    """Soft clipping, which bends instead of breaking at the threshold and stays below it.
+
+    `kind` is "reciprocal", `phi(r) = 1 / (1 + r)` (B. Zhang et al. 2020, arXiv:2010.02519); "sqrt",
+    `phi(r) = 1 / sqrt(1 + r^2)`; or "tanh", `phi(r) = tanh(r) / r`.
+    """
+
+    kind: Literal["reciprocal", "sqrt", "tanh"] = "reciprocal"
+    words: ClassVar[str] = "bent smoothly below it"
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("reciprocal", "sqrt", "tanh"):
+            raise ValueError(f"Smooth has the kinds 'reciprocal', 'sqrt' and 'tanh', got {self.kind!r}")
+
+    def coefficient(self, ratio: Any, xp: Any) -> Any:
+        if self.kind == "reciprocal":
+            return 1.0 / (1.0 + ratio)
+        if self.kind == "sqrt":
+            return 1.0 / xp.maximum(xp.sqrt(1.0 + ratio * ratio), 1.0)
+        safe = xp.maximum(ratio, 1e-150)
+        return xp.where(ratio > 1e-150, xp.tanh(safe) / safe, 1.0)
+
+
+@dataclass(frozen=True)
+class Normalize(Response):
+    """Always to the threshold, also from below: `phi(r) = 1 / (r + epsilon)`; a zero segment stays zero."""
+
+    epsilon: float = 0.0
+    words: ClassVar[str] = "normalised to it"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.epsilon, bool) or not 0 <= self.epsilon < float("inf"):
+            raise ValueError(f"Normalize takes an epsilon of 0 or more, got {self.epsilon!r}: write Normalize(1e-6)")
+
+    def coefficient(self, ratio: Any, xp: Any) -> Any:
+        safe = xp.maximum(ratio + self.epsilon, 1e-300)
+        return xp.where(ratio > 0.0, 1.0 / safe, 1.0)
+
+
+@dataclass(frozen=True)
+class Zero(Response):
+    """A segment above its threshold becomes zero: `phi(r) = 1` for r <= 1, else 0. The optimizer still steps."""
+
+    action: ClassVar[int] = ZERO
+    words: ClassVar[str] = "zeroed"
+
+    def coefficient(self, ratio: Any, xp: Any) -> Any:
+        return xp.where(ratio > 1.0, 0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class SkipStep(Zero):
+    """A segment above its threshold makes the optimizer skip the step: no update, no decay, no moment moves."""
+
+    action: ClassVar[int] = SKIP
+    words: ClassVar[str] = "answered by skipping the step"
+
+
+@dataclass(frozen=True)
+class Raise(Zero):
+    """A segment above its threshold raises `GradientAboveThreshold`; no gradient is written."""
+
+    action: ClassVar[int] = RAISE
+    words: ClassVar[str] = "answered by an error"

@@ -1,0 +1,157 @@
+"""Rules: what to clip and how hard, as frozen data.
+
+A `Rule` measures gradients over a scope, compares the measure with a threshold, and responds. `a >> b` is a `Chain`,
+b after a. `Rules` gives each parameter the first rule whose pattern matches its name.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from gradclip.rules.norm import L2, Norm
+from gradclip.rules.response import Raise, Rescale, Response
+from gradclip.rules.scope import Element, Global, Scope
+from gradclip.rules.threshold import Bounds, Constant, Threshold
+
+
+class Chainable:
+    """What all rules share: `>>`, `to_dict`, and a sentence as `repr`."""
+
+    def __rshift__(self, other: AnyRule) -> Chain:
+        if not isinstance(other, Chainable):
+            raise TypeError(f">> joins two rules, got {other!r} on its right")
+        return Chain((*stages_of(self), *stages_of(other)))  # type: ignore[arg-type]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The rule as plain data for JSON; `gradclip.from_dict` reads it back to an equal rule."""
+        from gradclip.rules.codec import to_dict
+
+        return to_dict(self)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, repr=False)
+class Rule(Chainable):
+    """One rule: `out = phi(m / t) * g`, with m the `norm` of a segment of `scope`, t the `threshold`, phi the
+    `response`.
+
+    >>> Rule(scope=Tensor(), norm=Linf(), threshold=Constant(0.5))
+    each tensor: a largest absolute value above 0.5 is rescaled to it
+    """
+
+    scope: Scope = field(default_factory=Global)
+    norm: Norm = field(default_factory=L2)
+    threshold: Threshold = field(default_factory=lambda: Constant(1.0))
+    response: Response = field(default_factory=Rescale)
+
+    def __post_init__(self) -> None:
+        for name, kind in (("scope", Scope), ("norm", Norm), ("threshold", Threshold), ("response", Response)):
+            if not isinstance(getattr(self, name), kind):
+                raise TypeError(f"{name} must be a {kind.__name__}, got {getattr(self, name)!r}: {_example(name)}")
+        if isinstance(self.threshold, Bounds) and not isinstance(self.scope, Element):
+            raise ValueError("Bounds(max, min) clips by value: write scope=Element(), or Constant(limit) for a norm")
+
+    def __repr__(self) -> str:
+        subject = "a magnitude" if isinstance(self.scope, Element) else self.norm.words
+        if str(self.threshold) == "inf":
+            return f"{self.scope.words}: {subject} is measured and never clipped"
+        outside = "outside" if isinstance(self.threshold, Bounds) else "above"
+        return f"{self.scope.words}: {subject} {outside} {self.threshold} is {self.response.words}"
+
+
+@dataclass(frozen=True, repr=False)
+class Chain(Chainable):
+    """Rules one after another; each sees what the one before it left."""
+
+    stages: tuple[Rule | Rules, ...]
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise ValueError("a chain needs at least one rule")
+        reads = [index for index, stage in enumerate(self.stages) if isinstance(stage, Rule) and _maps(stage)]
+        late = [stage for stage in self.stages[min(reads, default=len(self.stages)) + 1 :] if _raises(stage)]
+        if late:
+            raise ValueError(
+                f"an error would come after gradients were written: put the rule that raises first ({late[0]!r})"
+            )
+
+    def __repr__(self) -> str:
+        return "; then ".join(map(repr, self.stages))
+
+
+@dataclass(frozen=True, repr=False, init=False)
+class Rules(Chainable):
+    """A rule by parameter name: patterns with `*`, `?` and `[...]`; the first match wins.
+
+    `None` instead of a rule takes the parameter out of the measure and of the scaling, as does a name that no pattern
+    matches. Each pattern's parameters are clipped together, apart from the others.
+
+    >>> Rules({"*.bias": None, "embed.*": ClipGradByNorm(0.1), "*": ClipGradByGlobalNorm(1.0)})["fc.bias"] is None
+    True
+    """
+
+    parts: tuple[tuple[str, Rule | Chain | None], ...]
+
+    def __init__(self, parts: Mapping[str, Rule | Chain | None] | Iterable[tuple[str, Rule | Chain | None]]) -> None:
+        pairs = tuple(parts.items() if isinstance(parts, Mapping) else (tuple(pair) for pair in parts))
+        if not pairs:
+            raise ValueError('Rules needs at least one pattern: Rules({"*": ClipGradByGlobalNorm(1.0)})')
+        for pattern, rule in pairs:
+            if not isinstance(pattern, str) or not (rule is None or isinstance(rule, Rule | Chain)):
+                raise TypeError(f"Rules maps a pattern to a rule or None, got {pattern!r}: {rule!r}")
+        object.__setattr__(self, "parts", pairs)
+
+    def match(self, name: str) -> int | None:
+        """The index of the first pattern that matches `name`, or None."""
+        return next((i for i, (pattern, _) in enumerate(self.parts) if fnmatch.fnmatchcase(name, pattern)), None)
+
+    def __getitem__(self, name: str) -> Rule | Chain | None:
+        """The rule for the parameter `name`, None where it is left alone."""
+        index = self.match(name)
+        return None if index is None else self.parts[index][1]
+
+    def __repr__(self) -> str:
+        return "by name: " + "; ".join(f"{pattern} ({rule or 'left alone'!r})" for pattern, rule in self.parts)
+
+
+AnyRule: TypeAlias = Rule | Chain | Rules
+
+
+def stages_of(rule: AnyRule) -> tuple[Rule | Rules, ...]:
+    """The stages of a chain, or the rule itself as the only one."""
+    return rule.stages if isinstance(rule, Chain) else (rule,)
+
+
+def rules_in(rule: AnyRule) -> list[Rule]:
+    """Every single `Rule` inside `rule`, in order."""
+    found: list[Rule] = []
+    for stage in stages_of(rule):
+        inner = [part for _, part in stage.parts if part is not None] if isinstance(stage, Rules) else [stage]
+        found += [stage] if isinstance(stage, Rule) else [one for part in inner for one in rules_in(part)]
+    return found
+
+
+def checked_rule(rule: Any) -> AnyRule:
+    """`rule`, or the error for what is none."""
+    if isinstance(rule, Chainable):
+        return rule  # type: ignore[return-value]
+    raise TypeError(f"expected a clipping rule, got {rule!r}: write for example ClipGradByGlobalNorm(1.0)")
+
+
+def _maps(rule: Rule) -> bool:
+    return isinstance(rule.scope, Element)
+
+
+def _raises(stage: Rule | Rules) -> bool:
+    return any(isinstance(rule.response, Raise) for rule in rules_in(stage))
+
+
+def _example(name: str) -> str:
+    return {
+        "scope": "write Global(), Tensor() or Element()",
+        "norm": "write L2() or Linf()",
+        "threshold": "write Constant(1.0) or Schedule((0, 10.0), (1000, 1.0))",
+        "response": "write Rescale() or SkipStep()",
+    }[name]

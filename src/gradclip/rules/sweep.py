@@ -1,0 +1,72 @@
+"""Sweeps: the stages of a rule that one read and one write of the gradients serve.
+
+Rescaling stages fold, because `||c g|| = c ||g||`: the norms that the next stage needs follow from those already
+measured. A stage at scope `Element` does not (it changes elements one by one), nor does a change of norm, so a new
+sweep begins there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import zip_longest
+
+from gradclip.rules.norm import Norm
+from gradclip.rules.rule import AnyRule, Chain, Rule, Rules, stages_of
+from gradclip.rules.scope import Element, Scope, finest
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Stages measured together at scope `leaf` and applied together."""
+
+    stages: tuple[Rule, ...]
+
+    @property
+    def leaf(self) -> Scope:
+        return finest([stage.scope for stage in self.stages])
+
+    @property
+    def norm(self) -> Norm:
+        return self.stages[0].norm
+
+    @property
+    def elementwise(self) -> bool:
+        return isinstance(self.stages[0].scope, Element)
+
+    @property
+    def reads_weights(self) -> bool:
+        return any(stage.threshold.reads_weights for stage in self.stages)
+
+    def takes(self, stage: Rule) -> bool:
+        """Whether `stage` can follow in the same sweep."""
+        return not self.elementwise and not isinstance(stage.scope, Element) and stage.norm.p == self.norm.p
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Sweeps that run at the same time on different tensors: one for all, or one for each pattern of `names`."""
+
+    sweeps: tuple[Sweep | None, ...]
+    names: Rules | None = None
+
+
+def phases_of(rule: AnyRule) -> tuple[Phase, ...]:
+    """The phases of `rule`, in order."""
+    phases: list[Phase] = []
+    for stage in stages_of(rule):
+        if isinstance(stage, Rules):
+            phases += _phases_by_name(stage)
+        elif phases and phases[-1].names is None and (last := phases[-1].sweeps[0]) and last.takes(stage):
+            phases[-1] = Phase((Sweep((*last.stages, stage)),))
+        else:
+            phases.append(Phase((Sweep((stage,)),)))
+    return tuple(phases)
+
+
+def _phases_by_name(rules: Rules) -> list[Phase]:
+    columns = [_sweeps_of(rule) for _, rule in rules.parts]
+    return [Phase(sweeps, rules) for sweeps in zip_longest(*columns)]
+
+
+def _sweeps_of(rule: Rule | Chain | None) -> list[Sweep | None]:
+    return [] if rule is None else [phase.sweeps[0] for phase in phases_of(rule)]

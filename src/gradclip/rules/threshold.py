@@ -1,0 +1,170 @@
+"""Thresholds: the value that a measure is compared with, in the unit of the gradient.
+
+A threshold is asked once a step for each stage of a rule. It may read the current norm, the step, the norm of the
+weights and a memory of its own, and returns its value with its next memory; it never changes anything itself.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+State = Mapping[str, Any]
+"""The memory of one threshold: numbers, strings and arrays by name."""
+
+
+class Observed(NamedTuple):
+    """What a threshold may look at: `norm` [G], `step` from 0, `weights` [G] if it asked for them, `learns` [G].
+
+    `learns` is true where the norm is finite and not zero: only from such a segment may a memory learn.
+    """
+
+    norm: Any
+    step: int
+    weights: Any
+    learns: Any
+    xp: Any
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Base of the thresholds; `reads_weights` asks for the norms of the parameters over the same segments."""
+
+    reads_weights: ClassVar[bool] = False
+
+    def start(self) -> State:
+        """The memory before the first step; empty where the threshold remembers nothing."""
+        return {}
+
+    def at(self, observed: Observed, state: State) -> tuple[Any, State]:
+        """The threshold of this step, one number or [G], and the memory after it."""
+        return self.value(observed.step), state
+
+    def value(self, step: int) -> float:
+        """The threshold of `step`, where it depends on nothing else."""
+        raise TypeError(f"{type(self).__name__} has no value before the gradients are measured")
+
+    def bounds(self, step: int) -> tuple[float, float]:
+        """The interval [low, high] that scope `Element` clips to at `step`."""
+        value = self.value(step)
+        return -value, value
+
+
+@dataclass(frozen=True)
+class Constant(Threshold):
+    """One number above 0. `None` or infinity measures only: nothing is ever written."""
+
+    limit: float | None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "limit", checked_limit(self.limit, "a threshold"))
+
+    def value(self, step: int) -> float:
+        return self.limit  # type: ignore[return-value]  # made a float in __post_init__
+
+    def __str__(self) -> str:
+        return f"{self.limit:g}"
+
+
+@dataclass(frozen=True)
+class Bounds(Threshold):
+    """The interval [min, max] around 0 that the value of an element is clipped to: `min < 0 < max`."""
+
+    max: float
+    min: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "max", checked_limit(self.max, "max"))
+        if isinstance(self.min, bool) or not isinstance(self.min, int | float):
+            raise TypeError(f"min must be a number below 0 or None, got {self.min!r}: None means -max")
+        if not self.min < 0:
+            raise ValueError(
+                f"min must be below 0 < max, got min={self.min}: clipping to an interval without 0 inside would "
+                "move small gradients away from 0; write min=None for -max"
+            )
+        object.__setattr__(self, "min", float(self.min))
+
+    def value(self, step: int) -> float:
+        raise TypeError("Bounds(max, min) clips by value: give it to a rule with scope Element()")
+
+    def bounds(self, step: int) -> tuple[float, float]:
+        return self.min, self.max
+
+    def __str__(self) -> str:
+        return f"[{self.min:g}, {self.max:g}]"
+
+
+@dataclass(frozen=True, init=False)
+class Schedule(Threshold):
+    """A threshold that follows the step: points `(step, value)` joined by straight lines, or a function of the step.
+
+    Before the first point and after the last the value stays. A function is called with the number of the step, from
+    0, and must return a finite number above 0; it cannot be written by `to_dict`, points can.
+
+    >>> Schedule((0, 10.0), (1000, 1.0)).value(500)
+    5.5
+    """
+
+    points: tuple[tuple[int, float], ...]
+    function: Callable[[int], float] | None = None
+
+    def __init__(self, *points: Sequence[float] | Callable[[int], float]) -> None:
+        functions = [point for point in points if callable(point)]
+        if (functions and len(points) > 1) or not points:
+            raise TypeError("a Schedule takes points, Schedule((0, 10.0), (1000, 1.0)), or one function of the step")
+        object.__setattr__(self, "function", functions[0] if functions else None)
+        object.__setattr__(self, "points", () if functions else _checked_points(points))
+
+    def value(self, step: int) -> float:
+        if self.function is not None:
+            return checked_limit(self.function(step), f"the scheduled threshold at step {step}")
+        at = bisect.bisect_right([point[0] for point in self.points], step)
+        if at in (0, len(self.points)):
+            return self.points[min(at, len(self.points) - 1)][1]
+        (start, first), (stop, last) = self.points[at - 1 : at + 1]
+        return first + (last - first) * (step - start) / (stop - start)
+
+    def __str__(self) -> str:
+        if self.function is not None:
+            return f"the schedule {getattr(self.function, '__name__', 'function')}(step)"
+        return "a schedule " + " -> ".join(f"{value:g} at step {step}" for step, value in self.points)
+
+
+def checked_limit(value: Any, what: str) -> float:
+    """`value` as a float above 0, infinity for `None`, or the error that says what to write instead."""
+    if value is None:
+        return math.inf
+    if isinstance(value, bool | str) or not _is_real(value):
+        raise TypeError(f"{what} must be a number above 0, got {value!r}: write 1.0, or None to measure only")
+    number = float(value)
+    if math.isnan(number) or number <= 0:
+        raise ValueError(f"{what} must be above 0, got {number}: {_instead(number)}")
+    return number
+
+
+def _is_real(value: Any) -> bool:
+    """A Python or NumPy number; a framework's tensor is refused, because reading it would wait for its device."""
+    return isinstance(value, int | float) or (hasattr(value, "__float__") and type(value).__module__ == "numpy")
+
+
+def _instead(number: float) -> str:
+    if number == 0:
+        return "to drop the gradients call zero_grad(), to measure without clipping write None or float('inf')"
+    if math.isnan(number):
+        return "a comparison with NaN never clips; write a finite number, or None to measure only"
+    return "a negative threshold would turn the gradients round; write its absolute value, or None to measure only"
+
+
+def _checked_points(points: Sequence[Any]) -> tuple[tuple[int, float], ...]:
+    pairs = tuple(
+        (int(step), checked_limit(value, f"the scheduled threshold at step {step}")) for step, value in points
+    )
+    steps = [step for step, _ in pairs]
+    if steps != sorted(set(steps)) or steps[0] < 0:
+        raise ValueError(f"the steps of a Schedule start at 0 or later and rise, got {steps}")
+    if len(pairs) > 1 and any(math.isinf(value) for _, value in pairs):
+        raise ValueError("a Schedule cannot rise to infinity along a line: give finite values")
+    return pairs
