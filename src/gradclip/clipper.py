@@ -1,0 +1,219 @@
+"""The clipper: one rule, applied step after step, with its memory and its last result.
+
+A step goes through the phases of the rule; each is measured, decided, heeded (warn, skip, raise) and then written, so
+that nothing is written before everything that could refuse has been asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gradclip.decide import POLICIES, Plan, decide_sweep, elementwise_decision
+from gradclip.engines.base import Array, Engine, UnsupportedGradient
+from gradclip.errors import TooManySkips
+from gradclip.result import Gradients, Part, Result
+from gradclip.rules.norm import RMS
+from gradclip.rules.response import Raise, Rescale, SkipStep
+from gradclip.rules.rule import AnyRule, Rule, checked_rule, rules_in
+from gradclip.rules.segments import Segments, segments
+from gradclip.rules.sweep import Phase, Sweep, phases_of
+from gradclip.rules.threshold import State
+from gradclip.verdict import alarming, asks_to_skip, warn_nonfinite
+
+STATE_VERSION = 1
+ALIKE = Segments(0)
+"""The segments of a stage that was measured at its own scope: no index is needed."""
+
+
+class Clipper:
+    """Applies a rule to the gradients of one step after another.
+
+    `on_nonfinite` says what a segment with a NaN or an infinite element gets: "keep" (the default: it is not written,
+    nothing is learnt from it, it is counted, and a warning names its parameter once), "skip" (the optimizer does not
+    step), "zero", or "raise". `max_consecutive_skips` raises `TooManySkips` when more steps in a row are skipped.
+    """
+
+    def __init__(self, rule: AnyRule, *, on_nonfinite: str = "keep", max_consecutive_skips: int | None = None) -> None:
+        self.rule = checked_rule(rule)
+        if on_nonfinite not in POLICIES:
+            raise ValueError(f"on_nonfinite is one of {', '.join(map(repr, POLICIES))}, got {on_nonfinite!r}")
+        self.on_nonfinite = on_nonfinite
+        self.max_consecutive_skips = max_consecutive_skips
+        self.step = 0
+        self.consecutive_skips = 0
+        responses = {type(one.response) for one in rules_in(self.rule)}
+        self.can_skip = SkipStep in responses or on_nonfinite == "skip"
+        self._raises = Raise in responses or on_nonfinite == "raise"
+        self._phases = phases_of(self.rule)
+        self._states: dict[str, State] = {}
+        self._last: Result | None = None
+        self._warned = False
+
+    @property
+    def last(self) -> Result:
+        """What the last clip did; reading its numbers is what waits for a device, nothing else does."""
+        if self._last is None:
+            raise RuntimeError("nothing was clipped yet: `last` exists after the first step with gradients")
+        return self._last
+
+    def clip_gradients(self, gradients: Gradients, engine: Engine) -> Result:
+        """Clip `gradients` in place with `engine`; the explicit forms and the hooks of every door end here."""
+        result = Result(self.step, engine)
+        gradients, whole = _gathered_once(engine, gradients)
+        batches = {(id(None), 0): whole}
+        reads = not engine.waits or self._raises or self.max_consecutive_skips is not None
+        for number, phase in enumerate(self._phases):
+            parts = self._decided(number, phase, gradients, engine, batches)
+            result.parts += parts
+            if reads and self._heed(parts, engine):
+                result.settle(skipped=True)
+                break
+            for part in parts:
+                self._write(part, engine)
+        self._remember(result, reads)
+        return result
+
+    def _decided(
+        self, number: int, phase: Phase, gradients: Gradients, engine: Engine, batches: dict[tuple[int, int], Any]
+    ) -> list[Part]:
+        """Each sweep of a phase, measured and decided; only the fused clamp writes, and only where none can refuse."""
+        parts = []
+        for column, sweep, own in _columns(phase, gradients):
+            key = (id(phase.names), column)
+            if key not in batches:
+                batches[key] = _gathered(engine, own)
+            decided = self._clamped if sweep.elementwise else self._rescaled
+            parts.append(decided(f"{number}.{column}", sweep, own, engine, batches[key]))
+        return parts
+
+    def _rescaled(self, key: str, sweep: Sweep, own: Gradients, engine: Engine, batch: Any) -> Part:
+        """A sweep of rescaling stages: one measure, then one decision a stage."""
+        measure = engine.measure(batch, sweep.leaf, sweep.norm)
+        parts = [_segments(rule, sweep, own, engine, batch) for rule in sweep.stages]
+        states = [self._states.get(f"{key}.{i}") or rule.threshold.start() for i, rule in enumerate(sweep.stages)]
+        plan = decide_sweep(
+            measure,
+            list(zip(sweep.stages, parts, states, strict=True)),
+            on_nonfinite=self.on_nonfinite,
+            step=self.step,
+            divisor=own.divisor,
+        )
+        return Part(key, sweep, own, batch, measure, plan, parts)
+
+    def _clamped(self, key: str, sweep: Sweep, own: Gradients, engine: Engine, batch: Any) -> Part:
+        """A stage at scope `Element`; an engine with a fused clamp measures and writes in the same read."""
+        (rule,) = sweep.stages
+        fuses = hasattr(engine, "clamp_") and isinstance(rule.response, Rescale) and self.on_nonfinite == "keep"
+        if fuses and not (self.can_skip or self._raises):
+            measure = engine.clamp_(batch, *_bounds(rule, self.step, own.divisor))  # type: ignore[attr-defined]
+        else:
+            fuses, measure = False, engine.measure(batch, rule.scope, rule.norm)
+        decision = elementwise_decision(measure, rule, self.on_nonfinite, self.step, own.divisor)
+        return Part(key, sweep, own, batch, measure, Plan(None, [decision]), [ALIKE], written=fuses)
+
+    def _write(self, part: Part, engine: Engine) -> None:
+        if part.written:
+            return
+        if not part.sweep.elementwise:
+            engine.apply_(part.batch, part.sweep.leaf, part.plan.coefficient)
+            return
+        if self.on_nonfinite == "zero":
+            engine.purge_(part.batch)
+        (rule,) = part.sweep.stages
+        changes = part.measure.xp.any(part.plan.decisions[0].coefficient != 1.0)
+        if engine.waits or changes or engine.to_host(part.measure.nonfinite) != [0]:
+            engine.map_(part.batch, rule.response, *_bounds(rule, self.step, part.gradients.divisor))
+
+    def _heed(self, parts: list[Part], engine: Engine) -> bool:
+        """Whether to skip the step; raises or warns where the decisions say so."""
+        alarms = [part for part in parts if alarming(part, engine)]
+        skips = [asks_to_skip(part, engine, self.step) for part in alarms]
+        for part in alarms:
+            if not any(skips) and not self._warned and self.on_nonfinite == "keep":
+                self._warned = warn_nonfinite(part, engine, self.step)
+        return any(skips)
+
+    def _remember(self, result: Result, settled: bool) -> None:
+        for part in result.parts:
+            for position, decision in enumerate(part.plan.decisions):
+                if decision.state:
+                    self._states[f"{part.key}.{position}"] = decision.state
+        self._last = result
+        self.step += 1
+        if settled:
+            self.count_skip(result.skipped)
+
+    def count_skip(self, skipped: bool) -> None:
+        """Count a step as taken or skipped, and raise when too many in a row were skipped."""
+        self.consecutive_skips = self.consecutive_skips + 1 if skipped else 0
+        limit = self.max_consecutive_skips
+        if limit is not None and self.consecutive_skips > limit:
+            raise TooManySkips(
+                f"{self.consecutive_skips} steps in a row were skipped, the last at step {self.step - 1}, more than "
+                f"max_consecutive_skips={limit}: training has diverged; go back to a checkpoint and lower the "
+                "learning rate"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The memory as dicts of numbers, strings and arrays; it loads under `weights_only=True`."""
+        return {
+            "version": STATE_VERSION,
+            "rule": repr(self.rule),
+            "step": self.step,
+            "consecutive_skips": self.consecutive_skips,
+            "thresholds": {key: dict(state) for key, state in self._states.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up the memory that `state_dict` gave; a memory of another rule is refused."""
+        if state.get("version") != STATE_VERSION:
+            raise ValueError(f"expected a clipper state of version {STATE_VERSION}, found {state.get('version')!r}")
+        if state["rule"] != repr(self.rule):
+            raise ValueError(f"this state belongs to the rule {state['rule']!r}, the clipper has {self.rule!r}")
+        self.step = state["step"]
+        self.consecutive_skips = state["consecutive_skips"]
+        self._states = {key: dict(value) for key, value in state["thresholds"].items()}
+
+
+def _columns(phase: Phase, gradients: Gradients) -> list[tuple[int, Sweep, Gradients]]:
+    """The sweeps of a phase with the gradients that each is for; those with nothing to do are left out."""
+    if phase.names is None:
+        return [(0, sweep, gradients) for sweep in phase.sweeps if sweep is not None]
+    matches = [phase.names.match(gradients.name(i)) for i in range(len(gradients.tensors))]
+    columns = []
+    for column, sweep in enumerate(phase.sweeps):
+        indices = [i for i, match in enumerate(matches) if match == column]
+        if sweep is not None and indices:
+            columns.append((column, sweep, gradients.only(indices)))
+    return columns
+
+
+def _segments(rule: Rule, sweep: Sweep, own: Gradients, engine: Engine, batch: Any) -> Segments:
+    sized = isinstance(rule.norm, RMS)
+    if rule.scope == sweep.leaf and not sized:
+        return ALIKE
+    return segments(rule.scope, sweep.leaf, engine.shapes(batch), own.groups, sized)
+
+
+def _bounds(rule: Rule, step: int, divisor: Array) -> tuple[Any, Any]:
+    """The bounds in the unit in which the gradients are stored."""
+    low, high = rule.threshold.bounds(step)
+    return low * divisor, high * divisor
+
+
+def _gathered_once(engine: Engine, gradients: Gradients) -> tuple[Gradients, Any]:
+    """The gradients without those whose memory came before, and their batch: each counts and is scaled once."""
+    batch = _gathered(engine, gradients)
+    again = engine.repeated(batch)
+    if not again:
+        return gradients, batch
+    gradients = gradients.only([i for i in range(len(gradients.tensors)) if i not in again])
+    return gradients, _gathered(engine, gradients)
+
+
+def _gathered(engine: Engine, own: Gradients) -> Any:
+    try:
+        return engine.gather(own.tensors)
+    except UnsupportedGradient as error:
+        raise TypeError(f"the gradient of {own.name(error.index)!r} cannot be clipped: {error.reason}") from None

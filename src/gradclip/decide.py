@@ -1,0 +1,138 @@
+"""Measures in, decisions out: the one place where a coefficient is made.
+
+Pure, and free of any framework: the same lines run on plain floats, NumPy, and a framework's arrays on its device,
+through the array functions that come with the measure. Nothing here waits for a device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from gradclip.engines.base import Array, Measure
+from gradclip.rules.response import KEEP, PASS, RAISE, SKIP, ZERO
+from gradclip.rules.rule import Rule
+from gradclip.rules.scope import Element
+from gradclip.rules.segments import Segments
+from gradclip.rules.threshold import Observed, State
+
+POLICIES = {"keep": (1.0, KEEP), "skip": (0.0, SKIP), "zero": (0.0, ZERO), "raise": (0.0, RAISE)}
+"""`on_nonfinite`: the coefficient and the action for a segment that holds a non-finite element."""
+
+
+class Decision(NamedTuple):
+    """What one stage decided for each of its G segments; norms and thresholds have the unit of the gradient."""
+
+    norm: Array
+    threshold: Array
+    coefficient: Array
+    action: Array
+    state: State
+
+
+class Plan(NamedTuple):
+    """What a sweep decided: one coefficient for each measured segment [S], and the decision of each stage."""
+
+    coefficient: Array
+    decisions: list[Decision]
+
+
+def decide_sweep(
+    measure: Measure,
+    stages: Sequence[tuple[Rule, Segments, State]],
+    *,
+    on_nonfinite: str,
+    step: int,
+    divisor: Array = 1.0,
+    weights: Sequence[Array] | None = None,
+) -> Plan:
+    """Decide the stages of one sweep after another, each on what the ones before it leave.
+
+    `divisor` is what the optimizer divides the gradients by later (a loss scale); `weights` holds for each stage the
+    norms of the parameters over its segments.
+    """
+    coefficient: Array = None
+    decisions = []
+    for position, (rule, segments, state) in enumerate(stages):
+        seen = None if weights is None else weights[position]
+        whole, index = combined(measure, rule, segments)
+        decision = decide(whole, rule, segments.sizes, on_nonfinite, step, state, divisor, seen)
+        decisions.append(decision)
+        own = measure.xp.take(decision.coefficient, index)
+        coefficient = own if coefficient is None else coefficient * own
+        if position + 1 < len(stages):
+            measure = _after(measure, rule, own)
+    return Plan(coefficient, decisions)
+
+
+def decide(
+    measure: Measure,
+    rule: Rule,
+    sizes: Sequence[int],
+    on_nonfinite: str,
+    step: int,
+    state: State,
+    divisor: Array = 1.0,
+    weights: Array = None,
+) -> Decision:
+    """The decision of one stage: `coefficient = phi(norm / threshold)`, unless the segment is non-finite."""
+    xp = measure.xp
+    norm = norm_of(measure, rule, sizes) / divisor
+    bad = xp.either(measure.nonfinite > 0, xp.nonfinite(norm))
+    learns = xp.where(bad, False, norm > 0)
+    threshold, state = rule.threshold.at(Observed(norm, step, weights, learns, xp), state)
+    coefficient = rule.response.coefficient(norm / threshold, xp)
+    action = xp.where(coefficient != 1.0, rule.response.action, PASS)
+    forced, forced_action = POLICIES[on_nonfinite]
+    return Decision(norm, threshold, xp.where(bad, forced, coefficient), xp.where(bad, forced_action, action), state)
+
+
+def norm_of(measure: Measure, rule: Rule, sizes: Sequence[int]) -> Array:
+    """The norm of each segment, in the unit in which the gradients are stored."""
+    size = measure.xp.array(sizes, measure.total) if sizes else None
+    return rule.norm.finish(measure.total, size, measure.xp) * measure.scale
+
+
+def combined(measure: Measure, rule: Rule, segments: Segments) -> tuple[Measure, Array]:
+    """The measure of the G segments of a stage from that of the S measured ones, and the index from S to G."""
+    if segments.places is None:
+        return measure, None
+    xp, how = measure.xp, rule.norm.combine
+    index = xp.indices(segments.places, measure.total)
+    total, scale = measure.total, measure.scale
+    if not isinstance(scale, float):
+        scale = xp.combine(measure.scale, index, segments.number, "max")
+        total = _rescaled(measure, rule, xp.take(scale, index))
+    total = xp.combine(total, index, segments.number, how)
+    return Measure(total, xp.combine(measure.nonfinite, index, segments.number, "sum"), xp, scale), index
+
+
+def _rescaled(measure: Measure, rule: Rule, scale: Array) -> Array:
+    """The totals as if they had been taken with the coarser `scale`."""
+    safe = measure.xp.where(scale > 0, scale, 1.0)
+    return rule.norm.scaled(measure.total, measure.scale / safe, measure.xp)
+
+
+def _after(measure: Measure, rule: Rule, coefficient: Array) -> Measure:
+    """The measure after the gradients are multiplied by `coefficient`; what becomes zero is finite."""
+    xp, zeroed = measure.xp, coefficient == 0.0
+    total = xp.where(zeroed, 0.0, rule.norm.scaled(measure.total, coefficient, xp))
+    return measure._replace(total=total, nonfinite=xp.where(zeroed, 0, measure.nonfinite))
+
+
+def elementwise_decision(measure: Measure, rule: Rule, on_nonfinite: str, step: int, divisor: Array = 1.0) -> Decision:
+    """The decision at scope `Element`, on the largest positive and the largest negative magnitude of each tensor.
+
+    A tensor with a non-finite element is skipped or raised for as a whole; "keep" and "zero" concern that element
+    alone, so the coefficient of the finite ones stands.
+    """
+    assert isinstance(rule.scope, Element)
+    xp = measure.xp
+    low, high = rule.threshold.bounds(step)
+    norm = measure.total / divisor
+    limits = xp.array([high, -low] * (len(norm) // 2), measure.total)
+    coefficient = rule.response.coefficient(norm / limits, xp)
+    action = xp.where(coefficient != 1.0, rule.response.action, PASS)
+    if on_nonfinite in ("skip", "raise"):
+        action = xp.where(measure.nonfinite > 0, POLICIES[on_nonfinite][1], action)
+    return Decision(norm, limits, coefficient, action, {})

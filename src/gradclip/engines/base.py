@@ -1,0 +1,151 @@
+"""What an engine is: the gradients of a step, measured and scaled in place.
+
+An engine knows HOW: where the elements lie and how to read them fast. WHAT to clip is in `rules`, and the coefficient
+is made in `decide`, so two engines can differ in speed and in nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+from gradclip.rules.norm import Norm
+from gradclip.rules.response import Response
+from gradclip.rules.scope import Scope
+
+Array = Any
+"""An array [S] of the engine's own kind, or a plain float where there is one segment on the host."""
+
+
+class Measure(NamedTuple):
+    """What an engine read, for each of S segments: the norm is `scale * total^(1/p)`, or `scale * total` for a maximum.
+
+    `scale` has the unit of the gradient; engines move it away from 1 where the plain power sum would leave the range
+    of its type, and doors where the gradients carry a loss scale.
+    """
+
+    total: Array
+    nonfinite: Array
+    xp: ArrayFunctions
+    scale: Array = 1.0
+
+
+class ArrayFunctions(Protocol):
+    """The array functions that `decide` needs, of one kind of array. Conditions are arrays of bool of that kind."""
+
+    def where(self, condition: Array, then: Array, other: Array) -> Array: ...
+    def maximum(self, a: Array, b: Array) -> Array: ...
+    def sqrt(self, a: Array) -> Array: ...
+    def power(self, a: Array, exponent: float) -> Array: ...
+    def tanh(self, a: Array) -> Array: ...
+    def nonfinite(self, a: Array) -> Array: ...
+    def either(self, a: Array, b: Array) -> Array: ...
+    def any(self, a: Array) -> Array: ...
+    def array(self, values: Sequence[float], like: Array) -> Array: ...
+    def indices(self, values: Sequence[int], like: Array) -> Array: ...
+    def take(self, a: Array, index: Array) -> Array: ...
+    def combine(self, a: Array, index: Array, segments: int, how: str) -> Array: ...
+
+
+class UnsupportedGradient(TypeError):
+    """A gradient that no engine can clip; `index` is its place in the list."""
+
+    def __init__(self, index: int, reason: str) -> None:
+        super().__init__(reason)
+        self.index = index
+        self.reason = reason
+
+
+class Engine(Protocol):
+    """Gather, measure, apply. The batch is the engine's own view of the tensors and lives for one step."""
+
+    name: str
+    waits: bool
+    """Whether reading a number of this engine waits for a device; if so, nothing but `to_host` may read one."""
+
+    def owns(self, tensor: Any) -> bool:
+        """Whether this engine can read and write `tensor`."""
+
+    def gather(self, tensors: list[Any]) -> Any:
+        """The batch of `tensors`; raises `UnsupportedGradient` and writes nothing."""
+
+    def repeated(self, batch: Any) -> set[int]:
+        """The places of tensors whose memory an earlier one of the batch has."""
+
+    def measure(self, batch: Any, scope: Scope, norm: Norm) -> Measure:
+        """One read: the measure of each segment of `scope` (`Element`: see `scope.Element`)."""
+
+    def apply_(self, batch: Any, scope: Scope, coefficient: Array) -> None:
+        """Multiply each segment by its coefficient, in place; where it is 1 nothing is written, where 0, zeros are."""
+
+    def map_(self, batch: Any, response: Response, low: float, high: float) -> None:
+        """Replace each finite element x by `phi(|x| / t) x`, with t = `high` for x > 0 and -`low` for x < 0."""
+
+    def purge_(self, batch: Any) -> None:
+        """Replace each non-finite element by zero."""
+
+    def shapes(self, batch: Any) -> list[tuple[int, ...]]:
+        """The shapes of the tensors as measured: of a sparse one, that of its values."""
+
+    def to_host(self, array: Array) -> list[float]:
+        """The numbers of `array`; on an accelerator this waits for the device."""
+
+
+def repeats(places: Sequence[tuple[int, int]]) -> set[int]:
+    """The indices of the (address, elements) that occurred before; empty tensors have no place to share."""
+    seen: set[tuple[int, int]] = set()
+    again = set()
+    for index, place in enumerate(places):
+        if place[1] and place in seen:
+            again.add(index)
+        seen.add(place)
+    return again
+
+
+class Scalars:
+    """`ArrayFunctions` for plain floats: one segment on the host needs no arrays."""
+
+    sqrt = staticmethod(math.sqrt)
+    tanh = staticmethod(math.tanh)
+    any = staticmethod(bool)
+    maximum = staticmethod(max)
+
+    @staticmethod
+    def where(condition: bool, then: Any, other: Any) -> Any:
+        return then if condition else other
+
+    @staticmethod
+    def nonfinite(a: float) -> bool:
+        return not math.isfinite(a)
+
+    @staticmethod
+    def either(a: bool, b: bool) -> bool:
+        return a or b
+
+    @staticmethod
+    def power(a: float, exponent: float) -> float:
+        try:
+            return float(a**exponent)
+        except (OverflowError, ZeroDivisionError):
+            return math.inf
+
+    @staticmethod
+    def array(values: Sequence[float], like: float) -> float:
+        (value,) = values
+        return float(value)
+
+    @staticmethod
+    def indices(values: Sequence[int], like: float) -> None:
+        return None
+
+    @staticmethod
+    def take(a: float, index: None) -> float:
+        return a
+
+    @staticmethod
+    def combine(a: float, index: None, segments: int, how: str) -> float:
+        return a
+
+
+SCALARS = Scalars()

@@ -1,0 +1,142 @@
+"""The oracle: NumPy in float64, written for reading and not for speed.
+
+Every other engine is tested against this one, and this one against numbers worked out by hand.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gradclip.engines.base import Array, Measure, UnsupportedGradient, repeats
+from gradclip.rules.norm import Norm
+from gradclip.rules.response import Rescale, Response
+from gradclip.rules.scope import Element, Global, Row, Scope, rows_of
+
+
+class NumpyFunctions:
+    """`ArrayFunctions` for NumPy arrays."""
+
+    where = staticmethod(np.where)
+    maximum = staticmethod(np.maximum)
+    sqrt = staticmethod(np.sqrt)
+    power = staticmethod(np.power)
+    tanh = staticmethod(np.tanh)
+    either = staticmethod(np.logical_or)
+    any = staticmethod(np.any)
+
+    @staticmethod
+    def nonfinite(a: Array) -> Array:
+        return ~np.isfinite(a)
+
+    @staticmethod
+    def array(values: Sequence[float], like: Array) -> Array:
+        return np.asarray(values, dtype=np.float64)
+
+    @staticmethod
+    def indices(values: Sequence[int], like: Array) -> Array:
+        return np.asarray(values, dtype=np.intp)
+
+    @staticmethod
+    def take(a: Array, index: Array | None) -> Array:
+        return a if index is None else a[index]
+
+    @staticmethod
+    def combine(a: Array, index: Array, segments: int, how: str) -> Array:
+        out = np.zeros(segments, dtype=np.float64)
+        (np.add if how == "sum" else np.maximum).at(out, index, a)
+        return out
+
+
+NUMPY = NumpyFunctions()
+
+
+class Batch:
+    """The gradients, and each as float64 (complex128 for complex ones)."""
+
+    def __init__(self, tensors: list[np.ndarray]) -> None:
+        self.tensors = tensors
+        self.values = [tensor.astype(np.complex128 if tensor.dtype.kind == "c" else np.float64) for tensor in tensors]
+
+
+class ReferenceEngine:
+    """NumPy arrays of any float or complex type; every number is made in float64."""
+
+    name = "reference"
+    waits = False
+
+    def owns(self, tensor: Any) -> bool:
+        return isinstance(tensor, np.ndarray) and tensor.dtype.kind in "fc"
+
+    def gather(self, tensors: list[np.ndarray]) -> Batch:
+        for index, tensor in enumerate(tensors):
+            if not self.owns(tensor):
+                raise UnsupportedGradient(index, f"the reference engine takes NumPy float arrays, got {type(tensor)}")
+        return Batch(tensors)
+
+    def repeated(self, batch: Batch) -> set[int]:
+        return repeats([(tensor.__array_interface__["data"][0], tensor.size) for tensor in batch.tensors])
+
+    def measure(self, batch: Batch, scope: Scope, norm: Norm) -> Measure:
+        if isinstance(scope, Element):
+            return _peaks(batch.values)
+        parts = [segment for value in batch.values for segment in _segments(value, scope)]
+        if isinstance(scope, Global):
+            parts = [np.concatenate([value.ravel() for value in batch.values])]
+        totals, scales = zip(*(_total(np.abs(part), norm) for part in parts), strict=True)
+        nonfinite = np.array([np.count_nonzero(~np.isfinite(part)) for part in parts])
+        return Measure(np.array(totals), nonfinite, NUMPY, np.array(scales))
+
+    def apply_(self, batch: Batch, scope: Scope, coefficient: Array) -> None:
+        factors = iter(np.broadcast_to(coefficient, 1) if isinstance(scope, Global) else coefficient)
+        shared = next(factors) if isinstance(scope, Global) else None
+        for tensor, value in zip(batch.tensors, batch.values, strict=True):
+            for out, part in zip(_segments(tensor, scope), _segments(value, scope), strict=True):
+                factor = shared if shared is not None else next(factors)
+                if factor != 1.0:
+                    out[...] = part * factor if factor != 0.0 else 0.0
+
+    def map_(self, batch: Batch, response: Response, low: float, high: float) -> None:
+        for tensor, value in zip(batch.tensors, batch.values, strict=True):
+            if isinstance(response, Rescale):
+                tensor[...] = np.clip(value, low, high)
+                continue
+            finite = np.isfinite(value)
+            ratio = np.abs(np.where(finite, value, 0.0)) / np.where(value > 0, high, -low)
+            tensor[...] = np.where(finite, value * response.coefficient(ratio, NUMPY), value)
+
+    def purge_(self, batch: Batch) -> None:
+        for tensor in batch.tensors:
+            tensor[~np.isfinite(tensor)] = 0.0
+
+    def shapes(self, batch: Batch) -> list[tuple[int, ...]]:
+        return [tensor.shape for tensor in batch.tensors]
+
+    def to_host(self, array: Array) -> list[float]:
+        return list(np.atleast_1d(array).tolist())
+
+
+def _segments(value: np.ndarray, scope: Scope) -> list[np.ndarray]:
+    """Views of the segments of one tensor."""
+    if isinstance(scope, Row) and value.ndim >= 2:
+        return [value[row] for row in range(rows_of(value.shape))]
+    return [value[...]]
+
+
+def _total(magnitude: np.ndarray, norm: Norm) -> tuple[float, float]:
+    """The power sum and its scale: the largest element is taken out, so that no power leaves float64."""
+    peak = float(magnitude.max(initial=0.0))
+    if math.isinf(norm.p) or not math.isfinite(peak) or peak == 0.0:
+        return peak, 1.0
+    return float(np.sum((magnitude / peak) ** norm.p)), peak
+
+
+def _peaks(values: list[np.ndarray]) -> Measure:
+    """For each tensor the largest positive and the largest negative magnitude of its finite elements."""
+    finite = [value[np.isfinite(value)] for value in values]
+    peaks = [(part.max(initial=0.0), (-part).max(initial=0.0)) for part in finite]
+    counts = [(value.size - part.size, 0) for value, part in zip(values, finite, strict=True)]
+    return Measure(np.array(peaks).ravel(), np.array(counts).ravel(), NUMPY)

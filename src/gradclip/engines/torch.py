@@ -1,0 +1,245 @@
+"""The engine of plain PyTorch operations: any device, no compiled code, no wait for the device.
+
+Power sums are taken in float64, so no finite 16- or 32-bit gradient leaves the range. On an accelerator a coefficient
+stays where it was made, and scaling multiplies by it whatever it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+
+from gradclip.engines.base import Array, Measure, UnsupportedGradient, repeats
+from gradclip.engines.torch_layout import COMPLEX, distinct, plain, rows
+from gradclip.rules.norm import Norm
+from gradclip.rules.response import Rescale, Response
+from gradclip.rules.scope import Element, Global, Row, Scope
+
+HALF = (torch.float16, torch.bfloat16)
+
+
+class TorchFunctions:
+    """`ArrayFunctions` for tensors of one axis on their device."""
+
+    sqrt = staticmethod(torch.sqrt)
+    tanh = staticmethod(torch.tanh)
+    either = staticmethod(torch.logical_or)
+    any = staticmethod(torch.any)
+
+    @staticmethod
+    def where(condition: Array, then: Array, other: Array) -> Array:
+        return torch.where(condition, then, other)
+
+    @staticmethod
+    def power(a: Array, exponent: float) -> Array:
+        return a**exponent
+
+    @staticmethod
+    def maximum(a: Array, b: Array) -> Array:
+        return torch.clamp(a, min=b)
+
+    @staticmethod
+    def nonfinite(a: Array) -> Array:
+        return ~torch.isfinite(a)
+
+    @staticmethod
+    def array(values: Sequence[float], like: Array) -> Array:
+        return _uploaded(tuple(values), like.dtype, like.device)
+
+    @staticmethod
+    def indices(values: Sequence[int], like: Array) -> Array:
+        return _uploaded(tuple(values), torch.int64, like.device)
+
+    @staticmethod
+    def take(a: Array, index: Array | None) -> Array:
+        return a if index is None else a[index]
+
+    @staticmethod
+    def combine(a: Array, index: Array, segments: int, how: str) -> Array:
+        out = torch.zeros(segments, dtype=a.dtype, device=a.device)
+        return out.index_add_(0, index, a) if how == "sum" else out.scatter_reduce_(0, index, a, "amax")
+
+
+FUNCTIONS = TorchFunctions()
+
+
+class Batch(NamedTuple):
+    """The elements of each gradient, and the views of them to write."""
+
+    tensors: list[torch.Tensor]
+    targets: list[torch.Tensor]
+
+
+class TorchEngine:
+    """Any dense, sparse COO or complex gradient on any device. `waits` is true for all devices but the CPU."""
+
+    name = "torch"
+
+    def __init__(self, waits: bool) -> None:
+        self.waits = waits
+
+    def owns(self, tensor: Any) -> bool:
+        return isinstance(tensor, torch.Tensor)
+
+    def gather(self, tensors: list[torch.Tensor]) -> Batch:
+        found = [plain(tensor, index) for index, tensor in enumerate(tensors)]
+        for index, tensor in enumerate(found):
+            if tensor.device != found[0].device:
+                raise UnsupportedGradient(
+                    index, f"it is on {tensor.device} and others on {found[0].device}: clip each device by itself"
+                )
+            if torch._debug_has_internal_overlap(distinct(tensor)) == 1:
+                raise UnsupportedGradient(index, "its elements overlap in memory: assign a .clone() of it to .grad")
+        return Batch(found, [distinct(tensor) for tensor in found])
+
+    def repeated(self, batch: Batch) -> set[int]:
+        return repeats([(tensor.data_ptr(), tensor.numel()) for tensor in batch.tensors])
+
+    def measure(self, batch: Batch, scope: Scope, norm: Norm) -> Measure:
+        if isinstance(scope, Element):
+            return self._peaks(batch)
+        per_tensor = [_norms(tensor, scope, norm) for tensor in batch.tensors]
+        norms = torch.cat([each[0] for each in per_tensor])
+        scales = torch.cat([each[1] for each in per_tensor])
+        nonfinite = self._nonfinite(batch, scope, norms)
+        if isinstance(scope, Global):
+            norms, scales = norm_of_all(norms * scales, norm)
+            nonfinite = nonfinite.sum().reshape(1)
+        total = norms if norm.combine == "max" else norms**norm.p
+        return Measure(total, nonfinite, FUNCTIONS, scales)
+
+    def apply_(self, batch: Batch, scope: Scope, coefficient: Array) -> None:
+        factors = _factors(batch.targets, scope, coefficient)
+        for target, factor in zip(batch.targets, factors, strict=True):
+            if self.waits:
+                _scale_on_device(target, factor)
+            else:
+                _scale_where_needed(target, factor)
+
+    def map_(self, batch: Batch, response: Response, low: Any, high: Any) -> None:
+        for target in batch.targets:
+            if isinstance(response, Rescale):
+                if self.waits or bool(((target < low) | (target > high)).any()):
+                    target.clamp_(low, high)
+                continue
+            wide = target.double() if target.device.type != "mps" else target.float()
+            ratio = wide.abs() / torch.where(wide > 0, high, -low)
+            mapped = wide * response.coefficient(ratio, FUNCTIONS)
+            target.copy_(torch.where(torch.isfinite(wide), mapped, wide))
+
+    def purge_(self, batch: Batch) -> None:
+        for target in batch.targets:
+            target.masked_fill_(~torch.isfinite(target), 0.0)
+
+    def shapes(self, batch: Batch) -> list[tuple[int, ...]]:
+        return [tuple(tensor.shape) for tensor in batch.tensors]
+
+    def to_host(self, array: Array) -> list[float]:
+        return list(array.reshape(-1).tolist()) if isinstance(array, torch.Tensor) else [array]
+
+    def _nonfinite(self, batch: Batch, scope: Scope, norms: torch.Tensor) -> torch.Tensor:
+        """The non-finite elements of each segment; on an accelerator, where that costs a read, 1 for any number."""
+        flags = ~torch.isfinite(norms)
+        if self.waits or not bool(flags.any()):
+            return flags.to(norms.dtype)
+        counts = [(~torch.isfinite(rows(tensor, scope))).sum(dim=1) for tensor in batch.tensors]
+        return torch.cat(counts).to(norms.dtype)
+
+    def _peaks(self, batch: Batch) -> Measure:
+        """For each tensor the largest positive and the largest negative magnitude of its finite elements."""
+        found, counts = [], []
+        for index, tensor in enumerate(batch.tensors):
+            if tensor.dtype in COMPLEX:
+                raise TypeError(f"gradient {index} is complex, and complex numbers have no order: clip it by a norm")
+            finite = torch.isfinite(tensor)
+            kept = torch.where(finite, tensor, 0.0)
+            zero = kept.new_zeros(1)
+            found += [torch.cat([side.reshape(-1), zero]).amax() for side in (kept, -kept)]
+            counts += [(~finite).sum(), finite.new_zeros((), dtype=torch.int64)]
+        return Measure(torch.stack([peak.to(_wide(peak)) for peak in found]), torch.stack(counts), FUNCTIONS)
+
+
+def _wide(tensor: torch.Tensor) -> torch.dtype:
+    """The widest float of a tensor's device."""
+    return torch.float32 if tensor.device.type == "mps" else torch.float64
+
+
+def _norms(tensor: torch.Tensor, scope: Scope, norm: Norm) -> tuple[torch.Tensor, torch.Tensor]:
+    """The norm of each segment of one tensor and its scale; the scale leaves 1 where powers could leave the range."""
+    flat, wide = rows(tensor, scope), _wide(tensor)
+    one = torch.ones(flat.shape[0], dtype=wide, device=flat.device)
+    if flat.shape[1] == 0:
+        return torch.zeros_like(one), one
+    if wide is torch.float64 and norm.p in (1.0, 2.0, math.inf):
+        dtype = torch.complex128 if tensor.dtype in COMPLEX else wide
+        return torch.linalg.vector_norm(flat, norm.p, dim=1, dtype=dtype).to(wide), one
+    magnitude = flat.abs().to(wide)
+    peak = magnitude.amax(dim=1)
+    scale = torch.where((peak > 0) & torch.isfinite(peak), peak, one)
+    return torch.linalg.vector_norm(magnitude / scale[:, None], norm.p, dim=1), scale
+
+
+def norm_of_all(norms: torch.Tensor, norm: Norm) -> tuple[torch.Tensor, torch.Tensor]:
+    """One norm and its scale from the norms of the parts."""
+    peak = norms.amax().reshape(1)
+    scale = torch.where((peak > 0) & torch.isfinite(peak), peak, torch.ones_like(peak))
+    return torch.linalg.vector_norm(norms / scale, norm.p).reshape(1), scale
+
+
+def _factors(tensors: list[torch.Tensor], scope: Scope, coefficient: torch.Tensor) -> Sequence[torch.Tensor]:
+    """The coefficient of each tensor: one number, or for rows one for each, shaped to multiply the tensor."""
+    if isinstance(scope, Global):
+        return [coefficient[0]] * len(tensors)
+    if not isinstance(scope, Row):
+        return list(coefficient.unbind())
+    counts = [tensor.shape[0] if tensor.dim() >= 2 else 1 for tensor in tensors]
+    split = torch.split(coefficient, counts)
+    return [
+        part.reshape([-1] + [1] * (tensor.dim() - 1)) if tensor.dim() >= 2 else part[0]
+        for part, tensor in zip(split, tensors, strict=True)
+    ]
+
+
+def _scale_where_needed(target: torch.Tensor, factor: torch.Tensor) -> None:
+    """Scale on the CPU, where looking at the coefficient costs nothing; what keeps 1 is not written."""
+    if factor.dim() == 0:
+        value = factor.item()
+        if value == 0.0:
+            target.zero_()
+        elif value != 1.0:
+            target.copy_(target.double() * value) if _needs_wide(target, value) else target.mul_(value)
+        return
+    changed = (factor.reshape(-1) != 1.0).nonzero().reshape(-1)
+    if changed.numel():
+        part, own = target[changed], factor[changed]
+        target[changed] = torch.where(own == 0.0, 0.0, _product(part, own)).to(target.dtype)
+
+
+def _scale_on_device(target: torch.Tensor, factor: torch.Tensor) -> None:
+    target.copy_(_product(target, factor))
+    target.masked_fill_(factor == 0.0, 0.0)  # 0 * inf is NaN
+
+
+def _product(target: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """The product in a type in which the coefficient does not underflow."""
+    if target.dtype in COMPLEX:
+        return target * factor
+    return target.to(torch.float32 if target.dtype in HALF else _wide(target)) * factor
+
+
+def _needs_wide(target: torch.Tensor, value: float) -> bool:
+    return target.dtype is not torch.float64 and target.dtype not in COMPLEX and abs(value) < 1e-30
+
+
+@lru_cache(maxsize=256)
+def _uploaded(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Constants on the device: copied there once, because a copy waits."""
+    return torch.tensor(values, dtype=dtype, device=device)
+
+
+CPU = TorchEngine(waits=False)
+DEVICE = TorchEngine(waits=True)

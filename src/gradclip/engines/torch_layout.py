@@ -1,0 +1,115 @@
+"""How a PyTorch gradient lies in memory: what to measure, what to write, and what to refuse.
+
+The adapter between PyTorch and the engines: `payload` for gradients that are not plain contiguous tensors, and the few
+facts about PyTorch that an engine needs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import NamedTuple
+
+import torch
+
+from gradclip.engines.base import UnsupportedGradient
+from gradclip.rules.scope import Row, Scope
+
+FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
+COMPLEX = frozenset({torch.complex32, torch.complex64, torch.complex128})
+
+
+TENSOR = torch.Tensor
+"""The class whose instances may be read by pointer; a subclass may mean anything."""
+
+
+class Payload(NamedTuple):
+    """A contiguous real tensor that stands for a gradient.
+
+    `magnitudes` is |z| of a complex gradient, to be measured by every norm but L2. `writeback` copies a written payload
+    to the gradient; None where they share memory.
+    """
+
+    tensor: torch.Tensor
+    magnitudes: torch.Tensor | None = None
+    writeback: Callable[[], object] | None = None
+
+
+def threads() -> int:
+    """How many threads PyTorch would use here: one in a data loader's worker."""
+    return torch.get_num_threads()
+
+
+def on_cpu(tensor: object) -> bool:
+    """Whether `tensor` is a PyTorch tensor in the memory of the CPU."""
+    return isinstance(tensor, torch.Tensor) and tensor.is_cpu
+
+
+def written(tensors: Iterable[torch.Tensor]) -> None:
+    """Tell autograd that `tensors` were written behind its back."""
+    torch.autograd.graph.increment_version([tensor for tensor in tensors if not tensor.is_inference()])
+
+
+def plain(gradient: torch.Tensor, index: int) -> torch.Tensor:
+    """The strided tensor that holds the elements of `gradient`, or the reason why there is none."""
+    if hasattr(gradient, "device_mesh"):
+        raise UnsupportedGradient(index, "it is a DTensor: its shards need a reduction that gradclip does not do yet")
+    if not isinstance(gradient, torch.Tensor):
+        raise UnsupportedGradient(index, f"it is a {type(gradient).__name__}, not a torch.Tensor")
+    if gradient.layout is torch.sparse_coo:
+        return plain(_coalesced(gradient)._values(), index)
+    if gradient.layout is not torch.strided:
+        raise UnsupportedGradient(index, f"its layout is {gradient.layout}: call .to_dense() or .to_sparse_coo()")
+    if gradient.device.type == "meta":
+        raise UnsupportedGradient(index, "it is on the meta device and holds no numbers")
+    if gradient.dtype not in FLOATS | COMPLEX:
+        raise UnsupportedGradient(
+            index, f"its dtype is {gradient.dtype}; float16, bfloat16, float32, float64 and complex gradients clip"
+        )
+    return gradient.detach().as_subclass(torch.Tensor)
+
+
+def payload(gradient: torch.Tensor, index: int) -> Payload:
+    """The payload of any gradient that can be clipped; `index` is its place, for the error."""
+    tensor = plain(gradient, index)
+    if tensor.dtype in COMPLEX:
+        own = _dense(tensor, index)
+        return own._replace(tensor=torch.view_as_real(own.tensor), magnitudes=own.tensor.abs())
+    return _dense(tensor, index)
+
+
+def distinct(tensor: torch.Tensor) -> torch.Tensor:
+    """The view of `tensor` that holds each memory place once: an expanded axis shrinks to one index."""
+    for axis, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
+        if stride == 0 and size > 1:
+            tensor = tensor.narrow(axis, 0, 1)
+    return tensor
+
+
+def rows(tensor: torch.Tensor, scope: Scope) -> torch.Tensor:
+    """`tensor` as [segments, elements]: a line for each row at scope `Row`, else one line."""
+    if isinstance(scope, Row) and tensor.dim() >= 2:
+        return tensor.reshape(tensor.shape[0], math.prod(tensor.shape[1:]))
+    return tensor.reshape(1, tensor.numel())
+
+
+def _dense(tensor: torch.Tensor, index: int) -> Payload:
+    if tensor.is_contiguous() and not tensor.is_conj() and not tensor.is_neg():
+        return Payload(tensor)
+    target = distinct(tensor)
+    if torch._debug_has_internal_overlap(target) == 1:
+        raise UnsupportedGradient(index, "its elements overlap in memory: assign a .clone() of it to .grad")
+    copy = tensor.resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
+    source = copy
+    for axis, (size, wanted) in enumerate(zip(copy.shape, target.shape, strict=True)):
+        source = source.narrow(axis, 0, wanted) if size != wanted else source
+    return Payload(copy, writeback=partial(target.copy_, source))
+
+
+def _coalesced(gradient: torch.Tensor) -> torch.Tensor:
+    """`gradient` with each index once, changed in place: the same matrix, written shorter."""
+    if gradient.is_coalesced():
+        return gradient
+    with torch.no_grad():
+        return gradient.copy_(gradient.coalesce())

@@ -1,0 +1,208 @@
+"""Results: what one clip did, read only when someone asks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from gradclip.decide import Plan
+from gradclip.engines.base import Array, Engine, Measure
+from gradclip.rules.norm import RMS, Norm
+from gradclip.rules.response import ACTION_NAMES, SKIP
+from gradclip.rules.scope import Element, Scope
+from gradclip.rules.segments import Segments, segment_names
+from gradclip.rules.sweep import Sweep
+
+
+class Gradients(NamedTuple):
+    """The gradients of one step, as a door hands them over.
+
+    `name(i)` is the name of tensor i; `groups` its parameter group; `weights()` the parameters, tensor by tensor.
+    `divisor` is what the optimizer will divide the gradients by (a loss scale); thresholds mean the divided ones.
+    """
+
+    tensors: list[Any]
+    name: Callable[[int], str]
+    groups: Sequence[int] | None = None
+    weights: Callable[[], list[Any]] | None = None
+    divisor: Any = 1.0
+
+    def only(self, indices: list[int]) -> Gradients:
+        """The gradients at `indices`."""
+        name, groups, weights = self.name, self.groups, self.weights
+        return self._replace(
+            tensors=[self.tensors[i] for i in indices],
+            name=lambda i: name(indices[i]),
+            groups=None if groups is None else [groups[i] for i in indices],
+            weights=None if weights is None else lambda: [weights()[i] for i in indices],
+        )
+
+
+class Part(NamedTuple):
+    """One sweep over some of the gradients: what was measured, what was decided, and whether it is written already."""
+
+    key: str
+    sweep: Sweep
+    gradients: Gradients
+    batch: Any
+    measure: Measure
+    plan: Plan
+    segments: list[Segments]
+    written: bool = False
+
+
+class Segment(NamedTuple):
+    """One row of `Result.segments`; norms and threshold have the unit of the gradient."""
+
+    name: str
+    norm_before: float
+    norm_after: float
+    threshold: float
+    coefficient: float
+    action: str
+
+
+class Result:
+    """What one clip did. Reading a number may wait for the device; nothing else does.
+
+    `norm_before` and `norm_after` are over everything measured: the norm of the first stage before, of the last stage
+    after. `threshold` and `coefficient` are those of the segment that was clipped hardest; `segments` has each.
+    """
+
+    def __init__(self, step: int, engine: Engine) -> None:
+        self.step = step
+        self.parts: list[Part] = []
+        self._engine = engine
+        self._skipped: bool | None = None
+
+    @property
+    def engine(self) -> str:
+        """The name of the engine that measured and wrote."""
+        return self._engine.name
+
+    @cached_property
+    def norm_before(self) -> float:
+        """The norm before clipping, in the unit of the gradient; NaN or infinity where an element is."""
+        first = {part.key.partition(".")[2]: part for part in reversed(self.parts)}
+        return self._overall([(part, 0, False) for part in first.values()])
+
+    @cached_property
+    def norm_after(self) -> float:
+        """The norm that the optimizer sees; 0 where the step is skipped."""
+        last = {part.key.partition(".")[2]: part for part in self.parts}
+        return 0.0 if self.skipped else self._overall([(part, -1, True) for part in last.values()])
+
+    @property
+    def threshold(self) -> float:
+        """The threshold of the segment that was clipped hardest."""
+        return self._hardest.threshold
+
+    @property
+    def coefficient(self) -> float:
+        """The smallest coefficient that was applied; 1 where nothing was clipped."""
+        return self._hardest.coefficient
+
+    @cached_property
+    def clipped(self) -> bool:
+        """Whether any gradient was changed."""
+        return not self.skipped and any(segment.action in ("scale", "zero") for segment in self.segments)
+
+    @cached_property
+    def nonfinite(self) -> int:
+        """The number of non-finite elements; an engine that waits for a device may count a tensor as one."""
+        return int(sum(sum(self._host(part.measure.nonfinite)) for part in self.parts if part.key.startswith("0.")))
+
+    @property
+    def skipped(self) -> bool:
+        """Whether the optimizer must not step."""
+        if self._skipped is None:
+            self._skipped = any(self._host(flag)[0] > 0 for flag in self.skip_flags())
+        return self._skipped
+
+    @cached_property
+    def segments(self) -> list[Segment]:
+        """Each segment of each stage, in the order of the rule."""
+        return [
+            row for part in self.parts for stage in range(len(part.sweep.stages)) for row in self._rows(part, stage)
+        ]
+
+    def settle(self, skipped: bool) -> None:
+        """Record whether the step is skipped, once a host has read it."""
+        self._skipped = skipped
+
+    def skip_flags(self) -> list[Array]:
+        """For each stage a flag on the device: whether it asks to skip the step."""
+        return [part.measure.xp.any(decision.action == SKIP) for part in self.parts for decision in part.plan.decisions]
+
+    def __float__(self) -> float:
+        return self.norm_before
+
+    def __repr__(self) -> str:
+        what = "skipped" if self.skipped else "clipped" if self.clipped else "not clipped"
+        return (
+            f"<step {self.step}: {what}, norm {self.norm_before:.4g} -> {self.norm_after:.4g}, threshold "
+            f"{self.threshold:.4g}, coefficient {self.coefficient:.4g}, {self.nonfinite} non-finite, "
+            f"{self.engine} engine>"
+        )
+
+    @cached_property
+    def _hardest(self) -> Segment:
+        nothing = Segment("nothing", 0.0, 0.0, math.inf, 1.0, "pass")
+        return min(self.segments, key=lambda segment: segment.coefficient, default=nothing)
+
+    def _host(self, array: Array) -> list[float]:
+        return self._engine.to_host(array)
+
+    def _overall(self, stages: list[tuple[Part, int, bool]]) -> float:
+        """The norm over all segments of the given stages, each before or after its coefficient."""
+        norms = {part.sweep.stages[stage].norm for part, stage, _ in stages}
+        if not norms:
+            return 0.0
+        if len(norms) > 1:
+            raise ValueError("the parts of this rule measure different norms: read `segments` for each")
+        values: list[float] = []
+        sizes: list[int] = []
+        for part, stage, after in stages:
+            decision = part.plan.decisions[stage]
+            before = self._host(decision.norm)
+            factors = self._spread(decision.coefficient, len(before)) if after else [1.0] * len(before)
+            values += [n if c == 1.0 else n * c if c else 0.0 for n, c in zip(before, factors, strict=True)]
+            sizes += part.segments[stage].sizes or [1] * len(before)
+        return _joined(values, sizes, norms.pop())
+
+    def _rows(self, part: Part, stage: int) -> list[Segment]:
+        rule, decision = part.sweep.stages[stage], part.plan.decisions[stage]
+        before, actions = self._host(decision.norm), self._host(decision.action)
+        factors = self._spread(decision.coefficient, len(before))
+        thresholds = self._spread(decision.threshold, len(before))
+        names = _names(part, rule.scope, len(before), self._engine)
+        return [
+            Segment(name, n, n if c == 1.0 else n * c if c else 0.0, t, c, ACTION_NAMES[int(action)])
+            for name, n, t, c, action in zip(names, before, thresholds, factors, actions, strict=True)
+        ]
+
+    def _spread(self, value: Any, count: int) -> list[float]:
+        """One number for all segments, or one each, as a list."""
+        values = [value] if isinstance(value, int | float) else self._host(value)
+        return values * count if len(values) == 1 else values
+
+
+def _names(part: Part, scope: Scope, count: int, engine: Engine) -> list[str]:
+    tensors = [part.gradients.name(index) for index in range(len(part.gradients.tensors))]
+    if isinstance(scope, Element):
+        return [f"{name} {sign}" for name in tensors for sign in ("above 0", "below 0")]
+    return segment_names(scope, tensors, engine.shapes(part.batch), count)
+
+
+def _joined(norms: Sequence[float], sizes: Sequence[int], norm: Norm) -> float:
+    """The norm of the whole from the norms of its parts, without leaving the range of a float on the way."""
+    peak = max((value for value in norms if not math.isnan(value)), default=0.0)
+    if any(math.isnan(value) for value in norms):
+        return math.nan
+    if norm.combine == "max" or peak in (0.0, math.inf) or len(norms) == 1:
+        return peak
+    if isinstance(norm, RMS):
+        return peak * math.sqrt(sum((n / peak) ** 2 * size for n, size in zip(norms, sizes, strict=True)) / sum(sizes))
+    return float(peak * math.fsum((n / peak) ** norm.p for n in norms) ** (1 / norm.p))

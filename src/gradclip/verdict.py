@@ -1,0 +1,92 @@
+"""Verdicts: what the decisions of a step mean for it. Warn, skip or raise, before anything is written."""
+
+from __future__ import annotations
+
+import math
+import sys
+import warnings
+
+from gradclip.engines.base import Engine
+from gradclip.errors import GradclipWarning, GradientAboveThreshold, NonFiniteGradient
+from gradclip.result import Part
+from gradclip.rules.norm import Linf
+from gradclip.rules.response import KEEP, RAISE, SKIP
+from gradclip.rules.scope import Tensor
+
+
+def alarming(part: Part, engine: Engine) -> bool:
+    """Whether any segment is non-finite, to be skipped or to be raised for: rare, and checked before the words."""
+    xp = part.measure.xp
+    flags = [xp.any(decision.action >= KEEP) for decision in part.plan.decisions]
+    if part.sweep.elementwise:
+        flags.append(xp.any(part.measure.nonfinite > 0))
+    return any(flags) if not engine.waits else any(engine.to_host(flag)[0] for flag in flags)
+
+
+def actions_of(part: Part, engine: Engine) -> set[float]:
+    """The actions that the stages of a part decided on."""
+    return {action for decision in part.plan.decisions for action in engine.to_host(decision.action)}
+
+
+def asks_to_skip(part: Part, engine: Engine, step: int) -> bool:
+    """Whether a part asks to skip the step; raises instead where its rule or the clipper says so."""
+    actions = actions_of(part, engine)
+    if RAISE in actions:
+        raise _error(part, engine, step)
+    return SKIP in actions
+
+
+def warn_nonfinite(part: Part, engine: Engine, step: int) -> bool:
+    """Warn of the non-finite gradients of a part by name, if it has any that are kept."""
+    names = offenders(part, engine)
+    if names:
+        warnings.warn(
+            f"the gradient of {_listed(names)} is non-finite at step {step}; it is left as it is and counted in "
+            '`last.nonfinite` (this is said once). on_nonfinite="skip" leaves such steps out, "raise" stops there',
+            GradclipWarning,
+            stacklevel=user_level(),
+        )
+    return bool(names)
+
+
+def offenders(part: Part, engine: Engine) -> list[str]:
+    """The names of the tensors with a non-finite element; all, where only their sum leaves the range of float64."""
+    if not any(math.isnan(n) or math.isinf(n) or bad for n, bad in zip(*_norms(part, engine), strict=True)):
+        return []
+    each = engine.measure(part.batch, Tensor(), Linf())
+    counts = engine.to_host(each.nonfinite)
+    names = [part.gradients.name(index) for index, count in enumerate(counts) if count]
+    return names or [part.gradients.name(index) for index in range(len(counts))]
+
+
+def _norms(part: Part, engine: Engine) -> tuple[list[float], list[float]]:
+    norms, counts = engine.to_host(part.plan.decisions[0].norm), engine.to_host(part.measure.nonfinite)
+    width = max(len(norms), len(counts))
+    return norms + [0.0] * (width - len(norms)), counts + [0.0] * (width - len(counts))
+
+
+def _error(part: Part, engine: Engine, step: int) -> Exception:
+    if names := offenders(part, engine):
+        return NonFiniteGradient(
+            f"the gradient of {_listed(names)} is non-finite at step {step}; no gradient was written: lower the "
+            'learning rate, look at the batch, or use on_nonfinite="skip" to leave such steps out'
+        )
+    for rule, decision in zip(part.sweep.stages, part.plan.decisions, strict=True):
+        if RAISE in engine.to_host(decision.action):
+            largest = max(engine.to_host(decision.norm))
+            return GradientAboveThreshold(f"at step {step} the norm is {largest:g} ({rule!r}); no gradient was written")
+    raise AssertionError("a part raised without a decision to raise")
+
+
+def _listed(names: list[str], most: int = 3) -> str:
+    shown = ", ".join(map(repr, names[:most]))
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+def user_level() -> int:
+    """The `stacklevel` at which a warning points at the first line outside this package and the frameworks."""
+    level, frame = 1, sys._getframe(1)
+    inner = ("gradclip", "torch", "contextlib")
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in inner:
+        frame, level = frame.f_back, level + 1
+    return level
