@@ -1,0 +1,289 @@
+"""`attach`: clipping inside the optimizer's own step.
+
+A step pre-hook fires on real steps only, so accumulation and schedulers are right by construction. What is not right
+by construction is handled here, one function for each trap.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from typing import Any, Self
+
+import torch
+from torch.amp.grad_scaler import GradScaler, OptState
+from torch.optim import Optimizer
+
+from gradclip.engines.base import Engine
+from gradclip.result import Part, Result
+from gradclip.rules.rule import AnyRule, checked_rule, rules_in
+from gradclip.rules.scope import Global, Group
+from gradclip.rules.sweep import Phase
+from gradclip.torch.clipper import Clipper, drop
+from gradclip.torch.parameters import NeedClip, gradients_of, of_optimizers, report_nothing
+from gradclip.torch.pinned import PinnedNorm
+
+MISSING = object()
+_attached: weakref.WeakKeyDictionary[Optimizer, AttachedClipper] = weakref.WeakKeyDictionary()
+
+
+def attach(
+    *optimizers: Any,
+    rule: AnyRule | None = None,
+    model: torch.nn.Module | None = None,
+    on_nonfinite: str = "keep",
+    max_consecutive_skips: int | None = None,
+    need_clip: NeedClip | None = None,
+    engine: str | None = None,
+    through_grad_scale: bool = False,
+) -> AttachedClipper:
+    """Clip the gradients of an optimizer by `rule` in each of its steps, before it updates the parameters.
+
+    `attach(optimizer, rule)`; or `attach(a, b, rule=rule)` for several optimizers under one norm. `model` gives the
+    parameters their names. A group with `need_clip: False`, a parameter with the attribute `need_clip=False` and one
+    that the function `need_clip` refuses are neither measured nor scaled. `through_grad_scale` hands the coefficient
+    of a global rule to a fused optimizer instead of writing the gradients a second time.
+
+    Works with closures, GradScaler, accumulation, schedulers, `torch.compile` and wrapped optimizers. `copy.deepcopy`
+    and `pickle` of an optimizer drop its hooks: attach to the copy again. Attaching twice is attaching once. The
+    clipper is a context manager; leaving it, or `detach()`, takes the hooks away.
+
+    >>> model = torch.nn.Linear(2, 1)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> clipper = attach(optimizer, ClipGradByGlobalNorm(1.0), model=model)
+    >>> model(torch.full((8, 2), 100.0)).square().sum().backward()
+    >>> optimizer.step()
+    >>> clipper.last.clipped, round(clipper.last.norm_after, 6)
+    (True, 1.0)
+    """
+    if rule is None and optimizers:
+        *optimizers, rule = optimizers  # type: ignore[assignment]
+    rule = checked_rule(rule)
+    inner = [unwrapped(optimizer) for optimizer in optimizers]
+    if not inner:
+        raise TypeError("attach needs an optimizer and a rule: attach(optimizer, ClipGradByGlobalNorm(1.0))")
+    refuse_step_in_backward(inner, rule)
+    options = (on_nonfinite, max_consecutive_skips, need_clip, engine, through_grad_scale)
+    if (before := already_attached(inner, rule, options)) is not None:
+        return before
+    return AttachedClipper(inner, rule, model, options)
+
+
+def unwrapped(optimizer: Any) -> Optimizer:
+    """The PyTorch optimizer inside a wrapper such as accelerate's, whose own hooks never fire."""
+    seen = optimizer
+    while not (isinstance(seen, Optimizer) and hasattr(seen, "_optimizer_step_pre_hooks")):
+        if not hasattr(seen, "optimizer"):
+            raise TypeError(
+                f"expected a torch.optim.Optimizer or a wrapper with an .optimizer, got {type(optimizer).__name__}"
+            )
+        seen = seen.optimizer
+    return seen
+
+
+def already_attached(optimizers: list[Optimizer], rule: AnyRule, options: tuple[Any, ...]) -> AttachedClipper | None:
+    """The clipper that serves just these optimizers with just this rule; another one on any of them is refused."""
+    for optimizer in optimizers:
+        clipper = _attached.get(optimizer)
+        if clipper is None:
+            continue
+        if clipper.optimizers == optimizers and clipper.rule == rule and clipper.options == options:
+            return clipper
+        raise ValueError(
+            f"a clipper is attached to this {type(optimizer).__name__} already ({clipper.rule!r}): "
+            "call its detach() first, or give both optimizers to one attach"
+        )
+    return None
+
+
+def refuse_step_in_backward(optimizers: list[Optimizer], rule: AnyRule) -> None:
+    """An optimizer that steps inside backward sees one gradient at a time, so no norm over several exists."""
+    in_backward = any(
+        hasattr(parameter, "_in_backward_optimizers")
+        for optimizer in optimizers
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    )
+    if in_backward and _spans_tensors(rule):
+        raise ValueError(f"{STEP_IN_BACKWARD} ({rule!r})")
+
+
+STEP_IN_BACKWARD = (
+    "this optimizer steps inside backward(), one parameter at a time, so a norm over several tensors does not exist "
+    "there: clip each tensor, ClipGradByNorm(...), or step after backward()"
+)
+
+
+class AttachedClipper(Clipper):
+    """A clipper that lives in the step of one or several optimizers; made by `attach`."""
+
+    def __init__(
+        self, optimizers: list[Optimizer], rule: AnyRule, model: torch.nn.Module | None, options: tuple[Any, ...]
+    ) -> None:
+        on_nonfinite, max_consecutive_skips, need_clip, engine, through_grad_scale = options
+        super().__init__(
+            rule,
+            on_nonfinite=on_nonfinite,
+            max_consecutive_skips=max_consecutive_skips,
+            need_clip=need_clip,
+            engine=engine,
+        )
+        self.optimizers = optimizers
+        self.options = options
+        self.model = model
+        self._through = _checked_through(optimizers, self._phases, rule) if through_grad_scale else False
+        self._spans = _spans_tensors(rule)
+        self._served: set[int] = set()
+        self._lent: list[tuple[Optimizer, str, Any]] = []
+        self._pinned = PinnedNorm()
+        before, after = map(torch.compiler.disable, (self._before_step, self._after_step))
+        self._handles = [optimizer.register_step_pre_hook(before) for optimizer in optimizers]
+        self._handles += [optimizer.register_step_post_hook(after) for optimizer in optimizers]
+        for optimizer in optimizers:
+            _attached[optimizer] = self
+
+    def detach(self) -> None:
+        """Take the hooks away; the optimizers step as before."""
+        for handle in self._handles:
+            handle.remove()
+        for optimizer in self.optimizers:
+            if _attached.get(optimizer) is self:
+                del _attached[optimizer]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.detach()
+
+    def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The hook. A closure makes the gradients inside the step, so it is wrapped: run it, then clip."""
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+        if closure is None:
+            self._clip_for(optimizer)
+            return None
+
+        def closure_then_clip() -> Any:
+            loss = closure()
+            self._clip_for(optimizer)
+            return loss
+
+        if "closure" in kwargs:
+            return args, {**kwargs, "closure": closure_then_clip}
+        return (args[0], closure_then_clip, *args[2:]), kwargs
+
+    def _clip_for(self, optimizer: Optimizer) -> None:
+        self._take_back()
+        if len(self.optimizers) > 1 and not self._first_of_cycle(optimizer):
+            return
+        if self._spans and torch._C._current_graph_task_id() != -1:
+            raise RuntimeError(f"{STEP_IN_BACKWARD} ({self.rule!r})")
+        divisor, overflow = getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None)
+        gradients = gradients_of(of_optimizers(self.optimizers, self.model), self.need_clip)
+        if not gradients.tensors:
+            self._report_no_gradients()
+            return
+        engine = self.engine_for(gradients)
+        if overflow is not None and not engine.waits and float(overflow) > 0:
+            return  # GradScaler found the overflow and skips this step itself
+        if divisor is not None:
+            gradients = gradients._replace(divisor=divisor if engine.waits else float(divisor))
+        self._stepping = optimizer
+        result = self.clip_gradients(gradients, engine)
+        if self.can_skip:
+            self._skip(result, engine, optimizer, overflow)
+        self._pinned.watch(result, engine)
+
+    def _first_of_cycle(self, optimizer: Optimizer) -> bool:
+        """Whether this is the first optimizer to step since all were clipped; the others find the work done."""
+        first = not self._served or id(optimizer) in self._served
+        if first:
+            _refuse_scaled([other for other in self.optimizers if other is not optimizer], optimizer)
+            self._served.clear()
+        self._served.add(id(optimizer))
+        return first
+
+    def _skip(self, result: Result, engine: Engine, optimizer: Optimizer, overflow: Any) -> None:
+        """Skip the step if the result says so: on the device where the optimizer can, else by taking gradients away."""
+        alone = len(self.optimizers) == 1 and getattr(optimizer, "_step_supports_amp_scaling", False)
+        if engine.waits and alone:
+            flags = [flag.reshape(()).to(torch.float32) for flag in result.skip_flags()]
+            flags += [] if overflow is None else [overflow.reshape(()).to(torch.float32)]
+            self._lend(optimizer, "found_inf", torch.stack(flags).amax())
+        elif result.skipped:
+            drop([p for other in self.optimizers for group in other.param_groups for p in group["params"]])
+
+    def _write(self, part: Part, engine: Engine) -> None:
+        """Write the gradients, or lend the coefficient to the fused optimizer, which divides by `grad_scale`."""
+        if not self._through:
+            super()._write(part, engine)
+            return
+        coefficient = part.plan.coefficient
+        if not engine.waits and float(coefficient) in (0.0, 1.0):  # by an infinite divisor, inf would become NaN
+            super()._write(part, engine)
+            return
+        if len(part.gradients.tensors) != sum(
+            p.grad is not None for group in self._stepping.param_groups for p in group["params"]
+        ):
+            raise ValueError("through_grad_scale scales every gradient of the optimizer, and need_clip leaves some out")
+        scale = torch.as_tensor(part.gradients.divisor / coefficient, dtype=torch.float32).reshape(())
+        self._lend(self._stepping, "grad_scale", scale)
+
+    def _lend(self, optimizer: Optimizer, name: str, value: torch.Tensor) -> None:
+        """Set an attribute that the fused step reads, until the step is over."""
+        self._lent.append((optimizer, name, getattr(optimizer, name, MISSING)))
+        setattr(optimizer, name, value)
+
+    def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._take_back()
+
+    def _take_back(self) -> None:
+        """Undo what was lent; also before a step, because one that raised never came to its end."""
+        while self._lent:
+            owner, name, before = self._lent.pop()
+            if before is MISSING:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, before)
+
+    def _report_no_gradients(self) -> None:
+        if not self._reported:
+            self._reported = True
+            report_nothing("the optimizer stepped and no parameter that needs clipping had a gradient (said once)")
+
+
+def _spans_tensors(rule: AnyRule) -> bool:
+    return any(isinstance(one.scope, Global | Group) for one in rules_in(rule))
+
+
+def _checked_through(optimizers: list[Optimizer], phases: tuple[Phase, ...], rule: AnyRule) -> bool:
+    single = len(phases) == 1 and phases[0].names is None
+    if not single or not isinstance(phases[0].sweeps[0].leaf, Global):  # type: ignore[union-attr]
+        raise ValueError(f"through_grad_scale hands over one coefficient, so it needs one global rule, not {rule!r}")
+    if len(optimizers) > 1 or not getattr(optimizers[0], "_step_supports_amp_scaling", False):
+        raise ValueError("through_grad_scale needs one fused optimizer: torch.optim.AdamW(..., fused=True)")
+    return True
+
+
+def _refuse_scaled(others: list[Optimizer], stepping: Optimizer) -> None:
+    """Under a GradScaler the others' gradients still carry the loss scale unless they were unscaled first."""
+    scaler = _calling(GradScaler)
+    if scaler is None or not scaler.is_enabled():
+        return
+    fused = getattr(stepping, "grad_scale", None) is not None
+    stages = [scaler._per_optimizer_states[id(other)]["stage"] for other in others]
+    if fused or OptState.READY in stages:
+        raise RuntimeError(
+            "several optimizers under one norm need unscaled gradients: call scaler.unscale_(optimizer) for each of "
+            "them before the first scaler.step(...)"
+        )
+
+
+def _calling(kind: type[GradScaler]) -> GradScaler | None:
+    """The scaler whose `step` is calling, if one is: PyTorch hands it to no hook."""
+    frame, depth = sys._getframe(1), 0
+    while frame is not None and depth < 30:
+        if isinstance(found := frame.f_locals.get("self"), kind):
+            return found
+        frame, depth = frame.f_back, depth + 1  # type: ignore[assignment]
+    return None

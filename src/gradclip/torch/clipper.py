@@ -1,0 +1,104 @@
+"""The clipper of PyTorch: the explicit form, and the skip of a step."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+
+from gradclip import clipper
+from gradclip.engines import torch as torch_engine
+from gradclip.engines import torch_layout
+from gradclip.engines.base import Engine
+from gradclip.result import Gradients, Result
+from gradclip.rules.rule import AnyRule
+from gradclip.torch.parameters import NeedClip, gradients_of, parameters_of, report_nothing
+
+ENGINES = ("cpu", "torch")
+
+
+class Clipper(clipper.Clipper):
+    """Clips the gradients of PyTorch parameters by a rule.
+
+    `need_clip` is a function of a parameter; one that it refuses is neither measured nor scaled, as is one with the
+    attribute `need_clip=False`. `engine` is "cpu" or "torch"; None takes "cpu" for gradients on the CPU if numba is
+    installed, else "torch", and `last.engine` says which it was. The other arguments: `gradclip.clipper.Clipper`.
+
+    >>> weight = torch.nn.Parameter(torch.zeros(2))
+    >>> weight.grad = torch.tensor([3.0, 4.0])
+    >>> Clipper(ClipGradByGlobalNorm(1.0)).clip_([weight]).norm_before
+    5.0
+    >>> weight.grad
+    tensor([0.6000, 0.8000])
+    """
+
+    def __init__(
+        self,
+        rule: AnyRule,
+        *,
+        on_nonfinite: str = "keep",
+        max_consecutive_skips: int | None = None,
+        need_clip: NeedClip | None = None,
+        engine: str | None = None,
+    ) -> None:
+        super().__init__(rule, on_nonfinite=on_nonfinite, max_consecutive_skips=max_consecutive_skips)
+        self.need_clip = need_clip
+        self._engine_name = checked_engine(engine)
+        self._reported = False
+
+    def clip_(self, parameters: Any) -> Result:
+        """Clip the gradients of `parameters` in place and return the result, whose float is the norm before.
+
+        `parameters` is a module, an optimizer, an iterable of parameters or of (name, parameter), a dict or a tensor.
+        When the step is to be skipped, every `.grad` becomes None, so that the optimizer has nothing to step on.
+        """
+        given = parameters_of(parameters)
+        gradients = gradients_of(given, self.need_clip)
+        if not gradients.tensors:
+            report_nothing("no parameter has a gradient that needs clipping; call it between backward() and step()")
+            return Result(self.step, torch_engine.CPU)
+        result = self.clip_gradients(gradients, self.engine_for(gradients))
+        if self.can_skip and result.skipped:
+            drop(given.tensors)
+        return result
+
+    def engine_for(self, gradients: Gradients) -> Engine:
+        """The engine that serves these gradients."""
+        return engine_for(gradients.tensors, self._engine_name)
+
+
+def checked_engine(name: str | None) -> str | None:
+    """`name` if there is such an engine here, or the error that says what there is."""
+    if name is None or name == "torch":
+        return name
+    if name != "cpu":
+        raise ValueError(f"PyTorch has the engines {', '.join(map(repr, ENGINES))} and None to choose, got {name!r}")
+    if cpu_engine() is None:
+        raise ModuleNotFoundError('the engine "cpu" needs numba: pip install "gradclip[cpu]", or use engine="torch"')
+    return name
+
+
+def engine_for(tensors: list[torch.Tensor], name: str | None = None) -> Engine:
+    """The engine called `name`, or the fastest that is installed for the device of the first tensor."""
+    if not tensors[0].is_cpu:
+        return torch_engine.DEVICE
+    return torch_engine.CPU if name == "torch" else cpu_engine() or torch_engine.CPU
+
+
+@cache
+def cpu_engine() -> Engine | None:
+    """The compiled engine for the CPU; None where numba is not installed."""
+    try:
+        import numba  # noqa: F401  # only whether it is there
+    except ModuleNotFoundError:
+        return None
+    from gradclip.engines.cpu import CpuEngine
+
+    return CpuEngine(torch_layout)
+
+
+def drop(parameters: list[torch.Tensor]) -> None:
+    """Take the gradients away, so that an optimizer leaves the parameters and its state alone."""
+    for parameter in parameters:
+        parameter.grad = None

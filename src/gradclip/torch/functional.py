@@ -1,0 +1,195 @@
+"""Drop-ins for the clipping functions of `torch.nn.utils`: same names, arguments, results and errors.
+
+They differ where PyTorch is wrong: no finite gradient becomes 0 or NaN, nothing at or below the limit is touched,
+norms are right to 1e-6, and a limit that makes no sense is refused. `foreach` chooses nothing: the numbers do not
+depend on it, and the fastest engine is used. A parameter with the attribute `need_clip=False` is left out.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from gradclip.decide import decide
+from gradclip.engines.base import Engine, UnsupportedGradient
+from gradclip.errors import GradclipWarning
+from gradclip.rules.norm import Norm, norm_of_order
+from gradclip.rules.response import Rescale
+from gradclip.rules.rule import Rule
+from gradclip.rules.scope import Global
+from gradclip.rules.threshold import Constant, checked_limit
+from gradclip.torch.clipper import engine_for
+from gradclip.torch.parameters import found_in, parameters_of, report_nothing
+from gradclip.verdict import user_level
+
+TensorOrTensors = torch.Tensor | Iterable[torch.Tensor]
+FLOAT32_MAX = torch.finfo(torch.float32).max
+
+
+def clip_grad_norm_(
+    parameters: TensorOrTensors,
+    max_norm: float,
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,
+    foreach: bool | None = None,
+) -> torch.Tensor:
+    """Rescale the gradients in place so that their norm taken together is at most `max_norm`; return the norm before.
+
+    Formula: `g * min(1, max_norm / ||all g||_p)`, p = `norm_type` in (0, inf] or "inf". `max_norm` has the unit of the
+    gradient and is above 0; None or infinity measures only. The norm is a 0-dim tensor of float32, or of float64 for
+    float64 gradients and for norms beyond float32. A non-finite gradient is left as it is, and the non-finite norm is
+    returned; with `error_if_nonfinite=True` it raises `RuntimeError` before anything is written.
+    Source: R. Pascanu, T. Mikolov, Y. Bengio 2013, arXiv:1211.5063; arguments as `torch.nn.utils.clip_grad_norm_`.
+
+    >>> weight = torch.nn.Parameter(torch.zeros(2))
+    >>> weight.grad = torch.tensor([3.0, 4.0])
+    >>> clip_grad_norm_([weight], max_norm=1.0)
+    tensor(5.)
+    """
+    rule = _global_rule(max_norm, norm_type)
+    gradients = _gradients(parameters)
+    if not gradients:
+        return torch.tensor(0.0)
+    engine, batch = _gathered(gradients)
+    measure = engine.measure(batch, Global(), rule.norm)
+    decision = decide(measure, rule, (), "keep", 0, {})
+    if error_if_nonfinite:
+        _raise_if_nonfinite(engine.to_host(decision.norm)[0], rule.norm)
+    engine.apply_(batch, Global(), decision.coefficient)
+    return _as_tensor(decision.norm, engine, gradients)
+
+
+def get_total_norm(
+    tensors: TensorOrTensors,
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,
+    foreach: bool | None = None,
+) -> torch.Tensor:
+    """The norm of `tensors` taken together, `(sum |x|^p)^(1/p)`; the tensors are gradients and are not written.
+
+    Arguments, result and errors as those of `clip_grad_norm_`.
+
+    >>> get_total_norm([torch.tensor([3.0]), torch.tensor([4.0])])
+    tensor(5.)
+    """
+    rule = _global_rule(None, norm_type)
+    found = [tensors] if isinstance(tensors, torch.Tensor) else list(tensors)
+    if not found:
+        return torch.tensor(0.0)
+    engine, batch = _gathered(found, unique=False)
+    norm = decide(engine.measure(batch, Global(), rule.norm), rule, (), "keep", 0, {}).norm
+    if error_if_nonfinite:
+        _raise_if_nonfinite(engine.to_host(norm)[0], rule.norm)
+    return _as_tensor(norm, engine, found)
+
+
+def clip_grads_with_norm_(
+    parameters: TensorOrTensors, max_norm: float, total_norm: torch.Tensor, foreach: bool | None = None
+) -> None:
+    """Rescale the gradients of `parameters` in place by `min(1, max_norm / total_norm)`, a norm measured before.
+
+    `total_norm` is a tensor or a number in the unit of the gradient; where it is non-finite nothing is written.
+
+    >>> weight = torch.nn.Parameter(torch.zeros(2))
+    >>> weight.grad = torch.tensor([3.0, 4.0])
+    >>> clip_grads_with_norm_([weight], 1.0, get_total_norm([weight.grad]))
+    >>> weight.grad
+    tensor([0.6000, 0.8000])
+    """
+    limit = checked_limit(max_norm, "max_norm")
+    gradients = _gradients(parameters)
+    if not gradients:
+        return
+    engine, batch = _gathered(gradients)
+    if engine.waits:
+        total = torch.as_tensor(total_norm, device=gradients[0].device).reshape(1).to(torch.float32)
+        coefficient = torch.where(torch.isfinite(total), limit / torch.clamp(total, min=limit), 1.0)
+        engine.apply_(batch, Global(), coefficient)
+    elif math.isfinite(number := float(total_norm)):
+        engine.apply_(batch, Global(), _coefficient(limit / max(number, limit), engine))
+
+
+def clip_grad_value_(parameters: TensorOrTensors, clip_value: float, foreach: bool | None = None) -> None:
+    """Clip each element of the gradients in place to [-clip_value, clip_value]; infinities become the bound, NaN stays.
+
+    >>> weight = torch.nn.Parameter(torch.zeros(2))
+    >>> weight.grad = torch.tensor([0.8, 89.0])
+    >>> clip_grad_value_([weight], 1.0)
+    >>> weight.grad
+    tensor([0.8000, 1.0000])
+    """
+    limit = checked_limit(clip_value, "clip_value")
+    gradients = _gradients(parameters)
+    if not gradients:
+        return
+    engine, batch = _gathered(gradients)
+    if hasattr(engine, "clamp_"):
+        engine.clamp_(batch, -limit, limit)
+    else:
+        engine.map_(batch, Rescale(), -limit, limit)
+
+
+@lru_cache(maxsize=64)
+def _global_rule(max_norm: float | None, norm_type: Any) -> Rule:
+    """The rule of one call; "inf" is the one string that PyTorch documents."""
+    norm = norm_of_order(math.inf if norm_type == "inf" else norm_type)
+    return Rule(Global(), norm, Constant(checked_limit(max_norm, "max_norm")))
+
+
+def _gradients(source: Any) -> list[torch.Tensor]:
+    """The gradients to clip, of parameters that have one; PyTorch's warning for a generator that was read before."""
+    if isinstance(source, Iterator):
+        source = list(source)
+        if not source:
+            warnings.warn(
+                "`parameters` is an empty generator, no gradient clipping will occur.",
+                GradclipWarning,
+                stacklevel=user_level(),
+            )
+            return []
+    tensors = parameters_of(source).tensors
+    found = found_in(tensors)
+    if tensors and not found:
+        report_nothing("no parameter has a gradient that needs clipping; call it between backward() and step()")
+    return found
+
+
+def _gathered(gradients: list[torch.Tensor], unique: bool = True) -> tuple[Engine, Any]:
+    """The engine and its batch; a gradient that occurs twice is taken once, because it would be scaled twice."""
+    engine = engine_for(gradients)
+    try:
+        batch = engine.gather(gradients)
+        if unique and (again := engine.repeated(batch)):
+            batch = engine.gather([g for i, g in enumerate(gradients) if i not in again])
+    except UnsupportedGradient as error:
+        raise TypeError(f"the gradient of parameters[{error.index}] cannot be clipped: {error.reason}") from None
+    return engine, batch
+
+
+def _raise_if_nonfinite(norm: float, kind: Norm) -> None:
+    if not math.isfinite(norm):
+        raise RuntimeError(
+            f"The total norm of order {kind.p} for gradients from `parameters` is non-finite, so it cannot be "
+            "clipped. To disable this error and scale the gradients by the non-finite norm anyway, set "
+            "`error_if_nonfinite=False`"
+        )
+
+
+def _coefficient(value: float, engine: Engine) -> Any:
+    return value if engine.name == "cpu" else torch.tensor([value], dtype=torch.float64)
+
+
+def _as_tensor(norm: Any, engine: Engine, gradients: list[torch.Tensor]) -> torch.Tensor:
+    """The norm as a 0-dim tensor: float32, or float64 where the gradients or the number need it."""
+    double = any(g.dtype in (torch.float64, torch.complex128) for g in gradients)
+    if engine.waits:
+        on_device: torch.Tensor = norm.reshape(()).to(torch.float64 if double else torch.float32)
+        return on_device
+    value = engine.to_host(norm)[0]
+    beyond = math.isfinite(value) and value > FLOAT32_MAX
+    return torch.tensor(value, dtype=torch.float64 if double or beyond else torch.float32)
