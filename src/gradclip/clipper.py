@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gradclip.decide import POLICIES, Plan, decide_sweep, elementwise_decision
-from gradclip.engines.base import Array, Engine, UnsupportedGradient
+from gradclip.engines.base import Array, Engine, Measure, UnsupportedGradient
 from gradclip.errors import TooManySkips
 from gradclip.result import Gradients, Part, Result
 from gradclip.rules.norm import RMS
@@ -98,6 +98,7 @@ class Clipper:
             on_nonfinite=self.on_nonfinite,
             step=self.step,
             divisor=own.divisor,
+            weights=_weights(sweep, own, engine) if sweep.reads_weights else None,
         )
         return Part(key, sweep, own, batch, measure, plan, parts)
 
@@ -194,6 +195,13 @@ def _segments(rule: Rule, sweep: Sweep, own: Gradients, engine: Engine, batch: A
     if rule.scope == sweep.leaf and not sized:
         return ALIKE
     return segments(rule.scope, sweep.leaf, engine.shapes(batch), own.groups, sized)
+
+
+def _weights(sweep: Sweep, own: Gradients, engine: Engine) -> Measure:
+    """The measure of the parameters over the segments of their gradients."""
+    if own.weights is None:
+        raise ValueError(f"the rule {sweep.stages!r} reads the weights, and this door was not given them")
+    return engine.measure(engine.gather(own.weights()), sweep.leaf, sweep.norm)
 
 
 def _bounds(rule: Rule, step: int, divisor: Array) -> tuple[Any, Any]:

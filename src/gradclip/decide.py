@@ -44,18 +44,18 @@ def decide_sweep(
     on_nonfinite: str,
     step: int,
     divisor: Array = 1.0,
-    weights: Sequence[Array] | None = None,
+    weights: Measure | None = None,
 ) -> Plan:
     """Decide the stages of one sweep after another, each on what the ones before it leave.
 
-    `divisor` is what the optimizer divides the gradients by later (a loss scale); `weights` holds for each stage the
-    norms of the parameters over its segments.
+    `divisor` is what the optimizer divides the gradients by later (a loss scale); `weights` is the measure of the
+    parameters over the same S segments, for the thresholds that read it.
     """
     coefficient: Array = None
     decisions = []
     for position, (rule, segments, state) in enumerate(stages):
-        seen = None if weights is None else weights[position]
         whole, index = combined(measure, rule, segments)
+        seen = norm_of(combined(weights, rule, segments)[0], rule, segments.sizes) if weights is not None else None
         decision = decide(whole, rule, segments.sizes, on_nonfinite, step, state, divisor, seen)
         decisions.append(decision)
         own = measure.xp.take(decision.coefficient, index)
