@@ -46,7 +46,7 @@ class Clipper:
         self.can_skip = SkipStep in responses or on_nonfinite == "skip"
         self._raises = Raise in responses or on_nonfinite == "raise"
         self._phases = phases_of(self.rule)
-        self._states: dict[str, State] = {}
+        self._states: dict[tuple[int, int, int], State] = {}
         self._last: Result | None = None
         self._warned = False
 
@@ -66,8 +66,10 @@ class Clipper:
         for number, phase in enumerate(self._phases):
             parts = self._decided(number, phase, gradients, engine, batches)
             result.parts += parts
-            if reads and self._heed(parts, engine):
-                result.settle(skipped=True)
+            skip = reads and self._heed(parts, engine)
+            if reads:
+                result.settle(skip)
+            if skip:
                 break
             for part in parts:
                 self._write(part, engine)
@@ -84,17 +86,19 @@ class Clipper:
             if key not in batches:
                 batches[key] = _gathered(engine, own)
             decided = self._clamped if sweep.elementwise else self._rescaled
-            parts.append(decided(f"{number}.{column}", sweep, own, engine, batches[key]))
+            parts.append(decided((number, column), sweep, own, engine, batches[key]))
         return parts
 
-    def _rescaled(self, key: str, sweep: Sweep, own: Gradients, engine: Engine, batch: Any) -> Part:
+    def _rescaled(self, key: tuple[int, int], sweep: Sweep, own: Gradients, engine: Engine, batch: Any) -> Part:
         """A sweep of rescaling stages: one measure, then one decision a stage."""
         measure = engine.measure(batch, sweep.leaf, sweep.norm)
         parts = [_segments(rule, sweep, own, engine, batch) for rule in sweep.stages]
-        states = [self._states.get(f"{key}.{i}") or rule.threshold.start() for i, rule in enumerate(sweep.stages)]
+        states = [self._states.get((*key, stage), {}) for stage in range(len(parts))]
         plan = decide_sweep(
             measure,
-            list(zip(sweep.stages, parts, states, strict=True)),
+            sweep.stages,
+            parts,
+            states,
             on_nonfinite=self.on_nonfinite,
             step=self.step,
             divisor=own.divisor,
@@ -102,7 +106,7 @@ class Clipper:
         )
         return Part(key, sweep, own, batch, measure, plan, parts)
 
-    def _clamped(self, key: str, sweep: Sweep, own: Gradients, engine: Engine, batch: Any) -> Part:
+    def _clamped(self, key: tuple[int, int], sweep: Sweep, own: Gradients, engine: Engine, batch: Any) -> Part:
         """A stage at scope `Element`; an engine with a fused clamp measures and writes in the same read."""
         (rule,) = sweep.stages
         fuses = hasattr(engine, "clamp_") and isinstance(rule.response, Rescale) and self.on_nonfinite == "keep"
@@ -128,7 +132,9 @@ class Clipper:
 
     def _heed(self, parts: list[Part], engine: Engine) -> bool:
         """Whether to skip the step; raises or warns where the decisions say so."""
-        alarms = [part for part in parts if alarming(part, engine)]
+        alarms = [part for part in parts if alarming(part)]
+        if not alarms:
+            return False
         skips = [asks_to_skip(part, engine, self.step) for part in alarms]
         for part in alarms:
             if not any(skips) and not self._warned and self.on_nonfinite == "keep":
@@ -137,9 +143,9 @@ class Clipper:
 
     def _remember(self, result: Result, settled: bool) -> None:
         for part in result.parts:
-            for position, decision in enumerate(part.plan.decisions):
+            for stage, decision in enumerate(part.plan.decisions):
                 if decision.state:
-                    self._states[f"{part.key}.{position}"] = decision.state
+                    self._states[(*part.key, stage)] = decision.state
         self._last = result
         self.step += 1
         if settled:
@@ -163,7 +169,7 @@ class Clipper:
             "rule": repr(self.rule),
             "step": self.step,
             "consecutive_skips": self.consecutive_skips,
-            "thresholds": {key: dict(state) for key, state in self._states.items()},
+            "thresholds": {" ".join(map(str, key)): dict(state) for key, state in self._states.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -174,7 +180,12 @@ class Clipper:
             raise ValueError(f"this state belongs to the rule {state['rule']!r}, the clipper has {self.rule!r}")
         self.step = state["step"]
         self.consecutive_skips = state["consecutive_skips"]
-        self._states = {key: dict(value) for key, value in state["thresholds"].items()}
+        self._states = {_key(key): dict(value) for key, value in state["thresholds"].items()}
+
+
+def _key(text: str) -> tuple[int, int, int]:
+    phase, pattern, stage = map(int, text.split())
+    return phase, pattern, stage
 
 
 def _columns(phase: Phase, gradients: Gradients) -> list[tuple[int, Sweep, Gradients]]:

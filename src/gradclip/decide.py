@@ -39,7 +39,9 @@ class Plan(NamedTuple):
 
 def decide_sweep(
     measure: Measure,
-    stages: Sequence[tuple[Rule, Segments, State]],
+    stages: Sequence[Rule],
+    parts: Sequence[Segments],
+    states: Sequence[State],
     *,
     on_nonfinite: str,
     step: int,
@@ -48,12 +50,13 @@ def decide_sweep(
 ) -> Plan:
     """Decide the stages of one sweep after another, each on what the ones before it leave.
 
+    `parts` are the segments of each stage and `states` the memories of their thresholds.
     `divisor` is what the optimizer divides the gradients by later (a loss scale); `weights` is the measure of the
     parameters over the same S segments, for the thresholds that read it.
     """
     coefficient: Array = None
     decisions = []
-    for position, (rule, segments, state) in enumerate(stages):
+    for position, (rule, segments, state) in enumerate(zip(stages, parts, states, strict=True)):
         whole, index = combined(measure, rule, segments)
         seen = norm_of(combined(weights, rule, segments)[0], rule, segments.sizes) if weights is not None else None
         decision = decide(whole, rule, segments.sizes, on_nonfinite, step, state, divisor, seen)
@@ -79,8 +82,11 @@ def decide(
     xp = measure.xp
     norm = norm_of(measure, rule, sizes) / divisor
     bad = xp.either(measure.nonfinite > 0, xp.nonfinite(norm))
-    learns = xp.where(bad, False, norm > 0)
-    threshold, state = rule.threshold.at(Observed(norm, step, weights, learns, xp), state)
+    if rule.threshold.adapts:
+        learns = xp.where(bad, False, norm > 0)
+        threshold, state = rule.threshold.at(Observed(norm, step, weights, learns, xp), state)
+    else:
+        threshold = rule.threshold.value(step)
     coefficient = rule.response.coefficient(norm / threshold, xp)
     action = xp.where(coefficient != 1.0, rule.response.action, PASS)
     forced, forced_action = POLICIES[on_nonfinite]

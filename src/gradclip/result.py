@@ -41,9 +41,12 @@ class Gradients(NamedTuple):
 
 
 class Part(NamedTuple):
-    """One sweep over some of the gradients: what was measured, what was decided, and whether it is written already."""
+    """One sweep over some of the gradients: what was measured, what was decided, and whether it is written already.
 
-    key: str
+    `key` is the number of the phase and that of the pattern, 0 where there are no patterns.
+    """
+
+    key: tuple[int, int]
     sweep: Sweep
     gradients: Gradients
     batch: Any
@@ -85,13 +88,13 @@ class Result:
     @cached_property
     def norm_before(self) -> float:
         """The norm before clipping, in the unit of the gradient; NaN or infinity where an element is."""
-        first = {part.key.partition(".")[2]: part for part in reversed(self.parts)}
+        first = {part.key[1]: part for part in reversed(self.parts)}
         return self._overall([(part, 0, False) for part in first.values()])
 
     @cached_property
     def norm_after(self) -> float:
         """The norm that the optimizer sees; 0 where the step is skipped."""
-        last = {part.key.partition(".")[2]: part for part in self.parts}
+        last = {part.key[1]: part for part in self.parts}
         return 0.0 if self.skipped else self._overall([(part, -1, True) for part in last.values()])
 
     @property
@@ -112,7 +115,7 @@ class Result:
     @cached_property
     def nonfinite(self) -> int:
         """The number of non-finite elements; an engine that waits for a device may count a tensor as one."""
-        return int(sum(sum(self._host(part.measure.nonfinite)) for part in self.parts if part.key.startswith("0.")))
+        return int(sum(sum(self._host(part.measure.nonfinite)) for part in self.parts if part.key[0] == 0))
 
     @property
     def skipped(self) -> bool:

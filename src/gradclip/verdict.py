@@ -14,13 +14,12 @@ from gradclip.rules.response import KEEP, RAISE, SKIP
 from gradclip.rules.scope import Tensor
 
 
-def alarming(part: Part, engine: Engine) -> bool:
+def alarming(part: Part) -> bool:
     """Whether any segment is non-finite, to be skipped or to be raised for: rare, and checked before the words."""
     xp = part.measure.xp
-    flags = [xp.any(decision.action >= KEEP) for decision in part.plan.decisions]
-    if part.sweep.elementwise:
-        flags.append(xp.any(part.measure.nonfinite > 0))
-    return any(flags) if not engine.waits else any(engine.to_host(flag)[0] for flag in flags)
+    if part.sweep.elementwise and xp.any(part.measure.nonfinite > 0):
+        return True
+    return any(xp.any(decision.action >= KEEP) for decision in part.plan.decisions)
 
 
 def actions_of(part: Part, engine: Engine) -> set[float]:

@@ -88,6 +88,9 @@ class Engine(Protocol):
     def shapes(self, batch: Any) -> list[tuple[int, ...]]:
         """The shapes of the tensors as measured: of a sparse one, that of its values."""
 
+    def holds_float64(self, batch: Any) -> bool:
+        """Whether any tensor has elements (or parts of complex ones) of 64 bits."""
+
     def to_host(self, array: Array) -> list[float]:
         """The numbers of `array`; on an accelerator this waits for the device."""
 

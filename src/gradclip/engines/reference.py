@@ -115,6 +115,9 @@ class ReferenceEngine:
     def shapes(self, batch: Batch) -> list[tuple[int, ...]]:
         return [tensor.shape for tensor in batch.tensors]
 
+    def holds_float64(self, batch: Batch) -> bool:
+        return any(tensor.dtype in (np.float64, np.complex128) for tensor in batch.tensors)
+
     def to_host(self, array: Array) -> list[float]:
         return list(np.atleast_1d(array).tolist())
 

@@ -138,6 +138,9 @@ class TorchEngine:
     def shapes(self, batch: Batch) -> list[tuple[int, ...]]:
         return [tuple(tensor.shape) for tensor in batch.tensors]
 
+    def holds_float64(self, batch: Batch) -> bool:
+        return any(tensor.dtype in (torch.float64, torch.complex128) for tensor in batch.tensors)
+
     def to_host(self, array: Array) -> list[float]:
         return list(array.reshape(-1).tolist()) if isinstance(array, torch.Tensor) else [array]
 

@@ -44,7 +44,7 @@ def _encode(value: Any) -> Any:
         raise ValueError("a Schedule made from a function cannot be written: give it points, Schedule((0, 10.0), ...)")
     if is_dataclass(value):
         own = {field.name: _encode(getattr(value, field.name)) for field in fields(value) if field.init}
-        return {"kind": type(value).__name__, **{name: item for name, item in own.items() if name != "function"}}
+        return {"type": type(value).__name__, **{name: item for name, item in own.items() if name != "function"}}
     if isinstance(value, tuple):
         return [_encode(item) for item in value]
     return "inf" if value == float("inf") else value
@@ -52,10 +52,10 @@ def _encode(value: Any) -> Any:
 
 def _decode(value: Any) -> Any:
     if isinstance(value, Mapping):
-        arguments = {name: _decode(item) for name, item in value.items() if name != "kind"}
-        kind = KINDS.get(value.get("kind", ""))
+        arguments = {name: _decode(item) for name, item in value.items() if name != "type"}
+        kind = KINDS.get(value.get("type", ""))
         if kind is None:
-            raise ValueError(f"unknown kind {value.get('kind')!r}: this version knows {', '.join(sorted(KINDS))}")
+            raise ValueError(f"unknown type {value.get('type')!r}: this version knows {', '.join(sorted(KINDS))}")
         return Schedule(*arguments["points"]) if kind is Schedule else kind(**arguments)
     if isinstance(value, list | tuple):
         return tuple(_decode(item) for item in value)

@@ -8,6 +8,7 @@ sweep begins there.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import zip_longest
 
 from gradclip.rules.norm import Norm
@@ -21,19 +22,19 @@ class Sweep:
 
     stages: tuple[Rule, ...]
 
-    @property
+    @cached_property
     def leaf(self) -> Scope:
         return finest([stage.scope for stage in self.stages])
 
-    @property
+    @cached_property
     def norm(self) -> Norm:
         return self.stages[0].norm
 
-    @property
+    @cached_property
     def elementwise(self) -> bool:
         return isinstance(self.stages[0].scope, Element)
 
-    @property
+    @cached_property
     def reads_weights(self) -> bool:
         return any(stage.threshold.reads_weights for stage in self.stages)
 

@@ -1,7 +1,8 @@
 """Thresholds: the value that a measure is compared with, in the unit of the gradient.
 
-A threshold is asked once a step for each stage of a rule. It may read the current norm, the step, the norm of the
-weights and a memory of its own, and returns its value with its next memory; it never changes anything itself.
+A threshold is asked once a step for each stage of a rule. Most follow the step alone (`value`). One that adapts may
+read the current norm, the norm of the weights and a memory of its own (`at`), and returns its value with its next
+memory; it never changes anything itself.
 """
 
 from __future__ import annotations
@@ -31,16 +32,17 @@ class Observed(NamedTuple):
 
 @dataclass(frozen=True)
 class Threshold:
-    """Base of the thresholds; `reads_weights` asks for the norms of the parameters over the same segments."""
+    """Base of the thresholds.
 
+    `adapts` says that it is to be asked by `at` and not by `value`; `reads_weights` asks for the norms of the
+    parameters over the same segments.
+    """
+
+    adapts: ClassVar[bool] = False
     reads_weights: ClassVar[bool] = False
 
-    def start(self) -> State:
-        """The memory before the first step; empty where the threshold remembers nothing."""
-        return {}
-
     def at(self, observed: Observed, state: State) -> tuple[Any, State]:
-        """The threshold of this step, one number or [G], and the memory after it."""
+        """The threshold of this step, one number or [G], and the memory after it; `state` is empty at first."""
         return self.value(observed.step), state
 
     def value(self, step: int) -> float:

@@ -61,7 +61,7 @@ def clip_grad_norm_(
     if error_if_nonfinite:
         _raise_if_nonfinite(engine.to_host(decision.norm)[0], rule.norm)
     engine.apply_(batch, Global(), decision.coefficient)
-    return _as_tensor(decision.norm, engine, gradients)
+    return _as_tensor(decision.norm, engine, batch)
 
 
 def get_total_norm(
@@ -85,7 +85,7 @@ def get_total_norm(
     norm = decide(engine.measure(batch, Global(), rule.norm), rule, (), "keep", 0, {}).norm
     if error_if_nonfinite:
         _raise_if_nonfinite(engine.to_host(norm)[0], rule.norm)
-    return _as_tensor(norm, engine, found)
+    return _as_tensor(norm, engine, batch)
 
 
 def clip_grads_with_norm_(
@@ -142,21 +142,25 @@ def _global_rule(max_norm: float | None, norm_type: Any) -> Rule:
 
 
 def _gradients(source: Any) -> list[torch.Tensor]:
-    """The gradients to clip, of parameters that have one; PyTorch's warning for a generator that was read before."""
-    if isinstance(source, Iterator):
-        source = list(source)
-        if not source:
-            warnings.warn(
-                "`parameters` is an empty generator, no gradient clipping will occur.",
-                GradclipWarning,
-                stacklevel=user_level(),
-            )
-            return []
-    tensors = parameters_of(source).tensors
+    """The gradients to clip, of parameters that have one."""
+    plain = type(source) is list and source and isinstance(source[0], torch.Tensor)
+    tensors = source if plain else _listed(source)
     found = found_in(tensors)
     if tensors and not found:
         report_nothing("no parameter has a gradient that needs clipping; call it between backward() and step()")
     return found
+
+
+def _listed(source: Any) -> list[torch.Tensor]:
+    """The parameters in any source; PyTorch's own warning for a generator that was read before."""
+    if not isinstance(source, Iterator):
+        return parameters_of(source).tensors
+    items = list(source)
+    if items:
+        return parameters_of(items).tensors
+    message = "`parameters` is an empty generator, no gradient clipping will occur."
+    warnings.warn(message, GradclipWarning, stacklevel=user_level())
+    return []
 
 
 def _gathered(gradients: list[torch.Tensor], unique: bool = True) -> tuple[Engine, Any]:
@@ -184,12 +188,12 @@ def _coefficient(value: float, engine: Engine) -> Any:
     return value if engine.name == "cpu" else torch.tensor([value], dtype=torch.float64)
 
 
-def _as_tensor(norm: Any, engine: Engine, gradients: list[torch.Tensor]) -> torch.Tensor:
+def _as_tensor(norm: Any, engine: Engine, batch: Any) -> torch.Tensor:
     """The norm as a 0-dim tensor: float32, or float64 where the gradients or the number need it."""
-    double = any(g.dtype in (torch.float64, torch.complex128) for g in gradients)
+    double = engine.holds_float64(batch)
     if engine.waits:
         on_device: torch.Tensor = norm.reshape(()).to(torch.float64 if double else torch.float32)
         return on_device
     value = engine.to_host(norm)[0]
-    beyond = math.isfinite(value) and value > FLOAT32_MAX
-    return torch.tensor(value, dtype=torch.float64 if double or beyond else torch.float32)
+    beyond = FLOAT32_MAX < value < math.inf
+    return torch.scalar_tensor(value, dtype=torch.float64 if double or beyond else torch.float32)

@@ -30,6 +30,8 @@ def parameters_of(source: Any) -> Parameters:
     """The parameters in `source`, materialised; what holds none at all is reported."""
     if isinstance(source, torch.Tensor):
         return Parameters([source])
+    if isinstance(source, list) and source and isinstance(source[0], torch.Tensor):
+        return Parameters(source)
     if isinstance(source, torch.nn.Module):
         source = source.named_parameters()
     elif isinstance(source, Mapping):
