@@ -56,7 +56,8 @@ class Clipper(clipper.Clipper):
         given = parameters_of(parameters)
         gradients = gradients_of(given, self.need_clip)
         if not gradients.tensors:
-            report_nothing("no parameter has a gradient that needs clipping; call it between backward() and step()")
+            if given.tensors:
+                report_nothing("no parameter has a gradient that needs clipping; call it between backward() and step()")
             return Result(self.step, torch_engine.CPU)
         result = self.clip_gradients(gradients, self.engine_for(gradients))
         if self.can_skip and result.skipped:
