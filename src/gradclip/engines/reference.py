@@ -41,8 +41,8 @@ class NumpyFunctions:
         return np.asarray(values, dtype=np.intp)
 
     @staticmethod
-    def take(a: Array, index: Array | None) -> Array:
-        return a if index is None else a[index]
+    def take(a: Array, index: Array) -> Array:
+        return a[index]
 
     @staticmethod
     def combine(a: Array, index: Array, segments: int, how: str) -> Array:

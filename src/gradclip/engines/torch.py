@@ -55,8 +55,8 @@ class TorchFunctions:
         return _uploaded(tuple(values), torch.int64, like.device)
 
     @staticmethod
-    def take(a: Array, index: Array | None) -> Array:
-        return a if index is None else a[index]
+    def take(a: Array, index: Array) -> Array:
+        return a[index]
 
     @staticmethod
     def combine(a: Array, index: Array, segments: int, how: str) -> Array:

@@ -48,7 +48,7 @@ def on_cpu(tensor: object) -> bool:
 
 def written(tensors: Iterable[torch.Tensor]) -> None:
     """Tell autograd that `tensors` were written behind its back."""
-    torch.autograd.graph.increment_version([tensor for tensor in tensors if not tensor.is_inference()])
+    torch.autograd.graph.increment_version(tensors)
 
 
 def plain(gradient: torch.Tensor, index: int) -> torch.Tensor:

@@ -1,0 +1,195 @@
+"""The CPU engine: numba kernels over a table of pointers, on the framework's own threads.
+
+Read `cpu_gather` (from tensors to a table), `cpu_walk` (from a table to chunks, on threads), `cpu_table` (the compiled
+part of both) and `cpu_kernels` (what is done to a chunk). Importing this module imports numba; kernels are compiled
+when first used, one for each type of element, and kept on disk.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from typing import Any
+
+import numpy as np
+
+from gradclip.engines import cpu_kernels
+from gradclip.engines import cpu_table as layout
+from gradclip.engines.base import SCALARS, Array, Measure, UnsupportedGradient
+from gradclip.engines.cpu_gather import Adapter, Batch, Gatherer, Table, Via
+from gradclip.engines.cpu_walk import walk
+from gradclip.engines.reference import NUMPY
+from gradclip.rules.norm import Norm
+from gradclip.rules.response import Normalize, Rescale, Response, Smooth, Zero
+from gradclip.rules.scope import Element, Global, Row, Scope
+
+KERNEL_OF_ORDER = {2.0: "squares", 1.0: "magnitudes", math.inf: "peak"}
+KIND_OF_SMOOTH = {"reciprocal": cpu_kernels.RECIPROCAL, "sqrt": cpu_kernels.SQRT, "tanh": cpu_kernels.TANH}
+
+
+class CpuEngine:
+    """Contiguous CPU tensors of fp16, bf16, fp32 and fp64 in place; others through payloads of the adapter."""
+
+    name = "cpu"
+    waits = False
+
+    def __init__(self, adapter: Adapter, via: Via | None = None) -> None:
+        self._threads = adapter.threads
+        self._written = adapter.written
+        self._owns = adapter.on_cpu
+        self._gather = Gatherer(adapter, via)
+
+    def owns(self, tensor: Any) -> bool:
+        return self._owns(tensor)
+
+    def gather(self, tensors: list[Any]) -> Batch:
+        return self._gather(tensors)
+
+    def repeated(self, batch: Batch) -> set[int]:
+        return batch.repeated()
+
+    def measure(self, batch: Batch, scope: Scope, norm: Norm) -> Measure:
+        """One read; two for an order other than 1, 2 and inf."""
+        if isinstance(scope, Element):
+            refuse_complex(batch)
+            return peaks_of(self._each(batch.table, len(batch), "extremes", layout.MAX))
+        name = KERNEL_OF_ORDER.get(norm.p)
+        table = batch.table if norm.p == 2.0 else batch.magnitudes()
+        if name is None:
+            return self._powers(batch, table, scope, norm.p)
+        how = layout.MAX if norm.combine == "max" else layout.SUM
+        if isinstance(scope, Global):
+            return Measure(*self._whole(table, name, how), SCALARS)
+        table, segments = segmented(batch, table, scope)
+        found = self._each(table, segments, name, how)
+        return Measure(found[:, 0], found[:, 2], NUMPY)
+
+    def _powers(self, batch: Batch, table: Table, scope: Scope, order: float) -> Measure:
+        """The peak of each segment first, then the power sum in units of it: no power leaves the range of fp64."""
+        if isinstance(scope, Global):
+            peak, nonfinite = self._whole(table, "peak", layout.MAX)
+            scale = peak if 0.0 < peak < math.inf else 1.0
+            share(table, scale, order)
+            total, _ = self._whole(table, "powers", layout.SUM, table.address + 8 * layout.ARGUMENT)
+            return Measure(total, nonfinite, SCALARS, scale)
+        table, segments = segmented(batch, table, scope)
+        peaks = self._each(table, segments, "peak", layout.MAX)
+        parameters = np.full((segments, 2), order)
+        parameters[:, 0] = np.where((peaks[:, 0] > 0) & np.isfinite(peaks[:, 0]), peaks[:, 0], 1.0)
+        found = self._each(table, segments, "powers", layout.SUM, parameters.ctypes.data, 2)
+        return Measure(found[:, 0], peaks[:, 2], NUMPY, parameters[:, 0])
+
+    def _whole(self, table: Table, name: str, how: int, parameters: int = 0) -> tuple[float, int]:
+        """Total and number of non-finite elements of all segments together."""
+        walk(table, name, self._threads, table.address + 8 * layout.RESULT, how, 0, parameters)
+        return table.numbers[layout.RESULT], int(table.numbers[layout.RESULT + 2])
+
+    def _each(
+        self, table: Table, segments: int, name: str, how: int, parameters: int = 0, stride: int = 0
+    ) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """[S, 4]: what the kernel `name` found in each segment."""
+        found = np.zeros((segments, 4))
+        walk(table, name, self._threads, found.ctypes.data, how, 1, parameters, stride)
+        return found
+
+    def apply_(self, batch: Batch, scope: Scope, coefficient: Array) -> None:
+        """One read and one write of the segments whose coefficient is not 1."""
+        if isinstance(scope, Global):
+            if coefficient != 1.0:
+                share(batch.table, float(coefficient))
+                walk(batch.table, "scale", self._threads, parameters=batch.table.address + 8 * layout.ARGUMENT)
+                self._wrote(batch, range(len(batch)))
+            return
+        table, segments = segmented(batch, batch.table, scope)
+        factors = np.ascontiguousarray(np.broadcast_to(coefficient, segments), np.float64)
+        changed = factors != 1.0
+        if changed.any():
+            walk(table, "scale", self._threads, parameters=factors.ctypes.data, stride=1)
+            self._wrote(batch, owners(batch, scope, changed))
+
+    def clamp_(self, batch: Batch, low: float, high: float) -> Measure:
+        """`measure(Element)` and `map_(Rescale)` in one read; what lies inside [low, high] is not written."""
+        refuse_complex(batch)
+        found = self._map(batch, "clamp", low, high, how=layout.MAX)
+        return peaks_of(found)
+
+    def map_(self, batch: Batch, response: Response, low: float, high: float) -> None:
+        """One read; parts of 16 KB in which an element changes are written."""
+        refuse_complex(batch)
+        if isinstance(response, Rescale):
+            self._map(batch, "clamp", low, high)
+        elif isinstance(response, Smooth):
+            self._map(batch, "respond", KIND_OF_SMOOTH[response.kind], low, high)
+        elif isinstance(response, Normalize):
+            self._map(batch, "respond", cpu_kernels.NORMALIZE, low, high, response.epsilon)
+        elif isinstance(response, Zero):
+            self._map(batch, "respond", cpu_kernels.ZERO, low, high)
+        else:
+            raise TypeError(f"the CPU engine cannot map {type(response).__name__} over elements")
+
+    def purge_(self, batch: Batch) -> None:
+        """One read; parts of 16 KB with a non-finite element are written."""
+        parts = np.ones(len(batch))
+        parts[batch.complex] = 2.0
+        found = self._each(batch.table, len(batch), "purge", layout.SUM, parts.ctypes.data, 1)
+        self._wrote(batch, np.flatnonzero(found[:, 3]).tolist())
+
+    def _map(self, batch: Batch, name: str, *parameters: float, how: int = layout.SUM) -> Any:
+        table = batch.table
+        share(table, *parameters)
+        found = self._each(table, len(batch), name, how, table.address + 8 * layout.ARGUMENT)
+        self._wrote(batch, np.flatnonzero(found[:, 3]).tolist())
+        return found
+
+    def _wrote(self, batch: Batch, indices: Any) -> None:
+        """Copy payloads back to where they came from, and tell the framework."""
+        for index in batch.payloads and indices:
+            payload = batch.payloads.get(index)
+            if payload is not None and payload.writeback is not None:
+                payload.writeback()
+        if len(indices):
+            whole = len(indices) == len(batch)
+            self._written(batch.sources if whole else [batch.sources[index] for index in indices])
+
+    def shapes(self, batch: Batch) -> list[tuple[int, ...]]:
+        return batch.shapes()
+
+    def holds_float64(self, batch: Batch) -> bool:
+        return bool(batch.table.words[layout.CODES] >> 3 & 1)
+
+    def to_host(self, array: Array) -> list[float]:
+        return [array] if isinstance(array, float | int) else list(np.atleast_1d(array).tolist())
+
+
+def share(table: Table, *parameters: float) -> None:
+    """Put parameters that all segments share into the head."""
+    struct.pack_into(f"={len(parameters)}d", table.words, 8 * layout.ARGUMENT, *parameters)
+
+
+def segmented(batch: Batch, table: Table, scope: Scope) -> tuple[Table, int]:
+    """The table whose segments are those of `scope`, and their number."""
+    if isinstance(scope, Row):
+        rows = batch.rows(table)
+        return rows, rows.words[layout.SEGMENTS]
+    return table, len(batch)
+
+
+def owners(batch: Batch, scope: Scope, chosen: np.ndarray[Any, np.dtype[np.bool_]]) -> list[int]:
+    """The places of the tensors of which a segment is `chosen`."""
+    if isinstance(scope, Row):
+        rows = batch.table.spans[: len(batch), layout.ROWS]
+        return list(np.unique(np.repeat(np.arange(len(batch)), rows)[chosen]).tolist())
+    return list(np.flatnonzero(chosen).tolist())
+
+
+def peaks_of(found: np.ndarray[Any, np.dtype[np.float64]]) -> Measure:
+    """The measure of `Element` from what `extremes` found in each tensor."""
+    nonfinite = np.zeros(2 * len(found))
+    nonfinite[0::2] = found[:, 2]
+    return Measure(found[:, :2].reshape(-1), nonfinite, NUMPY)
+
+
+def refuse_complex(batch: Batch) -> None:
+    """A complex number has no sign: there is no element that is too large or too small."""
+    for index in batch.complex if batch.payloads else ():
+        raise UnsupportedGradient(index, "it is complex, and complex numbers have no order: clip it by norm")

@@ -1,0 +1,254 @@
+"""Where the elements of a list of CPU tensors lie: the table that the kernels walk over.
+
+The fast way asks the framework itself, through the table of C functions that DLPack 1.3 defines for this purpose
+(docs/decisions/0010). It accepts plain dense tensors alone. All others, and all tensors of a framework that offers no
+such table, are asked in Python, through the framework's layout adapter. `Batch.via` says which way was taken.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from gradclip.engines import cpu_table as layout
+from gradclip.engines.base import repeats
+from gradclip.rules.scope import rows_of
+
+Via = Literal["dlpack", "python"]
+
+CODE_OF_NAME = {"float16": 0, "bfloat16": 1, "float32": 2, "float64": 3}
+PROTOTYPES = {
+    "fill": ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.py_object, ctypes.c_int64),
+    "number": ctypes.PYFUNCTYPE(None, ctypes.c_int64),
+    "split": ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64),
+    "walk": ctypes.PYFUNCTYPE(None, ctypes.c_int64),
+}
+API_CAPSULE = b"dlpack_exchange_api"
+API_MAJOR, API_MINOR = 1, 3
+API_DESCRIBE_SLOT = 5
+"""Words before `dltensor_from_py_object_no_sync`: version, previous table, and three other functions."""
+
+
+class Payload(Protocol):
+    """A contiguous real tensor that stands for a gradient: see the framework's layout adapter."""
+
+    @property
+    def tensor(self) -> Any: ...
+    @property
+    def magnitudes(self) -> Any: ...
+    @property
+    def writeback(self) -> Callable[[], object] | None: ...
+
+
+class Adapter(Protocol):
+    """What a CPU engine needs to know of a framework; a module of functions will do."""
+
+    @property
+    def TENSOR(self) -> type: ...  # the class of plain tensors; a subclass may mean anything
+    def payload(self, gradient: Any, index: int) -> Payload: ...
+    def written(self, tensors: Sequence[Any]) -> None: ...
+    def threads(self) -> int: ...
+    def on_cpu(self, tensor: Any) -> bool: ...
+
+
+class Table:
+    """The memory of one table: its head, its spans and its parts."""
+
+    __slots__ = ("address", "head", "numbers", "parts", "spans", "words")
+
+    def __init__(self, kind: int = 0, exchange: int = 0) -> None:
+        self.head = np.zeros(layout.HEAD_WORDS, np.int64)
+        self.words = self.head.data
+        self.numbers = self.head.view(np.float64).data
+        self.address = self.head.ctypes.data
+        self.words[layout.KIND], self.words[layout.EXCHANGE] = kind, exchange
+        self.reserve_spans(64)
+        self.reserve_parts(64)
+
+    def reserve_spans(self, spans: int) -> None:
+        """Make room for `spans` rows and the one that closes the table."""
+        self.spans = np.empty((spans + 1, 8), np.int64)
+        self.words[layout.TABLE], self.words[layout.CAPACITY] = self.spans.ctypes.data, spans
+
+    def reserve_parts(self, parts: int) -> None:
+        self.parts = np.empty((parts, 4), np.float64)
+        self.words[layout.PARTS] = self.parts.ctypes.data
+
+    def number(self) -> None:
+        """Number the chunks after spans were changed by hand."""
+        entry("number")(self.address)
+        self.fit()
+
+    def fit(self) -> None:
+        """Make room for a part for each chunk."""
+        if self.words[layout.CHUNKS] > len(self.parts):
+            self.reserve_parts(2 * self.words[layout.CHUNKS])
+
+
+class Batch:
+    """The gradients of a step as the CPU engine sees them. It borrows its table; the next batch gets it back."""
+
+    __slots__ = ("_magnitudes", "_pool", "_rows", "payloads", "sources", "table", "via")
+
+    def __init__(self, table: Table, sources: list[Any], via: Via, pool: list[Table]) -> None:
+        self.table, self.sources, self.via, self._pool = table, sources, via, pool
+        self.payloads: dict[int, Payload] = {}
+        self._magnitudes: Table | None = None
+        self._rows: dict[int, Table] = {}
+
+    def __del__(self) -> None:
+        self._pool.append(self.table)
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    @property
+    def bytes(self) -> int:
+        """The bytes that one read of the batch moves."""
+        return int(self.table.words[layout.BYTES])
+
+    @property
+    def complex(self) -> list[int]:
+        """The places of complex gradients, which have magnitudes beside their real payload."""
+        return [index for index, payload in self.payloads.items() if payload.magnitudes is not None]
+
+    def repeated(self) -> set[int]:
+        """The places of tensors whose memory an earlier one has."""
+        if len(self) < 2:
+            return set()
+        spans = self.table.spans[: len(self)]
+        copies = [index for index, payload in self.payloads.items() if payload.writeback is not None]
+        addresses = np.sort(spans[:, layout.ADDRESS])
+        if not copies and (addresses[1:] != addresses[:-1]).all():
+            return set()
+        places = [(address, elements) for address, elements in spans[:, : layout.CODE].tolist()]
+        for index in copies:
+            places[index] = (own_address(self.sources[index], places[index][0]), places[index][1])
+        return repeats(places)
+
+    def shapes(self) -> list[tuple[int, ...]]:
+        shapes = [tuple(source.shape) for source in self.sources]
+        for index, payload in self.payloads.items():
+            shapes[index] = shape_of(payload)
+        return shapes
+
+    def magnitudes(self) -> Table:
+        """The table for norms that cannot be taken of real and imaginary parts one by one."""
+        if self._magnitudes is None:
+            self._magnitudes = self._with_magnitudes() if self.payloads and self.complex else self.table
+        return self._magnitudes
+
+    def rows(self, table: Table) -> Table:
+        """`table` cut into rows."""
+        if table.address not in self._rows:
+            rows = self._rows[table.address] = Table()
+            rows.reserve_spans(len(self) + int(table.words[layout.SEGMENTS]))
+            rows.reserve_parts(max(entry("split")(rows.address, table.address), 1))
+            rows.words[layout.ROWWISE] = 1
+        return self._rows[table.address]
+
+    def _with_magnitudes(self) -> Table:
+        table = Table()
+        table.reserve_spans(len(self))
+        table.words[layout.SPANS] = len(self)
+        table.spans[: len(self)] = self.table.spans[: len(self)]
+        for index in self.complex:
+            place(table, index, self.payloads[index].magnitudes, shape_of(self.payloads[index]))
+        table.number()
+        return table
+
+
+class Gatherer:
+    """Makes batches; the tables of batches that are gone are used again."""
+
+    def __init__(self, adapter: Adapter, via: Via | None = None) -> None:
+        exchange = exchange_function(adapter.TENSOR)
+        if via == "dlpack" and not exchange:
+            raise RuntimeError(f"{adapter.TENSOR.__module__} offers no DLPack C exchange API of version {API_MAJOR}")
+        self.via: Via = via or ("dlpack" if exchange else "python")
+        self._exchange = exchange if self.via == "dlpack" else 0
+        self._kind = id(adapter.TENSOR)
+        self._payload = adapter.payload
+        self._pool: list[Table] = []
+        self._fill = entry("fill")
+
+    def __call__(self, tensors: list[Any]) -> Batch:
+        pool = self._pool
+        # One bytecode operation under the GIL: two threads never get the same table.
+        table = pool.pop() if pool else Table(self._kind, self._exchange)
+        batch = Batch(table, tensors, self.via, pool)
+        left = self._fill(tensors, table.address) if self._exchange else len(tensors)
+        if left or not self._exchange:
+            self._ask(batch, left)
+        elif table.words[layout.CHUNKS] > len(table.parts):
+            table.fit()
+        return batch
+
+    def _ask(self, batch: Batch, left: int) -> None:
+        """Ask in Python for what `fill` left, after making room if it found too little."""
+        table, count = batch.table, len(batch)
+        if table.words[layout.CAPACITY] < count:
+            table.reserve_spans(2 * count)
+            left = self._fill(batch.sources, table.address) if self._exchange else count
+        if not self._exchange:
+            table.words[layout.SPANS] = count
+            table.spans[:count, layout.CODE] = layout.REFUSED
+        if left:
+            for index in np.flatnonzero(table.spans[:count, layout.CODE] == layout.REFUSED).tolist():
+                payload = batch.payloads[index] = self._payload(batch.sources[index], index)
+                place(table, index, payload.tensor, shape_of(payload))
+        table.number()
+
+
+def shape_of(payload: Payload) -> tuple[int, ...]:
+    """The shape of the gradient as measured: without the axis of real and imaginary parts."""
+    return tuple((payload.tensor if payload.magnitudes is None else payload.magnitudes).shape)
+
+
+def place(table: Table, index: int, tensor: Any, shape: tuple[int, ...]) -> None:
+    """Put a contiguous `tensor` into the table; its rows are those of `shape`."""
+    code = CODE_OF_NAME[str(tensor.dtype).rpartition(".")[2]]
+    table.spans[index, :4] = tensor.data_ptr(), math.prod(tensor.shape), code, rows_of(shape)
+
+
+def own_address(source: Any, otherwise: int) -> int:
+    """The address of a gradient itself; a sparse one has several arrays and none."""
+    return otherwise if getattr(source, "is_sparse", False) else int(source.data_ptr())
+
+
+@functools.cache
+def exchange_function(kind: type) -> int:
+    """The address of the function that describes a plain tensor of class `kind`; 0 if there is none to rely on."""
+    capsule = getattr(kind, "__dlpack_c_exchange_api__", None)
+    if capsule is None or not _type_is_second_word():
+        return 0
+    pointer = ctypes.pythonapi.PyCapsule_GetPointer
+    pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    address = pointer(capsule, API_CAPSULE)
+    major, minor = (ctypes.c_uint32 * 2).from_address(address)
+    if major != API_MAJOR or minor < API_MINOR:
+        return 0
+    return (ctypes.c_int64 * (API_DESCRIBE_SLOT + 1)).from_address(address)[API_DESCRIBE_SLOT]
+
+
+def _type_is_second_word() -> bool:
+    """Whether objects begin with a count and a type: not so in free-threaded and tracing builds of CPython."""
+    probe = object()
+    return ctypes.c_ssize_t.from_address(id(probe) + 8).value == id(object)
+
+
+@functools.cache
+def entry(name: Literal["fill", "number", "split", "walk"]) -> Callable[..., int]:
+    """A function of `cpu_table`, to be called under the GIL: `fill` reads Python objects, the others are short."""
+    return PROTOTYPES[name](address_of(name))
+
+
+@functools.cache
+def address_of(name: str) -> int:
+    """The address of the compiled function of `cpu_table` with this name."""
+    return int(layout.compiled(getattr(layout, name)).address)

@@ -1,0 +1,463 @@
+# numba types these functions, by rules of its own.
+# mypy: ignore-errors
+
+"""CPU kernels: what is done to one run of elements. They know nothing of tensors, tables or threads.
+
+A kernel is `f(elements, count, out, parameter)`. It is compiled for a pointer type, which stands for an element type:
+
+    float64*  fp64        float32*  fp32        int16*  fp16        uint16*  bf16
+
+(the 16-bit types have no arithmetic of their own here: they are read to fp32 and rounded back). `out` is a row of four
+fp64 numbers: total, second total, number of non-finite elements, number of elements changed.
+
+The disk cache follows the file of a function and none that it imports from, so this file imports no other of gradclip.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import cfunc, njit, types
+from numba.extending import intrinsic
+
+HALF, BFLOAT, FLOAT, DOUBLE = range(4)
+"""Codes of the element types, in the order of `POINTEES`."""
+
+POINTEES = (types.int16, types.uint16, types.float32, types.float64)
+RECIPROCAL, SQRT, TANH, NORMALIZE, ZERO = range(5)
+"""Kinds of elementwise responses, for `respond`."""
+
+# Reordering and fusing are allowed; nnan and ninf are not, because a NaN or inf must come out as one.
+LANES = {"reassoc", "contract", "nsz"}
+STREAM = 32  # 8 streams in 1 KB: wider apart, they outrun the prefetcher (docs/decisions/0012)
+BLOCK = 8 * STREAM
+PART = 16384
+"""Bytes that are tested, and then written only if something in them changes."""
+
+TINY = 1e-30
+"""Below this mean square, squares in fp32 may have been lost to underflow."""
+
+SAFE = 1e30
+"""Coefficients in [1/SAFE, SAFE] are rounded to fp32 with full precision and room to spare."""
+
+
+# -- Words: loads, stores and integers of exact width; numba's own operators would widen to 64 bits and lose the lanes
+
+
+def _narrow(builder: Any, value: Any, element: Any) -> Any:
+    """`value` (fp32 or fp64) rounded to nearest even, in the form in which `element` is stored."""
+    single, i32 = ir.FloatType(), ir.IntType(32)
+    if element == types.float64:
+        return value if value.type == ir.DoubleType() else builder.fpext(value, ir.DoubleType())
+    if value.type == ir.DoubleType():
+        value = builder.fptrunc(value, single)
+    if element == types.float32:
+        return value
+    if element == types.int16:
+        return builder.bitcast(builder.fptrunc(value, ir.HalfType()), ir.IntType(16))
+    # Not LLVM's own fptrunc to bfloat: on AVX512-BF16 it becomes an instruction that flushes denormals to zero.
+    bits = builder.bitcast(value, i32)
+    high = builder.lshr(bits, i32(16))
+    even = builder.add(builder.and_(high, i32(1)), i32(0x7FFF))
+    rounded = builder.lshr(builder.add(bits, even), i32(16))
+    quiet = builder.or_(high, i32(0x40))
+    return builder.trunc(builder.select(builder.fcmp_unordered("uno", value, value), quiet, rounded), ir.IntType(16))
+
+
+def _widen(builder: Any, stored: Any, element: Any) -> Any:
+    """The value of what is `stored`: fp64 for fp64, fp32 for all others."""
+    if element == types.int16:
+        return builder.fpext(builder.bitcast(stored, ir.HalfType()), ir.FloatType())
+    if element == types.uint16:
+        bits = builder.shl(builder.zext(stored, ir.IntType(32)), ir.IntType(32)(16))
+        return builder.bitcast(bits, ir.FloatType())
+    return stored
+
+
+def _wide(element: Any) -> Any:
+    return types.float64 if element == types.float64 else types.float32
+
+
+def _word(element: Any) -> Any:
+    return {types.float32: types.int32, types.float64: types.int64}.get(element, types.int16)
+
+
+@intrinsic
+def read(typing: Any, p: Any, i: Any) -> Any:
+    """Element `i`, as fp64 for fp64 and as fp32 for all others."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        # align=1: a tensor made from foreign memory may lie anywhere
+        return _widen(builder, builder.load(builder.gep(args[0], [args[1]]), align=1), p.dtype)
+
+    return _wide(p.dtype)(p, i), generate
+
+
+@intrinsic
+def write(typing: Any, p: Any, i: Any, value: Any) -> Any:
+    """Element `i` becomes `value`, rounded to nearest even."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.store(_narrow(builder, args[2], p.dtype), builder.gep(args[0], [args[1]]), align=1)
+        return context.get_dummy_value()
+
+    return types.void(p, i, value), generate
+
+
+@intrinsic
+def word(typing: Any, p: Any, i: Any) -> Any:
+    """The bits of element `i` as a signed integer of their own width."""
+    result = _word(p.dtype)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        stored = builder.load(builder.gep(args[0], [args[1]]), align=1)
+        return builder.bitcast(stored, context.get_value_type(result))
+
+    return result(p, i), generate
+
+
+@intrinsic
+def value(typing: Any, p: Any, bits: Any) -> Any:
+    """The fp64 value of the element of `p` that has these `bits`."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        stored = builder.bitcast(args[1], args[0].type.pointee)
+        wide = _widen(builder, stored, p.dtype)
+        return wide if p.dtype == types.float64 else builder.fpext(wide, ir.DoubleType())
+
+    return types.float64(p, bits), generate
+
+
+@intrinsic
+def rounded(typing: Any, p: Any, number: Any) -> Any:
+    """The fp64 `number` rounded to the element type of `p`, as fp64 for fp64 and as fp32 for all others."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _widen(builder, _narrow(builder, args[1], p.dtype), p.dtype)
+
+    return _wide(p.dtype)(p, number), generate
+
+
+def _pick(name: str) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        a, b = args
+        compare = builder.icmp_signed if name == "smax" else builder.icmp_unsigned
+        return builder.or_(a, b) if name == "either" else builder.select(compare(">", a, b), a, b)
+
+    return generate
+
+
+@intrinsic
+def wide(typing: Any, p: Any, number: Any) -> Any:
+    """The fp64 `number` in the type that elements of `p` are computed in."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return args[1] if p.dtype == types.float64 else builder.fptrunc(args[1], ir.FloatType())
+
+    return _wide(p.dtype)(p, number), generate
+
+
+@intrinsic
+def elements_in(typing: Any, p: Any, size: Any) -> Any:
+    """The number of elements of `p` in `size` bytes."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.udiv(args[1], ir.IntType(64)(p.dtype.bitwidth // 8))
+
+    return types.int64(p, types.int64), generate
+
+
+@intrinsic
+def signed_max(typing: Any, a: Any, b: Any) -> Any:
+    """The larger of two integers, at their own width."""
+    return a(a, a), _pick("smax")
+
+
+@intrinsic
+def unsigned_max(typing: Any, a: Any, b: Any) -> Any:
+    """The larger of two integers read as unsigned, at their own width."""
+    return a(a, a), _pick("umax")
+
+
+@intrinsic
+def either(typing: Any, a: Any, b: Any) -> Any:
+    """Bitwise or, at the integers' own width."""
+    return a(a, a), _pick("either")
+
+
+# -- Reading
+
+
+@njit
+def exact(p: Any, count: int) -> tuple[float, float, float]:
+    """Slow: sum of squares and sum of magnitudes of the finite elements in fp64, and the number of the others."""
+    squares, magnitudes, nonfinite = 0.0, 0.0, 0.0
+    for i in range(count):
+        x = abs(np.float64(read(p, i)))
+        if x < math.inf:
+            squares += x * x
+            magnitudes += x
+        else:
+            nonfinite += 1.0
+    return squares, magnitudes, nonfinite
+
+
+@njit
+def has_bits(p: Any, count: int) -> bool:
+    """Whether any bit is set, the sign of a zero included."""
+    bits = word(p, 0)
+    for i in range(count):
+        bits = either(bits, word(p, i))
+    return bool(bits != 0)
+
+
+@njit
+def term(x: Any, order: int) -> Any:
+    return x * x if order == 2 else abs(x)
+
+
+@njit(fastmath=LANES)
+def sum_blocks(p: Any, blocks: int, order: int) -> float:
+    """The sum of |x|^order, order 1 or 2, over whole blocks: eight streams are added in fp32, their sums in fp64.
+
+    An fp32 sum has 8 terms, so at most 8 roundings in whatever order, product included: its relative error is at most
+    8 x 2^-24 = 4.8e-7, which is 2.4e-7 of an L2 norm, for tensors of any length.
+    """
+    total = 0.0
+    for b in range(blocks):
+        for i in range(b * BLOCK, b * BLOCK + STREAM):
+            a0, a1 = term(read(p, i), order), term(read(p, i + STREAM), order)
+            a2, a3 = term(read(p, i + 2 * STREAM), order), term(read(p, i + 3 * STREAM), order)
+            a4, a5 = term(read(p, i + 4 * STREAM), order), term(read(p, i + 5 * STREAM), order)
+            a6, a7 = term(read(p, i + 6 * STREAM), order), term(read(p, i + 7 * STREAM), order)
+            total += np.float64(a0 + a1 + a2 + a3 + a4 + a5 + a6 + a7)
+    return total
+
+
+@njit(fastmath=LANES)
+def sum_tail(p: Any, begin: int, end: int, order: int) -> float:
+    """The sum of |x|^order over what is no whole block, in fp64."""
+    total = 0.0
+    for i in range(begin, end):
+        total += term(np.float64(read(p, i)), order)
+    return total
+
+
+@njit
+def sum_all(p: Any, count: int, order: int) -> float:
+    blocks = count // BLOCK
+    return sum_blocks(p, blocks, order) + sum_tail(p, blocks * BLOCK, count, order)
+
+
+@njit
+def squares(p: Any, count: int, out: Any, parameter: Any) -> None:
+    """out[0] = sum x^2. Where fp32 may have overflowed or underflowed it is done again in fp64."""
+    total, nonfinite = sum_all(p, count, 2), 0.0
+    if not (total >= TINY * count and total < math.inf) and (total != 0.0 or has_bits(p, count)):
+        total, _, nonfinite = exact(p, count)
+    out[0], out[1], out[2], out[3] = total, 0.0, nonfinite, 0.0
+
+
+@njit
+def magnitudes(p: Any, count: int, out: Any, parameter: Any) -> None:
+    """out[0] = sum |x|."""
+    total, nonfinite = sum_all(p, count, 1), 0.0
+    if not total < math.inf:
+        _, total, nonfinite = exact(p, count)
+    out[0], out[1], out[2], out[3] = total, 0.0, nonfinite, 0.0
+
+
+@njit
+def powers(p: Any, count: int, out: Any, parameter: Any) -> None:
+    """out[0] = sum (|x| / s)^q over the finite elements, with parameter = (s, q)."""
+    scale, order = parameter[0], parameter[1]
+    total = 0.0
+    for i in range(count):
+        x = abs(np.float64(read(p, i)))
+        if x < math.inf:
+            total += (x / scale) ** order
+    out[0], out[1], out[2], out[3] = total, 0.0, 0.0, 0.0
+
+
+@njit
+def finite_peaks(p: Any, begin: int, end: int) -> tuple[float, float, float]:
+    """Slow: largest positive value, largest negative magnitude, both of finite elements, and the number of others."""
+    positive, negative, nonfinite = 0.0, 0.0, 0.0
+    for i in range(begin, end):
+        x = np.float64(read(p, i))
+        if not abs(x) < math.inf:
+            nonfinite += 1.0
+        elif x > positive:
+            positive = x
+        elif -x > negative:
+            negative = -x
+    return positive, negative, nonfinite
+
+
+@njit
+def peaks(p: Any, begin: int, end: int) -> tuple[float, float, float]:
+    """As `finite_peaks`, by integer maxima: the bits of floats are ordered as their magnitudes are."""
+    top = word(p, begin)
+    low = top
+    for i in range(begin, end):
+        bits = word(p, i)
+        top = signed_max(top, bits)
+        low = unsigned_max(low, bits)
+    positive = value(p, top) if top > 0 else 0.0
+    negative = -value(p, low) if low < 0 else 0.0
+    if positive < math.inf and negative < math.inf:
+        return positive, negative, 0.0
+    return finite_peaks(p, begin, end)
+
+
+@njit
+def extremes(p: Any, count: int, out: Any, parameter: Any) -> None:
+    """out[0] = the largest positive value, out[1] = the largest magnitude of the negative ones."""
+    out[0], out[1], out[2] = peaks(p, 0, count)
+    out[3] = 0.0
+
+
+@njit
+def peak(p: Any, count: int, out: Any, parameter: Any) -> None:
+    """out[0] = max |x|."""
+    positive, negative, out[2] = peaks(p, 0, count)
+    out[0], out[1], out[3] = max(positive, negative), 0.0, 0.0
+
+
+# -- Writing
+
+
+@njit(fastmath=LANES)
+def multiply(p: Any, count: int, factor: Any) -> None:
+    for i in range(count):
+        write(p, i, read(p, i) * factor)
+
+
+@njit
+def scale(p: Any, count: int, out: Any, parameter: Any) -> None:
+    """x becomes x c: in fp32 if c is comfortably normal there, else in fp64, so that c does not underflow."""
+    coefficient = parameter[0]
+    if coefficient == 1.0:
+        return
+    if coefficient == 0.0:
+        for i in range(count):
+            write(p, i, 0.0)
+    elif 1.0 / SAFE <= coefficient <= SAFE:
+        multiply(p, count, wide(p, coefficient))
+    else:
+        multiply(p, count, coefficient)
+
+
+@njit
+def outside(p: Any, begin: int, end: int, low: Any, high: Any) -> bool:
+    for i in range(begin, end):
+        x = read(p, i)
+        if x > high or x < low:
+            return True
+    return False
+
+
+@njit
+def clamp_run(p: Any, begin: int, end: int, low: Any, high: Any) -> None:
+    for i in range(begin, end):
+        x = read(p, i)
+        x = high if x > high else x
+        write(p, i, low if x < low else x)
+
+
+@njit
+def clamp(p: Any, count: int, out: Any, parameter: Any) -> None:
+    """x becomes min(max(x, low), high) with parameter = (low, high), and `out` is what `extremes` gave before.
+
+    A part of 16 KB is written only if an element of it changes; it is still in the first-level cache then.
+    """
+    # A bound rounded to nearest separates the representable numbers as the bound itself does.
+    low, high = rounded(p, parameter[0]), rounded(p, parameter[1])
+    part = elements_in(p, PART)
+    out[0], out[1], out[2], out[3] = 0.0, 0.0, 0.0, 0.0
+    for begin in range(0, count, part):
+        end = min(begin + part, count)
+        positive, negative, nonfinite = peaks(p, begin, end)
+        out[0], out[1], out[2] = max(out[0], positive), max(out[1], negative), out[2] + nonfinite
+        if positive > high or -negative < low or (nonfinite > 0.0 and outside(p, begin, end, low, high)):
+            clamp_run(p, begin, end, low, high)
+            out[3] += 1.0
+
+
+@njit
+def phi(kind: int, ratio: float, epsilon: float) -> float:
+    """`gradclip.rules.response`, one element at a time."""
+    if kind == RECIPROCAL:
+        return 1.0 / (1.0 + ratio)
+    if kind == SQRT:
+        return 1.0 / max(math.sqrt(1.0 + ratio * ratio), 1.0)
+    if kind == TANH:
+        return math.tanh(ratio) / ratio if ratio > 1e-150 else 1.0
+    if kind == NORMALIZE:
+        return 1.0 / max(ratio + epsilon, 1e-300) if ratio > 0.0 else 1.0
+    return 0.0 if ratio > 1.0 else 1.0
+
+
+@njit
+def answer(p: Any, i: int, parameter: Any) -> float:
+    """What element `i` becomes, in fp64; a non-finite one stays."""
+    x = np.float64(read(p, i))
+    if not abs(x) < math.inf:
+        return x
+    threshold = parameter[2] if x > 0.0 else -parameter[1]
+    return phi(int(parameter[0]), abs(x) / threshold, parameter[3]) * x
+
+
+@njit
+def any_answer(p: Any, begin: int, end: int, parameter: Any) -> bool:
+    for i in range(begin, end):
+        x = read(p, i)
+        if rounded(p, answer(p, i, parameter)) != x and x == x:
+            return True
+    return False
+
+
+@njit
+def respond(p: Any, count: int, out: Any, parameter: Any) -> None:
+    """x becomes phi(|x| / t) x with parameter = (kind, low, high, epsilon), written by parts as in `clamp`."""
+    part = elements_in(p, PART)
+    out[0], out[1], out[2], out[3] = 0.0, 0.0, 0.0, 0.0
+    for begin in range(0, count, part):
+        end = min(begin + part, count)
+        if any_answer(p, begin, end, parameter):
+            for i in range(begin, end):
+                write(p, i, answer(p, i, parameter))
+            out[3] += 1.0
+
+
+@njit
+def purge(p: Any, count: int, out: Any, parameter: Any) -> None:
+    """Non-finite numbers become zero; a number is parameter[0] elements, two for a complex one."""
+    group, part = int(parameter[0]), elements_in(p, PART)
+    out[0], out[1], out[2], out[3] = 0.0, 0.0, 0.0, 0.0
+    for begin in range(0, count, part):
+        end = min(begin + part, count)
+        if peaks(p, begin, end)[2] == 0.0:
+            continue
+        for i in range(begin, end, group):
+            bad = not abs(read(p, i)) < math.inf or not abs(read(p, i + group - 1)) < math.inf
+            for k in range(i, i + group * bad):
+                write(p, k, 0.0)
+        out[3] += 1.0
+
+
+# -- Compiling
+
+
+@functools.cache
+def compiled(kernel: Callable[..., None], code: int) -> Any:
+    """`kernel` for one element type, as a C function; keep it, its `address` dies with it."""
+    number = types.CPointer(types.float64)
+    signature = types.void(types.CPointer(POINTEES[code]), types.int64, number, number)
+    body = kernel.py_func
+    return cfunc(signature, cache=True, error_model="numpy")(body)

@@ -1,0 +1,351 @@
+# numba types these functions, by rules of its own.
+# mypy: ignore-errors
+
+"""The table of a batch of CPU tensors, in compiled code: filling it from Python's list, and walking over it.
+
+A table has one row of eight 64-bit words for each *span*, a run of elements at one address. A walk cuts spans into
+chunks of fixed size, so that results do not depend on the number of threads, and calls a kernel on each. Whoever
+finishes the last chunk combines the parts, in the order of the table.
+
+Several threads may walk one table at once: chunks are claimed from a counter in the *head*, which also says what to do.
+
+The disk cache follows the file of a function and none that it imports from, so this file imports no other of gradclip.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import cfunc, njit, types
+from numba.extending import intrinsic
+
+ADDRESS, ELEMENTS, CODE, ROWS, CHUNK, SLOT, SEGMENT, STEP = range(8)
+"""Words of a span: where, how many, type code, rows of the tensor, first chunk, part and segment, chunk size."""
+
+TABLE, SPANS, CHUNKS, PARTS, ROWWISE, KERNELS, PARAMETERS, STRIDE, SPREAD, HOW, TOTALS, RUN = range(12)
+NEXT, DONE = 20, 28  # each in a cache line of its own: threads fight for them
+RESULT = 36
+KIND, EXCHANGE, CAPACITY, CODES, BYTES, SEGMENTS = range(40, 46)
+DLTENSOR, ARGUMENT = 46, 52
+HEAD_WORDS = 56
+SPAN_BYTES, PART_BYTES = 64, 32
+"""Words of a head. Up to PARTS and from KIND on they are set when the table is filled, the others for each walk:
+
+TABLE, SPANS, CHUNKS    address of the table, number of spans and of chunks
+PARTS                   address of the parts, four fp64 numbers each
+ROWWISE                 1 if each row of a span is a segment, 0 if a span is one segment
+KERNELS                 address of four kernels, one for each type code
+PARAMETERS, STRIDE      address of the kernels' parameters; fp64 numbers from one segment's to the next one's
+SPREAD, HOW, TOTALS     1: a total for each segment, 0: one for all; NOTHING, SUM or MAX; address of the totals
+RUN, NEXT, DONE         chunks in a claim; next chunk to claim; chunks done
+RESULT                  room for one total
+KIND, EXCHANGE          the type of a plain tensor; the function that describes one
+CAPACITY, CODES         rows that the table has room for; set of the type codes that occur in it
+BYTES, SEGMENTS         sums over the tensors of their bytes and of their rows
+DLTENSOR                room for the description of one tensor
+ARGUMENT                room for the parameters that all segments share, four fp64 numbers
+"""
+
+NOTHING, SUM, MAX = range(3)
+REFUSED = -1
+"""Type code of a tensor whose elements could not be reached."""
+
+CHUNK_BYTES = 1 << 18
+CPU_DEVICE, FLOATING, BRAIN = 1, 2, 4
+"""DLPack's kDLCPU, kDLFloat and kDLBfloat."""
+
+
+# -- Words
+
+
+@intrinsic
+def words(typing: Any, address: Any) -> Any:
+    """The 64-bit words at `address`."""
+    return types.CPointer(types.int64)(types.int64), _as_pointer(ir.IntType(64))
+
+
+@intrinsic
+def numbers(typing: Any, address: Any) -> Any:
+    """The fp64 numbers at `address`."""
+    return types.CPointer(types.float64)(types.int64), _as_pointer(ir.DoubleType())
+
+
+def _as_pointer(pointee: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], pointee.as_pointer())
+
+    return generate
+
+
+def _call(builder: Any, address: Any, result: Any, args: list[Any]) -> Any:
+    function = ir.FunctionType(result, [ir.IntType(64)] * len(args)).as_pointer()
+    return builder.call(builder.inttoptr(address, function), args)
+
+
+@intrinsic
+def call_kernel(typing: Any, kernel: Any, elements: Any, count: Any, out: Any, parameter: Any) -> Any:
+    """Call the kernel at an address; its pointers are passed as 64-bit words, which calls in the same way."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        _call(builder, args[0], ir.VoidType(), list(args[1:]))
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 5), generate
+
+
+@intrinsic
+def call_exchange(typing: Any, function: Any, tensor: Any, out: Any) -> Any:
+    """Call `int DLPackDLTensorFromPyObjectNoSync(void*, DLTensor*)` at an address."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _call(builder, args[0], ir.IntType(32), list(args[1:]))
+
+    return types.int32(types.int64, types.int64, types.int64), generate
+
+
+@intrinsic
+def add_atomically(typing: Any, address: Any, amount: Any) -> Any:
+    """Add to the word at `address`; returns what it was. What threads wrote before it, the next adder sees."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
+        return builder.atomic_rmw("add", pointer, args[1], "acq_rel")
+
+    return types.int64(types.int64, types.int64), generate
+
+
+list_size = types.ExternalFunction("PyList_Size", types.intp(types.intp))
+list_item = types.ExternalFunction("PyList_GetItem", types.intp(types.intp, types.intp))
+clear_error = types.ExternalFunction("PyErr_Clear", types.void())
+
+
+# -- Filling
+
+
+@njit
+def shift_of(code: int) -> int:
+    """log2 of the bytes of an element: 1, 1, 2, 3."""
+    return max(code, 1)
+
+
+@njit
+def code_of(dtype: int) -> int:
+    """The type code of a DLDataType (code, bits, lanes), packed in the low 32 bits of a word."""
+    kind, bits, lanes = dtype & 255, (dtype >> 8) & 255, (dtype >> 16) & 65535
+    if kind == BRAIN and bits == 16 and lanes == 1:
+        return 1
+    if kind != FLOATING or lanes != 1:
+        return REFUSED
+    return 0 if bits == 16 else 2 if bits == 32 else 3 if bits == 64 else REFUSED
+
+
+@njit
+def count_of(axes: int, shape: Any, strides: Any) -> int:
+    """The number of elements of a row-major tensor; REFUSED if its strides say that it is none."""
+    count = 1
+    for axis in range(axes - 1, -1, -1):
+        if shape[axis] != 1 and strides[axis] != count:
+            count = REFUSED if count != 0 else 0
+            break
+        count *= shape[axis]
+    for axis in range(axes):
+        if shape[axis] == 0:
+            return 0
+    return count
+
+
+@njit
+def describe(head: Any, tensor: int, dltensor: int, span: Any) -> bool:
+    """Fill `span` from the DLTensor of a plain tensor; False if it is to be asked in Python instead.
+
+    A DLTensor is data, (device type, device), (axes, dtype), shape, strides, offset in bytes: six words.
+    """
+    if words(tensor)[1] != head[KIND]:  # PyObject.ob_type: exactly this class, for a subclass may mean anything
+        return False
+    if call_exchange(head[EXCHANGE], tensor, dltensor) != 0:
+        clear_error()
+        return False
+    dl = words(dltensor)
+    axes, code = dl[2] & 0xFFFFFFFF, code_of(dl[2] >> 32)
+    if dl[1] & 0xFFFFFFFF != CPU_DEVICE or code == REFUSED:
+        return False
+    shape = words(dl[3])
+    count = count_of(axes, shape, words(dl[4]))
+    # One element: the only dense tensor on which PyTorch leaves a lazy sign, invisible here, in ordinary use.
+    if count == 1 or count == REFUSED or (dl[0] == 0 and count > 0):
+        return False
+    span[ADDRESS], span[ELEMENTS], span[CODE] = dl[0] + dl[5], count, code
+    span[ROWS] = shape[0] if axes >= 2 else 1
+    return True
+
+
+@njit
+def row_of(head: Any, span: int) -> Any:
+    """The words of a span."""
+    return words(head[TABLE] + span * SPAN_BYTES)
+
+
+@njit
+def fill(tensors: int, address: int) -> int:
+    """Fill the table from a Python list; returns how many tensors are left to Python, -1 if the table is too small."""
+    head = words(address)
+    count = list_size(tensors)
+    if count > head[CAPACITY]:
+        return -1
+    refused = 0
+    for i in range(count):
+        span = row_of(head, i)
+        if not describe(head, list_item(tensors, i), address + 8 * DLTENSOR, span):
+            span[ADDRESS], span[ELEMENTS], span[CODE], span[ROWS] = 0, 0, REFUSED, 1
+            refused += 1
+    head[SPANS] = count
+    number(address)
+    return refused
+
+
+@njit
+def number(address: int) -> None:
+    """Number the chunks, parts and segments of a table whose spans are one segment each, and sum up its sizes."""
+    head = words(address)
+    chunks, codes, size, segments = 0, 0, 0, 0
+    for i in range(head[SPANS]):
+        span = row_of(head, i)
+        shift = shift_of(span[CODE])
+        step = CHUNK_BYTES >> shift
+        span[CHUNK], span[SLOT], span[SEGMENT], span[STEP] = chunks, chunks, i, step
+        chunks += (span[ELEMENTS] + step - 1) // step
+        size += span[ELEMENTS] << shift
+        segments += span[ROWS]
+        codes |= 1 << span[CODE] if span[CODE] >= 0 else 0
+    row_of(head, head[SPANS])[CHUNK] = chunks
+    head[CHUNKS], head[CODES], head[BYTES], head[SEGMENTS] = chunks, codes, size, segments
+
+
+@njit
+def split(address: int, source: int) -> int:
+    """Fill the table with the rows of `source`: a span for each row longer than a chunk, else one for all rows.
+
+    Returns the number of parts; the table must have room for all rows.
+    """
+    head, tensors = words(address), words(source)
+    spans, chunks, parts, segments = 0, 0, 0, 0
+    for i in range(tensors[SPANS]):
+        tensor = row_of(tensors, i)
+        rows = tensor[ROWS]
+        length = tensor[ELEMENTS] // max(rows, 1)
+        most = CHUNK_BYTES >> shift_of(tensor[CODE])
+        apart = rows if length > most else 1
+        for k in range(apart):
+            span = row_of(head, spans)
+            span[ADDRESS] = tensor[ADDRESS] + ((k * length) << shift_of(tensor[CODE]))
+            span[ELEMENTS], span[CODE], span[ROWS] = tensor[ELEMENTS] // apart, tensor[CODE], rows // apart
+            span[STEP] = most if rows == apart else max(most // max(length, 1) * length, 1)
+            span[CHUNK], span[SLOT], span[SEGMENT] = chunks, parts, segments
+            here = (span[ELEMENTS] + span[STEP] - 1) // span[STEP]
+            spans, chunks, segments = spans + 1, chunks + here, segments + span[ROWS]
+            parts += here if rows == apart else rows
+    row_of(head, spans)[CHUNK] = chunks
+    head[SPANS], head[CHUNKS], head[CODES], head[BYTES] = spans, chunks, tensors[CODES], tensors[BYTES]
+    head[SEGMENTS] = segments
+    return parts
+
+
+# -- Walking
+
+
+@njit
+def find(head: Any, chunk: int) -> int:
+    """The span that `chunk` lies in: the last one that begins at or before it."""
+    low, high = 0, head[SPANS]
+    while high - low > 1:
+        middle = (low + high) // 2
+        if row_of(head, middle)[CHUNK] <= chunk:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+@njit
+def rows_in(head: Any, span: Any) -> int:
+    """The number of segments that `span` stands for in this walk."""
+    return span[ROWS] if head[ROWWISE] else 1
+
+
+@njit
+def visit(head: Any, span: Any, chunk: int) -> None:
+    """Call the kernel on one chunk, or on each row of it where rows are segments."""
+    begin = (chunk - span[CHUNK]) * span[STEP]
+    count = min(span[STEP], span[ELEMENTS] - begin)
+    rows, unit, first, part = rows_in(head, span), count, 0, chunk - span[CHUNK]
+    if rows > 1:
+        unit = span[ELEMENTS] // rows
+        first = begin // unit
+        part = first
+    shift = shift_of(span[CODE])
+    kernel = words(head[KERNELS])[span[CODE]]
+    for k in range(count // unit):
+        address = span[ADDRESS] + ((begin + k * unit) << shift)
+        parameter = head[PARAMETERS] + 8 * head[STRIDE] * (span[SEGMENT] + first + k)
+        call_kernel(kernel, address, unit, head[PARTS] + PART_BYTES * (span[SLOT] + part + k), parameter)
+
+
+@njit
+def merge(total: Any, part: Any, how: int) -> None:
+    """Add a part to a total: its two totals by sum or by maximum, its two counts by sum."""
+    if how == MAX:
+        total[0], total[1] = max(total[0], part[0]), max(total[1], part[1])
+    else:
+        total[0], total[1] = total[0] + part[0], total[1] + part[1]
+    total[2], total[3] = total[2] + part[2], total[3] + part[3]
+
+
+@njit
+def combine(head: Any) -> None:
+    """Parts become totals, which were zero, in the order of the table."""
+    for i in range(head[SPANS]):
+        span = row_of(head, i)
+        chunks = row_of(head, i + 1)[CHUNK] - span[CHUNK]
+        rows = rows_in(head, span)
+        for k in range(min(chunks, 1) * rows if rows > 1 else chunks):
+            segment = (span[SEGMENT] + (k if rows > 1 else 0)) * head[SPREAD]
+            part = numbers(head[PARTS] + PART_BYTES * (span[SLOT] + k))
+            merge(numbers(head[TOTALS] + PART_BYTES * segment), part, head[HOW])
+
+
+@njit
+def walk(address: int) -> None:
+    """Claim runs of chunks until none is left; to be called by as many threads as there are at hand."""
+    head = words(address)
+    chunks, run = head[CHUNKS], head[RUN]
+    begin = add_atomically(address + 8 * NEXT, run)
+    while begin < chunks:
+        end = min(begin + run, chunks)
+        i = find(head, begin)
+        for chunk in range(begin, end):
+            while row_of(head, i + 1)[CHUNK] <= chunk:
+                i += 1
+            visit(head, row_of(head, i), chunk)
+        if add_atomically(address + 8 * DONE, end - begin) + end - begin == chunks and head[HOW] != NOTHING:
+            combine(head)
+        begin = add_atomically(address + 8 * NEXT, run)
+
+
+# -- Compiling
+
+SIGNATURES = {
+    "fill": types.int64(types.int64, types.int64),
+    "number": types.void(types.int64),
+    "split": types.int64(types.int64, types.int64),
+    "walk": types.void(types.int64),
+}
+
+
+@functools.cache
+def compiled(function: Callable[..., Any]) -> Any:
+    """`fill`, `number`, `split` or `walk` as a C function; keep it, its `address` dies with it."""
+    body = function.py_func
+    return cfunc(SIGNATURES[body.__name__], cache=True, error_model="numpy")(body)

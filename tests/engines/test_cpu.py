@@ -1,0 +1,419 @@
+"""The CPU engine against fp64 truth, computed here and in another way."""
+
+import math
+import os
+import signal
+import threading
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("numba")
+
+from gradclip.engines import torch_layout  # noqa: E402
+from gradclip.engines.base import UnsupportedGradient  # noqa: E402
+from gradclip.engines.cpu import CpuEngine  # noqa: E402
+from gradclip.rules.norm import L1, L2, RMS, Linf, Lp  # noqa: E402
+from gradclip.rules.response import Normalize, Rescale, Smooth, Zero  # noqa: E402
+from gradclip.rules.scope import Element, Global, Row, Tensor, rows_of  # noqa: E402
+
+ENGINE = CpuEngine(torch_layout)
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+# mantissa bits after the point, smallest exponent of a normal number
+FORMATS = {torch.float16: (10, -14), torch.bfloat16: (7, -126), torch.float32: (23, -126), torch.float64: (52, -1022)}
+# The derived bound for sums in cpu_kernels.square_blocks is 2.4e-7 of the norm, for magnitudes 4.2e-7; fp64 adds 1e-11.
+TOLERANCE = 5e-7
+
+
+def values(tensor):
+    return tensor.detach().double().numpy().ravel()
+
+
+def norm_of(x, p):
+    """The p-norm in long double, with the peak taken out."""
+    x = np.abs(np.asarray(x, np.longdouble))
+    peak = x.max(initial=0)
+    if peak == 0 or math.isinf(p):
+        return float(peak)
+    return float(peak * np.sum((x / peak) ** p) ** (np.longdouble(1) / p))
+
+
+def measured(tensors, scope, norm, engine=ENGINE):
+    found = engine.measure(engine.gather(tensors), scope, norm)
+    finish = found.total if norm.combine == "max" else np.asarray(found.total) ** (1 / norm.p)
+    return np.asarray(found.scale * finish), np.asarray(found.nonfinite)
+
+
+def segments_of(tensor, scope):
+    x = tensor.detach().double().numpy()
+    if isinstance(scope, Row) and x.ndim >= 2:
+        return [x[i] for i in range(x.shape[0])]
+    return [x]
+
+
+def norms(tensors, scope, p):
+    if isinstance(scope, Global):
+        return [norm_of(np.concatenate([values(t) for t in tensors]), p)]
+    return [norm_of(part.ravel(), p) for tensor in tensors for part in segments_of(tensor, scope)]
+
+
+def ulp(truth, dtype):
+    bits, lowest = FORMATS[dtype]
+    exponent = np.floor(np.log2(np.maximum(np.abs(truth), 2.0**lowest)))
+    return 2.0 ** (np.maximum(exponent, lowest) - bits)
+
+
+def assert_within(tensor, truth, ulps):
+    got, truth = values(tensor), np.asarray(truth).ravel()
+    top = torch.finfo(tensor.dtype).max
+    fits = np.abs(truth) <= top
+    np.testing.assert_array_less(
+        np.abs(got[fits] - truth[fits]), ulps * ulp(truth[fits], tensor.dtype) * (1 + 1e-12) + 1e-323
+    )
+    assert np.all(np.abs(got[~fits]) >= top * (1 - 2**-7))
+    assert np.all(np.sign(got[~fits]) == np.sign(truth[~fits]))
+
+
+def noise(*shape, dtype=torch.float32, seed=0, scale=1.0):
+    return (torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * scale).to(dtype)
+
+
+def mixed_batch(dtype=torch.float32):
+    shapes = [(300, 100), (7,), (), (0, 3), (3, 0), (5, 70000), (2, 3, 4), (129, 1000), (0,), (1, 9), (65537,)]
+    return [noise(*shape, dtype=dtype, seed=i) for i, shape in enumerate(shapes)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("norm", [L2(), L1(), Linf(), Lp(3.0), Lp(0.5), RMS()], ids=repr)
+@pytest.mark.parametrize("scope", [Global(), Tensor(), Row()], ids=repr)
+def test_each_norm_at_each_scope(scope, norm, dtype):
+    tensors = mixed_batch(dtype)
+    got, nonfinite = measured(tensors, scope, norm)
+    np.testing.assert_allclose(np.atleast_1d(got), norms(tensors, scope, norm.p), rtol=TOLERANCE)
+    assert not np.any(nonfinite)
+    if isinstance(scope, Global):
+        assert type(ENGINE.measure(ENGINE.gather(tensors), scope, norm).total) is float
+
+
+EXTREME = {
+    "1e25": lambda n: noise(n, scale=1e25),
+    "1e-25": lambda n: noise(n, scale=1e-25),
+    "3e38": lambda n: torch.full((n,), 3e38),
+    "denormal": lambda n: torch.full((n,), 1.4e-45),
+    "one tiny": lambda n: torch.cat([torch.zeros(n - 1), torch.tensor([1e-40])]),
+    "huge and tiny": lambda n: torch.where(torch.arange(n) % 997 == 0, 3e38, 1e-38),
+    "edge of fp32 squares": lambda n: torch.full((n,), 1.8e19),
+    "edge of the rescue": lambda n: torch.full((n,), 1e-15),
+    "zeros": torch.zeros,
+    "negative zeros": lambda n: -torch.zeros(n),
+    "bf16 huge": lambda n: torch.full((n,), 3e38).bfloat16(),
+    "bf16 tiny": lambda n: torch.full((n,), 1e-39).bfloat16(),
+    "fp16 near its top": lambda n: torch.full((n,), 65504.0).half(),
+    "fp16 denormal": lambda n: torch.full((n,), 6e-8).half(),
+}
+
+
+@pytest.mark.parametrize("norm", [L2(), L1(), Linf(), Lp(3.0)], ids=repr)
+@pytest.mark.parametrize("count", [2, 700, 70000])
+@pytest.mark.parametrize("name", EXTREME)
+def test_every_finite_input_has_a_right_and_finite_norm(name, count, norm):
+    tensor = EXTREME[name](count)
+    got, nonfinite = measured([tensor], Global(), norm)
+    np.testing.assert_allclose(got, norm_of(values(tensor), norm.p), rtol=TOLERANCE)
+    assert nonfinite == 0
+
+
+def test_fp64_overflow_is_a_nonfinite_total_and_no_nonfinite_element():
+    found = ENGINE.measure(ENGINE.gather([torch.full((900,), 1e200, dtype=torch.float64)]), Global(), L2())
+    assert (found.total, found.nonfinite) == (math.inf, 0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("skip", [0, 1, 3])
+def test_odd_lengths_and_slices_off_alignment(dtype, skip):
+    base = noise(600 + skip, dtype=dtype)
+    for length in [*range(2, 71), 255, 256, 257, 511, 513]:
+        tensor = base[skip : skip + length].clone() if skip == 0 else base[skip : skip + length]
+        for norm in (L2(), L1(), Linf()):
+            np.testing.assert_allclose(
+                measured([tensor], Global(), norm)[0], norm_of(values(tensor), norm.p), rtol=TOLERANCE
+            )
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("scope", [Global(), Tensor(), Row(), Element()], ids=repr)
+def test_nonfinite_elements_are_counted_exactly(scope, dtype):
+    tensors = mixed_batch(dtype)
+    tensors[0][3, 5:9] = torch.tensor([math.inf, -math.inf, math.nan, -math.nan])
+    tensors[5][2, 69999] = math.nan
+    tensors[5][4, ::7] = math.inf
+    if isinstance(scope, Element):
+        wanted = [n for t in tensors for n in (int((~torch.isfinite(t)).sum()), 0)]
+    else:
+        wanted = [int(np.count_nonzero(~np.isfinite(s))) for t in tensors for s in segments_of(t, scope)]
+    wanted = sum(wanted) if isinstance(scope, Global) else wanted
+    for norm in [Linf()] if isinstance(scope, Element) else [L2(), L1(), Linf(), Lp(3.0)]:
+        found = ENGINE.measure(ENGINE.gather(tensors), scope, norm)
+        np.testing.assert_array_equal(found.nonfinite, wanted)
+
+
+def peaks_of(tensor):
+    x = values(tensor)
+    x = x[np.isfinite(x)]
+    return [x.max(initial=0.0), (-x).max(initial=0.0)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_element_measures_the_peaks_of_both_signs_over_finite_elements(dtype):
+    tensors = mixed_batch(dtype)
+    tensors += [noise(50, dtype=dtype).abs(), -noise(50, dtype=dtype).abs(), torch.zeros(3, dtype=dtype)]
+    tensors[0][0, 0], tensors[0][0, 1] = math.inf, math.nan
+    found = ENGINE.measure(ENGINE.gather(tensors), Element(), Linf())
+    np.testing.assert_array_equal(found.total, [peak for tensor in tensors for peak in peaks_of(tensor)])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("coefficient", [0.3, 0.9999, 1e-3, 7.0, 1e-37, 1e-45])
+def test_scaling_is_right_to_the_last_place(coefficient, dtype):
+    top = torch.full((4,), torch.finfo(dtype).max, dtype=dtype)
+    tensors = [noise(999, dtype=dtype), top, noise(3, 40, dtype=dtype)]
+    with np.errstate(over="ignore"):
+        wanted = [values(t) * coefficient for t in tensors]
+    ENGINE.apply_(ENGINE.gather(tensors), Global(), coefficient)
+    # fp32: the coefficient's rounding and the product's, 1/2 + 1/2 ulp and second order; below it one rounding in
+    # practice, fp16 and bf16 add 2^-13 ulp from fp32; fp64: one.
+    for tensor, truth in zip(tensors, wanted, strict=True):
+        assert_within(tensor, truth, 2.0 if dtype is torch.float32 else 0.5 if dtype is torch.float64 else 1.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_halves_are_rounded_to_even(dtype):
+    tensor = noise(5000, dtype=dtype)
+    # The product is exact in fp32 and lies in the middle between two neighbours for every fourth element.
+    wanted = (tensor.float() * 0.75).to(dtype)
+    ENGINE.apply_(ENGINE.gather([tensor]), Global(), 0.75)
+    assert torch.equal(tensor, wanted)
+
+
+def test_a_coefficient_for_each_row_and_each_tensor():
+    for scope in (Row(), Tensor()):
+        tensors = mixed_batch()
+        before = [tensor.clone() for tensor in tensors]
+        sizes = [rows_of(t.shape) if isinstance(scope, Row) else 1 for t in tensors]
+        factors = np.where(np.arange(sum(sizes)) % 3 == 0, 1.0, 0.5 ** (np.arange(sum(sizes)) % 5))
+        ENGINE.apply_(ENGINE.gather(tensors), scope, factors)
+        own = np.split(factors, np.cumsum(sizes)[:-1])
+        for tensor, old, c in zip(tensors, before, own, strict=True):
+            shape = (-1, *[1] * (old.dim() - 1)) if len(c) == old.shape[:1].numel() and old.dim() > 1 else ()
+            expected = old * torch.tensor(c, dtype=old.dtype).reshape(shape) if old.numel() else old
+            assert torch.equal(tensor, expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_coefficient_zero_writes_zeros_over_everything(dtype):
+    tensor = torch.tensor([1.0, math.inf, -math.inf, math.nan, -2.0], dtype=dtype)
+    ENGINE.apply_(ENGINE.gather([tensor]), Global(), 0.0)
+    assert torch.equal(tensor, torch.zeros(5, dtype=dtype))
+
+
+@pytest.mark.filterwarnings("ignore:The given buffer is not writable")
+def test_what_does_not_change_is_not_written(tmp_path):
+    """The memory is mapped read-only: a single store to it would end the process."""
+    noise(20000).numpy().tofile(tmp_path / "gradient")
+    tensor = torch.frombuffer(np.memmap(tmp_path / "gradient", np.float32, mode="r"), dtype=torch.float32)
+    version = tensor._version
+    batch = ENGINE.gather([tensor, tensor.view(2, -1)])
+    ENGINE.measure(batch, Row(), L2())
+    ENGINE.apply_(batch, Global(), 1.0)
+    ENGINE.apply_(batch, Tensor(), np.ones(2))
+    ENGINE.apply_(batch, Row(), np.ones(3))
+    ENGINE.apply_(ENGINE.gather([tensor, torch.ones(3)]), Tensor(), np.array([1.0, 0.5]))
+    ENGINE.clamp_(batch, -100.0, math.inf)
+    ENGINE.map_(batch, Zero(), -100.0, 100.0)
+    ENGINE.purge_(batch)
+    assert tensor._version == version
+
+
+def test_autograd_is_told_of_what_was_written_and_of_nothing_else():
+    tensors = [torch.ones(4), torch.ones(4), torch.ones(2, 2)]
+    ENGINE.apply_(ENGINE.gather(tensors), Tensor(), np.array([1.0, 0.5, 1.0]))
+    assert [t._version for t in tensors] == [0, 1, 0]
+    tensors[2][1, 1] = 5.0
+    ENGINE.clamp_(ENGINE.gather(tensors), -2.0, 2.0)
+    assert [t._version for t in tensors] == [0, 1, 2]
+
+
+SPECIAL = [math.inf, -math.inf, math.nan, 0.0, -0.0, 1e-7, 2.0, -2.0]
+
+
+def elementwise(x, response, low, high):
+    """The law, elementwise, in fp64; for Rescale infinities go to the bound."""
+    if isinstance(response, Rescale):
+        return np.minimum(np.maximum(x, low), high)
+    with np.errstate(all="ignore"):
+        r = np.abs(x) / np.where(x > 0, high, -low)
+        phi = {
+            "reciprocal": lambda: 1 / (1 + r),
+            "sqrt": lambda: 1 / np.sqrt(1 + r * r),
+            "tanh": lambda: np.where(r > 0, np.tanh(r) / r, 1.0),
+        }.get(getattr(response, "kind", None))
+        if isinstance(response, Normalize):
+            phi = lambda: np.where(r > 0, 1 / (r + response.epsilon), 1.0)  # noqa: E731
+        if isinstance(response, Zero):
+            phi = lambda: np.where(r > 1, 0.0, 1.0)  # noqa: E731
+        return np.where(np.isfinite(x), x * phi(), x)
+
+
+RESPONSES = [Rescale(), *(Smooth(kind) for kind in ("reciprocal", "sqrt", "tanh")), Normalize(0.5), Zero()]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("response", RESPONSES, ids=repr)
+def test_elementwise_responses(response, dtype):
+    tensors = [noise(9000, dtype=dtype), torch.tensor(SPECIAL, dtype=dtype), noise(1, dtype=dtype)]
+    wanted = [elementwise(values(t), response, -0.6, 1.1) for t in tensors]
+    ENGINE.map_(ENGINE.gather(tensors), response, -0.6, 1.1)
+    for tensor, truth in zip(tensors, wanted, strict=True):
+        finite = np.isfinite(truth)
+        np.testing.assert_array_equal(values(tensor)[~finite], truth[~finite])
+        # fp64: 2 ulp of libm's tanh, the division and the product; below fp64 there is one rounding, or two where
+        # fp32 lies between
+        assert_within(tensor.flatten()[torch.from_numpy(finite)], truth[finite], 6.0 if dtype is torch.float64 else 1.0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_fused_clamp_measures_what_was_and_writes_what_the_map_would(dtype):
+    tensors = [noise(30000, dtype=dtype), torch.tensor(SPECIAL, dtype=dtype), noise(40000, dtype=dtype) / 100]
+    before = ENGINE.measure(ENGINE.gather(tensors), Element(), Linf())
+    mapped = [tensor.clone() for tensor in tensors]
+    ENGINE.map_(ENGINE.gather(mapped), Rescale(), -0.7, 0.3)
+    fused = ENGINE.clamp_(ENGINE.gather(tensors), -0.7, 0.3)
+    np.testing.assert_array_equal(fused.total, before.total)
+    np.testing.assert_array_equal(fused.nonfinite, before.nonfinite)
+    for tensor, other in zip(tensors, mapped, strict=True):
+        np.testing.assert_array_equal(values(tensor), values(other))
+        np.testing.assert_array_equal(values(tensor), values(tensor.clamp(-0.7, 0.3)))
+
+
+def test_purge_zeroes_the_nonfinite_and_leaves_the_rest():
+    z = torch.tensor([1 + 2j, complex(math.inf, 3), complex(4, math.nan)])
+    tensors = [torch.tensor(SPECIAL), noise(9000), z]
+    kept = tensors[1].clone()
+    ENGINE.purge_(ENGINE.gather(tensors))
+    assert torch.equal(tensors[0], torch.tensor([0.0, 0, 0, 0, -0.0, 1e-7, 2, -2]))
+    assert torch.equal(tensors[1], kept)
+    assert torch.equal(tensors[2], torch.tensor([1 + 2j, 0, 0]))
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")
+def test_gradients_that_are_not_plain_are_measured_and_written_through_their_payload():
+    base = noise(6, 8)
+    sparse = torch.sparse_coo_tensor([[2, 0]], noise(2, 3), (4, 3)).coalesce()
+    tensors = [base.t(), noise(4, 4)[:, :2], noise(1).expand(5), noise(3, 3).requires_grad_(), sparse, torch.zeros(())]
+    wanted = [tensor.detach().to_dense().clone() * 0.5 for tensor in tensors]
+    got, _ = measured(tensors, Global(), L2())
+    np.testing.assert_allclose(got, norm_of(np.concatenate([2 * values(w) for w in wanted]), 2), rtol=TOLERANCE)
+    ENGINE.apply_(ENGINE.gather(tensors), Global(), 0.5)
+    for tensor, truth in zip(tensors, wanted, strict=True):
+        assert torch.equal(tensor.detach().to_dense(), truth)
+
+
+def test_complex_gradients_by_norm_and_never_by_value():
+    z = torch.complex(noise(4, 5), noise(4, 5, seed=1))
+    size = z.abs().double().numpy()
+    for norm in (L2(), L1(), Linf(), Lp(3.0)):
+        got, _ = measured([z], Global(), norm)
+        np.testing.assert_allclose(got, norm_of(size.ravel(), norm.p), rtol=TOLERANCE)
+        got, _ = measured([z], Row(), norm)
+        np.testing.assert_allclose(got, [norm_of(row, norm.p) for row in size], rtol=TOLERANCE)
+    with pytest.raises(UnsupportedGradient, match="complex"):
+        ENGINE.clamp_(ENGINE.gather([z]), -1.0, 1.0)
+
+
+def large_batch():
+    return [noise(700, 1001, seed=1), noise(900000, seed=2).bfloat16(), *(noise(40, seed=i) for i in range(50))]
+
+
+def test_the_result_does_not_depend_on_the_number_of_threads(monkeypatch):
+    tensors = large_batch()
+    totals = []
+    for threads in (1, 2, 7):
+        engine = CpuEngine(SimpleNamespace(**{**vars(torch_layout), "threads": lambda n=threads: n}))
+        batch = engine.gather(tensors)
+        totals.append([engine.measure(batch, Global(), L2()).total, *engine.measure(batch, Row(), L2()).total])
+    assert totals[0] == totals[1] == totals[2]
+
+
+def test_two_python_threads_may_clip_at_once():
+    wrong = []
+
+    def work(seed):
+        tensors = [noise(n, seed=seed) for n in (400000, 33, 90)]
+        truth = norm_of(np.concatenate([values(t) for t in tensors]), 2)
+        for _ in range(60):
+            got = measured(tensors, Global(), L2())[0]
+            wrong.extend([] if abs(got / truth - 1) < TOLERANCE else [got])
+
+    workers = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not wrong
+
+
+def test_batches_alive_at_the_same_time_do_not_share_memory():
+    one, two = ENGINE.gather([torch.full((9,), 2.0)]), ENGINE.gather([torch.full((4,), 3.0)])
+    assert ENGINE.measure(one, Global(), L2()).total == 36.0
+    assert ENGINE.measure(two, Global(), L2()).total == 36.0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_works_alone_and_does_not_hang():
+    tensors = large_batch()
+    total = ENGINE.measure(ENGINE.gather(tensors), Global(), L2()).total
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if ENGINE.measure(ENGINE.gather(tensors), Global(), L2()).total == total else 1)
+    for _ in range(200):
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            assert os.waitstatus_to_exitcode(status) == 0
+            return
+        time.sleep(0.05)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    pytest.fail("the child hangs")
+
+
+shapes = st.lists(st.integers(0, 40), min_size=0, max_size=3).map(tuple)
+magnitudes = st.sampled_from([1.0, 1e-3, 1e4, 1e25, 3e38, 1e-25, 1e-40])
+
+
+parts = st.tuples(shapes, st.sampled_from(DTYPES), magnitudes, st.integers(0, 99))
+
+
+def clipped_to_range(shape, dtype, scale, seed):
+    top = torch.finfo(dtype).max
+    return noise(*shape, dtype=torch.float64, seed=seed, scale=scale).clamp(-top, top).to(dtype)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(parts, min_size=1, max_size=6), st.data())
+def test_any_batch_is_measured_and_scaled_as_fp64_would(parts, data):
+    tensors = [clipped_to_range(*part) for part in parts]
+    scope = data.draw(st.sampled_from([Global(), Tensor(), Row()]))
+    norm = data.draw(st.sampled_from([L2(), L1(), Linf()]))
+    got, nonfinite = measured(tensors, scope, norm)
+    np.testing.assert_allclose(np.atleast_1d(got), norms(tensors, scope, norm.p), rtol=TOLERANCE)
+    assert not np.any(nonfinite)
+    wanted = [values(t) * 0.37 for t in tensors]
+    ENGINE.apply_(ENGINE.gather(tensors), scope, 0.37 if isinstance(scope, Global) else np.full(len(got), 0.37))
+    for tensor, truth in zip(tensors, wanted, strict=True):
+        assert_within(tensor, truth, 2.0)
