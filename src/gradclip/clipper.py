@@ -7,7 +7,7 @@ that nothing is written before everything that could refuse has been asked.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from gradclip.decide import POLICIES, Plan, decide_sweep, elementwise_decision
 from gradclip.engines.base import Array, Engine, Measure, UnsupportedGradient
@@ -24,6 +24,9 @@ from gradclip.verdict import alarming, asks_to_skip, warn_nonfinite
 STATE_VERSION = 1
 ALIKE = Segments(0)
 """The segments of a stage that was measured at its own scope: no index is needed."""
+
+Work: TypeAlias = tuple[Part, Any, bool]
+"""A part, the batch that it was measured from, and whether it is written already."""
 
 
 class Clipper:
@@ -45,6 +48,7 @@ class Clipper:
         responses = {type(one.response) for one in rules_in(self.rule)}
         self.can_skip = SkipStep in responses or on_nonfinite == "skip"
         self._raises = Raise in responses or on_nonfinite == "raise"
+        self._adapts = any(one.threshold.adapts for one in rules_in(self.rule))
         self._phases = phases_of(self.rule)
         self._states: dict[tuple[int, int, int], State] = {}
         self._last: Result | None = None
@@ -61,52 +65,57 @@ class Clipper:
         """Clip `gradients` in place with `engine`; the explicit forms and the hooks of every door end here."""
         result = Result(self.step, engine)
         gradients, whole = _gathered_once(engine, gradients)
-        batches = {(id(None), 0): whole}
         reads = not engine.waits or self._raises or self.max_consecutive_skips is not None
         for number, phase in enumerate(self._phases):
-            parts = self._decided(number, phase, gradients, engine, batches)
-            result.parts += parts
-            skip = reads and self._heed(parts, engine)
-            if reads:
-                result.settle(skip)
-            if skip:
+            works = self._decided(number, phase, gradients, engine, whole)
+            result.parts += [part for part, _, _ in works]
+            if reads and self._heed(works, engine, result):
                 break
-            for part in parts:
-                self._write(part, engine)
+            for part, batch, written in works:
+                if not written:
+                    self._write(part, batch, engine)
+            whole = None
         self._remember(result, reads)
         return result
 
-    def _decided(
-        self, number: int, phase: Phase, gradients: Gradients, engine: Engine, batches: dict[tuple[int, int], Any]
-    ) -> list[Part]:
-        """Each sweep of a phase, measured and decided; only the fused clamp writes, and only where none can refuse."""
-        parts = []
-        for column, sweep, own in _columns(phase, gradients):
-            key = (id(phase.names), column)
-            if key not in batches:
-                batches[key] = _gathered(engine, own)
-            decided = self._clamped if sweep.elementwise else self._rescaled
-            parts.append(decided((number, column), sweep, own, engine, batches[key]))
-        return parts
+    def _decided(self, number: int, phase: Phase, gradients: Gradients, engine: Engine, whole: Any) -> list[Work]:
+        """Each sweep of a phase, measured and decided; only the fused clamp writes, and only where none can refuse.
 
-    def _rescaled(self, key: tuple[int, int], sweep: Sweep, own: Gradients, engine: Engine, batch: Any) -> Part:
+        `whole` is the batch of all gradients, if nothing was written since it was gathered.
+        """
+        works = []
+        for column, sweep, own in _columns(phase, gradients):
+            batch = whole if own is gradients and whole is not None else _gathered(engine, own)
+            decided = self._clamped if sweep.elementwise else self._rescaled
+            works.append(decided((number, column), sweep, own, engine, batch))
+        return works
+
+    def _rescaled(self, key: tuple[int, int], sweep: Sweep, own: Gradients, engine: Engine, batch: Any) -> Work:
         """A sweep of rescaling stages: one measure, then one decision a stage."""
         measure = engine.measure(batch, sweep.leaf, sweep.norm)
-        parts = [_segments(rule, sweep, own, engine, batch) for rule in sweep.stages]
-        states = [self._states.get((*key, stage), {}) for stage in range(len(parts))]
+        shapes = engine.shapes(batch) if sweep.reads_shapes else ()
+        count = len(sweep.stages)
+        parts = (
+            [ALIKE] * count
+            if not shapes
+            else [
+                segments(rule.scope, sweep.leaf, shapes, own.groups, isinstance(rule.norm, RMS))
+                for rule in sweep.stages
+            ]
+        )
         plan = decide_sweep(
             measure,
             sweep.stages,
             parts,
-            states,
+            [self._states.get((*key, stage), {}) for stage in range(count)] if self._adapts else [{}] * count,
             on_nonfinite=self.on_nonfinite,
             step=self.step,
             divisor=own.divisor,
             weights=_weights(sweep, own, engine) if sweep.reads_weights else None,
         )
-        return Part(key, sweep, own, batch, measure, plan, parts)
+        return Part(key, sweep, own.name, shapes, own.divisor, measure, plan, parts), batch, False
 
-    def _clamped(self, key: tuple[int, int], sweep: Sweep, own: Gradients, engine: Engine, batch: Any) -> Part:
+    def _clamped(self, key: tuple[int, int], sweep: Sweep, own: Gradients, engine: Engine, batch: Any) -> Work:
         """A stage at scope `Element`; an engine with a fused clamp measures and writes in the same read."""
         (rule,) = sweep.stages
         fuses = hasattr(engine, "clamp_") and isinstance(rule.response, Rescale) and self.on_nonfinite == "keep"
@@ -115,37 +124,35 @@ class Clipper:
         else:
             fuses, measure = False, engine.measure(batch, rule.scope, rule.norm)
         decision = elementwise_decision(measure, rule, self.on_nonfinite, self.step, own.divisor)
-        return Part(key, sweep, own, batch, measure, Plan(None, [decision]), [ALIKE], written=fuses)
+        part = Part(key, sweep, own.name, (), own.divisor, measure, Plan(None, [decision]), [ALIKE])
+        return part, batch, fuses
 
-    def _write(self, part: Part, engine: Engine) -> None:
-        if part.written:
-            return
+    def _write(self, part: Part, batch: Any, engine: Engine) -> None:
         if not part.sweep.elementwise:
-            engine.apply_(part.batch, part.sweep.leaf, part.plan.coefficient)
+            engine.apply_(batch, part.sweep.leaf, part.plan.coefficient)
             return
         if self.on_nonfinite == "zero":
-            engine.purge_(part.batch)
+            engine.purge_(batch)
         (rule,) = part.sweep.stages
         changes = part.measure.xp.any(part.plan.decisions[0].coefficient != 1.0)
-        if engine.waits or changes or engine.to_host(part.measure.nonfinite) != [0]:
-            engine.map_(part.batch, rule.response, *_bounds(rule, self.step, part.gradients.divisor))
+        if engine.waits or changes or part.measure.xp.any(part.measure.nonfinite > 0):
+            engine.map_(batch, rule.response, *_bounds(rule, self.step, part.divisor))
 
-    def _heed(self, parts: list[Part], engine: Engine) -> bool:
+    def _heed(self, works: list[Work], engine: Engine, result: Result) -> bool:
         """Whether to skip the step; raises or warns where the decisions say so."""
-        alarms = [part for part in parts if alarming(part)]
-        if not alarms:
-            return False
-        skips = [asks_to_skip(part, engine, self.step) for part in alarms]
-        for part in alarms:
-            if not any(skips) and not self._warned and self.on_nonfinite == "keep":
-                self._warned = warn_nonfinite(part, engine, self.step)
-        return any(skips)
+        alarms = [(part, batch) for part, batch, _ in works if alarming(part)]
+        skips = [asks_to_skip(part, batch, engine, self.step) for part, batch in alarms]
+        skip = any(skips)
+        result.settle(skip)
+        for part, batch in alarms:
+            if not skip and not self._warned and self.on_nonfinite == "keep":
+                self._warned = warn_nonfinite(part, batch, engine, self.step)
+        return skip
 
     def _remember(self, result: Result, settled: bool) -> None:
-        for part in result.parts:
+        for part in result.parts if self._adapts else ():
             for stage, decision in enumerate(part.plan.decisions):
-                if decision.state:
-                    self._states[(*part.key, stage)] = decision.state
+                self._states[(*part.key, stage)] = decision.state
         self._last = result
         self.step += 1
         if settled:
@@ -199,13 +206,6 @@ def _columns(phase: Phase, gradients: Gradients) -> list[tuple[int, Sweep, Gradi
         if sweep is not None and indices:
             columns.append((column, sweep, gradients.only(indices)))
     return columns
-
-
-def _segments(rule: Rule, sweep: Sweep, own: Gradients, engine: Engine, batch: Any) -> Segments:
-    sized = isinstance(rule.norm, RMS)
-    if rule.scope == sweep.leaf and not sized:
-        return ALIKE
-    return segments(rule.scope, sweep.leaf, engine.shapes(batch), own.groups, sized)
 
 
 def _weights(sweep: Sweep, own: Gradients, engine: Engine) -> Measure:

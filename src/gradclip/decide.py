@@ -61,7 +61,7 @@ def decide_sweep(
         seen = norm_of(combined(weights, rule, segments)[0], rule, segments.sizes) if weights is not None else None
         decision = decide(whole, rule, segments.sizes, on_nonfinite, step, state, divisor, seen)
         decisions.append(decision)
-        own = measure.xp.take(decision.coefficient, index)
+        own = decision.coefficient if index is None else measure.xp.take(decision.coefficient, index)
         coefficient = own if coefficient is None else coefficient * own
         if position + 1 < len(stages):
             measure = _after(measure, rule, own)

@@ -41,19 +41,20 @@ class Gradients(NamedTuple):
 
 
 class Part(NamedTuple):
-    """One sweep over some of the gradients: what was measured, what was decided, and whether it is written already.
+    """One sweep over some of the gradients: what was measured and what was decided.
 
-    `key` is the number of the phase and that of the pattern, 0 where there are no patterns.
+    `key` is the number of the phase and that of the pattern, 0 where there are no patterns. A part outlives its step,
+    so it knows the names and shapes of the gradients and holds none of them.
     """
 
     key: tuple[int, int]
     sweep: Sweep
-    gradients: Gradients
-    batch: Any
+    name: Callable[[int], str]
+    shapes: Sequence[tuple[int, ...]]
+    divisor: Any
     measure: Measure
     plan: Plan
     segments: list[Segments]
-    written: bool = False
 
 
 class Segment(NamedTuple):
@@ -180,7 +181,7 @@ class Result:
         before, actions = self._host(decision.norm), self._host(decision.action)
         factors = self._spread(decision.coefficient, len(before))
         thresholds = self._spread(decision.threshold, len(before))
-        names = _names(part, rule.scope, len(before), self._engine)
+        names = _names(part, rule.scope, len(before))
         return [
             Segment(name, n, n if c == 1.0 else n * c if c else 0.0, t, c, ACTION_NAMES[int(action)])
             for name, n, t, c, action in zip(names, before, thresholds, factors, actions, strict=True)
@@ -192,11 +193,10 @@ class Result:
         return values * count if len(values) == 1 else values
 
 
-def _names(part: Part, scope: Scope, count: int, engine: Engine) -> list[str]:
-    tensors = [part.gradients.name(index) for index in range(len(part.gradients.tensors))]
+def _names(part: Part, scope: Scope, count: int) -> list[str]:
     if isinstance(scope, Element):
-        return [f"{name} {sign}" for name in tensors for sign in ("above 0", "below 0")]
-    return segment_names(scope, tensors, engine.shapes(part.batch), count)
+        return [f"{part.name(index // 2)} {('above 0', 'below 0')[index % 2]}" for index in range(count)]
+    return segment_names(scope, part.name, part.shapes, count)
 
 
 def _joined(norms: Sequence[float], sizes: Sequence[int], norm: Norm) -> float:

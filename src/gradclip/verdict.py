@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import warnings
+from typing import Any
 
 from gradclip.engines.base import Engine
 from gradclip.errors import GradclipWarning, GradientAboveThreshold, NonFiniteGradient
@@ -19,7 +20,10 @@ def alarming(part: Part) -> bool:
     xp = part.measure.xp
     if part.sweep.elementwise and xp.any(part.measure.nonfinite > 0):
         return True
-    return any(xp.any(decision.action >= KEEP) for decision in part.plan.decisions)
+    for decision in part.plan.decisions:
+        if xp.any(decision.action >= KEEP):
+            return True
+    return False
 
 
 def actions_of(part: Part, engine: Engine) -> set[float]:
@@ -27,17 +31,17 @@ def actions_of(part: Part, engine: Engine) -> set[float]:
     return {action for decision in part.plan.decisions for action in engine.to_host(decision.action)}
 
 
-def asks_to_skip(part: Part, engine: Engine, step: int) -> bool:
+def asks_to_skip(part: Part, batch: Any, engine: Engine, step: int) -> bool:
     """Whether a part asks to skip the step; raises instead where its rule or the clipper says so."""
     actions = actions_of(part, engine)
     if RAISE in actions:
-        raise _error(part, engine, step)
+        raise _error(part, batch, engine, step)
     return SKIP in actions
 
 
-def warn_nonfinite(part: Part, engine: Engine, step: int) -> bool:
+def warn_nonfinite(part: Part, batch: Any, engine: Engine, step: int) -> bool:
     """Warn of the non-finite gradients of a part by name, if it has any that are kept."""
-    names = offenders(part, engine)
+    names = offenders(part, batch, engine)
     if names:
         warnings.warn(
             f"the gradient of {_listed(names)} is non-finite at step {step}; it is left as it is and counted in "
@@ -48,14 +52,13 @@ def warn_nonfinite(part: Part, engine: Engine, step: int) -> bool:
     return bool(names)
 
 
-def offenders(part: Part, engine: Engine) -> list[str]:
+def offenders(part: Part, batch: Any, engine: Engine) -> list[str]:
     """The names of the tensors with a non-finite element; all, where only their sum leaves the range of float64."""
     if not any(math.isnan(n) or math.isinf(n) or bad for n, bad in zip(*_norms(part, engine), strict=True)):
         return []
-    each = engine.measure(part.batch, Tensor(), Linf())
-    counts = engine.to_host(each.nonfinite)
-    names = [part.gradients.name(index) for index, count in enumerate(counts) if count]
-    return names or [part.gradients.name(index) for index in range(len(counts))]
+    counts = engine.to_host(engine.measure(batch, Tensor(), Linf()).nonfinite)
+    names = [part.name(index) for index, count in enumerate(counts) if count]
+    return names or [part.name(index) for index in range(len(counts))]
 
 
 def _norms(part: Part, engine: Engine) -> tuple[list[float], list[float]]:
@@ -64,8 +67,8 @@ def _norms(part: Part, engine: Engine) -> tuple[list[float], list[float]]:
     return norms + [0.0] * (width - len(norms)), counts + [0.0] * (width - len(counts))
 
 
-def _error(part: Part, engine: Engine, step: int) -> Exception:
-    if names := offenders(part, engine):
+def _error(part: Part, batch: Any, engine: Engine, step: int) -> Exception:
+    if names := offenders(part, batch, engine):
         return NonFiniteGradient(
             f"the gradient of {_listed(names)} is non-finite at step {step}; no gradient was written: lower the "
             'learning rate, look at the batch, or use on_nonfinite="skip" to leave such steps out'

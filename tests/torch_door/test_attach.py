@@ -3,6 +3,7 @@
 import copy
 import pickle
 import warnings
+import weakref
 
 import pytest
 import torch
@@ -616,6 +617,23 @@ def test_the_state_resumes_and_loads_with_weights_only(tmp_path):
     optimizer.step()
     assert again.last.step == 4
     assert again.last.threshold == pytest.approx(1.0 - 0.9 * 0.4)
+
+
+@pytest.mark.parametrize("engine", ["cpu", "torch"])
+@pytest.mark.parametrize(
+    "rule",
+    [RULE, gradclip.ClipGradByValue(0.01), gradclip.Rules({"*bias": None, "*": gradclip.ClipGradByNorm(0.01)}) >> RULE],
+)
+def test_the_last_result_keeps_no_gradient_alive(engine, rule):
+    model = make_model()
+    optimizer = torch.optim.SGD(model.named_parameters(), lr=0.1)
+    clipper = attach(optimizer, rule, engine=engine)
+    backward(model, 0)
+    gradients = [weakref.ref(p.grad) for p in model.parameters()]
+    optimizer.step()
+    optimizer.zero_grad()
+    assert not any(gradient() is not None for gradient in gradients)
+    assert clipper.last.norm_before > 0
 
 
 def test_the_last_result_is_missing_before_the_first_step_and_says_so():

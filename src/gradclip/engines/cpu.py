@@ -23,7 +23,7 @@ from gradclip.rules.norm import Norm
 from gradclip.rules.response import Normalize, Rescale, Response, Smooth, Zero
 from gradclip.rules.scope import Element, Global, Row, Scope
 
-KERNEL_OF_ORDER = {2.0: "squares", 1.0: "magnitudes", math.inf: "peak"}
+KERNEL_OF_ORDER = {2.0: ("squares", layout.SUM), 1.0: ("magnitudes", layout.SUM), math.inf: ("peak", layout.MAX)}
 KIND_OF_SMOOTH = {"reciprocal": cpu_kernels.RECIPROCAL, "sqrt": cpu_kernels.SQRT, "tanh": cpu_kernels.TANH}
 
 
@@ -53,11 +53,10 @@ class CpuEngine:
         if isinstance(scope, Element):
             refuse_complex(batch)
             return peaks_of(self._each(batch.table, len(batch), "extremes", layout.MAX))
-        name = KERNEL_OF_ORDER.get(norm.p)
         table = batch.table if norm.p == 2.0 else batch.magnitudes()
-        if name is None:
+        if norm.p not in KERNEL_OF_ORDER:
             return self._powers(batch, table, scope, norm.p)
-        how = layout.MAX if norm.combine == "max" else layout.SUM
+        name, how = KERNEL_OF_ORDER[norm.p]
         if isinstance(scope, Global):
             return Measure(*self._whole(table, name, how), SCALARS)
         table, segments = segmented(batch, table, scope)

@@ -88,14 +88,15 @@ def walk(
 ) -> None:
     """Call the kernel `name` on each chunk. `parameters`, `stride`, `totals`, `spread`, `how`: see `cpu_table`."""
     words = table.words
-    chunks = words[layout.CHUNKS]
+    chunks, functions = words[layout.CHUNKS], kernels(name, words[layout.CODES])
+    if words[layout.BYTES] < UNDER_GIL_BYTES:
+        _ORDER.pack_into(words, 8 * layout.KERNELS, functions, parameters, stride, spread, how, totals, chunks or 1)
+        entry("walk")(table.address)
+        return
     wanted = usable_threads(table, threads)
     run = max(chunks, 1) if wanted == 1 else max(1, min(LONGEST_RUN, chunks // (32 * wanted)))
-    functions = kernels(name, words[layout.CODES])
     _ORDER.pack_into(words, 8 * layout.KERNELS, functions, parameters, stride, spread, how, totals, run)
-    if wanted > 1:
-        parallel()(address_of("walk"), table.address, wanted, 0)  # type: ignore[misc]
-    elif words[layout.BYTES] < UNDER_GIL_BYTES:
-        entry("walk")(table.address)
-    else:
+    if wanted == 1:
         _walk_freely()(table.address)
+    else:
+        parallel()(address_of("walk"), table.address, wanted, 0)  # type: ignore[misc]

@@ -24,15 +24,15 @@ class Norm:
 
     def finish(self, total: Any, size: Any, xp: Any) -> Any:
         """The norm of a segment: `total^(1/p)`; `size` is its number of elements, which only `RMS` reads."""
-        if self.combine == "max" or self.p == 1.0:
-            return total
-        return xp.sqrt(total) if self.p == 2.0 else xp.power(total, 1.0 / self.p)
+        if self.p == 2.0:
+            return xp.sqrt(total)
+        return total if self.p in (1.0, math.inf) else xp.power(total, 1.0 / self.p)
 
     def scaled(self, total: Any, coefficient: Any, xp: Any) -> Any:
         """The total of a segment after its elements were multiplied by `coefficient`."""
-        if self.combine == "max" or self.p == 1.0:
-            return total * coefficient
-        return total * (coefficient * coefficient if self.p == 2.0 else xp.power(coefficient, self.p))
+        if self.p == 2.0:
+            return total * (coefficient * coefficient)
+        return total * (coefficient if self.p in (1.0, math.inf) else xp.power(coefficient, self.p))
 
 
 @dataclass(frozen=True)

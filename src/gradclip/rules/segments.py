@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from gradclip.rules.scope import Global, Group, Row, Scope, rows_of
@@ -56,16 +56,16 @@ def _sizes(
     return sizes
 
 
-def segment_names(scope: Scope, leaf_names: Sequence[str], shapes: Sequence[Shape], count: int) -> list[str]:
-    """A name for each segment of a stage: the tensor's, `name[row]`, `group i`, or `all`."""
+def segment_names(scope: Scope, name: Callable[[int], str], shapes: Sequence[Shape], count: int) -> list[str]:
+    """A name for each of `count` segments: the tensor's, `name[row]`, `group i`, or `all`; rows need the shapes."""
     if isinstance(scope, Global):
         return ["all"]
     if isinstance(scope, Group):
         return [f"group {number}" for number in range(count)]
     if isinstance(scope, Row):
         return [
-            f"{name}[{row}]" if len(shape) >= 2 else name
-            for name, shape in zip(leaf_names, shapes, strict=True)
+            f"{name(index)}[{row}]" if len(shape) >= 2 else name(index)
+            for index, shape in enumerate(shapes)
             for row in range(rows_of(shape))
         ]
-    return list(leaf_names)
+    return [name(index) for index in range(count)]

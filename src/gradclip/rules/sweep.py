@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import zip_longest
 
-from gradclip.rules.norm import Norm
+from gradclip.rules.norm import RMS, Norm
 from gradclip.rules.rule import AnyRule, Chain, Rule, Rules, stages_of
-from gradclip.rules.scope import Element, Scope, finest
+from gradclip.rules.scope import Element, Row, Scope, finest
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,14 @@ class Sweep:
     @cached_property
     def reads_weights(self) -> bool:
         return any(stage.threshold.reads_weights for stage in self.stages)
+
+    @cached_property
+    def reads_shapes(self) -> bool:
+        """Whether the shapes of the gradients are needed: to name rows, to combine segments, or to count elements."""
+        return any(
+            isinstance(stage.scope, Row) or stage.scope != self.leaf or isinstance(stage.norm, RMS)
+            for stage in self.stages
+        )
 
     def takes(self, stage: Rule) -> bool:
         """Whether `stage` can follow in the same sweep."""

@@ -188,6 +188,8 @@ class AttachedClipper(Clipper):
             return  # GradScaler found the overflow and skips this step itself
         if divisor is not None:
             gradients = gradients._replace(divisor=divisor if engine.waits else float(divisor))
+        if self._through and len(gradients.tensors) != _gradients_in(optimizer):
+            raise ValueError("through_grad_scale scales every gradient of the optimizer, and need_clip leaves some out")
         self._stepping = optimizer
         result = self.clip_gradients(gradients, engine)
         if self.can_skip:
@@ -213,20 +215,16 @@ class AttachedClipper(Clipper):
         elif result.skipped:
             drop([p for other in self.optimizers for group in other.param_groups for p in group["params"]])
 
-    def _write(self, part: Part, engine: Engine) -> None:
+    def _write(self, part: Part, batch: Any, engine: Engine) -> None:
         """Write the gradients, or lend the coefficient to the fused optimizer, which divides by `grad_scale`."""
         if not self._through:
-            super()._write(part, engine)
+            super()._write(part, batch, engine)
             return
         coefficient = part.plan.coefficient
         if not engine.waits and float(coefficient) in (0.0, 1.0):  # by an infinite divisor, inf would become NaN
-            super()._write(part, engine)
+            super()._write(part, batch, engine)
             return
-        if len(part.gradients.tensors) != sum(
-            p.grad is not None for group in self._stepping.param_groups for p in group["params"]
-        ):
-            raise ValueError("through_grad_scale scales every gradient of the optimizer, and need_clip leaves some out")
-        scale = torch.as_tensor(part.gradients.divisor / coefficient, dtype=torch.float32).reshape(())
+        scale = torch.as_tensor(part.divisor / coefficient, dtype=torch.float32).reshape(())
         self._lend(self._stepping, "grad_scale", scale)
 
     def _lend(self, optimizer: Optimizer, name: str, value: torch.Tensor) -> None:
@@ -250,6 +248,10 @@ class AttachedClipper(Clipper):
         if not self._reported:
             self._reported = True
             report_nothing("the optimizer stepped and no parameter that needs clipping had a gradient (said once)")
+
+
+def _gradients_in(optimizer: Optimizer) -> int:
+    return sum(p.grad is not None for group in optimizer.param_groups for p in group["params"])
 
 
 def _spans_tensors(rule: AnyRule) -> bool:

@@ -28,6 +28,7 @@ from gradclip.torch.parameters import found_in, parameters_of, report_nothing
 from gradclip.verdict import user_level
 
 TensorOrTensors = torch.Tensor | Iterable[torch.Tensor]
+GLOBAL = Global()
 FLOAT32_MAX = torch.finfo(torch.float32).max
 
 
@@ -56,11 +57,11 @@ def clip_grad_norm_(
     if not gradients:
         return torch.tensor(0.0)
     engine, batch = _gathered(gradients)
-    measure = engine.measure(batch, Global(), rule.norm)
+    measure = engine.measure(batch, GLOBAL, rule.norm)
     decision = decide(measure, rule, (), "keep", 0, {})
     if error_if_nonfinite:
         _raise_if_nonfinite(engine.to_host(decision.norm)[0], rule.norm)
-    engine.apply_(batch, Global(), decision.coefficient)
+    engine.apply_(batch, GLOBAL, decision.coefficient)
     return _as_tensor(decision.norm, engine, batch)
 
 
@@ -82,7 +83,7 @@ def get_total_norm(
     if not found:
         return torch.tensor(0.0)
     engine, batch = _gathered(found, unique=False)
-    norm = decide(engine.measure(batch, Global(), rule.norm), rule, (), "keep", 0, {}).norm
+    norm = decide(engine.measure(batch, GLOBAL, rule.norm), rule, (), "keep", 0, {}).norm
     if error_if_nonfinite:
         _raise_if_nonfinite(engine.to_host(norm)[0], rule.norm)
     return _as_tensor(norm, engine, batch)
@@ -109,9 +110,9 @@ def clip_grads_with_norm_(
     if engine.waits:
         total = torch.as_tensor(total_norm, device=gradients[0].device).reshape(1).to(torch.float32)
         coefficient = torch.where(torch.isfinite(total), limit / torch.clamp(total, min=limit), 1.0)
-        engine.apply_(batch, Global(), coefficient)
+        engine.apply_(batch, GLOBAL, coefficient)
     elif math.isfinite(number := float(total_norm)):
-        engine.apply_(batch, Global(), _coefficient(limit / max(number, limit), engine))
+        engine.apply_(batch, GLOBAL, _coefficient(limit / max(number, limit), engine))
 
 
 def clip_grad_value_(parameters: TensorOrTensors, clip_value: float, foreach: bool | None = None) -> None:
@@ -138,7 +139,7 @@ def clip_grad_value_(parameters: TensorOrTensors, clip_value: float, foreach: bo
 def _global_rule(max_norm: float | None, norm_type: Any) -> Rule:
     """The rule of one call; "inf" is the one string that PyTorch documents."""
     norm = norm_of_order(math.inf if norm_type == "inf" else norm_type)
-    return Rule(Global(), norm, Constant(checked_limit(max_norm, "max_norm")))
+    return Rule(GLOBAL, norm, Constant(checked_limit(max_norm, "max_norm")))
 
 
 def _gradients(source: Any) -> list[torch.Tensor]:
@@ -190,10 +191,9 @@ def _coefficient(value: float, engine: Engine) -> Any:
 
 def _as_tensor(norm: Any, engine: Engine, batch: Any) -> torch.Tensor:
     """The norm as a 0-dim tensor: float32, or float64 where the gradients or the number need it."""
-    double = engine.holds_float64(batch)
+    dtype = torch.float64 if engine.holds_float64(batch) else torch.float32
     if engine.waits:
-        on_device: torch.Tensor = norm.reshape(()).to(torch.float64 if double else torch.float32)
+        on_device: torch.Tensor = norm.reshape(()).to(dtype)
         return on_device
-    value = engine.to_host(norm)[0]
-    beyond = FLOAT32_MAX < value < math.inf
-    return torch.scalar_tensor(value, dtype=torch.float64 if double or beyond else torch.float32)
+    value = norm if isinstance(norm, float) else engine.to_host(norm)[0]
+    return torch.scalar_tensor(value, dtype=torch.float64 if FLOAT32_MAX < value < math.inf else dtype)
