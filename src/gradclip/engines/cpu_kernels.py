@@ -195,14 +195,13 @@ def either(typing: Any, a: Any, b: Any) -> Any:
 
 @njit
 def exact(p: Any, count: int) -> tuple[float, float, float]:
-    """Slow: sum of squares and sum of magnitudes of the finite elements in fp64, and the number of the others."""
+    """Slow: sum of squares and sum of magnitudes in fp64, and the number of non-finite elements."""
     squares, magnitudes, nonfinite = 0.0, 0.0, 0.0
     for i in range(count):
         x = abs(np.float64(read(p, i)))
-        if x < math.inf:
-            squares += x * x
-            magnitudes += x
-        else:
+        squares += x * x
+        magnitudes += x
+        if not x < math.inf:
             nonfinite += 1.0
     return squares, magnitudes, nonfinite
 
@@ -274,13 +273,11 @@ def magnitudes(p: Any, count: int, out: Any, parameter: Any) -> None:
 
 @njit
 def powers(p: Any, count: int, out: Any, parameter: Any) -> None:
-    """out[0] = sum (|x| / s)^q over the finite elements, with parameter = (s, q)."""
+    """out[0] = sum (|x| / s)^q, with parameter = (s, q)."""
     scale, order = parameter[0], parameter[1]
     total = 0.0
     for i in range(count):
-        x = abs(np.float64(read(p, i)))
-        if x < math.inf:
-            total += (x / scale) ** order
+        total += (abs(np.float64(read(p, i))) / scale) ** order
     out[0], out[1], out[2], out[3] = total, 0.0, 0.0, 0.0
 
 
@@ -324,9 +321,12 @@ def extremes(p: Any, count: int, out: Any, parameter: Any) -> None:
 
 @njit
 def peak(p: Any, count: int, out: Any, parameter: Any) -> None:
-    """out[0] = max |x|."""
-    positive, negative, out[2] = peaks(p, 0, count)
-    out[0], out[1], out[3] = max(positive, negative), 0.0, 0.0
+    """out[0] = max |x|; of a segment with non-finite elements NaN or infinity, which adding up finds out."""
+    positive, negative, nonfinite = peaks(p, 0, count)
+    top = max(positive, negative)
+    if nonfinite > 0.0:
+        _, top, _ = exact(p, count)
+    out[0], out[1], out[2], out[3] = top, 0.0, nonfinite, 0.0
 
 
 # -- Writing

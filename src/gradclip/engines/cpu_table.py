@@ -294,10 +294,15 @@ def visit(head: Any, span: Any, chunk: int) -> None:
 
 
 @njit
+def larger(a: float, b: float) -> float:
+    return b if b > a or b != b else a
+
+
+@njit
 def merge(total: Any, part: Any, how: int) -> None:
-    """Add a part to a total: its two totals by sum or by maximum, its two counts by sum."""
+    """Add a part to a total: its two totals by sum or by maximum, in which a NaN stays, its two counts by sum."""
     if how == MAX:
-        total[0], total[1] = max(total[0], part[0]), max(total[1], part[1])
+        total[0], total[1] = larger(total[0], part[0]), larger(total[1], part[1])
     else:
         total[0], total[1] = total[0] + part[0], total[1] + part[1]
     total[2], total[3] = total[2] + part[2], total[3] + part[3]
