@@ -65,6 +65,8 @@ class Clipper:
         """Clip `gradients` in place with `engine`; the explicit forms and the hooks of every door end here."""
         result = Result(self.step, engine)
         gradients, whole = _gathered_once(engine, gradients)
+        for phase in self._phases[1:]:
+            _refuse_unordered(phase, gradients, engine)
         reads = not engine.waits or self._raises or self.max_consecutive_skips is not None
         for number, phase in enumerate(self._phases):
             works = self._decided(number, phase, gradients, engine, whole)
@@ -87,7 +89,10 @@ class Clipper:
         for column, sweep, own in _columns(phase, gradients):
             batch = whole if own is gradients and whole is not None else _gathered(engine, own)
             decided = self._clamped if sweep.elementwise else self._rescaled
-            works.append(decided((number, column), sweep, own, engine, batch))
+            try:
+                works.append(decided((number, column), sweep, own, engine, batch))
+            except UnsupportedGradient as error:
+                raise _refused(own, error) from None
         return works
 
     def _rescaled(self, key: tuple[int, int], sweep: Sweep, own: Gradients, engine: Engine, batch: Any) -> Work:
@@ -221,6 +226,16 @@ def _bounds(rule: Rule, step: int, divisor: Array) -> tuple[Any, Any]:
     return low * divisor, high * divisor
 
 
+def _refuse_unordered(phase: Phase, gradients: Gradients, engine: Engine) -> None:
+    """Refuse now what a later phase would refuse after an earlier one wrote."""
+    for _, sweep, own in _columns(phase, gradients):
+        if sweep.elementwise:
+            try:
+                engine.refuse_unordered(_gathered(engine, own))
+            except UnsupportedGradient as error:
+                raise _refused(own, error) from None
+
+
 def _gathered_once(engine: Engine, gradients: Gradients) -> tuple[Gradients, Any]:
     """The gradients without those whose memory came before, and their batch: each counts and is scaled once."""
     batch = _gathered(engine, gradients)
@@ -235,4 +250,8 @@ def _gathered(engine: Engine, own: Gradients) -> Any:
     try:
         return engine.gather(own.tensors)
     except UnsupportedGradient as error:
-        raise TypeError(f"the gradient of {own.name(error.index)!r} cannot be clipped: {error.reason}") from None
+        raise _refused(own, error) from None
+
+
+def _refused(own: Gradients, error: UnsupportedGradient) -> TypeError:
+    return TypeError(f"the gradient of {own.name(error.index)!r} cannot be clipped: {error.reason}")

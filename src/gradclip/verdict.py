@@ -20,10 +20,7 @@ def alarming(part: Part) -> bool:
     xp = part.measure.xp
     if part.sweep.elementwise and xp.any(part.measure.nonfinite > 0):
         return True
-    for decision in part.plan.decisions:
-        if xp.any(decision.action >= KEEP):
-            return True
-    return False
+    return any(xp.any(decision.action >= KEEP) for decision in part.plan.decisions)
 
 
 def actions_of(part: Part, engine: Engine) -> set[float]:

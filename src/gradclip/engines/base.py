@@ -48,6 +48,9 @@ class ArrayFunctions(Protocol):
     def combine(self, a: Array, index: Array, segments: int, how: str) -> Array: ...
 
 
+NO_ORDER = "it is complex, and complex numbers have no order: clip it by a norm"
+
+
 class UnsupportedGradient(TypeError):
     """A gradient that no engine can clip; `index` is its place in the list."""
 
@@ -72,6 +75,9 @@ class Engine(Protocol):
 
     def repeated(self, batch: Any) -> set[int]:
         """The places of tensors whose memory an earlier one of the batch has."""
+
+    def refuse_unordered(self, batch: Any) -> None:
+        """Raise `UnsupportedGradient` for a complex tensor, whose elements have no sign and no bound."""
 
     def measure(self, batch: Any, scope: Scope, norm: Norm) -> Measure:
         """One read: the measure of each segment of `scope` (`Element`: see `scope.Element`)."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from gradclip.engines import cpu_kernels
 from gradclip.engines import cpu_table as layout
-from gradclip.engines.base import SCALARS, Array, Measure, UnsupportedGradient
+from gradclip.engines.base import NO_ORDER, SCALARS, Array, Measure, UnsupportedGradient
 from gradclip.engines.cpu_gather import Adapter, Batch, Gatherer, Table, Via
 from gradclip.engines.cpu_walk import walk
 from gradclip.engines.reference import NUMPY
@@ -48,10 +48,14 @@ class CpuEngine:
     def repeated(self, batch: Batch) -> set[int]:
         return batch.repeated()
 
+    def refuse_unordered(self, batch: Batch) -> None:
+        for index in batch.complex if batch.payloads else ():
+            raise UnsupportedGradient(index, NO_ORDER)
+
     def measure(self, batch: Batch, scope: Scope, norm: Norm) -> Measure:
         """One read; two for an order other than 1, 2 and inf."""
         if isinstance(scope, Element):
-            refuse_complex(batch)
+            self.refuse_unordered(batch)
             return peaks_of(self._each(batch.table, len(batch), "extremes", layout.MAX))
         table = batch.table if norm.p == 2.0 else batch.magnitudes()
         if norm.p not in KERNEL_OF_ORDER:
@@ -108,13 +112,13 @@ class CpuEngine:
 
     def clamp_(self, batch: Batch, low: float, high: float) -> Measure:
         """`measure(Element)` and `map_(Rescale)` in one read; what lies inside [low, high] is not written."""
-        refuse_complex(batch)
+        self.refuse_unordered(batch)
         found = self._map(batch, "clamp", low, high, how=layout.MAX)
         return peaks_of(found)
 
     def map_(self, batch: Batch, response: Response, low: float, high: float) -> None:
         """One read; parts of 16 KB in which an element changes are written."""
-        refuse_complex(batch)
+        self.refuse_unordered(batch)
         if isinstance(response, Rescale):
             self._map(batch, "clamp", low, high)
         elif isinstance(response, Smooth):
@@ -186,9 +190,3 @@ def peaks_of(found: np.ndarray[Any, np.dtype[np.float64]]) -> Measure:
     nonfinite = np.zeros(2 * len(found))
     nonfinite[0::2] = found[:, 2]
     return Measure(found[:, :2].reshape(-1), nonfinite, NUMPY)
-
-
-def refuse_complex(batch: Batch) -> None:
-    """A complex number has no sign: there is no element that is too large or too small."""
-    for index in batch.complex if batch.payloads else ():
-        raise UnsupportedGradient(index, "it is complex, and complex numbers have no order: clip it by norm")

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gradclip.engines.base import Array, Measure, UnsupportedGradient, repeats
+from gradclip.engines.base import NO_ORDER, Array, Measure, UnsupportedGradient, repeats
 from gradclip.rules.norm import Norm
 from gradclip.rules.response import Rescale, Response
 from gradclip.rules.scope import Element, Global, Row, Scope, rows_of
@@ -80,8 +80,14 @@ class ReferenceEngine:
     def repeated(self, batch: Batch) -> set[int]:
         return repeats([(tensor.__array_interface__["data"][0], tensor.size) for tensor in batch.tensors])
 
+    def refuse_unordered(self, batch: Batch) -> None:
+        for index, value in enumerate(batch.values):
+            if value.dtype.kind == "c":
+                raise UnsupportedGradient(index, NO_ORDER)
+
     def measure(self, batch: Batch, scope: Scope, norm: Norm) -> Measure:
         if isinstance(scope, Element):
+            self.refuse_unordered(batch)
             return _peaks(batch.values)
         parts = [segment for value in batch.values for segment in _segments(value, scope)]
         if isinstance(scope, Global):

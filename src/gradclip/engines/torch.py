@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from gradclip.engines.base import Array, Measure, UnsupportedGradient, repeats
+from gradclip.engines.base import NO_ORDER, Array, Measure, UnsupportedGradient, repeats
 from gradclip.engines.torch_layout import COMPLEX, distinct, plain, rows
 from gradclip.rules.norm import Norm
 from gradclip.rules.response import Rescale, Response
@@ -99,6 +99,11 @@ class TorchEngine:
     def repeated(self, batch: Batch) -> set[int]:
         return repeats([(tensor.data_ptr(), tensor.numel()) for tensor in batch.tensors])
 
+    def refuse_unordered(self, batch: Batch) -> None:
+        for index, tensor in enumerate(batch.tensors):
+            if tensor.dtype in COMPLEX:
+                raise UnsupportedGradient(index, NO_ORDER)
+
     def measure(self, batch: Batch, scope: Scope, norm: Norm) -> Measure:
         if isinstance(scope, Element):
             return self._peaks(batch)
@@ -121,6 +126,7 @@ class TorchEngine:
                 _scale_where_needed(target, factor)
 
     def map_(self, batch: Batch, response: Response, low: Any, high: Any) -> None:
+        self.refuse_unordered(batch)
         for target in batch.targets:
             if isinstance(response, Rescale):
                 if self.waits or bool(((target < low) | (target > high)).any()):
@@ -154,10 +160,9 @@ class TorchEngine:
 
     def _peaks(self, batch: Batch) -> Measure:
         """For each tensor the largest positive and the largest negative magnitude of its finite elements."""
+        self.refuse_unordered(batch)
         found, counts = [], []
-        for index, tensor in enumerate(batch.tensors):
-            if tensor.dtype in COMPLEX:
-                raise TypeError(f"gradient {index} is complex, and complex numbers have no order: clip it by a norm")
+        for tensor in batch.tensors:
             finite = torch.isfinite(tensor)
             kept = torch.where(finite, tensor, 0.0)
             zero = kept.new_zeros(1)

@@ -11,6 +11,7 @@ import math
 import warnings
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from types import GeneratorType
 from typing import Any
 
 import torch
@@ -129,10 +130,13 @@ def clip_grad_value_(parameters: TensorOrTensors, clip_value: float, foreach: bo
     if not gradients:
         return
     engine, batch = _gathered(gradients)
-    if hasattr(engine, "clamp_"):
-        engine.clamp_(batch, -limit, limit)
-    else:
-        engine.map_(batch, Rescale(), -limit, limit)
+    try:
+        if hasattr(engine, "clamp_"):
+            engine.clamp_(batch, -limit, limit)
+        else:
+            engine.map_(batch, Rescale(), -limit, limit)
+    except UnsupportedGradient as error:
+        raise _refused(error) from None
 
 
 @lru_cache(maxsize=64)
@@ -159,7 +163,8 @@ def _listed(source: Any) -> list[torch.Tensor]:
     items = list(source)
     if items:
         return parameters_of(items).tensors
-    message = "`parameters` is an empty generator, no gradient clipping will occur."
+    kind = "empty generator" if isinstance(source, GeneratorType) else f"exhausted {type(source).__name__}"
+    message = f"`parameters` is an {kind}, no gradient clipping will occur."
     warnings.warn(message, GradclipWarning, stacklevel=user_level())
     return []
 
@@ -172,8 +177,12 @@ def _gathered(gradients: list[torch.Tensor], unique: bool = True) -> tuple[Engin
         if unique and (again := engine.repeated(batch)):
             batch = engine.gather([g for i, g in enumerate(gradients) if i not in again])
     except UnsupportedGradient as error:
-        raise TypeError(f"the gradient of parameters[{error.index}] cannot be clipped: {error.reason}") from None
+        raise _refused(error) from None
     return engine, batch
+
+
+def _refused(error: UnsupportedGradient) -> TypeError:
+    return TypeError(f"the gradient of parameters[{error.index}] cannot be clipped: {error.reason}")
 
 
 def _raise_if_nonfinite(norm: float, kind: Norm) -> None:

@@ -1,0 +1,70 @@
+"""`python -m benchmarks`: measure, print, and with `--out` save."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from benchmarks import growth, start
+from benchmarks.cases import CASES, Case
+from benchmarks.output import save, show
+from benchmarks.quiet import Quiet
+from benchmarks.report import Found, Results
+from benchmarks.sampling import Plan, compare
+from benchmarks.workloads import make
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+QUICK_CUT = 32
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure what was asked for."""
+    options = _parser().parse_args(arguments)
+    quiet = Quiet(8 << 20, patience=0.0) if options.quick else Quiet()
+    plan = Plan(quiet, enough=1, least=1) if options.quick else Plan(quiet)
+    cut = QUICK_CUT if options.quick else 1
+    chosen = [case for case in CASES if _matches(options.only, case.name)]
+    seconds = 0.0 if options.quick else options.seconds
+    curves = growth.grow(plan, seconds / 4, cut) if _matches(options.only, "growth") else []
+    starts = start.measure(1 if options.quick else 9) if _matches(options.only, "start") else []
+    results = Results(list(run(chosen, plan, seconds, cut)), curves, starts)
+    show(results)
+    for path in save(results, options.out, options.quick) if options.out else []:
+        print(f"wrote {path}")
+    return 0
+
+
+def run(cases: list[Case], plan: Plan, seconds: float, cut: int) -> Iterator[Found]:
+    """The timings of each case; a workload is made once for its cases, and time that one leaves goes to the next."""
+    end, left = time.perf_counter() + seconds, len(cases)
+    for (name, dtype), group in itertools.groupby(cases, key=lambda case: (case.workload, case.dtype)):
+        workload = make(name, DTYPES[dtype], cut)
+        for case in group:
+            workload.restore()
+            print(f"measuring {case.name}", file=sys.stderr)
+            share = (end - time.perf_counter()) / left
+            yield Found(case, workload.bytes, compare(case.candidates(workload), plan, share, case.in_cache))
+            left -= 1
+
+
+def _matches(pattern: str, name: str) -> bool:
+    return pattern.lower() in name.lower()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--only", metavar="TEXT", default="", help="what has TEXT in its name; also: growth, start")
+    parser.add_argument("--seconds", type=float, default=240.0, help="to sample the cases; a quarter more for growth")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="save cpu.md, cpu.json and growth.png there")
+    parser.add_argument("--quick", action="store_true", help="a trial run: matrices cut short, one sample each")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,208 @@
+"""What is compared, and what is to be reached: candidates that take turns, and a table of cases with their goals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import gradclip
+from benchmarks import peers
+from benchmarks.limits import Limit, other_ways
+from benchmarks.sampling import Candidate
+from benchmarks.workloads import Workload, after_backward
+from gradclip.torch import AttachedClipper, Clipper, attach, clip_grad_norm_
+
+NEVER, ALWAYS = 1e9, 0.1
+"""Limits that no gradient here reaches, and that every tensor here exceeds."""
+
+INSIDE, OUTSIDE = 100.0, 1.0
+"""Bounds that no element here reaches, and that a third of them exceed."""
+
+READ, WRITE, READ_WRITE = "one read", "one read and write", "a read, then a read and write"
+OURS, OURS_DROP_IN = "Clipper.clip_", "gradclip's clip_grad_norm_"
+TORCH, LOOP = "torch's clip_grad_norm_", "torch's clip_grad_norm_, a loop over the tensors"
+FOREACH, VALUE_LOOP = "torch's clip_grad_value_, foreach", "torch's clip_grad_value_, loop"
+STEP, OUR_STEP, TORCH_STEP = "the step alone", "attach, and step", "torch's clip, and step"
+
+
+class Goal(NamedTuple):
+    """What to compare with, and the ratio to reach: at most over a limit, at least for a peer. None: only shown."""
+
+    candidate: str
+    ratio: float | None = None
+
+
+class Row(NamedTuple):
+    """A line of the table: the time of `ours` over that of a limit, and the time of a peer over that of `ours`."""
+
+    ours: str
+    limit: Goal | None
+    peer: Goal | None
+
+
+class Case(NamedTuple):
+    """Candidates that take turns on the gradients of one workload, and the lines that they give."""
+
+    workload: str
+    dtype: str
+    title: str
+    candidates: Callable[[Workload], list[Candidate]]
+    rows: list[Row]
+    in_cache: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.workload} {self.dtype}, {self.title}"
+
+
+def clip(workload: Workload, rule: gradclip.Rule) -> Callable[[], object]:
+    """gradclip's explicit form."""
+    return partial(Clipper(rule).clip_, workload.parameters)
+
+
+def restored(workload: Workload, calls: dict[str, Callable[[], object]]) -> list[Candidate]:
+    """Candidates that find the first gradients each time, so that what is to be clipped is clipped every time."""
+    return [Candidate(name, call, before=workload.restore) for name, call in calls.items()]
+
+
+def unclipped(workload: Workload) -> list[Candidate]:
+    """One norm over all tensors, and it is below the limit."""
+    return [
+        Candidate(READ, Limit(workload.gradients).read),
+        Candidate(OURS, clip(workload, gradclip.ClipGradByGlobalNorm(NEVER))),
+        Candidate(TORCH, peers.norm(workload.parameters, NEVER)),
+    ]
+
+
+def clipped(workload: Workload) -> list[Candidate]:
+    """One norm over all tensors, and everything is scaled."""
+    calls = {
+        READ_WRITE: Limit(workload.gradients).read_then_write,
+        OURS: clip(workload, gradclip.ClipGradByGlobalNorm(ALWAYS)),
+        TORCH: peers.norm(workload.parameters, ALWAYS),
+    }
+    return restored(workload, calls)
+
+
+def each_clipped(workload: Workload) -> list[Candidate]:
+    """A norm for each tensor. What is scaled while it lies in cache is read once, so here the limit can be beaten."""
+    calls = {
+        READ_WRITE: Limit(workload.gradients).read_then_write,
+        OURS: clip(workload, gradclip.ClipGradByNorm(ALWAYS)),
+        LOOP: peers.norm_of_each(workload.parameters, ALWAYS),
+    }
+    return restored(workload, calls)
+
+
+def inside(workload: Workload) -> list[Candidate]:
+    """Each element by itself, and none is outside: nothing need be written."""
+    return [Candidate(READ, Limit(workload.gradients).read), *_by_value(workload, INSIDE)]
+
+
+def outside(workload: Workload) -> list[Candidate]:
+    """Each element by itself, and a third of them are outside: one pass does it."""
+    calls = {one.name: one.call for one in _by_value(workload, OUTSIDE)}
+    return restored(workload, {WRITE: Limit(workload.gradients).write, **calls})
+
+
+def _by_value(workload: Workload, bound: float) -> list[Candidate]:
+    return [
+        Candidate(OURS, clip(workload, gradclip.ClipGradByValue(bound))),
+        Candidate(FOREACH, peers.value(workload.parameters, bound, foreach=True)),
+        Candidate(VALUE_LOOP, peers.value(workload.parameters, bound, foreach=False)),
+    ]
+
+
+def small(workload: Workload) -> list[Candidate]:
+    """Tensors so small that the memory does not matter; by both doors."""
+    return [
+        Candidate(OURS, clip(workload, gradclip.ClipGradByGlobalNorm(NEVER))),
+        Candidate(OURS_DROP_IN, partial(clip_grad_norm_, workload.parameters, NEVER)),
+        Candidate(TORCH, peers.norm(workload.parameters, NEVER)),
+    ]
+
+
+def small_clipped(workload: Workload) -> list[Candidate]:
+    """The same, and everything is scaled."""
+    calls: dict[str, Callable[[], object]] = {
+        OURS: clip(workload, gradclip.ClipGradByGlobalNorm(ALWAYS)),
+        OURS_DROP_IN: partial(clip_grad_norm_, workload.parameters, ALWAYS),
+        TORCH: peers.norm(workload.parameters, ALWAYS),
+    }
+    return restored(workload, calls)
+
+
+def small_after_backward(workload: Workload) -> list[Candidate]:
+    """The same, on gradients that a backward pass made just now, each a new tensor that Python has not seen."""
+    backward = after_backward(workload)
+    return [one._replace(before=backward) for one in small(workload)]
+
+
+def steps(limit: float, workload: Workload) -> list[Candidate]:
+    """Clipping in the step of a fused optimizer, the step without it, and PyTorch's clip before it."""
+    optimizer = peers.fused_adamw(workload.parameters)
+    optimizer.step()
+    attached: list[AttachedClipper] = []
+
+    def begin() -> None:
+        workload.restore()
+        attached.append(attach(optimizer, gradclip.ClipGradByGlobalNorm(limit), through_grad_scale=True))
+
+    calls: dict[str, Callable[[], object]] = {
+        STEP: optimizer.step,
+        TORCH_STEP: peers.norm_then_step(workload.parameters, limit, optimizer),
+    }
+    ours = Candidate(OUR_STEP, optimizer.step, begin, lambda: attached.pop().detach())
+    return [*restored(workload, calls), ours]
+
+
+def memory(workload: Workload) -> list[Candidate]:
+    """The limit, and other ways of moving the same bytes."""
+    limit = Limit(workload.gradients)
+    ways = {READ: limit.read, WRITE: limit.write, **other_ways(workload.gradients)}
+    return [Candidate(name, call) for name, call in ways.items()]
+
+
+def _by_both_doors(ratio: float) -> list[Row]:
+    return [Row(door, None, Goal(TORCH, ratio)) for door in (OURS, OURS_DROP_IN)]
+
+
+def _whole(limit: Goal | None, peer: float | None) -> list[Row]:
+    return [Row(OURS, limit, Goal(TORCH, peer))]
+
+
+def _values(limit: Goal, foreach: float | None, loop: float | None) -> list[Row]:
+    return [Row(OURS, limit, Goal(FOREACH, foreach)), Row(OURS, None, Goal(VALUE_LOOP, loop))]
+
+
+def _steps(most: float, least: float | None) -> list[Row]:
+    return [Row(OUR_STEP, Goal(STEP, most), Goal(TORCH_STEP, least)), Row(TORCH_STEP, Goal(STEP), None)]
+
+
+CASES = [
+    Case("GPT-2", "fp32", "memory", memory, []),
+    Case("GPT-2", "fp32", "nothing to clip", unclipped, _whole(Goal(READ, 1.15), 3.5)),
+    Case("GPT-2", "fp32", "clipped", clipped, _whole(Goal(READ_WRITE, 1.15), 1.6)),
+    Case("GPT-2", "fp32", "each tensor clipped", each_clipped, [Row(OURS, Goal(READ_WRITE, 1.25), Goal(LOOP, 2.5))]),
+    Case("GPT-2", "fp32", "by value, nothing outside", inside, _values(Goal(READ, 1.15), 2.5, 1.4)),
+    Case("GPT-2", "fp32", "by value, a third outside", outside, _values(Goal(WRITE), None, None)),
+    Case("GPT-2", "fp32", "AdamW(fused), nothing to clip", partial(steps, NEVER), _steps(1.2, None)),
+    Case("GPT-2", "fp32", "AdamW(fused), clipped", partial(steps, ALWAYS), _steps(1.3, 1.33)),
+    Case("GPT-2", "bf16", "nothing to clip", unclipped, _whole(Goal(READ, 1.3), 4.0)),
+    Case("GPT-2", "bf16", "clipped", clipped, _whole(Goal(READ_WRITE, 1.35), 1.8)),
+    Case("ResNet-50", "fp32", "memory", memory, []),
+    Case("ResNet-50", "fp32", "nothing to clip", unclipped, _whole(Goal(READ, 1.3), 4.5)),
+    Case("ResNet-50", "fp32", "clipped", clipped, _whole(Goal(READ_WRITE, 1.6), 1.3)),
+    Case("ResNet-50", "bf16", "nothing to clip", unclipped, _whole(Goal(READ), None)),
+    Case("ResNet-50", "bf16", "clipped", clipped, _whole(Goal(READ_WRITE), None)),
+    Case("2000 x 16", "fp32", "in cache", small, _by_both_doors(20.0), in_cache=True),
+    Case("2000 x 16", "fp32", "out of cache", small, _by_both_doors(10.0)),
+    Case("2000 x 16", "fp32", "after a backward", small_after_backward, _by_both_doors(5.0)),
+    Case("2000 x 16", "fp32", "out of cache, clipped", small_clipped, _whole(None, None)),
+    Case("1 x 16", "fp32", "in cache", small, _by_both_doors(5.0), in_cache=True),
+    Case("4 x 4096²", "fp32", "nothing to clip", unclipped, _whole(Goal(READ), None)),
+    Case("4 x 4096²", "fp32", "clipped", clipped, _whole(Goal(READ_WRITE), None)),
+    Case("4 x 4096²", "bf16", "nothing to clip", unclipped, _whole(Goal(READ), None)),
+    Case("4 x 4096²", "bf16", "clipped", clipped, _whole(Goal(READ_WRITE), None)),
+]

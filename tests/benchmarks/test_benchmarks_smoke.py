@@ -1,0 +1,88 @@
+"""The benchmark runs, and its arithmetic is right; what it finds on this machine is not tested."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from benchmarks.__main__ import main
+from benchmarks.cases import CASES, Case, Goal, Row
+from benchmarks.report import Found, verdict
+from benchmarks.sampling import Timing
+
+from benchmarks import limits, workloads
+
+
+def found(seconds: dict[str, float], rows: list[Row]) -> Found:
+    timings = {name: Timing([value], 9, 9) for name, value in seconds.items()}
+    return Found(Case("", "", "", lambda workload: [], rows), 8, timings)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensors", "elements"),
+    [
+        ("GPT-2", 148, 124_439_808),
+        ("ResNet-50", 161, 25_557_032),
+        ("2000 x 16", 2000, 32_000),
+        ("4 x 4096²", 4, 1 << 26),
+    ],
+)
+def test_workloads_have_the_shapes_of_the_models(name: str, tensors: int, elements: int) -> None:
+    shapes = list(workloads.SHAPES[name]())
+    assert (len(shapes), sum(math.prod(shape) for shape in shapes)) == (tensors, elements)
+
+
+def test_restore_undoes_a_clip() -> None:
+    workload = workloads.make("1 x 16")
+    torch.nn.utils.clip_grad_norm_(workload.parameters, 0.1)
+    assert not torch.equal(workload.gradients[0], workload.originals[0])
+    workload.restore()
+    assert torch.equal(workload.gradients[0], workload.originals[0])
+
+
+def test_the_limit_reads_every_word_and_leaves_it() -> None:
+    tensors = [torch.arange(n, dtype=torch.int64) for n in (1, 1000, 300_000)]
+    limit = limits.Limit(tensors)
+    limit.read_then_write()
+    expected = 0
+    for tensor in tensors:
+        expected ^= int(limits.np.bitwise_xor.reduce(tensor.numpy()))
+        assert torch.equal(tensor, torch.arange(len(tensor)))
+    assert limit._table[limits.RESULT] == expected
+
+
+@pytest.mark.parametrize(
+    ("limit", "torch_", "expected"),
+    [(1.0, 3.0, "reached"), (0.8, 3.0, "missed by 25.0 %"), (1.0, 1.5, "missed by 25.0 %")],
+)
+def test_the_verdict_names_the_worse_miss(limit: float, torch_: float, expected: str) -> None:
+    row = Row("ours", Goal("limit", 1.0), Goal("torch", 2.0))
+    assert verdict(found({"ours": 1.0, "limit": limit, "torch": torch_}, [row]), row) == expected
+
+
+def test_every_row_names_candidates_of_its_case() -> None:
+    for case in CASES:
+        workload = workloads.with_gradients(case.workload, [(16,)] * 3)
+        names = {candidate.name for candidate in case.candidates(workload)}
+        for row in case.rows:
+            assert {row.ours} | {goal.candidate for goal in (row.limit, row.peer) if goal} <= names, case.name
+
+
+def test_a_trial_run_saves_its_tables(tmp_path, capsys) -> None:
+    assert main(["--quick", "--only", "ResNet-50 fp32", "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "ResNet-50 fp32, clipped" in printed
+    page = (tmp_path / "cpu.md").read_text()
+    assert "A trial run" in page
+    assert "- processor: " in page
+    data = json.loads((tmp_path / "cpu.json").read_text())
+    assert {row["case"] for row in data["rows"]} == {"ResNet-50 fp32, nothing to clip", "ResNet-50 fp32, clipped"}
+    assert all(row["over_limit"] > 0 and row["peer_over_ours"] > 0 for row in data["rows"])
+
+
+def test_the_growth_of_time_is_drawn(tmp_path) -> None:
+    assert main(["--quick", "--only", "growth", "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
+    assert "Tensors of 16 elements, in cache" in (tmp_path / "cpu.md").read_text()
