@@ -1,0 +1,70 @@
+"""The seed experiment in full: it explodes without clipping and trains with it."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from gradclip.experiments.demo import Demo
+from gradclip.experiments.seed import ARRIVED, STEPS, WITH, WITHOUT, SeedExperiment, exploding_net, run_seed
+
+
+def test_without_clipping_every_seed_is_infinite_or_nan_within_five_steps(demo: Demo) -> None:
+    assert [run.broke_at in (2, 3, 4, 5) for run in demo.exploding.without] == [True] * 5
+
+
+def test_with_clipping_most_seeds_train_from_a_large_loss(demo: Demo) -> None:
+    assert demo.exploding.typical_start() > 300
+    assert len(demo.exploding.arrived) >= 3
+    assert all(len(run.steps) == STEPS for run in demo.exploding.clipped)
+
+
+def test_both_runs_start_from_the_same_net_and_batch(demo: Demo) -> None:
+    for without, clipped in zip(demo.exploding.without, demo.exploding.clipped, strict=True):
+        assert without.steps[0].loss == clipped.steps[0].loss
+        assert without.steps[0].norm_before == clipped.steps[0].norm_before
+
+
+def test_each_of_six_tensors_is_clipped_to_one(demo: Demo) -> None:
+    largest = max(step.norm_after for run in demo.exploding.clipped for step in run.steps)
+    assert largest <= math.sqrt(6) * (1 + 1e-6)  # the coefficient is rounded to fp32: 6e-8 each
+
+
+def test_without_only_the_biases_are_clipped(demo: Demo) -> None:
+    first = demo.exploding.without[0].steps[0]
+    assert 100 < first.norm_after < first.norm_before
+
+
+@pytest.mark.parametrize("clipping", [WITHOUT, WITH])
+def test_the_same_seed_gives_the_same_numbers(clipping: str) -> None:
+    # Rows end in NaN, which is not equal to itself: their text is.
+    assert repr(run_seed(3, clipping)) == repr(run_seed(3, clipping))
+
+
+def test_pytorch_is_left_as_it_was() -> None:
+    threads, state = torch.get_num_threads(), torch.random.get_rng_state()
+    run_seed(0, WITHOUT)
+    assert torch.get_num_threads() == threads
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_the_net_is_linear_with_biases_and_a_shifted_first_weight() -> None:
+    net = exploding_net(torch.Generator().manual_seed(0))
+    assert [tuple(p.shape) for p in net.parameters()] == [(32, 1), (32,), (32, 32), (32,), (1, 32), (1,)]
+    assert net[0].weight.mean().item() == pytest.approx(2.0, abs=1.0)  # 2 + N(0, 1) / sqrt(32): 5.6 deviations
+
+
+def test_a_bad_seed_is_reported_and_one_bad_seed_is_no_shortfall() -> None:
+    bad = run_seed(26, WITH)
+    assert bad.end > ARRIVED
+    good = [run_seed(seed, WITH) for seed in (0, 1)]
+    assert SeedExperiment((bad, *good)).shortfalls() == []
+    (reason,) = SeedExperiment((bad, bad, good[0])).shortfalls()
+    assert f"{bad.end:.3g}" in reason
+
+
+def test_a_run_without_clipping_that_survives_is_a_shortfall(demo: Demo) -> None:
+    survivor = replace(demo.exploding.clipped[0], clipping=WITHOUT)
+    (reason,) = SeedExperiment((survivor, *demo.exploding.clipped)).shortfalls()
+    assert "still finite after 5 steps" in reason
