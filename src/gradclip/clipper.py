@@ -112,13 +112,21 @@ class Clipper:
             measure,
             sweep.stages,
             parts,
-            [self._states.get((*key, stage), {}) for stage in range(count)] if self._adapts else [{}] * count,
+            [self._memory((*key, stage), measure) for stage in range(count)] if self._adapts else [{}] * count,
             on_nonfinite=self.on_nonfinite,
             step=self.step,
             divisor=own.divisor,
             weights=_weights(sweep, own, engine) if sweep.reads_weights else None,
         )
         return Part(key, sweep, own.name, shapes, own.divisor, measure, plan, parts), batch, False
+
+    def _memory(self, key: tuple[int, int, int], measure: Measure) -> State:
+        """The memory of one threshold; what was loaded as a list becomes an array of the engine."""
+        state = self._states.get(key, {})
+        return {
+            name: measure.xp.array(value, measure.total) if isinstance(value, list) else value
+            for name, value in state.items()
+        }
 
     def _clamped(self, key: tuple[int, int], sweep: Sweep, own: Gradients, engine: Engine, batch: Any) -> Work:
         """A stage at scope `Element`; an engine with a fused clamp measures and writes in the same read."""
@@ -146,7 +154,7 @@ class Clipper:
     def _heed(self, works: list[Work], engine: Engine, result: Result) -> bool:
         """Whether to skip the step; raises or warns where the decisions say so."""
         alarms = [(part, batch) for part, batch, _ in works if alarming(part)]
-        skips = [asks_to_skip(part, batch, engine, self.step) for part, batch in alarms]
+        skips = [asks_to_skip(part, batch, engine, self.step, self.on_nonfinite) for part, batch in alarms]
         skip = any(skips)
         result.settle(skip)
         for part, batch in alarms:
@@ -175,13 +183,20 @@ class Clipper:
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """The memory as dicts of numbers, strings and arrays; it loads under `weights_only=True`."""
+        """The memory as dicts, lists, numbers and strings: for any engine, under `weights_only=True` and in JSON."""
         return {
             "version": STATE_VERSION,
             "rule": repr(self.rule),
             "step": self.step,
             "consecutive_skips": self.consecutive_skips,
-            "thresholds": {" ".join(map(str, key)): dict(state) for key, state in self._states.items()},
+            "thresholds": {" ".join(map(str, key)): self._plain(state) for key, state in self._states.items()},
+        }
+
+    def _plain(self, state: State) -> dict[str, Any]:
+        """Arrays as lists; a float is the array of an engine that has one segment."""
+        return {
+            name: value if isinstance(value, int | str | list) else self.last.to_host(value)
+            for name, value in state.items()
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from gradclip.decide import Plan
 from gradclip.engines.base import Array, Engine, Measure
-from gradclip.rules.norm import RMS, Norm
+from gradclip.rules.norm import RMS, Linf, Norm
 from gradclip.rules.response import ACTION_NAMES, SKIP
 from gradclip.rules.scope import Element, Scope
 from gradclip.rules.segments import Segments, segment_names
@@ -72,7 +72,8 @@ class Result:
     """What one clip did. Reading a number may wait for the device; nothing else does.
 
     `norm_before` and `norm_after` are over everything measured: the norm of the first stage before, of the last stage
-    after. `threshold` and `coefficient` are those of the segment that was clipped hardest; `segments` has each.
+    after; where the parts of a rule measure different norms, the largest of them. `threshold` and `coefficient` are
+    those of the segment that was clipped hardest; `segments` has each.
     """
 
     def __init__(self, step: int, engine: Engine) -> None:
@@ -89,13 +90,13 @@ class Result:
     @cached_property
     def norm_before(self) -> float:
         """The norm before clipping, in the unit of the gradient; NaN or infinity where an element is."""
-        first = {part.key[1]: part for part in reversed(self.parts)}
+        first = {part.key[1]: part for part in reversed(self._taken)}
         return self._overall([(part, 0, False) for part in first.values()])
 
     @cached_property
     def norm_after(self) -> float:
         """The norm that the optimizer sees; 0 where the step is skipped."""
-        last = {part.key[1]: part for part in self.parts}
+        last = {part.key[1]: part for part in self._taken}
         return 0.0 if self.skipped else self._overall([(part, -1, True) for part in last.values()])
 
     @property
@@ -116,13 +117,13 @@ class Result:
     @cached_property
     def nonfinite(self) -> int:
         """The number of non-finite elements; an engine that waits for a device may count a tensor as one."""
-        return int(sum(sum(self._host(part.measure.nonfinite)) for part in self.parts if part.key[0] == 0))
+        return int(sum(sum(self.to_host(part.measure.nonfinite)) for part in self.parts if part.key[0] == 0))
 
     @property
     def skipped(self) -> bool:
         """Whether the optimizer must not step."""
         if self._skipped is None:
-            self._skipped = any(self._host(flag)[0] > 0 for flag in self.skip_flags())
+            self._skipped = any(self.to_host(flag)[0] > 0 for flag in self.skip_flags())
         return self._skipped
 
     @cached_property
@@ -151,34 +152,39 @@ class Result:
             f"{self.engine} engine>"
         )
 
+    def to_host(self, array: Array) -> list[float]:
+        """The numbers of an array of the engine that served."""
+        return self._engine.to_host(array)
+
+    @cached_property
+    def _taken(self) -> list[Part]:
+        """The parts up to the phase that asked to skip; an engine that waits went on, not knowing of it."""
+        asked = [part.key[0] for part in self.parts if SKIP in actions_of(part, self._engine)] if self.skipped else []
+        return [part for part in self.parts if part.key[0] <= min(asked, default=part.key[0])]
+
     @cached_property
     def _hardest(self) -> Segment:
         nothing = Segment("nothing", 0.0, 0.0, math.inf, 1.0, "pass")
         return min(self.segments, key=lambda segment: segment.coefficient, default=nothing)
-
-    def _host(self, array: Array) -> list[float]:
-        return self._engine.to_host(array)
 
     def _overall(self, stages: list[tuple[Part, int, bool]]) -> float:
         """The norm over all segments of the given stages, each before or after its coefficient."""
         norms = {part.sweep.stages[stage].norm for part, stage, _ in stages}
         if not norms:
             return 0.0
-        if len(norms) > 1:
-            raise ValueError("the parts of this rule measure different norms: read `segments` for each")
         values: list[float] = []
         sizes: list[int] = []
         for part, stage, after in stages:
             decision = part.plan.decisions[stage]
-            before = self._host(decision.norm)
+            before = self.to_host(decision.norm)
             factors = self._spread(decision.coefficient, len(before)) if after else [1.0] * len(before)
             values += [n if c == 1.0 else n * c if c else 0.0 for n, c in zip(before, factors, strict=True)]
             sizes += part.segments[stage].sizes or [1] * len(before)
-        return _joined(values, sizes, norms.pop())
+        return _joined(values, sizes, norms.pop() if len(norms) == 1 else Linf())
 
     def _rows(self, part: Part, stage: int) -> list[Segment]:
         rule, decision = part.sweep.stages[stage], part.plan.decisions[stage]
-        before, actions = self._host(decision.norm), self._host(decision.action)
+        before, actions = self.to_host(decision.norm), self.to_host(decision.action)
         factors = self._spread(decision.coefficient, len(before))
         thresholds = self._spread(decision.threshold, len(before))
         names = _names(part, rule.scope, len(before))
@@ -189,8 +195,13 @@ class Result:
 
     def _spread(self, value: Any, count: int) -> list[float]:
         """One number for all segments, or one each, as a list."""
-        values = [value] if isinstance(value, int | float) else self._host(value)
+        values = [value] if isinstance(value, int | float) else self.to_host(value)
         return values * count if len(values) == 1 else values
+
+
+def actions_of(part: Part, engine: Engine) -> set[float]:
+    """The actions that the stages of a part decided on."""
+    return {action for decision in part.plan.decisions for action in engine.to_host(decision.action)}
 
 
 def _names(part: Part, scope: Scope, count: int) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from gradclip.engines.base import Engine
 from gradclip.errors import GradclipWarning, GradientAboveThreshold, NonFiniteGradient
-from gradclip.result import Part
+from gradclip.result import Part, actions_of
 from gradclip.rules.norm import Linf
 from gradclip.rules.response import KEEP, RAISE, SKIP
 from gradclip.rules.scope import Tensor
@@ -23,16 +23,11 @@ def alarming(part: Part) -> bool:
     return any(xp.any(decision.action >= KEEP) for decision in part.plan.decisions)
 
 
-def actions_of(part: Part, engine: Engine) -> set[float]:
-    """The actions that the stages of a part decided on."""
-    return {action for decision in part.plan.decisions for action in engine.to_host(decision.action)}
-
-
-def asks_to_skip(part: Part, batch: Any, engine: Engine, step: int) -> bool:
+def asks_to_skip(part: Part, batch: Any, engine: Engine, step: int, on_nonfinite: str) -> bool:
     """Whether a part asks to skip the step; raises instead where its rule or the clipper says so."""
     actions = actions_of(part, engine)
     if RAISE in actions:
-        raise _error(part, batch, engine, step)
+        raise _error(part, batch if on_nonfinite == "raise" else None, engine, step)
     return SKIP in actions
 
 
@@ -65,14 +60,16 @@ def _norms(part: Part, engine: Engine) -> tuple[list[float], list[float]]:
 
 
 def _error(part: Part, batch: Any, engine: Engine, step: int) -> Exception:
-    if names := offenders(part, batch, engine):
+    names = [] if batch is None else offenders(part, batch, engine)
+    if names:
         return NonFiniteGradient(
             f"the gradient of {_listed(names)} is non-finite at step {step}; no gradient was written: lower the "
             'learning rate, look at the batch, or use on_nonfinite="skip" to leave such steps out'
         )
     for rule, decision in zip(part.sweep.stages, part.plan.decisions, strict=True):
-        if RAISE in engine.to_host(decision.action):
-            largest = max(engine.to_host(decision.norm))
+        norms = zip(engine.to_host(decision.norm), engine.to_host(decision.action), strict=True)
+        if above := [norm for norm, action in norms if action == RAISE]:
+            largest = max(above)
             return GradientAboveThreshold(f"at step {step} the norm is {largest:g} ({rule!r}); no gradient was written")
     raise AssertionError("a part raised without a decision to raise")
 

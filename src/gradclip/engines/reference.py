@@ -55,11 +55,14 @@ NUMPY = NumpyFunctions()
 
 
 class Batch:
-    """The gradients, and each as float64 (complex128 for complex ones)."""
+    """The gradients, and what they hold now as float64 (complex128 for complex ones)."""
 
     def __init__(self, tensors: list[np.ndarray]) -> None:
         self.tensors = tensors
-        self.values = [tensor.astype(np.complex128 if tensor.dtype.kind == "c" else np.float64) for tensor in tensors]
+
+    @property
+    def values(self) -> list[np.ndarray]:
+        return [tensor.astype(np.complex128 if tensor.dtype.kind == "c" else np.float64) for tensor in self.tensors]
 
 
 class ReferenceEngine:

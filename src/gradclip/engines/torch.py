@@ -14,12 +14,10 @@ from typing import Any, NamedTuple
 import torch
 
 from gradclip.engines.base import NO_ORDER, Array, Measure, UnsupportedGradient, repeats
-from gradclip.engines.torch_layout import COMPLEX, distinct, plain, rows
+from gradclip.engines.torch_layout import COMPLEX, distinct, plain, refuse_overlap, rows
 from gradclip.rules.norm import Norm
 from gradclip.rules.response import Rescale, Response
-from gradclip.rules.scope import Element, Global, Row, Scope
-
-HALF = (torch.float16, torch.bfloat16)
+from gradclip.rules.scope import Element, Global, Row, Scope, rows_of
 
 
 class TorchFunctions:
@@ -92,8 +90,7 @@ class TorchEngine:
                 raise UnsupportedGradient(
                     index, f"it is on {tensor.device} and others on {found[0].device}: clip each device by itself"
                 )
-            if torch._debug_has_internal_overlap(distinct(tensor)) == 1:
-                raise UnsupportedGradient(index, "its elements overlap in memory: assign a .clone() of it to .grad")
+            refuse_overlap(distinct(tensor), index)
         return Batch(found, [distinct(tensor) for tensor in found])
 
     def repeated(self, batch: Batch) -> set[int]:
@@ -118,7 +115,7 @@ class TorchEngine:
         return Measure(total, nonfinite, FUNCTIONS, scales)
 
     def apply_(self, batch: Batch, scope: Scope, coefficient: Array) -> None:
-        factors = _factors(batch.targets, scope, coefficient)
+        factors = _factors(batch, scope, coefficient)
         for target, factor in zip(batch.targets, factors, strict=True):
             if self.waits:
                 _scale_on_device(target, factor)
@@ -198,17 +195,16 @@ def norm_of_all(norms: torch.Tensor, norm: Norm) -> tuple[torch.Tensor, torch.Te
     return torch.linalg.vector_norm(norms / scale, norm.p).reshape(1), scale
 
 
-def _factors(tensors: list[torch.Tensor], scope: Scope, coefficient: torch.Tensor) -> Sequence[torch.Tensor]:
-    """The coefficient of each tensor: one number, or for rows one for each, shaped to multiply the tensor."""
+def _factors(batch: Batch, scope: Scope, coefficient: torch.Tensor) -> Sequence[torch.Tensor]:
+    """The coefficient of each target: one number, or for rows one for each, shaped to multiply the target."""
     if isinstance(scope, Global):
-        return [coefficient[0]] * len(tensors)
+        return [coefficient[0]] * len(batch.targets)
     if not isinstance(scope, Row):
         return list(coefficient.unbind())
-    counts = [tensor.shape[0] if tensor.dim() >= 2 else 1 for tensor in tensors]
-    split = torch.split(coefficient, counts)
+    split = torch.split(coefficient, [rows_of(tensor.shape) for tensor in batch.tensors])
     return [
-        part.reshape([-1] + [1] * (tensor.dim() - 1)) if tensor.dim() >= 2 else part[0]
-        for part, tensor in zip(split, tensors, strict=True)
+        part[: target.shape[0]].reshape([-1] + [1] * (target.dim() - 1)) if target.dim() >= 2 else part[0]
+        for part, target in zip(split, batch.targets, strict=True)
     ]
 
 
@@ -233,14 +229,12 @@ def _scale_on_device(target: torch.Tensor, factor: torch.Tensor) -> None:
 
 
 def _product(target: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    """The product in a type in which the coefficient does not underflow."""
-    if target.dtype in COMPLEX:
-        return target * factor
-    return target.to(torch.float32 if target.dtype in HALF else _wide(target)) * factor
+    """The product in a type that the coefficient does not leave."""
+    return target * factor if target.dtype in COMPLEX else target.to(_wide(target)) * factor
 
 
 def _needs_wide(target: torch.Tensor, value: float) -> bool:
-    return target.dtype is not torch.float64 and target.dtype not in COMPLEX and abs(value) < 1e-30
+    return target.dtype is not torch.float64 and target.dtype not in COMPLEX and not 1e-30 < value < 1e30
 
 
 @lru_cache(maxsize=256)

@@ -82,7 +82,7 @@ def payload(gradient: torch.Tensor, index: int) -> Payload:
 def distinct(tensor: torch.Tensor) -> torch.Tensor:
     """The view of `tensor` that holds each memory place once: an expanded axis shrinks to one index."""
     for axis, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
-        if stride == 0 and size > 1:
+        if stride == 0 and size > 1 and tensor.numel():
             tensor = tensor.narrow(axis, 0, 1)
     return tensor
 
@@ -94,12 +94,20 @@ def rows(tensor: torch.Tensor, scope: Scope) -> torch.Tensor:
     return tensor.reshape(1, tensor.numel())
 
 
+def refuse_overlap(tensor: torch.Tensor, index: int) -> None:
+    """Refuse a tensor unless its strides show that no two elements share a place: it would be scaled twice there."""
+    reach = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1 and stride < reach and tensor.numel():
+            raise UnsupportedGradient(index, "its elements overlap in memory: assign a .clone() of it to .grad")
+        reach += stride * (size - 1)
+
+
 def _dense(tensor: torch.Tensor, index: int) -> Payload:
     if tensor.is_contiguous() and not tensor.is_conj() and not tensor.is_neg():
         return Payload(tensor)
     target = distinct(tensor)
-    if torch._debug_has_internal_overlap(target) == 1:
-        raise UnsupportedGradient(index, "its elements overlap in memory: assign a .clone() of it to .grad")
+    refuse_overlap(target, index)
     copy = tensor.resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
     source = copy
     for axis, (size, wanted) in enumerate(zip(copy.shape, target.shape, strict=True)):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, ClassVar
 
 
@@ -79,12 +80,12 @@ class RMS(Norm):
     words: ClassVar[str] = "a root mean square"
 
     def finish(self, total: Any, size: Any, xp: Any) -> Any:
-        return xp.sqrt(total / size)
+        return xp.sqrt(total / xp.maximum(size, 1.0))
 
 
 def checked_order(p: Any) -> float:
     """`p` as a float, or the error that says which orders exist."""
-    if isinstance(p, bool) or not hasattr(p, "__float__"):
+    if isinstance(p, bool) or not isinstance(p, Real):
         raise TypeError(f"the order of a norm is a number in (0, inf], got {p!r}: write 2.0 or float('inf')")
     value = float(p)
     if not value > 0:

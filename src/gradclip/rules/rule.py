@@ -70,11 +70,13 @@ class Chain(Chainable):
     def __post_init__(self) -> None:
         if not self.stages:
             raise ValueError("a chain needs at least one rule")
-        reads = [index for index, stage in enumerate(self.stages) if isinstance(stage, Rule) and _maps(stage)]
-        late = [stage for stage in self.stages[min(reads, default=len(self.stages)) + 1 :] if _raises(stage)]
-        if late:
+        from gradclip.rules.sweep import phases_of
+
+        late = [sweep for phase in phases_of(self)[1:] for sweep in phase.sweeps if sweep is not None]
+        raising = [stage for sweep in late for stage in sweep.stages if isinstance(stage.response, Raise)]
+        if raising:
             raise ValueError(
-                f"an error would come after gradients were written: put the rule that raises first ({late[0]!r})"
+                f"an error would come after gradients were written: put the rule that raises first ({raising[0]!r})"
             )
 
     def __repr__(self) -> str:
@@ -138,14 +140,6 @@ def checked_rule(rule: Any) -> AnyRule:
     if isinstance(rule, Chainable):
         return rule  # type: ignore[return-value]
     raise TypeError(f"expected a clipping rule, got {rule!r}: write for example ClipGradByGlobalNorm(1.0)")
-
-
-def _maps(rule: Rule) -> bool:
-    return isinstance(rule.scope, Element)
-
-
-def _raises(stage: Rule | Rules) -> bool:
-    return any(isinstance(rule.response, Raise) for rule in rules_in(stage))
 
 
 def _example(name: str) -> str:

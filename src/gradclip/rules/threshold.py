@@ -11,6 +11,7 @@ import bisect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, ClassVar, NamedTuple
 
 State = Mapping[str, Any]
@@ -80,7 +81,7 @@ class Bounds(Threshold):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "max", checked_limit(self.max, "max"))
-        if isinstance(self.min, bool) or not isinstance(self.min, int | float):
+        if isinstance(self.min, bool) or not isinstance(self.min, Real):
             raise TypeError(f"min must be a number below 0 or None, got {self.min!r}: None means -max")
         if not self.min < 0:
             raise ValueError(
@@ -136,20 +137,18 @@ class Schedule(Threshold):
 
 
 def checked_limit(value: Any, what: str) -> float:
-    """`value` as a float above 0, infinity for `None`, or the error that says what to write instead."""
+    """`value` as a float above 0, infinity for `None`, or the error that says what to write instead.
+
+    Python and NumPy numbers are taken; a framework's tensor is not, because reading it would wait for its device.
+    """
     if value is None:
         return math.inf
-    if isinstance(value, bool | str) or not _is_real(value):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{what} must be a number above 0, got {value!r}: write 1.0, or None to measure only")
     number = float(value)
     if math.isnan(number) or number <= 0:
         raise ValueError(f"{what} must be above 0, got {number}: {_instead(number)}")
     return number
-
-
-def _is_real(value: Any) -> bool:
-    """A Python or NumPy number; a framework's tensor is refused, because reading it would wait for its device."""
-    return isinstance(value, int | float) or (hasattr(value, "__float__") and type(value).__module__ == "numpy")
 
 
 def _instead(number: float) -> str:

@@ -139,7 +139,7 @@ def clip_grad_value_(parameters: TensorOrTensors, clip_value: float, foreach: bo
         raise _refused(error) from None
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=64, typed=True)
 def _global_rule(max_norm: float | None, norm_type: Any) -> Rule:
     """The rule of one call; "inf" is the one string that PyTorch documents."""
     norm = norm_of_order(math.inf if norm_type == "inf" else norm_type)
