@@ -10,7 +10,7 @@ A kernel is `f(elements, count, out, parameter)`. It is compiled for a pointer t
 (the 16-bit types have no arithmetic of their own here: they are read to fp32 and rounded back). `out` is a row of four
 fp64 numbers: total, second total, number of non-finite elements, number of elements changed.
 
-The disk cache follows the file of a function and none that it imports from, so this file imports no other of gradclip.
+The disk cache follows the file of a function and none that it imports from, so what is compiled here is all here.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import cfunc, njit, types
+from numba import njit, types
 from numba.extending import intrinsic
+
+from gradclip.engines.cpu_compile import compile_c
 
 HALF, BFLOAT, FLOAT, DOUBLE = range(4)
 """Codes of the element types, in the order of `POINTEES`."""
@@ -459,5 +461,4 @@ def compiled(kernel: Callable[..., None], code: int) -> Any:
     """`kernel` for one element type, as a C function; keep it, its `address` dies with it."""
     number = types.CPointer(types.float64)
     signature = types.void(types.CPointer(POINTEES[code]), types.int64, number, number)
-    body = kernel.py_func
-    return cfunc(signature, cache=True, error_model="numpy")(body)
+    return compile_c(signature, kernel.py_func)

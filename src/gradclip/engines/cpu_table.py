@@ -9,7 +9,7 @@ finishes the last chunk combines the parts, in the order of the table.
 
 Several threads may walk one table at once: chunks are claimed from a counter in the *head*, which also says what to do.
 
-The disk cache follows the file of a function and none that it imports from, so this file imports no other of gradclip.
+The disk cache follows the file of a function and none that it imports from, so what is compiled here is all here.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
-from numba import cfunc, njit, types
+from numba import njit, types
 from numba.extending import intrinsic
+
+from gradclip.engines.cpu_compile import compile_c
 
 ADDRESS, ELEMENTS, CODE, ROWS, CHUNK, SLOT, SEGMENT, STEP = range(8)
 """Words of a span: where, how many, type code, rows of the tensor, first chunk, part and segment, chunk size."""
@@ -353,4 +355,4 @@ SIGNATURES = {
 def compiled(function: Callable[..., Any]) -> Any:
     """`fill`, `number`, `split` or `walk` as a C function; keep it, its `address` dies with it."""
     body = function.py_func
-    return cfunc(SIGNATURES[body.__name__], cache=True, error_model="numpy")(body)
+    return compile_c(SIGNATURES[body.__name__], body)
