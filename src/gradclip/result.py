@@ -71,8 +71,8 @@ class Segment(NamedTuple):
 class Result:
     """What one clip did. Reading a number may wait for the device; nothing else does.
 
-    `norm_before` and `norm_after` are over everything measured: the norm of the first stage before, of the last stage
-    after; where the parts of a rule measure different norms, the largest of them. `threshold` and `coefficient` are
+    `norm_before` is over everything that the first stage measured, `norm_after` the same norm after the last stage that
+    measures it; where the parts of a rule measure different norms, the largest of them. `threshold` and `coefficient` are
     those of the segment that was clipped hardest; `segments` has each.
     """
 
@@ -96,7 +96,8 @@ class Result:
     @cached_property
     def norm_after(self) -> float:
         """The norm that the optimizer sees; 0 where the step is skipped."""
-        last = {part.key[1]: part for part in self._taken}
+        first = {part.key[1]: part.sweep for part in reversed(self._taken)}
+        last = {part.key[1]: part for part in self._taken if part.sweep.alike(first[part.key[1]])}
         return 0.0 if self.skipped else self._overall([(part, -1, True) for part in last.values()])
 
     @property

@@ -139,7 +139,12 @@ def _segments(value: np.ndarray, scope: Scope) -> list[np.ndarray]:
 
 
 def _total(magnitude: np.ndarray, norm: Norm) -> tuple[float, float]:
-    """The power sum and its scale: the largest element is taken out, so that no power leaves float64."""
+    """The power sum and its scale; for most orders the largest element is taken out, so that no power leaves float64.
+
+    Squares of 16- and 32-bit numbers cannot leave it, and where those of 64-bit ones do, the norm counts as infinite.
+    """
+    if norm.p in (1.0, 2.0):
+        return float(np.sum(magnitude**norm.p)), 1.0
     peak = float(magnitude.max(initial=0.0))
     if math.isinf(norm.p) or not math.isfinite(peak) or peak == 0.0:
         return peak, 1.0

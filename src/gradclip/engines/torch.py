@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from gradclip.engines.base import NO_ORDER, Array, Measure, UnsupportedGradient, repeats
-from gradclip.engines.torch_layout import COMPLEX, distinct, plain, refuse_overlap, rows
+from gradclip.engines.torch_layout import COMPLEX, distinct, magnitudes, parts, plain, refuse_overlap, rows
 from gradclip.rules.norm import Norm
 from gradclip.rules.response import Rescale, Response
 from gradclip.rules.scope import Element, Global, Row, Scope, rows_of
@@ -116,11 +116,9 @@ class TorchEngine:
 
     def apply_(self, batch: Batch, scope: Scope, coefficient: Array) -> None:
         factors = _factors(batch, scope, coefficient)
+        scale = _scale_on_device if self.waits else _scale_where_needed
         for target, factor in zip(batch.targets, factors, strict=True):
-            if self.waits:
-                _scale_on_device(target, factor)
-            else:
-                _scale_where_needed(target, factor)
+            scale(parts(target), factor)
 
     def map_(self, batch: Batch, response: Response, low: Any, high: Any) -> None:
         self.refuse_unordered(batch)
@@ -182,7 +180,7 @@ def _norms(tensor: torch.Tensor, scope: Scope, norm: Norm) -> tuple[torch.Tensor
     if wide is torch.float64 and norm.p in (1.0, 2.0, math.inf):
         dtype = torch.complex128 if tensor.dtype in COMPLEX else wide
         return torch.linalg.vector_norm(flat, norm.p, dim=1, dtype=dtype).to(wide), one
-    magnitude = flat.abs().to(wide)
+    magnitude = magnitudes(flat, wide)
     peak = magnitude.amax(dim=1)
     scale = torch.where((peak > 0) & torch.isfinite(peak), peak, one)
     return torch.linalg.vector_norm(magnitude / scale[:, None], norm.p, dim=1), scale
@@ -190,6 +188,8 @@ def _norms(tensor: torch.Tensor, scope: Scope, norm: Norm) -> tuple[torch.Tensor
 
 def norm_of_all(norms: torch.Tensor, norm: Norm) -> tuple[torch.Tensor, torch.Tensor]:
     """One norm and its scale from the norms of the parts."""
+    if norms.dtype is torch.float64 and norm.p in (1.0, 2.0, math.inf):
+        return torch.linalg.vector_norm(norms, norm.p).reshape(1), torch.ones_like(norms[:1])
     peak = norms.amax().reshape(1)
     scale = torch.where((peak > 0) & torch.isfinite(peak), peak, torch.ones_like(peak))
     return torch.linalg.vector_norm(norms / scale, norm.p).reshape(1), scale
@@ -203,8 +203,8 @@ def _factors(batch: Batch, scope: Scope, coefficient: torch.Tensor) -> Sequence[
         return list(coefficient.unbind())
     split = torch.split(coefficient, [rows_of(tensor.shape) for tensor in batch.tensors])
     return [
-        part[: target.shape[0]].reshape([-1] + [1] * (target.dim() - 1)) if target.dim() >= 2 else part[0]
-        for part, target in zip(split, batch.targets, strict=True)
+        factor[: target.shape[0]].reshape([-1] + [1] * (parts(target).dim() - 1)) if target.dim() >= 2 else factor[0]
+        for factor, target in zip(split, batch.targets, strict=True)
     ]
 
 
@@ -230,11 +230,11 @@ def _scale_on_device(target: torch.Tensor, factor: torch.Tensor) -> None:
 
 def _product(target: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     """The product in a type that the coefficient does not leave."""
-    return target * factor if target.dtype in COMPLEX else target.to(_wide(target)) * factor
+    return target.to(_wide(target)) * factor
 
 
 def _needs_wide(target: torch.Tensor, value: float) -> bool:
-    return target.dtype is not torch.float64 and target.dtype not in COMPLEX and not 1e-30 < value < 1e30
+    return target.dtype is not torch.float64 and not 1e-30 < value < 1e30
 
 
 @lru_cache(maxsize=256)

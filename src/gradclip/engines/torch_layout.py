@@ -75,8 +75,21 @@ def payload(gradient: torch.Tensor, index: int) -> Payload:
     tensor = plain(gradient, index)
     if tensor.dtype in COMPLEX:
         own = _dense(tensor, index)
-        return own._replace(tensor=torch.view_as_real(own.tensor), magnitudes=own.tensor.abs())
+        return own._replace(tensor=parts(own.tensor), magnitudes=magnitudes(own.tensor, torch.float64))
     return _dense(tensor, index)
+
+
+def parts(tensor: torch.Tensor) -> torch.Tensor:
+    """`tensor`, or the real and imaginary parts of a complex one, in the same memory; a lazy conjugation is undone."""
+    if tensor.dtype not in COMPLEX:
+        return tensor
+    return torch.view_as_real(tensor.conj() if tensor.is_conj() else tensor)
+
+
+def magnitudes(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """|x| in the float type `dtype`, of a complex tensor without leaving the range on the way."""
+    wide = tensor.to(torch.complex128 if dtype is torch.float64 else torch.complex64)
+    return wide.abs() if tensor.dtype in COMPLEX else tensor.to(dtype).abs()
 
 
 def distinct(tensor: torch.Tensor) -> torch.Tensor:

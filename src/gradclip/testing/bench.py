@@ -1,0 +1,145 @@
+"""The bench: how the laws make tensors, clip them with an engine, and see what was written."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gradclip.clipper import Clipper
+from gradclip.engines.base import Engine
+from gradclip.engines.reference import ReferenceEngine
+from gradclip.errors import GradclipWarning, GradientAboveThreshold, NonFiniteGradient
+from gradclip.result import Gradients, Result
+from gradclip.rules.rule import AnyRule
+
+Values = np.ndarray[Any, np.dtype[Any]]
+"""float64, or complex128 for complex gradients: every gradient fits, and the laws calculate in it."""
+
+NORM_TOLERANCE = 1e-6
+"""How far a norm may be from the truth, relative."""
+
+ROUNDING = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24, "float64": 2.0**-53, "complex64": 2.0**-24}
+SMALLEST = {"float16": 2.0**-24, "bfloat16": 2.0**-133, "float32": 2.0**-149, "float64": 5e-324, "complex64": 2.0**-148}
+"""For each dtype half the distance of two numbers near 1, and the distance of two numbers near 0."""
+
+
+class Outcome(NamedTuple):
+    """One clip: the values before and after, which tensors were written, and the result or the error."""
+
+    before: list[Values]
+    after: list[Values]
+    wrote: list[bool]
+    tensors: list[Any]
+    result: Result | None
+    error: Exception | None
+
+
+@dataclass(frozen=True)
+class Bench:
+    """An engine with what the laws need to know of its tensors.
+
+    `make(values, dtype)` makes a tensor of the dtype with this name, `read(tensor)` gives its numbers as NumPy floats.
+    `stamp(tensor)` is anything that changes when the tensor is written. Without it a write is seen by
+    its bits: so for an engine that waits for a device and multiplies by 1 sooner than ask.
+    `unread()` is a context in which reading a number of a tensor raises; it is asked of engines that wait for a device.
+    """
+
+    engine: Engine
+    make: Callable[[Values, str], Any]
+    read: Callable[[Any], Values]
+    dtype: str = "float32"
+    stamp: Callable[[Any], object] | None = None
+    unread: Callable[[], AbstractContextManager[Any]] = field(default=nullcontext)
+
+    @property
+    def tolerance(self) -> float:
+        """Of one element: that of the norm, two roundings of coefficient and product to fp32, one to the dtype."""
+        return NORM_TOLERANCE + 2 * 2.0**-24 + ROUNDING[self.dtype]
+
+    @property
+    def smallest(self) -> float:
+        return SMALLEST[self.dtype]
+
+    def values(self, tensor: Any) -> Values:
+        """The numbers of `tensor` in a copy that is wide enough for all."""
+        found = np.asarray(self.read(tensor))
+        return found.astype(np.complex128 if found.dtype.kind == "c" else np.float64)
+
+    def tensors(self, arrays: Sequence[Values]) -> list[Any]:
+        return [self.make(np.array(array), self.dtype) for array in arrays]
+
+    def clip(
+        self, rule: AnyRule | Clipper, arrays: Sequence[Values], order: Sequence[int] | None = None, **options: Any
+    ) -> Outcome:
+        """Clip tensors with the values `arrays` by a rule, or by a clipper that has clipped before."""
+        return self.clip_tensors(rule, self.tensors(arrays), order, **options)
+
+    def clip_tensors(
+        self, rule: AnyRule | Clipper, tensors: list[Any], order: Sequence[int] | None = None, **options: Any
+    ) -> Outcome:
+        """Clip `tensors`; one with the number i in `order` is called "t<i>" and belongs to group i modulo 2."""
+        clipper = rule if isinstance(rule, Clipper) else Clipper(rule, **options)
+        numbers = range(len(tensors)) if order is None else order
+        names, groups = [f"t{i}" for i in numbers], [i % 2 for i in numbers]
+        before, stamps = [self.values(tensor) for tensor in tensors], self._stamps(tensors)
+        result, error = None, None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", GradclipWarning)
+            warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's, of calculating with infinities
+            try:
+                result = clipper.clip_gradients(Gradients(tensors, names.__getitem__, groups), self.engine)
+            except (NonFiniteGradient, GradientAboveThreshold) as caught:
+                error = caught
+        after = [self.values(tensor) for tensor in tensors]
+        wrote = [not same_bits(a, b) for a, b in zip(before, after, strict=True)]
+        if self.stamp is not None:
+            wrote = [old != new for old, new in zip(stamps, self._stamps(tensors), strict=True)]
+        return Outcome(before, after, wrote, tensors, result, error)
+
+    def _stamps(self, tensors: list[Any]) -> list[object]:
+        return [] if self.stamp is None else [self.stamp(tensor) for tensor in tensors]
+
+
+def _array(values: Values, dtype: str) -> Values:
+    return np.array(values, dtype="complex128" if values.dtype.kind == "c" else dtype)
+
+
+REFERENCE = Bench(ReferenceEngine(), make=_array, read=np.asarray, dtype="float64")
+
+
+def same_bits(a: Values, b: Values) -> bool:
+    """Equal shapes and equal bits; any NaN is equal to any other."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    a, b = _real(a), _real(b)
+    return bool(((a.view(np.int64) == b.view(np.int64)) | (np.isnan(a) & np.isnan(b))).all())
+
+
+def _real(values: Values) -> Values:
+    flat = np.ascontiguousarray(values).reshape(-1)
+    return flat.view(np.float64) if flat.dtype.kind == "c" else flat
+
+
+def differences(actual: Values, expected: Values, tolerance: float, smallest: float) -> str:
+    """What is wrong with `actual`, or nothing: NaN and infinity in the same places, the others within tolerance."""
+    if actual.shape != expected.shape:
+        return f"shape {actual.shape} instead of {expected.shape}"
+    a, b = _real(actual), _real(expected)
+    with np.errstate(invalid="ignore", over="ignore"):
+        close = np.abs(a - b) <= tolerance * _size(expected) + smallest
+    wrong = np.flatnonzero(~(close | (a == b) | (np.isnan(a) & np.isnan(b))))
+    if not wrong.size:
+        return ""
+    return f"element {wrong[0]} of {a.size} is {a[wrong[0]]!r} instead of {b[wrong[0]]!r} ({wrong.size} differ)"
+
+
+def _size(values: Values) -> Values:
+    """The magnitude to which a tolerance is relative: of a complex number, that of both its parts."""
+    flat = np.abs(values).reshape(-1)
+    flat = np.where(np.isfinite(flat), flat, 0.0)
+    return np.repeat(flat, 2) if values.dtype.kind == "c" else flat

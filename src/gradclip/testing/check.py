@@ -1,0 +1,146 @@
+"""Which laws hold for which rule, and the two functions that try them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from gradclip.rules.codec import KINDS
+from gradclip.rules.norm import L1, L2, RMS, Linf, Lp, Norm
+from gradclip.rules.recipes import ClipGradByValue
+from gradclip.rules.response import Normalize, Raise, Rescale, Response, SkipStep, Smooth, Zero
+from gradclip.rules.rule import AnyRule, Rule, Rules, rules_in, stages_of
+from gradclip.rules.scope import Element, Global, Group, Row, Scope, Tensor
+from gradclip.rules.threshold import Bounds, Constant, Schedule
+from gradclip.testing import laws
+from gradclip.testing.bench import REFERENCE, Bench, Values
+from gradclip.testing.gradients import adversarial_gradients, ordinary_gradients
+from gradclip.testing.laws import Law
+from gradclip.testing.rewrite import scalable
+
+SCOPES: tuple[Scope, ...] = (Row(), Tensor(), Group(), Global())
+NORMS: tuple[Norm, ...] = (L1(), L2(), Linf(), Lp(3.0), Lp(0.5), RMS())
+RESPONSES: tuple[Response, ...] = (
+    Rescale(),
+    Smooth("reciprocal"),
+    Smooth("sqrt"),
+    Smooth("tanh"),
+    Normalize(),
+    Normalize(0.1),
+    Zero(),
+    SkipStep(),
+)
+
+
+def standard_rules() -> list[AnyRule]:
+    """Scopes with norms, scopes with responses, norms with responses; by value, in chains, by name, by schedule."""
+    half, one = Constant(0.5), Constant(1.0)
+    single = [Rule(s, n, half) for s in SCOPES for n in NORMS]
+    single += [Rule(s, L2(), half, r) for s in SCOPES for r in RESPONSES[1:]]
+    single += [Rule(Tensor(), n, half, r) for n in NORMS if n != L2() for r in RESPONSES[1:]]
+    by_value = [Rule(Element(), Linf(), half, r) for r in RESPONSES if not isinstance(r, SkipStep)]
+    bounds = [Rule(Element(), Linf(), Bounds(0.7, -0.2), r) for r in (Rescale(), Smooth("tanh"), Zero())]
+    row, tensor, group, everything = (Rule(scope, L2(), one) for scope in SCOPES)
+    chains = [
+        tensor >> everything,
+        row >> tensor >> group >> Rule(Global(), L2(), half),
+        Rule(Tensor(), Linf(), half) >> Rule(Global(), Linf(), Constant(0.1)),
+        Rule(Tensor(), Lp(3.0), half) >> Rule(Global(), Lp(3.0), half, Smooth()),
+        Rule(Tensor(), L2(), half, Normalize()) >> everything,
+        Rule(Tensor(), RMS(), half) >> everything,
+        everything >> Rule(Tensor(), L1(), half),
+        ClipGradByValue(0.5) >> everything,
+        everything >> ClipGradByValue(0.01, -0.02),
+    ]
+    named = [
+        Rules({"t[02]": tensor, "t1": ClipGradByValue(0.1), "*": everything}),
+        Rules({"t1": None, "t[3-9]": tensor >> everything, "*": Rule(Group(), Linf(), half)}),
+    ]
+    return [
+        *single,
+        *by_value,
+        *bounds,
+        *chains,
+        *named,
+        Rules({"*": everything}) >> Rule(Tensor(), L2(), Constant(0.3)),
+        Rule(Global(), L2(), Schedule((0, 2.0), (4, 0.5))),
+        Rule(Tensor(), L2(), Constant(None)),
+        Rule(Global(), L2(), Constant(1e9), Raise()),
+        Rule(Tensor(), Linf(), half, Raise()),
+    ]
+
+
+def laws_of(rule: AnyRule) -> list[Law]:
+    """The laws of a rule that hold for `rule`, whatever the engine."""
+    return [*_laws_of_every(rule), *_laws_of_one(rule)]
+
+
+def _laws_of_every(rule: AnyRule) -> Iterator[Law]:
+    inside = rules_in(rule)
+    yield laws.shape_and_dtype_stay
+    yield laws.the_order_of_tensors_does_not_matter
+    yield laws.it_agrees_with_the_reference
+    yield laws.a_restored_clipper_goes_on_bit_for_bit
+    yield laws.bad_steps_teach_nothing
+    yield laws.raising_names_the_tensor_and_writes_nothing
+    if all(one.response == Rescale() or isinstance(one.response, Zero) for one in inside):
+        yield laws.below_the_threshold_nothing_is_written
+    if all(scalable(one.threshold) for one in inside):
+        yield laws.scaling_gradients_and_thresholds_scales_the_result
+    if all(_writable(one) for one in inside):
+        yield laws.it_is_the_same_rule_after_a_round_trip
+
+
+def _laws_of_one(rule: AnyRule) -> Iterator[Law]:
+    """Those that a response or a scope inside the rule may rule out."""
+    inside = rules_in(rule)
+    stops = any(isinstance(one.response, SkipStep | Raise) for one in inside)
+    if not any(isinstance(one.response, Raise) for one in inside):
+        yield laws.a_skipped_step_writes_nothing
+    if not stops:
+        yield laws.the_direction_stays
+        yield laws.a_kept_segment_is_not_written
+        yield laws.zeroing_leaves_only_finite_numbers
+    if not stops and not any(isinstance(one.response, Normalize) for one in inside[1:]):
+        yield laws.the_bound_holds
+    if all(one.response == Rescale() and isinstance(one.threshold, Constant | Bounds) for one in inside):
+        yield laws.clipping_twice_is_clipping_once
+    by_name = any(isinstance(stage, Rules) for stage in stages_of(rule))
+    if not by_name and not stops and not any(isinstance(one.scope, Global) for one in inside):
+        yield laws.groups_do_not_see_each_other
+
+
+def _writable(rule: Rule) -> bool:
+    parts = (rule.scope, rule.norm, rule.threshold, rule.response)
+    known = all(type(part).__name__ in KINDS for part in parts)
+    return known and not (isinstance(rule.threshold, Schedule) and rule.threshold.function)
+
+
+def check_rule(rule: AnyRule, bench: Bench = REFERENCE, gradients: list[Values] | None = None) -> None:
+    """Try all laws that hold for `rule`; raises `AssertionError` with what was broken."""
+    arrays = ordinary_gradients() if gradients is None else gradients
+    for law in laws_of(rule):
+        law(bench, rule, arrays)
+
+
+def check_engine(bench: Bench, dtypes: Sequence[str] = ("float32",), rules: Sequence[AnyRule] | None = None) -> None:
+    """Try an engine on the standard rules, on ordinary and on adversarial gradients of each dtype."""
+    chosen = standard_rules() if rules is None else rules
+    for dtype in dtypes:
+        own = replace(bench, dtype=dtype)
+        for rule in chosen:
+            check_rule(rule, own)
+            for arrays in adversarial_gradients(dtype).values():
+                laws.it_agrees_with_the_reference(own, rule, arrays)
+        check_measures(own)
+
+
+def check_measures(bench: Bench) -> None:
+    """Try what an engine measures, and the ways of its own to write."""
+    for norm in NORMS:
+        laws.parts_combine_to_the_whole(bench, Rule(norm=norm), ordinary_gradients())
+        for scope in (*SCOPES, Element()):
+            for arrays in (ordinary_gradients(), *adversarial_gradients(bench.dtype).values()):
+                laws.every_norm_is_right(bench, Rule(scope, norm), arrays)
+    if hasattr(bench.engine, "clamp_"):
+        laws.a_fused_path_equals_the_plain_one(bench, ClipGradByValue(0.5), ordinary_gradients())

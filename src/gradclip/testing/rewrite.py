@@ -1,0 +1,66 @@
+"""Rules made from rules: measured only, without their responses, with other thresholds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from gradclip.result import Segment
+from gradclip.rules.response import Rescale
+from gradclip.rules.rule import AnyRule, Chain, Rule, Rules
+from gradclip.rules.threshold import Bounds, Constant, Schedule, Threshold
+from gradclip.testing.bench import REFERENCE, Values
+
+
+def rewritten(rule: AnyRule, change: Callable[[Rule], Rule]) -> AnyRule:
+    """`rule` with each `Rule` inside it replaced by `change` of it."""
+    if isinstance(rule, Rule):
+        return change(rule)
+    if isinstance(rule, Chain):
+        return Chain(tuple(rewritten(stage, change) for stage in rule.stages))  # type: ignore[misc]
+    return Rules([(name, part and rewritten(part, change)) for name, part in rule.parts])  # type: ignore[misc]
+
+
+def measuring(rule: AnyRule) -> AnyRule:
+    """`rule` with infinite thresholds: it measures and writes nothing."""
+    return rewritten(rule, lambda one: replace(one, threshold=Constant(None), response=Rescale()))
+
+
+def scaled(rule: AnyRule, factor: float) -> AnyRule:
+    """`rule` with each threshold times `factor`."""
+    return rewritten(rule, lambda one: replace(one, threshold=scaled_threshold(one.threshold, factor)))
+
+
+def scalable(threshold: Threshold) -> bool:
+    """Whether `scaled_threshold` knows what to do."""
+    return isinstance(threshold, Constant | Bounds | Schedule)
+
+
+def scaled_threshold(threshold: Threshold, factor: float) -> Threshold:
+    """`factor` times `threshold`."""
+    if isinstance(threshold, Constant):
+        return Constant(threshold.value(0) * factor)
+    if isinstance(threshold, Bounds):
+        return Bounds(threshold.max * factor, threshold.min * factor)
+    if isinstance(threshold, Schedule):
+        return Schedule(lambda step: threshold.value(step) * factor)
+    raise TypeError(f"nobody knows how {threshold!r} scales")
+
+
+def segments_by_reference(rule: AnyRule, arrays: list[Values]) -> list[Segment]:
+    """Each segment of each stage of `rule` as the reference engine sees it, float64."""
+    outcome = REFERENCE.clip(rule, arrays)
+    assert outcome.result is not None
+    return outcome.result.segments
+
+
+def quiet(rule: AnyRule, arrays: list[Values]) -> list[Values]:
+    """`arrays` times a power of two that brings every measure to a quarter of its threshold or below."""
+    hard = rewritten(rule, lambda one: replace(one, response=Rescale()))
+    limits, rows = segments_by_reference(hard, arrays), segments_by_reference(measuring(rule), arrays)
+    pairs = [(limit.threshold, row.norm_before) for limit, row in zip(limits, rows, strict=True)]
+    room = min([threshold / norm for threshold, norm in pairs if norm > 0], default=1.0)
+    factor = 1.0
+    while factor > room / 4:
+        factor /= 2
+    return [array * factor for array in arrays]

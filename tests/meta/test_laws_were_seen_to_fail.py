@@ -1,0 +1,391 @@
+"""For each law a planted bug on which it is red; without the bug it is green."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+
+import gradclip.decide
+from benches import BENCHES, bench_of
+from gradclip import (
+    L2,
+    ClipGradByGlobalNorm,
+    ClipGradByNorm,
+    ClipGradByValue,
+    Constant,
+    Global,
+    Rescale,
+    Row,
+    Rule,
+    Smooth,
+    Tensor,
+)
+from gradclip.clipper import Clipper
+from gradclip.decide import POLICIES
+from gradclip.engines import torch as torch_engine
+from gradclip.engines.reference import ReferenceEngine
+from gradclip.engines.torch import TorchEngine, TorchFunctions
+from gradclip.rules import codec
+from gradclip.rules.response import KEEP
+from gradclip.testing import REFERENCE, Bench, laws, ordinary_gradients
+from gradclip.testing.laws import Law
+from remembering import Following
+
+TORCH, DEVICE = BENCHES["torch"], BENCHES["torch on a device"]
+NORM, GLOBAL, VALUE = ClipGradByNorm(0.5), ClipGradByGlobalNorm(0.5), ClipGradByValue(0.5)
+ROWS, MEMORY = Rule(Row(), L2(), Constant(0.5)), Rule(Global(), L2(), Following())
+
+
+class Plant(NamedTuple):
+    """A bug: `name` of `target` replaced by `bug`, on which `law` must be red for `rule`."""
+
+    what: str
+    law: Law
+    target: Any
+    name: str
+    bug: Any
+    rule: Any = NORM
+    bench: Bench = TORCH
+    arrays: Callable[[], list] = ordinary_gradients
+
+
+def around(function, change_result=None, change_arguments=None):
+    """`function` with its result or its arguments changed: a bug is a small difference from what works."""
+
+    def wrong(*args, **kwargs):
+        args = change_arguments(*args) if change_arguments else args
+        result = function(*args, **kwargs)
+        return change_result(result) if change_result else result
+
+    return wrong
+
+
+def total_as(change):
+    """A measure with other totals."""
+    return around(TorchEngine.measure, lambda measure: measure._replace(total=change(measure.total)))
+
+
+def coefficient_as(formula):
+    return lambda self, ratio, xp: formula(ratio, xp)
+
+
+def tiny_gradients():
+    return [array * 1e-6 for array in ordinary_gradients()]
+
+
+def with_epsilon(measure, rule, sizes, norm_of=gradclip.decide.norm_of):
+    return norm_of(measure, rule, sizes) + 1e-6
+
+
+def always_multiply(target, factor):
+    target.mul_(factor)
+
+
+def flatten_and_scale(self, batch, scope, coefficient, apply_=ReferenceEngine.apply_):
+    apply_(self, batch, scope, coefficient)
+    for tensor in batch.tensors:
+        tensor.shape = (tensor.size,)
+
+
+def narrow_norms(tensor, scope, norm, _norms=torch_engine._norms):
+    norms, scales = _norms(tensor, scope, norm)
+    return (norms * scales).to(torch.float16).double(), torch.ones_like(scales)
+
+
+def write_first(self, works, engine, result, heed=Clipper._heed):
+    for part, batch, _ in works:
+        engine.apply_(batch, part.sweep.leaf, part.plan.coefficient)
+    return heed(self, works, engine, result)
+
+
+def look_at_the_coefficient(self, batch, scope, coefficient, apply_=TorchEngine.apply_):
+    if float(coefficient.min()) < 1.0:
+        apply_(self, batch, scope, coefficient)
+
+
+def look_at_the_list(self, batch, scope, coefficient, apply_=TorchEngine.apply_):
+    if min(coefficient.tolist()) < 1.0:
+        apply_(self, batch, scope, coefficient)
+
+
+def look_for_nonfinite(self, batch, scope, norms, _nonfinite=TorchEngine._nonfinite):
+    assert self.waits
+    return norms.new_zeros(len(norms)) if torch.isfinite(norms).all() else _nonfinite(self, batch, scope, norms)
+
+
+def forget_the_memory(self, state, load=Clipper.load_state_dict):
+    load(self, {**state, "thresholds": {}})
+
+
+def purge_nan_only(self, batch):
+    for target in batch.targets:
+        target.nan_to_num_(0.0, float("inf"), -float("inf"))
+        target.masked_fill_(target == 0.0, float("inf"))
+
+
+class Fusing(ReferenceEngine):
+    """The reference engine with a fused clamp."""
+
+    def clamp_(self, batch, low, high):
+        measure = self.measure(batch, VALUE.scope, VALUE.norm)
+        self.map_(batch, Rescale(), low, high)
+        return measure
+
+
+PLANTS = [
+    Plant(
+        "written although below",
+        laws.below_the_threshold_nothing_is_written,
+        torch_engine,
+        "_scale_where_needed",
+        always_multiply,
+    ),
+    Plant(
+        "scaled although below",
+        laws.below_the_threshold_nothing_is_written,
+        Rescale,
+        "coefficient",
+        coefficient_as(lambda r, xp: 1.0 / xp.maximum(r, 1e-9)),
+    ),
+    Plant(
+        "clipped to more than the threshold",
+        laws.the_bound_holds,
+        Rescale,
+        "coefficient",
+        coefficient_as(lambda r, xp: 1.001 / xp.maximum(r, 1.001)),
+    ),
+    Plant(
+        "sign flip",
+        laws.the_direction_stays,
+        Rescale,
+        "coefficient",
+        coefficient_as(lambda r, xp: -1.0 / xp.maximum(r, 1.0)),
+    ),
+    Plant(
+        "rows of a tensor scaled apart",
+        laws.the_direction_stays,
+        torch_engine,
+        "_scale_where_needed",
+        lambda target, factor: target.copy_(target.clamp(-0.1, 0.1)),
+    ),
+    Plant(
+        "an epsilon in the coefficient",
+        laws.scaling_gradients_and_thresholds_scales_the_result,
+        gradclip.decide,
+        "norm_of",
+        with_epsilon,
+        rule=ClipGradByNorm(1e-6),
+        arrays=tiny_gradients,
+    ),
+    Plant(
+        "one group's measure decides for all",
+        laws.groups_do_not_see_each_other,
+        TorchEngine,
+        "measure",
+        total_as(lambda total: total.max().expand_as(total)),
+    ),
+    Plant(
+        "a soft response",
+        laws.clipping_twice_is_clipping_once,
+        Rescale,
+        "coefficient",
+        coefficient_as(lambda r, xp: 1.0 / xp.sqrt(xp.maximum(r, 1.0))),
+    ),
+    Plant(
+        "measures depend on those before",
+        laws.the_order_of_tensors_does_not_matter,
+        TorchEngine,
+        "measure",
+        total_as(lambda total: total.cumsum(0)),
+    ),
+    Plant(
+        "a flattened gradient", laws.shape_and_dtype_stay, ReferenceEngine, "apply_", flatten_and_scale, bench=REFERENCE
+    ),
+    Plant("norms in fp16", laws.it_agrees_with_the_reference, torch_engine, "_norms", narrow_norms),
+    Plant(
+        "wrong index of rows",
+        laws.it_agrees_with_the_reference,
+        torch_engine,
+        "_factors",
+        around(torch_engine._factors, None, lambda t, scope, c: (t, scope, c.roll(1))),
+        rule=ROWS,
+    ),
+    Plant(
+        "bounds swapped",
+        laws.it_agrees_with_the_reference,
+        TorchEngine,
+        "map_",
+        around(TorchEngine.map_, None, lambda self, b, r, low, high: (self, b, r, -high, -low)),
+        rule=ClipGradByValue(0.5, -0.1),
+    ),
+    Plant(
+        "a kept segment is scaled",
+        laws.a_kept_segment_is_not_written,
+        gradclip.decide,
+        "POLICIES",
+        POLICIES | {"keep": (0.5, KEEP)},
+    ),
+    Plant("a skipped step is written", laws.a_skipped_step_writes_nothing, Clipper, "_heed", write_first),
+    Plant(
+        "a step with NaN is not skipped",
+        laws.a_skipped_step_writes_nothing,
+        gradclip.decide,
+        "POLICIES",
+        POLICIES | {"skip": POLICIES["keep"]},
+    ),
+    Plant("0 * inf", laws.zeroing_leaves_only_finite_numbers, torch_engine, "_scale_where_needed", always_multiply),
+    Plant(
+        "NaN by value becomes inf",
+        laws.zeroing_leaves_only_finite_numbers,
+        TorchEngine,
+        "purge_",
+        purge_nan_only,
+        rule=Rule(VALUE.scope, VALUE.norm, Constant(0.5), Smooth()),
+    ),
+    Plant("written before it raises", laws.raising_names_the_tensor_and_writes_nothing, Clipper, "_heed", write_first),
+    Plant(
+        "the wrong name",
+        laws.raising_names_the_tensor_and_writes_nothing,
+        gradclip.verdict,
+        "offenders",
+        lambda part, batch, engine: ["t0"],
+    ),
+    Plant(
+        "the memory is not loaded",
+        laws.a_restored_clipper_goes_on_bit_for_bit,
+        Clipper,
+        "load_state_dict",
+        forget_the_memory,
+        rule=MEMORY,
+    ),
+    Plant(
+        "learning from a bad step",
+        laws.bad_steps_teach_nothing,
+        gradclip.decide,
+        "Observed",
+        lambda norm, step, weights, learns, xp: gradclip.rules.threshold.Observed(
+            norm, step, weights, learns | True, xp
+        ),
+        rule=MEMORY,
+    ),
+    Plant(
+        "a kind that is not read back",
+        laws.it_is_the_same_rule_after_a_round_trip,
+        codec,
+        "KINDS",
+        codec.KINDS | {"Smooth": lambda **kind: Smooth()},
+        rule=Rule(response=Smooth("tanh")),
+    ),
+    Plant(
+        "a coefficient is looked at",
+        laws.no_number_is_read_on_the_host,
+        TorchEngine,
+        "apply_",
+        look_at_the_coefficient,
+        bench=DEVICE,
+    ),
+    Plant("a list is made", laws.no_number_is_read_on_the_host, TorchEngine, "apply_", look_at_the_list, bench=DEVICE),
+    Plant(
+        "a flag is looked at",
+        laws.no_number_is_read_on_the_host,
+        TorchEngine,
+        "_nonfinite",
+        look_for_nonfinite,
+        bench=DEVICE,
+    ),
+    Plant(
+        "a shard counts twice",
+        laws.parts_combine_to_the_whole,
+        TorchFunctions,
+        "combine",
+        staticmethod(around(TorchFunctions.combine, lambda total: 2.0 * total)),
+    ),
+    Plant(
+        "scales are not brought together",
+        laws.parts_combine_to_the_whole,
+        gradclip.decide,
+        "_rescaled",
+        lambda measure, rule, scale: measure.total,
+        rule=Rule(norm=gradclip.Lp(3.0)),
+    ),
+    Plant("norms in fp16", laws.every_norm_is_right, torch_engine, "_norms", narrow_norms),
+    Plant(
+        "measuring writes",
+        laws.every_norm_is_right,
+        TorchEngine,
+        "measure",
+        around(TorchEngine.measure, None, lambda self, b, s, n: (self, [t.add_(0) for t in b.targets] and b, s, n)),
+    ),
+    Plant(
+        "the fused path clamps elsewhere",
+        laws.a_fused_path_equals_the_plain_one,
+        Fusing,
+        "clamp_",
+        around(Fusing.clamp_, None, lambda self, b, low, high: (self, b, low, 0.9 * high)),
+        rule=VALUE,
+        bench=Bench(Fusing(), REFERENCE.make, REFERENCE.read),
+    ),
+    Plant(
+        "the fused path measures afterwards",
+        laws.a_fused_path_equals_the_plain_one,
+        Fusing,
+        "clamp_",
+        lambda self, b, low, high: (self.map_(b, Rescale(), low, high), self.measure(b, VALUE.scope, VALUE.norm))[1],
+        rule=VALUE,
+        bench=Bench(Fusing(), REFERENCE.make, REFERENCE.read),
+    ),
+]
+
+
+@pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: f"{plant.law.__name__}: {plant.what}")
+def test_the_law_is_green_and_with_the_bug_red(plant):
+    plant.law(plant.bench, plant.rule, plant.arrays())
+    with mock.patch.object(plant.target, plant.name, plant.bug), pytest.raises(AssertionError):
+        plant.law(plant.bench, plant.rule, plant.arrays())
+
+
+def test_every_law_was_seen_to_fail():
+    every = {
+        function
+        for name, function in inspect.getmembers(laws, inspect.isfunction)
+        if function.__module__ == laws.__name__
+        and list(inspect.signature(function).parameters)[:3] == ["bench", "rule", "arrays"]
+    }
+    assert len(every) >= 19
+    assert every - {plant.law for plant in PLANTS} == set()
+
+
+def test_an_engine_that_is_wrong_for_one_member_of_the_list_is_found():
+    """The product over engines and rules finds a bug that only rows of matrices have."""
+    from laws import test_engines_keep_the_laws as product
+
+    wrong = around(
+        torch_engine._factors, None, lambda t, scope, c: (t, scope, c.roll(1) if isinstance(scope, Row) else c)
+    )
+    with mock.patch.object(torch_engine, "_factors", wrong), pytest.raises(AssertionError, match="each row"):
+        product.test_every_engine_keeps_every_law("torch", laws.it_agrees_with_the_reference)
+
+
+def test_a_bug_that_only_drawn_gradients_meet_is_found():
+    """An engine that forgets the last element of a tensor with an odd number of them."""
+    from laws import test_laws_hold_for_drawn_gradients as drawn
+
+    def forgetful(tensor, scope, norm, _norms=torch_engine._norms):
+        short = tensor.reshape(-1)[:-1] if tensor.dim() < 2 and tensor.numel() % 2 else tensor
+        return _norms(short, scope, norm)
+
+    with mock.patch.object(torch_engine, "_norms", forgetful), pytest.raises(AssertionError):
+        drawn.test_the_law_holds("torch", laws.the_bound_holds)
+
+
+def test_the_bench_sees_a_write_that_changes_no_bit():
+    bench = bench_of(torch_engine.CPU)
+    with mock.patch.object(torch_engine, "_scale_where_needed", lambda target, factor: target.mul_(1.0)):
+        assert bench.clip(NORM, [np.array([0.1])]).wrote == [True]
+    assert bench.clip(Rule(Tensor(), L2(), Constant(0.5)), [np.array([0.1])]).wrote == [False]

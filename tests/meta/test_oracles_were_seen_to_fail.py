@@ -1,0 +1,580 @@
+"""For each test of the semantics, of `decide`, of the drop-ins and of the tree a planted bug on which it is red."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from typing import Any, NamedTuple
+from unittest import mock
+
+import pytest
+import torch
+
+import gradclip.clipper
+import gradclip.decide
+import gradclip.rules.segments
+import gradclip.rules.threshold
+import gradclip.torch.functional
+import gradclip.torch.parameters
+import test_clipper
+import test_decide
+import test_result
+from doors import Door, parameter
+from gradclip import ClipGradByGlobalNorm, Global, GradclipWarning, Group, Rescale
+from gradclip.engines import torch as torch_engine
+from gradclip.engines.torch import TorchEngine
+from gradclip.rules.sweep import Sweep, phases_of
+from gradclip.testing.rewrite import rewritten
+from parity import test_where_pytorch_is_right as right
+from parity import test_where_pytorch_is_wrong as wrong
+from rules import test_scope, test_sweep
+from semantics import test_nonfinite, test_numbers, test_parameters
+from structure import (
+    ROOT,
+    SOURCE,
+    backward_imports,
+    frameworks_named,
+    heavy_modules,
+    import_seconds,
+    impure_imports,
+    missing_paths,
+)
+
+DOOR = Door("torch")
+RED = (AssertionError, pytest.fail.Exception, GradclipWarning)  # warnings of gradclip are errors in tests
+
+
+class Plant(NamedTuple):
+    """A bug: `name` of `target` replaced by `bug`, on which `oracle` must be red."""
+
+    what: str
+    oracle: Any
+    target: Any
+    name: str
+    bug: Any
+
+
+def narrow_norms(tensor, scope, norm):
+    """The norm in the gradient's own dtype, as PyTorch takes it."""
+    flat = torch_engine.rows(tensor, scope)
+    found = torch.linalg.vector_norm(flat, norm.p, dim=1) if flat.numel() else flat.new_zeros(len(flat))
+    return found.double(), torch.ones_like(found, dtype=torch.float64)
+
+
+def single_squares(tensor, scope, norm):
+    """The power sum in fp32, without a rescue."""
+    flat = torch_engine.rows(tensor, scope).abs().float()
+    return flat.pow(norm.p).sum(1).pow(1 / norm.p).double(), torch.ones(len(flat), dtype=torch.float64)
+
+
+def always_multiply(target, factor):
+    target.mul_(factor)
+
+
+def with_epsilon(measure, rule, sizes, norm_of=gradclip.decide.norm_of):
+    return norm_of(measure, rule, sizes) + 1e-6
+
+
+def by_group(rule):
+    """Each parameter group by itself, where the rule says all together."""
+    return phases_of(
+        rewritten(
+            rule,
+            lambda one: one.__class__(
+                Group() if one.scope == Global() else one.scope, one.norm, one.threshold, one.response
+            ),
+        )
+    )
+
+
+def from_the_norm(measure, *args, decide=gradclip.decide.decide, **kwargs):
+    """Decide that a segment is broken by its norm and not by its count."""
+    return decide(measure._replace(nonfinite=measure.nonfinite * 0.0), *args, **kwargs)
+
+
+def flags_only(self, batch, scope, norms):
+    return (~torch.isfinite(norms)).to(norms.dtype)
+
+
+def shrink_always(self, ratio, xp):
+    return 1.0 / (xp.maximum(ratio, 1.0) + 1e-6)
+
+
+def half_precision_product(target, factor):
+    if factor != 1.0:
+        target.mul_(factor.to(target.dtype))
+
+
+def write_everything_first(self, works, engine, result, heed=gradclip.clipper.Clipper._heed):
+    for part, batch, written in works:
+        if not written:
+            self._write(part, batch, engine)
+    return heed(self, works, engine, result)
+
+
+def learning(norm, step, weights, learns, xp):
+    return gradclip.rules.threshold.Observed(norm, step, weights, xp.where(learns, True, True), xp)
+
+
+def shifted(*args, segments=gradclip.rules.segments.segments, **kwargs):
+    found = segments(*args, **kwargs)
+    return found if found.places is None else found._replace(places=[*found.places[1:], *found.places[:1]])
+
+
+def one_axis(norm, engine, batch, as_tensor=gradclip.torch.functional._as_tensor):
+    return as_tensor(norm, engine, batch).reshape(1)
+
+
+def narrow_result(*args, as_tensor=gradclip.torch.functional._as_tensor):
+    return as_tensor(*args).to(torch.float16)
+
+
+def stored_once(tensor, scope, rows=torch_engine.rows):
+    return rows(torch_engine.distinct(tensor), scope)
+
+
+def any_limit(value, what):
+    return math.inf if value is None else float(value)
+
+
+def call(function, *args):
+    return lambda: function(*args)
+
+
+NUMBERS = [
+    Plant(
+        "norm in the gradient's dtype",
+        call(test_numbers.test_an_fp16_norm_beyond_fp16_is_right_and_the_gradient_survives, DOOR, 2.0),
+        torch_engine,
+        "_norms",
+        narrow_norms,
+    ),
+    Plant(
+        "norm over tensors in fp16",
+        call(test_numbers.test_an_fp16_norm_of_1e5_over_two_tensors_is_right, DOOR),
+        torch_engine,
+        "_norms",
+        narrow_norms,
+    ),
+    Plant(
+        "power sum in fp32, large",
+        call(test_numbers.test_squares_beyond_fp32_do_not_spoil_the_norm, DOOR, torch.float32, 1e25, 2.0),
+        torch_engine,
+        "_norms",
+        single_squares,
+    ),
+    Plant(
+        "power sum in fp32, small",
+        call(test_numbers.test_squares_beyond_fp32_do_not_spoil_the_norm, DOOR, torch.bfloat16, 1e-25, 3.0),
+        torch_engine,
+        "_norms",
+        single_squares,
+    ),
+    Plant(
+        "fp32 accumulation",
+        call(test_numbers.test_fifty_million_elements_are_measured_to_1e_6, DOOR),
+        torch_engine,
+        "_norms",
+        narrow_norms,
+    ),
+    Plant(
+        "written below the limit",
+        call(test_numbers.test_below_the_limit_nothing_is_written, DOOR, ClipGradByGlobalNorm, torch.float32),
+        torch_engine,
+        "_scale_where_needed",
+        always_multiply,
+    ),
+    Plant(
+        "the drop-in writes below the limit",
+        call(test_numbers.test_the_drop_ins_write_nothing_below_the_limit, DOOR),
+        torch_engine,
+        "_scale_where_needed",
+        always_multiply,
+    ),
+    Plant(
+        "all are written where one is clipped",
+        call(test_numbers.test_in_a_step_that_clips_one_tensor_the_others_are_not_written, DOOR),
+        torch_engine,
+        "_scale_where_needed",
+        always_multiply,
+    ),
+    Plant(
+        "an epsilon in the norm",
+        call(test_numbers.test_a_norm_below_a_tiny_limit_is_not_shrunk_by_an_epsilon, DOOR),
+        gradclip.decide,
+        "norm_of",
+        with_epsilon,
+    ),
+    Plant(
+        "an epsilon in the coefficient",
+        call(test_numbers.test_a_norm_equal_to_the_limit_is_left_alone, DOOR),
+        Rescale,
+        "coefficient",
+        shrink_always,
+    ),
+    Plant(
+        "a product in fp16",
+        call(test_numbers.test_a_coefficient_does_not_underflow_in_fp16, DOOR),
+        torch_engine,
+        "_scale_where_needed",
+        half_precision_product,
+    ),
+    Plant(
+        "0 * inf",
+        call(test_numbers.test_a_coefficient_of_0_writes_zeros_over_infinity, DOOR),
+        torch_engine,
+        "_scale_where_needed",
+        always_multiply,
+    ),
+    Plant(
+        "a norm in fp16 is returned",
+        call(test_numbers.test_a_returned_norm_is_a_plain_scalar_of_fp32_or_wider, DOOR, torch.float16),
+        gradclip.torch.functional,
+        "_as_tensor",
+        narrow_result,
+    ),
+    Plant(
+        "a norm with an axis is returned",
+        call(test_numbers.test_a_returned_norm_is_a_plain_scalar_of_fp32_or_wider, DOOR, torch.float32),
+        gradclip.torch.functional,
+        "_as_tensor",
+        one_axis,
+    ),
+]
+
+BROKEN = [
+    Plant(
+        "a non-finite element is told from the norm",
+        call(test_decide.test_a_non_finite_element_decides_whatever_the_norm_is, "keep", 1.0, 3, 25.0),
+        gradclip.decide,
+        "decide",
+        from_the_norm,
+    ),
+    Plant(
+        "tensors are counted instead of elements",
+        call(test_nonfinite.test_every_element_is_counted, DOOR),
+        TorchEngine,
+        "_nonfinite",
+        flags_only,
+    ),
+    Plant(
+        "every name is told",
+        call(test_nonfinite.test_keep_writes_nothing_counts_and_names_the_parameter, DOOR, math.nan, 2.0),
+        gradclip.verdict,
+        "offenders",
+        lambda part, batch, engine: ["good", "bad"],
+    ),
+    Plant(
+        "a broken segment is scaled",
+        call(test_nonfinite.test_keep_leaves_one_tensor_alone_and_clips_the_others, DOOR, math.inf),
+        gradclip.decide,
+        "POLICIES",
+        gradclip.decide.POLICIES | {"keep": (0.5, 3)},
+    ),
+    Plant(
+        "a skipped step keeps its gradients",
+        call(test_nonfinite.test_skip_takes_every_gradient_away, DOOR, math.nan, 2.0),
+        gradclip.torch.clipper,
+        "drop",
+        lambda parameters: None,
+    ),
+    Plant(
+        "written before it raises",
+        call(test_nonfinite.test_raise_names_the_parameter_and_writes_nothing, DOOR, math.nan, 2.0),
+        gradclip.clipper.Clipper,
+        "_heed",
+        write_everything_first,
+    ),
+    Plant(
+        "non-finite elements are left by value",
+        call(test_nonfinite.test_zero_by_value_makes_the_element_zero_and_no_other, DOOR, math.nan),
+        TorchEngine,
+        "purge_",
+        lambda self, batch: None,
+    ),
+    Plant(
+        "learning from a bad step",
+        call(test_clipper.test_nothing_is_learnt_from_a_non_finite_or_an_all_zero_step, DOOR),
+        gradclip.decide,
+        "Observed",
+        learning,
+    ),
+    Plant(
+        "who may be learnt from",
+        test_decide.test_only_a_finite_norm_that_is_not_0_may_be_learnt_from,
+        gradclip.decide,
+        "Observed",
+        learning,
+    ),
+]
+
+PARAMETERS = [
+    Plant(
+        "a parameter given twice",
+        call(test_parameters.test_a_parameter_given_twice_counts_once_and_is_scaled_once, DOOR),
+        TorchEngine,
+        "repeated",
+        lambda self, batch: set(),
+    ),
+    Plant(
+        "a shared gradient",
+        call(test_parameters.test_two_parameters_that_share_a_gradient_count_once_and_are_scaled_once, DOOR),
+        TorchEngine,
+        "repeated",
+        lambda self, batch: set(),
+    ),
+    Plant(
+        "a norm for each group",
+        call(test_parameters.test_a_global_norm_is_over_all_parameter_groups, DOOR),
+        gradclip.clipper,
+        "phases_of",
+        by_group,
+    ),
+    Plant(
+        "any limit is taken",
+        call(
+            test_parameters.test_a_limit_that_makes_no_sense_is_refused_and_nothing_is_written,
+            DOOR,
+            "clip_grad_value_",
+            -1,
+            ValueError,
+        ),
+        gradclip.torch.functional,
+        "checked_limit",
+        any_limit,
+    ),
+    Plant(
+        "an expanded element is counted once",
+        call(test_parameters.test_an_expanded_gradient_counts_each_element_and_is_scaled_once, DOOR, Global(), 1),
+        torch_engine,
+        "rows",
+        stored_once,
+    ),
+    Plant(
+        "an empty list is silent",
+        call(test_parameters.test_an_empty_list_is_reported, DOOR),
+        gradclip.torch.parameters,
+        "report_nothing",
+        lambda what: None,
+    ),
+    Plant(
+        "need_clip is not heeded",
+        call(test_parameters.test_need_clip_takes_a_parameter_out_of_the_measure_and_of_the_scaling, DOOR, "drop-in"),
+        gradclip.torch.functional,
+        "found_in",
+        lambda parameters: [p.grad for p in parameters],
+    ),
+]
+
+DECISIONS = [
+    Plant(
+        "a fold that forgets the first stage",
+        test_decide.test_rescaling_stages_fold_into_one_coefficient,
+        gradclip.decide,
+        "_after",
+        lambda measure, rule, coefficient: measure,
+    ),
+    Plant(
+        "a fold that scales every norm as an L2 norm",
+        test_decide.test_folding_follows_the_norm,
+        gradclip.decide,
+        "_after",
+        lambda measure, rule, c: measure._replace(total=measure.total * (c * c)),
+    ),
+    Plant(
+        "0 * NaN in a fold",
+        test_decide.test_a_stage_that_zeroes_a_broken_segment_lets_the_others_through,
+        gradclip.decide,
+        "_after",
+        lambda measure, rule, c: measure._replace(total=measure.total * (c * c)),
+    ),
+    Plant(
+        "an epsilon",
+        call(test_decide.test_a_norm_at_or_below_the_threshold_passes_with_exactly_1, 4.0),
+        Rescale,
+        "coefficient",
+        shrink_always,
+    ),
+    Plant(
+        "a loss scale that stays",
+        test_decide.test_a_loss_scale_is_divided_out_of_the_norm,
+        gradclip.decide,
+        "decide",
+        lambda m, rule, sizes, how, step, state, divisor, decide=gradclip.decide.decide: decide(
+            m, rule, sizes, how, step, state, 1.0
+        ),
+    ),
+    Plant(
+        "segments of the wrong tensors",
+        call(
+            test_scope.test_each_measured_segment_belongs_to_one_of_the_stage,
+            gradclip.Tensor(),
+            gradclip.Row(),
+            gradclip.rules.segments.Segments(5, [0, 0, 1, 2, 4, 4, 4]),
+        ),
+        test_scope,
+        "segments",
+        shifted,
+    ),
+    Plant(
+        "sizes of the wrong segments",
+        call(
+            test_scope.test_sizes_count_the_elements_of_each_segment,
+            gradclip.Tensor(),
+            gradclip.Row(),
+            [6, 1, 5, 0, 12],
+        ),
+        test_scope,
+        "segments",
+        lambda *args, sized: gradclip.rules.segments.segments(*args, sized=sized)._replace(sizes=[6, 1, 5, 12, 0]),
+    ),
+    Plant(
+        "stages measured at the first scope",
+        call(test_clipper.test_an_element_stage_then_a_global_one, DOOR),
+        gradclip.clipper,
+        "phases_of",
+        lambda rule: phases_of(rule)[:1],
+    ),
+    Plant(
+        "norms of a chain from its last stage",
+        call(test_result.test_each_stage_of_a_chain_has_its_rows, DOOR),
+        gradclip.decide,
+        "_after",
+        lambda measure, rule, coefficient: measure,
+    ),
+    Plant(
+        "stages of different norms in one sweep",
+        call(
+            test_sweep.test_rescaling_stages_of_one_norm_share_a_sweep,
+            test_sweep.TENSOR >> ClipGradByGlobalNorm(1.0, 1),
+            [[(test_sweep.TENSOR,)], [(ClipGradByGlobalNorm(1.0, 1),)]],
+        ),
+        Sweep,
+        "takes",
+        lambda self, stage: True,
+    ),
+]
+
+DROP_INS = [
+    Plant(
+        "other numbers",
+        call(right.test_clip_grad_norm_gives_the_same_numbers, DOOR),
+        Rescale,
+        "coefficient",
+        lambda self, ratio, xp: 0.9 / xp.maximum(ratio, 0.9),
+    ),
+    Plant(
+        "other bits by value",
+        call(right.test_clip_grad_value_gives_the_same_bits, DOOR),
+        TorchEngine,
+        "map_",
+        lambda self, batch, response, low, high: [t.mul_(0.999).clamp_(low, high) for t in batch.targets],
+    ),
+    Plant(
+        "another shape",
+        call(right.test_clip_grad_norm_gives_the_same_numbers, DOOR),
+        gradclip.torch.functional,
+        "_as_tensor",
+        one_axis,
+    ),
+    Plant(
+        "an inverse in get_total_norm",
+        call(right.test_get_total_norm_and_clip_grads_with_norm_give_the_same_numbers, DOOR),
+        gradclip.decide,
+        "norm_of",
+        with_epsilon,
+    ),
+    Plant(
+        "other words",
+        call(right.test_error_if_nonfinite_raises_the_same_words_and_writes_nothing, DOOR, 2.0, math.nan),
+        gradclip.torch.functional,
+        "_raise_if_nonfinite",
+        lambda norm, kind: call_raise(),
+    ),
+    Plant(
+        "no words at all",
+        call(right.test_an_exhausted_generator_warns_in_the_same_words, DOOR),
+        gradclip.torch.functional,
+        "warnings",
+        mock.Mock(),
+    ),
+    Plant(
+        "PyTorch has been repaired",
+        call(wrong.test_a_negative_limit_turns_the_gradient_round_in_pytorch, DOOR),
+        torch.nn.utils,
+        "clip_grad_norm_",
+        lambda *args: None,
+    ),
+]
+
+
+def call_raise():
+    raise RuntimeError("the norm is non-finite")
+
+
+PLANTS = [*NUMBERS, *BROKEN, *PARAMETERS, *DECISIONS, *DROP_INS]
+
+
+@pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.what)
+def test_the_oracle_is_green_and_with_the_bug_red(plant):
+    plant.oracle()
+    gradclip.torch.functional._global_rule.cache_clear()
+    with mock.patch.object(plant.target, plant.name, plant.bug), pytest.raises(RED):
+        plant.oracle()
+    gradclip.torch.functional._global_rule.cache_clear()
+
+
+def copy_with(tmp_path, file, line):
+    """A copy of the source with one more line at the end of a file."""
+    shutil.copytree(SOURCE / "gradclip", tmp_path / "gradclip", ignore=shutil.ignore_patterns("__pycache__"))
+    path = tmp_path / "gradclip" / file
+    path.write_text(path.read_text() + line + "\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("file", ["rules/norm.py", "decide.py"])
+@pytest.mark.parametrize("line", ["import torch", "import numpy as np", "def late():\n    from jax import numpy"])
+def test_a_planted_import_is_found(tmp_path, file, line):
+    (found,) = impure_imports(copy_with(tmp_path, file, line))
+    assert found.startswith(f"{file.removeprefix('rules/')} imports ")
+
+
+def test_a_planted_name_of_a_framework_is_found(tmp_path):
+    (found,) = frameworks_named(copy_with(tmp_path, "decide.py", "# as PyTorch does it"))
+    assert found.endswith("# as PyTorch does it")
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("rules/norm.py", "from gradclip.decide import decide"),
+        ("decide.py", "from gradclip.engines.torch import CPU"),
+        ("engines/torch.py", "from gradclip.decide import decide"),
+        ("engines/reference.py", "import gradclip.clipper"),
+        ("clipper.py", "from gradclip.torch import attach"),
+    ],
+)
+def test_a_planted_import_against_the_direction_is_found(tmp_path, file, line):
+    (found,) = backward_imports(copy_with(tmp_path, file, line))
+    assert found.startswith(f"gradclip/{file} imports gradclip.")
+
+
+def test_a_planted_heavy_import_is_found(tmp_path):
+    assert heavy_modules(copy_with(tmp_path, "rules/norm.py", "import numpy")) == ["numpy"]
+
+
+def test_a_planted_slow_import_is_found(tmp_path):
+    assert import_seconds(copy_with(tmp_path, "errors.py", "import time\ntime.sleep(0.06)"), attempts=2) > 0.05
+
+
+def test_a_path_that_does_not_exist_is_found():
+    text = "Read `src/gradclip/rules/`, `src/gradclip/nowhere.py`, `decide.py`, `nobody.py` and `engines/cpu*.py`."
+    assert missing_paths(text, ROOT) == ["nobody.py", "src/gradclip/nowhere.py"]
+
+
+def test_a_counter_of_writes_sees_a_write_that_changes_no_bit():
+    from doors import written
+
+    p = parameter(3.0)
+    assert written(lambda: p.grad.mul_(1.0), p.grad)
+    assert not written(lambda: p.grad * 2.0, p.grad)

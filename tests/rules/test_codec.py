@@ -1,0 +1,77 @@
+"""Rules as plain data and back."""
+
+import json
+
+import pytest
+
+from gradclip import (
+    Bounds,
+    ClipGradByGlobalNorm,
+    ClipGradByNorm,
+    ClipGradByValue,
+    Constant,
+    Element,
+    Linf,
+    Normalize,
+    Rule,
+    Rules,
+    Schedule,
+    Smooth,
+    from_dict,
+)
+from gradclip.testing import standard_rules
+
+
+@pytest.mark.parametrize("rule", standard_rules(), ids=repr)
+def test_a_rule_survives_json(rule):
+    text = json.dumps(rule.to_dict(), allow_nan=False)
+    again = from_dict(json.loads(text))
+    assert again == rule
+    assert type(again) is type(rule)
+    assert repr(again) == repr(rule)
+    assert hash(again) == hash(rule)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        Rule(response=Smooth("tanh")),
+        Rule(response=Normalize(1e-6)),
+        Rule(threshold=Constant(None)),
+        Rule(threshold=Schedule((3, 0.1), (7, 1e-9))),
+        Rule(Element(), Linf(), Bounds(float("inf"), -1.0)),
+        ClipGradByGlobalNorm(0.1, norm_type=2.5),
+        Rules({"a": None, "*": ClipGradByNorm(1.0) >> ClipGradByValue(2.0, -3.0)}) >> ClipGradByGlobalNorm(1.0),
+    ],
+    ids=repr,
+)
+def test_every_number_of_a_rule_survives_json(rule):
+    assert from_dict(json.loads(json.dumps(rule.to_dict(), allow_nan=False))) == rule
+
+
+def test_the_data_names_their_version():
+    assert ClipGradByNorm(1.0).to_dict()["version"] == 1
+
+
+@pytest.mark.parametrize("data", [{}, {"version": 2}, None, [], "rule"])
+def test_what_to_dict_did_not_write_is_refused(data):
+    with pytest.raises(ValueError, match="not a rule written by to_dict of version 1"):
+        from_dict(data)
+
+
+def test_an_unknown_type_is_refused_with_those_that_are_known():
+    data = json.loads(json.dumps(ClipGradByNorm(1.0).to_dict()).replace("Constant", "Oracle"))
+    with pytest.raises(ValueError, match=r"unknown .* 'Oracle'.*Constant"):
+        from_dict(data)
+
+
+def test_data_of_a_part_of_a_rule_are_refused():
+    part = ClipGradByNorm(1.0).to_dict()["norm"]
+    with pytest.raises(ValueError, match="expected a rule, found a L2"):
+        from_dict({"version": 1, **part})
+
+
+def test_a_schedule_made_from_a_function_says_that_it_cannot_be_written():
+    rule = ClipGradByNorm(Schedule(lambda step: 1.0 + step))
+    with pytest.raises(ValueError, match=r"give it points, Schedule\(\(0, 10.0\)"):
+        rule.to_dict()

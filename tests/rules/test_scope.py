@@ -1,0 +1,101 @@
+"""Scopes and segments: which elements are measured together."""
+
+import itertools
+
+import pytest
+
+from gradclip import Element, Global, Group, Row, Tensor
+from gradclip.rules.scope import finest, rows_of
+from gradclip.rules.segments import Segments, segment_names, segments
+
+SHAPES = [(2, 3), (), (5,), (0, 4), (3, 2, 2)]
+GROUPS = [1, 0, 0, 1, 0]
+
+
+def test_the_rows_of_a_tensor_are_those_of_its_first_axis():
+    assert [rows_of(shape) for shape in SHAPES] == [2, 1, 1, 0, 3]
+
+
+def test_scopes_are_ordered_from_fine_to_coarse():
+    assert [scope.grain for scope in (Element(), Row(), Tensor(), Group(), Global())] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("scopes", "leaf"),
+    [
+        ([Global()], Global()),
+        ([Global(), Global()], Global()),
+        ([Group()], Tensor()),
+        ([Tensor()], Tensor()),
+        ([Group(), Global()], Tensor()),
+        ([Tensor(), Global()], Tensor()),
+        ([Global(), Row()], Row()),
+        ([Row()], Row()),
+    ],
+)
+def test_the_leaf_is_the_finest_scope_that_all_can_be_combined_from(scopes, leaf):
+    assert finest(scopes) == leaf
+
+
+@pytest.mark.parametrize(
+    ("scope", "leaf", "expected"),
+    [
+        (Row(), Row(), Segments(7)),
+        (Tensor(), Tensor(), Segments(5)),
+        (Tensor(), Row(), Segments(5, [0, 0, 1, 2, 4, 4, 4])),
+        (Group(), Tensor(), Segments(2, [1, 0, 0, 1, 0])),
+        (Group(), Row(), Segments(2, [1, 1, 0, 0, 0, 0, 0])),
+        (Global(), Tensor(), Segments(1, [0, 0, 0, 0, 0])),
+        (Global(), Row(), Segments(1, [0] * 7)),
+        (Global(), Global(), Segments(1)),
+    ],
+)
+def test_each_measured_segment_belongs_to_one_of_the_stage(scope, leaf, expected):
+    assert segments(scope, leaf, SHAPES, GROUPS) == expected
+
+
+def test_without_groups_all_tensors_are_one_group():
+    assert segments(Group(), Tensor(), SHAPES, None) == Segments(1, [0] * 5)
+
+
+@pytest.mark.parametrize(
+    ("scope", "leaf", "sizes"),
+    [
+        (Row(), Row(), [3, 3, 1, 5, 4, 4, 4]),
+        (Tensor(), Row(), [6, 1, 5, 0, 12]),
+        (Tensor(), Tensor(), [6, 1, 5, 0, 12]),
+        (Group(), Tensor(), [18, 6]),
+        (Group(), Row(), [18, 6]),
+        (Global(), Row(), [24]),
+        (Global(), Global(), [24]),
+    ],
+)
+def test_sizes_count_the_elements_of_each_segment(scope, leaf, sizes):
+    assert list(segments(scope, leaf, SHAPES, GROUPS, sized=True).sizes) == sizes
+
+
+@pytest.mark.parametrize("scope", [Row(), Tensor(), Group(), Global()], ids=str)
+def test_the_sizes_of_all_segments_add_up_to_the_elements(scope):
+    for leaf in (Row(), Tensor(), Global()):
+        if leaf.grain <= scope.grain:
+            found = segments(scope, leaf, SHAPES, GROUPS, sized=True)
+            assert sum(found.sizes) == 24
+            assert found.number == len(found.sizes)
+
+
+def test_each_segment_has_a_name():
+    names = ["w", "s", "b", "none", "c"]
+    of = {
+        scope: segment_names(scope, names.__getitem__, SHAPES, count)
+        for scope, count in ((Row(), 7), (Tensor(), 5), (Group(), 2), (Global(), 1))
+    }
+    assert of[Row()] == ["w[0]", "w[1]", "s", "b", "c[0]", "c[1]", "c[2]"]
+    assert of[Tensor()] == names
+    assert of[Group()] == ["group 0", "group 1"]
+    assert of[Global()] == ["all"]
+
+
+def test_there_is_a_name_for_each_segment():
+    for scope, shapes in itertools.product((Row(), Tensor(), Global()), (SHAPES, SHAPES[:1], [(0, 4)], [()])):
+        count = segments(scope, scope, shapes, None).number
+        assert len(segment_names(scope, str, shapes, count)) == count

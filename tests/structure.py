@@ -1,0 +1,130 @@
+"""What the tree promises about itself, as functions of a root: the tests call them, and so do their meta-tests."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "src"
+FRAMEWORK = re.compile(r"\b(torch|pytorch|paddle\w*|jax|optax|tensorflow|keras|mlx)\b", re.IGNORECASE)
+
+INNER = ("gradclip.rules",)
+DECIDING = (*INNER, "gradclip.engines.base")
+CORE = (*DECIDING, "gradclip.decide", "gradclip.errors", "gradclip.result", "gradclip.verdict", "gradclip.clipper")
+MAY_IMPORT = {
+    "rules": INNER,
+    "errors.py": (),
+    "engines/base.py": INNER,
+    "decide.py": DECIDING,
+    "engines": (*INNER, "gradclip.engines", "gradclip.errors"),
+    "result.py": (*DECIDING, "gradclip.decide"),
+    "verdict.py": CORE[:-1],
+    "clipper.py": CORE[:-1],
+    "testing": (*CORE, "gradclip.engines.reference", "gradclip.testing"),
+    "torch": (*CORE, "gradclip.engines", "gradclip.torch"),
+}
+"""For each file or folder, first match of the longest, what of gradclip it may import: rules <- decide <- engines <-
+clipper <- doors. The engines do not decide."""
+PURE = ("rules", "decide.py", "errors.py")
+"""These import the standard library alone and name no framework."""
+
+
+def modules_in(text: str) -> list[str]:
+    """The modules that Python source imports, wherever it does so."""
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            found += [name.name for name in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"a relative import: {ast.unparse(node)}"
+            whole = node.module == "gradclip"  # then the names are its modules
+            modules = [f"gradclip.{name.name}" for name in node.names] if whole else [node.module]
+            found += modules
+    return found
+
+
+def files_of(source: Path, part: str) -> list[Path]:
+    path = source / "gradclip" / part
+    return sorted(path.rglob("*.py")) if path.is_dir() else [path]
+
+
+def impure_imports(source: Path) -> list[str]:
+    """Imports of the pure part that are neither of the standard library nor of gradclip."""
+    allowed = {*sys.stdlib_module_names, "gradclip"}
+    return [
+        f"{path.name} imports {module}"
+        for part in PURE
+        for path in files_of(source, part)
+        for module in modules_in(path.read_text())
+        if module.partition(".")[0] not in allowed
+    ]
+
+
+def frameworks_named(source: Path) -> list[str]:
+    """Lines of the pure part that name a framework."""
+    return [
+        f"{path.name}:{number}: {line.strip()}"
+        for part in PURE
+        for path in files_of(source, part)
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if FRAMEWORK.search(line)
+    ]
+
+
+def backward_imports(source: Path) -> list[str]:
+    """Imports against the direction rules <- decide <- engines <- clipper <- doors."""
+    wrong, seen = [], set()
+    for part in sorted(MAY_IMPORT, key=len, reverse=True):
+        for path in files_of(source, part):
+            if path in seen:
+                continue
+            seen.add(path)
+            own = [module for module in modules_in(path.read_text()) if module.startswith("gradclip")]
+            wrong += [
+                f"{path.relative_to(source)} imports {module}"
+                for module in own
+                if not any(module == allowed or module.startswith(allowed + ".") for allowed in MAY_IMPORT[part])
+            ]
+    return wrong
+
+
+def heavy_modules(source: Path) -> list[str]:
+    """The modules outside the standard library that `import gradclip` imports, in a new process."""
+    code = (
+        "import sys; before = set(sys.modules); import gradclip; "
+        "print(*sorted({m.partition('.')[0] for m in set(sys.modules) - before} - {*sys.stdlib_module_names}))"
+    )
+    return [name for name in run(code, source).split() if name != "gradclip"]
+
+
+def import_seconds(source: Path, attempts: int = 5) -> float:
+    """The shortest time of `import gradclip` in a new process, over a warm disk."""
+    code = "import time; t = time.perf_counter(); import gradclip; print(time.perf_counter() - t)"
+    return min(float(run(code, source)) for _ in range(attempts))
+
+
+def run(code: str, source: Path) -> str:
+    """What Python prints for `code` with `source` first on its path and no other way to gradclip."""
+    environment = {"PYTHONPATH": str(source), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True, timeout=60
+    )
+    return done.stdout
+
+
+def missing_paths(text: str, root: Path) -> list[str]:
+    """The paths and file names that a page names in backticks and that do not exist."""
+    paths = set(re.findall(r"`((?:[\w.-]+/)+[\w.*-]*)`", text))
+    places = (root, root / "src", root / "src" / "gradclip", root / "docs")
+    missing = {name for name in paths if not any(any(place.glob(name)) for place in places)}
+    files = set(re.findall(r"`([\w-]+\.(?:py|md|toml|txt))`", text))
+    tree = {path.name for folder in ("src", "tests", "docs", "benchmarks", ".") for path in _files_in(root, folder)}
+    return sorted(missing | (files - tree))
+
+
+def _files_in(root: Path, folder: str) -> list[Path]:
+    return list((root / folder).glob("*") if folder == "." else (root / folder).rglob("*"))
