@@ -72,8 +72,8 @@ class Result:
     """What one clip did. Reading a number may wait for the device; nothing else does.
 
     `norm_before` is over everything that the first stage measured, `norm_after` the same norm after the last stage that
-    measures it; where the parts of a rule measure different norms, the largest of them. `threshold` and `coefficient` are
-    those of the segment that was clipped hardest; `segments` has each.
+    measures it; where the parts of a rule measure different norms, the largest of them. `threshold` and `coefficient`
+    are those of the segment that was clipped hardest; `segments` has each.
     """
 
     def __init__(self, step: int, engine: Engine) -> None:

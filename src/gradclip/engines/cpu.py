@@ -19,7 +19,7 @@ from gradclip.engines.base import NO_ORDER, SCALARS, Array, Measure, Unsupported
 from gradclip.engines.cpu_gather import Adapter, Batch, Gatherer, Table, Via
 from gradclip.engines.cpu_walk import walk
 from gradclip.engines.reference import NUMPY
-from gradclip.rules.norm import Linf, Norm
+from gradclip.rules.norm import Norm
 from gradclip.rules.response import Normalize, Rescale, Response, Smooth, Zero
 from gradclip.rules.scope import Element, Global, Row, Scope
 
@@ -57,20 +57,21 @@ class CpuEngine:
         if isinstance(scope, Element):
             self.refuse_unordered(batch)
             return peaks_of(self._each(batch.table, len(batch), "extremes", layout.MAX))
-        table = batch.table if norm.p == 2.0 else batch.magnitudes()
         if norm.p not in KERNEL_OF_ORDER:
-            return self._powers(batch, table, scope, norm.p)
-        name, how = KERNEL_OF_ORDER[norm.p]
-        if isinstance(scope, Global):
-            measure = Measure(*self._whole(table, name, how), SCALARS)
-        else:
-            table, segments = segmented(batch, table, scope)
-            found = self._each(table, segments, name, how)
-            measure = Measure(found[:, 0], found[:, 2], NUMPY)
+            return self._powers(batch, batch.magnitudes(), scope, norm.p)
+        measure = self._sums(batch, batch.table if norm.p == 2.0 else batch.magnitudes(), scope, norm.p)
         if norm.p == 2.0 and batch.payloads and batch.complex and measure.xp.any(measure.nonfinite > 0):
-            # the squares were taken of real and imaginary parts, of which one element has two
-            return measure._replace(nonfinite=self.measure(batch, scope, Linf()).nonfinite)
+            # the squares were taken of real and imaginary parts, and a bad element may have two bad ones
+            return self._sums(batch, batch.magnitudes(), scope, norm.p)
         return measure
+
+    def _sums(self, batch: Batch, table: Table, scope: Scope, order: float) -> Measure:
+        name, how = KERNEL_OF_ORDER[order]
+        if isinstance(scope, Global):
+            return Measure(*self._whole(table, name, how), SCALARS)
+        table, segments = segmented(batch, table, scope)
+        found = self._each(table, segments, name, how)
+        return Measure(found[:, 0], found[:, 2], NUMPY)
 
     def _powers(self, batch: Batch, table: Table, scope: Scope, order: float) -> Measure:
         """The peak of each segment first, then the power sum in units of it: no power leaves the range of fp64."""
