@@ -14,7 +14,7 @@ from gradclip.engines.base import Array, Engine, Measure, UnsupportedGradient
 from gradclip.errors import TooManySkips
 from gradclip.result import Gradients, Part, Result
 from gradclip.rules.norm import RMS
-from gradclip.rules.response import Raise, Rescale, SkipStep
+from gradclip.rules.response import Raise, Rescale, SkipStep, Zero
 from gradclip.rules.rule import AnyRule, Rule, checked_rule, rules_in
 from gradclip.rules.segments import Segments, segments
 from gradclip.rules.sweep import Phase, Sweep, phases_of
@@ -48,6 +48,7 @@ class Clipper:
         responses = {type(one.response) for one in rules_in(self.rule)}
         self.can_skip = SkipStep in responses or on_nonfinite == "skip"
         self._raises = Raise in responses or on_nonfinite == "raise"
+        self._zeroes = Zero in responses or on_nonfinite == "zero"
         self._adapts = any(one.threshold.adapts for one in rules_in(self.rule))
         self._phases = phases_of(self.rule)
         self._states: dict[tuple[int, int, int], State] = {}
@@ -100,14 +101,7 @@ class Clipper:
         measure = engine.measure(batch, sweep.leaf, sweep.norm)
         shapes = engine.shapes(batch) if sweep.reads_shapes else ()
         count = len(sweep.stages)
-        parts = (
-            [ALIKE] * count
-            if not shapes
-            else [
-                segments(rule.scope, sweep.leaf, shapes, own.groups, isinstance(rule.norm, RMS))
-                for rule in sweep.stages
-            ]
-        )
+        parts = _segments(sweep, shapes, own) if shapes else [ALIKE] * count
         plan = decide_sweep(
             measure,
             sweep.stages,
@@ -142,7 +136,7 @@ class Clipper:
 
     def _write(self, part: Part, batch: Any, engine: Engine) -> None:
         if not part.sweep.elementwise:
-            engine.apply_(batch, part.sweep.leaf, part.plan.coefficient)
+            engine.apply_(batch, part.sweep.leaf, part.plan.coefficient, self._zeroes)
             return
         if self.on_nonfinite == "zero":
             engine.purge_(batch)
@@ -226,6 +220,10 @@ def _columns(phase: Phase, gradients: Gradients) -> list[tuple[int, Sweep, Gradi
         if sweep is not None and indices:
             columns.append((column, sweep, gradients.only(indices)))
     return columns
+
+
+def _segments(sweep: Sweep, shapes: list[tuple[int, ...]], own: Gradients) -> list[Segments]:
+    return [segments(one.scope, sweep.leaf, shapes, own.groups, isinstance(one.norm, RMS)) for one in sweep.stages]
 
 
 def _weights(sweep: Sweep, own: Gradients, engine: Engine) -> Measure:

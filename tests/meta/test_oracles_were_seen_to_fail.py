@@ -20,7 +20,7 @@ import test_clipper
 import test_decide
 import test_result
 from doors import Door, parameter
-from gradclip import ClipGradByGlobalNorm, Global, GradclipWarning, Group, Rescale
+from gradclip import ClipGradByGlobalNorm, Global, GradclipWarning, Group, Rescale, Tensor
 from gradclip.engines import torch as torch_engine
 from gradclip.engines.torch import TorchEngine
 from gradclip.rules.sweep import Sweep, phases_of
@@ -65,6 +65,16 @@ def single_squares(tensor, scope, norm):
     """The power sum in fp32, without a rescue."""
     flat = torch_engine.rows(tensor, scope).abs().float()
     return flat.pow(norm.p).sum(1).pow(1 / norm.p).double(), torch.ones(len(flat), dtype=torch.float64)
+
+
+def at_once(norms):
+    """The same bug where the norms of all tensors are taken in one call."""
+
+    def of_batch(batch, norm):
+        found, scales = zip(*(norms(tensor, Tensor(), norm) for tensor in batch.tensors), strict=True)
+        return torch.cat(found), torch.cat(scales)
+
+    return of_batch
 
 
 def always_multiply(target, factor):
@@ -129,8 +139,8 @@ def narrow_result(*args, as_tensor=gradclip.torch.functional._as_tensor):
     return as_tensor(*args).to(torch.float16)
 
 
-def stored_once(tensor, scope, rows=torch_engine.rows):
-    return rows(torch_engine.distinct(tensor), scope)
+def stored_once(batch, norm, norms=torch_engine._norms_at_once):
+    return norms(batch._replace(tensors=batch.targets), norm)
 
 
 def any_limit(value, what):
@@ -146,22 +156,22 @@ NUMBERS = [
         "norm in the gradient's dtype",
         call(test_numbers.test_an_fp16_norm_beyond_fp16_is_right_and_the_gradient_survives, DOOR, 2.0),
         torch_engine,
-        "_norms",
-        narrow_norms,
+        "_norms_at_once",
+        at_once(narrow_norms),
     ),
     Plant(
         "norm over tensors in fp16",
         call(test_numbers.test_an_fp16_norm_of_1e5_over_two_tensors_is_right, DOOR),
         torch_engine,
-        "_norms",
-        narrow_norms,
+        "_norms_at_once",
+        at_once(narrow_norms),
     ),
     Plant(
         "power sum in fp32, large",
         call(test_numbers.test_squares_beyond_fp32_do_not_spoil_the_norm, DOOR, torch.float32, 1e25, 2.0),
         torch_engine,
-        "_norms",
-        single_squares,
+        "_norms_at_once",
+        at_once(single_squares),
     ),
     Plant(
         "power sum in fp32, small",
@@ -174,8 +184,8 @@ NUMBERS = [
         "fp32 accumulation",
         call(test_numbers.test_fifty_million_elements_are_measured_to_1e_6, DOOR),
         torch_engine,
-        "_norms",
-        narrow_norms,
+        "_norms_at_once",
+        at_once(narrow_norms),
     ),
     Plant(
         "written below the limit",
@@ -347,7 +357,7 @@ PARAMETERS = [
         "an expanded element is counted once",
         call(test_parameters.test_an_expanded_gradient_counts_each_element_and_is_scaled_once, DOOR, Global(), 1),
         torch_engine,
-        "rows",
+        "_norms_at_once",
         stored_once,
     ),
     Plant(

@@ -57,7 +57,7 @@ def test_the_named_rules_are_rules():
         (ClipGradByGlobalNorm(None), "all tensors together: an L2 norm is measured and never clipped"),
         (
             Rule(Row(), RMS(), Constant(1.0), Smooth()),
-            "each row: a root mean square above 1 is bent smoothly below it",
+            "each row: a root mean square above 1 is bent smoothly below it (reciprocal)",
         ),
         (
             Rule(Group(), L1(), Constant(2.0), SkipStep()),

@@ -61,7 +61,11 @@ class UnsupportedGradient(TypeError):
 
 
 class Engine(Protocol):
-    """Gather, measure, apply. The batch is the engine's own view of the tensors and lives for one step."""
+    """Gather, measure, apply. The batch is the engine's own view of the tensors and lives for one step.
+
+    An engine may also have `clamp_(batch, low, high) -> Measure`: `measure` at scope `Element` and `map_` with the
+    response `Rescale` in one read.
+    """
 
     name: str
     waits: bool
@@ -82,8 +86,11 @@ class Engine(Protocol):
     def measure(self, batch: Any, scope: Scope, norm: Norm) -> Measure:
         """One read: the measure of each segment of `scope` (`Element`: see `scope.Element`)."""
 
-    def apply_(self, batch: Any, scope: Scope, coefficient: Array) -> None:
-        """Multiply each segment by its coefficient, in place; where it is 1 nothing is written, where 0, zeros are."""
+    def apply_(self, batch: Any, scope: Scope, coefficient: Array, zeroes: bool = True) -> None:
+        """Multiply each segment by its coefficient, in place; where it is 1 nothing is written, where 0, zeros are.
+
+        `zeroes` is false where no coefficient can be 0. An engine that waits may multiply by 1.
+        """
 
     def map_(self, batch: Any, response: Response, low: float, high: float) -> None:
         """Replace each finite element x by `phi(|x| / t) x`, with t = `high` for x > 0 and -`low` for x < 0."""

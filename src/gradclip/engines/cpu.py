@@ -101,7 +101,7 @@ class CpuEngine:
         walk(table, name, self._threads, found.ctypes.data, how, 1, parameters, stride)
         return found
 
-    def apply_(self, batch: Batch, scope: Scope, coefficient: Array) -> None:
+    def apply_(self, batch: Batch, scope: Scope, coefficient: Array, zeroes: bool = True) -> None:
         """One read and one write of the segments whose coefficient is not 1."""
         if isinstance(scope, Global):
             if coefficient != 1.0:

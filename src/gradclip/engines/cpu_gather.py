@@ -25,6 +25,7 @@ CODE_OF_NAME = {"float16": 0, "bfloat16": 1, "float32": 2, "float64": 3}
 PROTOTYPES = {
     "fill": ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.py_object, ctypes.c_int64),
     "number": ctypes.PYFUNCTYPE(None, ctypes.c_int64),
+    "shared": ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64),
     "split": ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64),
     "walk": ctypes.PYFUNCTYPE(None, ctypes.c_int64),
 }
@@ -59,7 +60,7 @@ class Adapter(Protocol):
 class Table:
     """The memory of one table: its head, its spans and its parts."""
 
-    __slots__ = ("address", "head", "numbers", "parts", "spans", "words")
+    __slots__ = ("address", "head", "numbers", "parts", "slots", "spans", "words")
 
     def __init__(self, kind: int = 0, exchange: int = 0) -> None:
         self.head = np.zeros(layout.HEAD_WORDS, np.int64)
@@ -67,6 +68,7 @@ class Table:
         self.numbers = self.head.view(np.float64).data
         self.address = self.head.ctypes.data
         self.words[layout.KIND], self.words[layout.EXCHANGE] = kind, exchange
+        self.slots = np.empty(0, np.int64)
         self.reserve_spans(64)
         self.reserve_parts(64)
 
@@ -83,6 +85,13 @@ class Table:
         """Number the chunks after spans were changed by hand."""
         entry("number")(self.address)
         self.fit()
+
+    def shares(self) -> bool:
+        """Whether two spans begin at one address."""
+        size = 1 << (2 * self.words[layout.SPANS]).bit_length()
+        if size > len(self.slots):
+            self.slots = np.empty(size, np.int64)
+        return bool(entry("shared")(self.address, self.slots.ctypes.data, size - 1))
 
     def fit(self) -> None:
         """Make room for a part for each chunk."""
@@ -121,11 +130,10 @@ class Batch:
         """The places of tensors whose memory an earlier one has."""
         if len(self) < 2:
             return set()
-        spans = self.table.spans[: len(self)]
         copies = [index for index, payload in self.payloads.items() if payload.writeback is not None]
-        addresses = np.sort(spans[:, layout.ADDRESS])
-        if not copies and (addresses[1:] != addresses[:-1]).all():
+        if not copies and not self.table.shares():
             return set()
+        spans = self.table.spans[: len(self)]
         places = [(address, elements) for address, elements in spans[:, : layout.CODE].tolist()]
         for index in copies:
             places[index] = (own_address(self.sources[index], places[index][0]), places[index][1])
@@ -243,7 +251,7 @@ def _type_is_second_word() -> bool:
 
 
 @functools.cache
-def entry(name: Literal["fill", "number", "split", "walk"]) -> Callable[..., int]:
+def entry(name: Literal["fill", "number", "shared", "split", "walk"]) -> Callable[..., int]:
     """A function of `cpu_table`, to be called under the GIL: `fill` reads Python objects, the others are short."""
     return PROTOTYPES[name](address_of(name))
 

@@ -56,6 +56,9 @@ REFUSED = -1
 """Type code of a tensor whose elements could not be reached."""
 
 CHUNK_BYTES = 1 << 18
+HASH = 0x1E3779B97F4A7C15
+"""An odd number near 2^61 over the golden ratio: multiplied by it, addresses spread over the upper bits."""
+
 CPU_DEVICE, FLOATING, BRAIN = 1, 2, 4
 """DLPack's kDLCPU, kDLFloat and kDLBfloat."""
 
@@ -255,6 +258,25 @@ def split(address: int, source: int) -> int:
     return parts
 
 
+@njit
+def shared(address: int, slots: int, mask: int) -> int:
+    """Whether two spans begin at one address; `slots` is the address of `mask + 1` words, a power of two, to use."""
+    head, seen = words(address), words(slots)
+    for slot in range(mask + 1):
+        seen[slot] = 0
+    for i in range(head[SPANS]):
+        span = row_of(head, i)
+        if span[ELEMENTS] == 0:
+            continue
+        slot = ((span[ADDRESS] >> 4) * HASH >> 32) & mask
+        while seen[slot] != 0:
+            if seen[slot] == span[ADDRESS]:
+                return 1
+            slot = (slot + 1) & mask
+        seen[slot] = span[ADDRESS]
+    return 0
+
+
 # -- Walking
 
 
@@ -346,6 +368,7 @@ def walk(address: int) -> None:
 SIGNATURES = {
     "fill": types.int64(types.int64, types.int64),
     "number": types.void(types.int64),
+    "shared": types.int64(types.int64, types.int64, types.int64),
     "split": types.int64(types.int64, types.int64),
     "walk": types.void(types.int64),
 }
@@ -353,6 +376,6 @@ SIGNATURES = {
 
 @functools.cache
 def compiled(function: Callable[..., Any]) -> Any:
-    """`fill`, `number`, `split` or `walk` as a C function; keep it, its `address` dies with it."""
+    """`fill`, `number`, `shared`, `split` or `walk` as a C function; keep it, its `address` dies with it."""
     body = function.py_func
     return compile_c(SIGNATURES[body.__name__], body)

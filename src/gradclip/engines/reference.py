@@ -99,7 +99,7 @@ class ReferenceEngine:
         nonfinite = np.array([np.count_nonzero(~np.isfinite(part)) for part in parts])
         return Measure(np.array(totals), nonfinite, NUMPY, np.array(scales))
 
-    def apply_(self, batch: Batch, scope: Scope, coefficient: Array) -> None:
+    def apply_(self, batch: Batch, scope: Scope, coefficient: Array, zeroes: bool = True) -> None:
         factors = iter(np.broadcast_to(coefficient, 1) if isinstance(scope, Global) else coefficient)
         shared = next(factors) if isinstance(scope, Global) else None
         for tensor, value in zip(batch.tensors, batch.values, strict=True):

@@ -104,9 +104,9 @@ class TorchEngine:
     def measure(self, batch: Batch, scope: Scope, norm: Norm) -> Measure:
         if isinstance(scope, Element):
             return self._peaks(batch)
-        per_tensor = [_norms(tensor, scope, norm) for tensor in batch.tensors]
-        norms = torch.cat([each[0] for each in per_tensor])
-        scales = torch.cat([each[1] for each in per_tensor])
+        norms, scales = (
+            _norms_at_once(batch, norm) if _plain(batch, scope, norm) else _norms_one_by_one(batch, scope, norm)
+        )
         nonfinite = self._nonfinite(batch, scope, norms)
         if isinstance(scope, Global):
             norms, scales = norm_of_all(norms * scales, norm)
@@ -114,11 +114,13 @@ class TorchEngine:
         total = norms if norm.combine == "max" else norms**norm.p
         return Measure(total, nonfinite, FUNCTIONS, scales)
 
-    def apply_(self, batch: Batch, scope: Scope, coefficient: Array) -> None:
+    def apply_(self, batch: Batch, scope: Scope, coefficient: Array, zeroes: bool = True) -> None:
         factors = _factors(batch, scope, coefficient)
-        scale = _scale_on_device if self.waits else _scale_where_needed
         for target, factor in zip(batch.targets, factors, strict=True):
-            scale(parts(target), factor)
+            if self.waits:
+                _scale_on_device(parts(target), factor, zeroes)
+            else:
+                _scale_where_needed(parts(target), factor)
 
     def map_(self, batch: Batch, response: Response, low: Any, high: Any) -> None:
         self.refuse_unordered(batch)
@@ -169,6 +171,22 @@ class TorchEngine:
 def _wide(tensor: torch.Tensor) -> torch.dtype:
     """The widest float of a tensor's device."""
     return torch.float32 if tensor.device.type == "mps" else torch.float64
+
+
+def _plain(batch: Batch, scope: Scope, norm: Norm) -> bool:
+    """Whether one call can take all norms: real, not empty, of an order that PyTorch has a kernel for."""
+    known = norm.p in (1.0, 2.0, math.inf) and not isinstance(scope, Row) and _wide(batch.tensors[0]) is torch.float64
+    return known and all(tensor.numel() and tensor.dtype not in COMPLEX for tensor in batch.tensors)
+
+
+def _norms_at_once(batch: Batch, norm: Norm) -> tuple[torch.Tensor, torch.Tensor]:
+    norms = torch.stack(torch._foreach_norm(batch.tensors, norm.p, dtype=torch.float64))
+    return norms, torch.ones_like(norms)
+
+
+def _norms_one_by_one(batch: Batch, scope: Scope, norm: Norm) -> tuple[torch.Tensor, torch.Tensor]:
+    norms, scales = zip(*(_norms(tensor, scope, norm) for tensor in batch.tensors), strict=True)
+    return torch.cat(norms), torch.cat(scales)
 
 
 def _norms(tensor: torch.Tensor, scope: Scope, norm: Norm) -> tuple[torch.Tensor, torch.Tensor]:
@@ -223,9 +241,13 @@ def _scale_where_needed(target: torch.Tensor, factor: torch.Tensor) -> None:
         target[changed] = torch.where(own == 0.0, 0.0, _product(part, own)).to(target.dtype)
 
 
-def _scale_on_device(target: torch.Tensor, factor: torch.Tensor) -> None:
-    target.copy_(_product(target, factor))
-    target.masked_fill_(factor == 0.0, 0.0)  # 0 * inf is NaN
+def _scale_on_device(target: torch.Tensor, factor: torch.Tensor, zeroes: bool) -> None:
+    """Scale without looking. A factor with an axis takes part in the promotion, so the product is made in its type."""
+    target = target.reshape(1) if target.dim() == 0 else target
+    factor = factor.reshape([1] * target.dim()) if factor.dim() == 0 else factor
+    torch.mul(target, factor, out=target)
+    if zeroes:
+        target.masked_fill_(factor == 0.0, 0.0)  # 0 * inf is NaN
 
 
 def _product(target: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:

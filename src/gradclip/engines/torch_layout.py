@@ -71,8 +71,10 @@ def plain(gradient: torch.Tensor, index: int) -> torch.Tensor:
 
 
 def payload(gradient: torch.Tensor, index: int) -> Payload:
-    """The payload of any gradient that can be clipped; `index` is its place, for the error."""
+    """The payload of any gradient on the CPU that can be clipped; `index` is its place, for the error."""
     tensor = plain(gradient, index)
+    if not tensor.is_cpu:
+        raise UnsupportedGradient(index, f"it is on {tensor.device} and others on the CPU: clip each device by itself")
     if tensor.dtype in COMPLEX:
         own = _dense(tensor, index)
         return own._replace(tensor=parts(own.tensor), magnitudes=magnitudes(own.tensor, torch.float64))

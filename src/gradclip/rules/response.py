@@ -46,7 +46,10 @@ class Smooth(Response):
     """
 
     kind: Literal["reciprocal", "sqrt", "tanh"] = "reciprocal"
-    words: ClassVar[str] = "bent smoothly below it"
+
+    @property
+    def words(self) -> str:  # type: ignore[override]
+        return f"bent smoothly below it ({self.kind})"
 
     def __post_init__(self) -> None:
         if self.kind not in ("reciprocal", "sqrt", "tanh"):
@@ -66,7 +69,10 @@ class Normalize(Response):
     """Always to the threshold, also from below: `phi(r) = 1 / (r + epsilon)`; a zero segment stays zero."""
 
     epsilon: float = 0.0
-    words: ClassVar[str] = "normalised to it"
+
+    @property
+    def words(self) -> str:  # type: ignore[override]
+        return "normalised to it" + (f" (epsilon {self.epsilon:g})" if self.epsilon else "")
 
     def __post_init__(self) -> None:
         if isinstance(self.epsilon, bool) or not 0 <= self.epsilon < float("inf"):

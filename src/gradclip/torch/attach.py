@@ -24,7 +24,8 @@ from gradclip.torch.parameters import NeedClip, gradients_of, of_optimizers, rep
 from gradclip.torch.pinned import PinnedNorm
 
 MISSING = object()
-_attached: weakref.WeakKeyDictionary[Optimizer, AttachedClipper] = weakref.WeakKeyDictionary()
+_attached: weakref.WeakKeyDictionary[Optimizer, weakref.ref[AttachedClipper]] = weakref.WeakKeyDictionary()
+"""The clipper of each optimizer. Its hooks keep it alive; a strong reference here would keep both for ever."""
 
 
 def attach(
@@ -81,10 +82,16 @@ def unwrapped(optimizer: Any) -> Optimizer:
     return seen
 
 
+def clipper_of(optimizer: Optimizer) -> AttachedClipper | None:
+    """The clipper that is attached to `optimizer`."""
+    known = _attached.get(optimizer)
+    return None if known is None else known()
+
+
 def already_attached(optimizers: list[Optimizer], rule: AnyRule, options: tuple[Any, ...]) -> AttachedClipper | None:
     """The clipper that serves just these optimizers with just this rule; another one on any of them is refused."""
     for optimizer in optimizers:
-        clipper = _attached.get(optimizer)
+        clipper = clipper_of(optimizer)
         if clipper is None:
             continue
         if clipper.optimizers == optimizers and clipper.rule == rule and clipper.options == options:
@@ -131,7 +138,9 @@ class AttachedClipper(Clipper):
         self.optimizers = optimizers
         self.options = options
         self.model = model
-        self._through = _checked_through(optimizers, self._phases, rule) if through_grad_scale else False
+        self._through = through_grad_scale
+        if through_grad_scale:
+            refuse_through(optimizers, self._phases, rule, self._zeroes)
         self._spans = _spans_tensors(rule)
         self._served: set[int] = set()
         self._lent: list[tuple[Optimizer, str, Any]] = []
@@ -140,14 +149,14 @@ class AttachedClipper(Clipper):
         self._handles = [optimizer.register_step_pre_hook(before) for optimizer in optimizers]
         self._handles += [optimizer.register_step_post_hook(after) for optimizer in optimizers]
         for optimizer in optimizers:
-            _attached[optimizer] = self
+            _attached[optimizer] = weakref.ref(self)
 
     def detach(self) -> None:
         """Take the hooks away; the optimizers step as before."""
         for handle in self._handles:
             handle.remove()
         for optimizer in self.optimizers:
-            if _attached.get(optimizer) is self:
+            if clipper_of(optimizer) is self:
                 del _attached[optimizer]
 
     def __enter__(self) -> Self:
@@ -184,7 +193,8 @@ class AttachedClipper(Clipper):
             self._report_no_gradients()
             return
         engine = self.engine_for(gradients)
-        if overflow is not None and not engine.waits and float(overflow) > 0:
+        reads = not engine.waits or self._raises
+        if overflow is not None and reads and float(overflow) > 0:
             return  # GradScaler found the overflow and skips this step itself
         if divisor is not None:
             gradients = gradients._replace(divisor=divisor if engine.waits else float(divisor))
@@ -221,8 +231,7 @@ class AttachedClipper(Clipper):
             super()._write(part, batch, engine)
             return
         coefficient = part.plan.coefficient
-        if not engine.waits and float(coefficient) in (0.0, 1.0):  # by an infinite divisor, inf would become NaN
-            super()._write(part, batch, engine)
+        if not engine.waits and float(coefficient) == 1.0:
             return
         scale = torch.as_tensor(part.divisor / coefficient, dtype=torch.float32).reshape(())
         self._lend(self._stepping, "grad_scale", scale)
@@ -258,13 +267,15 @@ def _spans_tensors(rule: AnyRule) -> bool:
     return any(isinstance(one.scope, Global | Group) for one in rules_in(rule))
 
 
-def _checked_through(optimizers: list[Optimizer], phases: tuple[Phase, ...], rule: AnyRule) -> bool:
+def refuse_through(optimizers: list[Optimizer], phases: tuple[Phase, ...], rule: AnyRule, zeroes: bool) -> None:
+    """Refuse to lend a coefficient where there is more than one, or where it may be 0: the optimizer divides by it."""
     single = len(phases) == 1 and phases[0].names is None
     if not single or not isinstance(phases[0].sweeps[0].leaf, Global):  # type: ignore[union-attr]
         raise ValueError(f"through_grad_scale hands over one coefficient, so it needs one global rule, not {rule!r}")
+    if zeroes:
+        raise ValueError("through_grad_scale cannot write zeros: take another response or on_nonfinite, or scale here")
     if len(optimizers) > 1 or not getattr(optimizers[0], "_step_supports_amp_scaling", False):
         raise ValueError("through_grad_scale needs one fused optimizer: torch.optim.AdamW(..., fused=True)")
-    return True
 
 
 def _refuse_scaled(others: list[Optimizer], stepping: Optimizer) -> None:

@@ -82,7 +82,7 @@ def checked_engine(name: str | None) -> str | None:
 
 def engine_for(tensors: list[torch.Tensor], name: str | None = None) -> Engine:
     """The engine called `name`, or the fastest that is installed for the device of the first tensor."""
-    if not tensors[0].is_cpu:
+    if not getattr(tensors[0], "is_cpu", True):
         return torch_engine.DEVICE
     return torch_engine.CPU if name == "torch" else cpu_engine() or torch_engine.CPU
 

@@ -16,14 +16,11 @@ NeedClip = Callable[[torch.Tensor], bool]
 
 
 class Parameters(NamedTuple):
-    """Parameters in a list, with a name and a group for each; `names` may be shorter, then places stand in."""
+    """Parameters in a list, with a function that names the i-th, and the parameter group of each."""
 
     tensors: list[torch.Tensor]
-    names: list[str] | None = None
+    name: Callable[[int], str] = "parameters[{}]".format
     groups: list[int] | None = None
-
-    def name(self, index: int) -> str:
-        return f"parameters[{index}]" if self.names is None else self.names[index]
 
 
 def parameters_of(source: Any) -> Parameters:
@@ -57,26 +54,37 @@ def _listed(source: Any, items: list[Any]) -> Parameters:
             if isinstance(source, Iterator)
             else "no parameters at all"
         )
-    named = bool(items) and isinstance(items[0], tuple)
-    names = [str(item[0]) for item in items] if named else None
-    return Parameters([item[1] for item in items] if named else items, names)
+    if not items or not isinstance(items[0], tuple):
+        return Parameters(items)
+    return Parameters([item[1] for item in items], lambda index: str(items[index][0]))
 
 
 def of_optimizers(optimizers: list[torch.optim.Optimizer], model: torch.nn.Module | None = None) -> Parameters:
     """The parameters of optimizers that are to be clipped, with their groups; `need_clip` is a key of a group."""
-    known = {} if model is None else {id(parameter): name for name, parameter in model.named_parameters()}
     tensors: list[torch.Tensor] = []
-    names: list[str] = []
     groups: list[int] = []
+    places: list[tuple[int, dict[str, Any], int]] = []  # for each group its first index, itself, and its number
     every = [group for optimizer in optimizers for group in optimizer.param_groups]
     for number, group in enumerate(every):
-        if not group.get("need_clip", True):
-            continue
-        own = group.get("param_names") or [f"group {number}, parameter {i}" for i in range(len(group["params"]))]
-        tensors += group["params"]
-        names += [known.get(id(tensor), name) for tensor, name in zip(group["params"], own, strict=True)]
-        groups += [number] * len(group["params"])
-    return Parameters(tensors, names, groups)
+        if group.get("need_clip", True):
+            places.append((len(tensors), group, number))
+            tensors += group["params"]
+            groups += [number] * len(group["params"])
+    known: dict[int, str] = {}
+
+    def name(index: int) -> str:
+        if model is not None and not known:
+            known.update({id(parameter): own for own, parameter in model.named_parameters()})
+        return known.get(id(tensors[index])) or _name_in(places, index)
+
+    return Parameters(tensors, name, groups)
+
+
+def _name_in(places: list[tuple[int, dict[str, Any], int]], index: int) -> str:
+    """The name that the optimizer has for a parameter, or its place."""
+    first, group, number = [place for place in places if place[0] <= index][-1]
+    names = group.get("param_names")
+    return names[index - first] if names else f"group {number}, parameter {index - first}"
 
 
 def gradients_of(parameters: Parameters, need_clip: NeedClip | None = None, divisor: Any = 1.0) -> Gradients:
