@@ -1,6 +1,7 @@
 """Every way in which a hook in the optimizer's step goes wrong, each compared with clipping by hand."""
 
 import copy
+import gc
 import pickle
 import warnings
 import weakref
@@ -11,63 +12,7 @@ from torch import nn
 
 import gradclip
 from gradclip.torch import Clipper, attach
-
-RULE = gradclip.ClipGradByGlobalNorm(0.05)
-FUSED = [
-    (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "fused": True}),
-    (torch.optim.Adam, {"lr": 0.01, "fused": True}),
-    (torch.optim.AdamW, {"lr": 0.01, "fused": True}),
-    (torch.optim.Adagrad, {"lr": 0.1, "fused": True}),
-]
-OPTIMIZERS = [
-    *FUSED,
-    (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}),
-    (torch.optim.SGD, {"lr": 0.1, "foreach": True}),
-    (torch.optim.Adam, {"lr": 0.01}),
-    (torch.optim.AdamW, {"lr": 0.01, "foreach": True}),
-    (torch.optim.RMSprop, {"lr": 0.01}),
-    (torch.optim.Adafactor, {"lr": 0.01}),
-]
-
-
-def make_model(seed=0):
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 4))
-
-
-def batch(step):
-    generator = torch.Generator().manual_seed(step)
-    return torch.randn(32, 8, generator=generator), torch.randn(32, 4, generator=generator)
-
-
-def backward(model, step, factor=1.0):
-    x, y = batch(step)
-    loss = ((model(x) - y) ** 2).mean() * factor
-    loss.backward()
-    return loss
-
-
-def parameters_after(model, optimizer, steps=5, before_step=None):
-    """The parameters after `steps` of plain training, with `before_step` called between backward and step."""
-    for step in range(steps):
-        optimizer.zero_grad()
-        backward(model, step)
-        if before_step is not None:
-            before_step()
-        optimizer.step()
-    return torch.cat([p.detach().flatten() for p in model.parameters()])
-
-
-def by_hand(kind, options, steps=5, rule=RULE):
-    """The same training with the explicit form; and without clipping, to show that clipping changes the result."""
-    model = make_model()
-    clipped = parameters_after(
-        model, kind(model.parameters(), **options), steps, lambda: Clipper(rule).clip_(model.parameters())
-    )
-    free = make_model()
-    unclipped = parameters_after(free, kind(free.parameters(), **options), steps)
-    assert not torch.equal(clipped, unclipped)
-    return clipped
+from training import FUSED, OPTIMIZERS, RULE, backward, batch, by_hand, make_model, parameters_after
 
 
 @pytest.mark.parametrize(("kind", "options"), OPTIMIZERS)
@@ -220,12 +165,15 @@ def test_through_grad_scale_leaves_the_gradient_clipped_for_who_reads_it_later()
     [
         lambda m: attach(torch.optim.AdamW(m.parameters()), RULE, through_grad_scale=True),
         lambda m: attach(
+            torch.optim.AdamW(m.parameters(), fused=True), RULE, through_grad_scale=True, on_nonfinite="zero"
+        ),
+        lambda m: attach(
             torch.optim.AdamW(m.parameters(), fused=True), gradclip.ClipGradByNorm(1.0), through_grad_scale=True
         ),
     ],
 )
 def test_through_grad_scale_is_refused_where_one_coefficient_is_not_enough(wrong):
-    with pytest.raises(ValueError, match=r"through_grad_scale (needs|hands over)"):
+    with pytest.raises(ValueError, match=r"through_grad_scale (needs|hands over|cannot write zeros)"):
         wrong(make_model())
 
 
@@ -304,6 +252,14 @@ def test_another_rule_on_an_attached_optimizer_is_refused_until_detached():
         attach(optimizer, gradclip.ClipGradByNorm(1.0))
     clipper.detach()
     attach(optimizer, gradclip.ClipGradByNorm(1.0))
+
+
+def test_an_optimizer_and_its_clipper_go_when_nobody_holds_them():
+    optimizer = torch.optim.SGD(make_model().parameters(), lr=0.1)
+    gone = weakref.ref(optimizer), weakref.ref(attach(optimizer, RULE))
+    del optimizer
+    gc.collect()
+    assert [reference() for reference in gone] == [None, None]
 
 
 def test_detach_and_the_context_manager_take_the_hooks_away():
