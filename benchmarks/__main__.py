@@ -13,7 +13,7 @@ import torch
 
 from benchmarks import growth, start
 from benchmarks.cases import CASES, Case
-from benchmarks.output import save, show
+from benchmarks.output import README, fill, save, show
 from benchmarks.quiet import Quiet
 from benchmarks.report import Found, Results
 from benchmarks.sampling import Plan, compare
@@ -37,6 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
     show(results)
     for path in save(results, options.out, options.quick) if options.out else []:
         print(f"wrote {path}")
+    if options.readme:
+        README.write_text(fill(README.read_text(encoding="utf-8"), results), encoding="utf-8")
     return 0
 
 
@@ -62,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", metavar="TEXT", default="", help="what has TEXT in its name; also: growth, start")
     parser.add_argument("--seconds", type=float, default=240.0, help="to sample the cases; a quarter more for growth")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="save cpu.md, cpu.json and growth.png there")
+    parser.add_argument("--readme", action="store_true", help="fill the table of speed in README.md")
     parser.add_argument("--quick", action="store_true", help="a trial run: matrices cut short, one sample each")
     return parser
 

@@ -96,6 +96,26 @@ def save(results: Results, folder: Path, quick: bool) -> list[Path]:
     return [page, data, picture]
 
 
+README = Path(__file__).resolve().parent.parent / "README.md"
+BEGIN, END = "<!-- speed-table -->", "<!-- /speed-table -->"
+
+
+def fill(readme: str, results: Results) -> str:
+    """The README with its table of speed made anew."""
+    head = ["gradients", "gradclip over the limit of memory", "PyTorch's time over gradclip's"]
+    lines = [_row(head), _row(["---"] * len(head))]
+    for found in results.cases:
+        for row in found.case.rows[:1]:
+            over_limit, over_ours = ratios(found, row)
+            lines.append(_row([found.case.name, _short(over_limit), _short(over_ours)]))
+    before, _, rest = readme.partition(BEGIN)
+    return "\n".join([before + BEGIN, *lines, END]) + rest.partition(END)[2]
+
+
+def _short(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.2f}"
+
+
 def markdown(results: Results, quick: bool) -> str:
     """The page with all tables."""
     lines = ["# The speed of clipping on a CPU", "", "Made by `python -m benchmarks --out docs/benchmarks`.", ""]

@@ -36,7 +36,10 @@ class Table(NamedTuple):
     lines: list[list[str]]
 
 
-RATIOS = "The time of gradclip over a limit measured in the same run, and the time of a peer over that of gradclip."
+RATIOS = (
+    "The time of gradclip over a limit measured in the same run, and the time of a peer over that of gradclip. A line "
+    "that ends in ~ rests on a median with few quiet samples."
+)
 SAMPLES = (
     "Milliseconds. Samples are the quiet ones (nothing else ran on the machine), of all that were taken; with fewer "
     f"than {FEW} quiet ones it is the median of the faster half of all, and marked with ~: do not trust it."
@@ -91,16 +94,31 @@ def ratios(found: Found, row: Row) -> tuple[float | None, float | None]:
 
 
 def verdict(found: Found, row: Row) -> str:
-    """Whether both goals are reached, or by how much the worse is missed; nothing where there is no goal."""
+    """Whether the goals are reached, and what keeps from it; nothing where there is no goal."""
     over_limit, over_ours = ratios(found, row)
     missed = []
     if row.limit is not None and row.limit.ratio is not None and over_limit is not None:
-        missed.append(over_limit / row.limit.ratio - 1)
+        missed.append((over_limit / row.limit.ratio - 1, ""))
     if row.peer is not None and row.peer.ratio is not None and over_ours is not None:
-        missed.append(1 - over_ours / row.peer.ratio)
+        missed.append((1 - over_ours / row.peer.ratio, _ceiling(found, row)))
     if not missed:
         return ""
-    return "reached" if max(missed) <= 0 else f"missed by {100 * max(missed):.1f} %"
+    worst, why = max(missed)
+    words = "reached" if worst <= 0 else f"missed by {100 * worst:.1f} %{why}"
+    return words if _trusted(found, row) else f"{words} ~"
+
+
+def _ceiling(found: Found, row: Row) -> str:
+    """What the ratio to the peer would be at the limit, where even that is below the goal."""
+    if row.limit is None or row.peer is None or row.peer.ratio is None:
+        return ""
+    most = found.timings[row.peer.candidate].median / found.timings[row.limit.candidate].median
+    return "" if most >= row.peer.ratio else f": at the limit itself it would be {most:.2f}"
+
+
+def _trusted(found: Found, row: Row) -> bool:
+    names = [row.ours, *(goal.candidate for goal in (row.limit, row.peer) if goal is not None)]
+    return all(found.timings[name].trusted for name in names)
 
 
 def _against(ratio: float | None, sign: str, goal: Goal | None) -> str:

@@ -175,3 +175,13 @@ def test_some_of_the_gradients_keep_their_names_groups_and_weights(door):
     assert [some.name(0), some.name(1)] == ["t2", "t0"]
     assert some.groups == [9, 7]
     assert some.weights() == [12, 10]
+
+
+def test_a_global_stage_after_rules_by_name_counts_each_gradient_once(door):
+    """[3, 4] is clipped to norm 1 by its own rule and [12] is not; together they have norm sqrt(145), then 1."""
+    first, second = parameter(3.0, 4.0), parameter(12.0)
+    rule = Rules({"a": ClipGradByNorm(1.0), "b": ClipGradByNorm(100.0)}) >> ClipGradByGlobalNorm(1.0)
+    result = door.clip_({"a": first, "b": second}, rule)
+    assert result.norm_before == pytest.approx(13.0)
+    assert result.norm_after == pytest.approx(1.0)
+    assert torch.cat([first.grad, second.grad]).norm().item() == pytest.approx(1.0)

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from gradclip.decide import POLICIES, Plan, decide_sweep, elementwise_decision
 from gradclip.engines.base import Array, Engine, Measure, UnsupportedGradient
 from gradclip.errors import TooManySkips
-from gradclip.result import Gradients, Part, Result
+from gradclip.result import ALL, Gradients, Part, Result
 from gradclip.rules.norm import RMS
 from gradclip.rules.response import Raise, Rescale, SkipStep, Zero
 from gradclip.rules.rule import AnyRule, Rule, checked_rule, rules_in
@@ -212,7 +212,7 @@ def _key(text: str) -> tuple[int, int, int]:
 def _columns(phase: Phase, gradients: Gradients) -> list[tuple[int, Sweep, Gradients]]:
     """The sweeps of a phase with the gradients that each is for; those with nothing to do are left out."""
     if phase.names is None:
-        return [(0, sweep, gradients) for sweep in phase.sweeps if sweep is not None]
+        return [(ALL, sweep, gradients) for sweep in phase.sweeps if sweep is not None]
     matches = [phase.names.match(gradients.name(i)) for i in range(len(gradients.tensors))]
     columns = []
     for column, sweep in enumerate(phase.sweeps):

@@ -40,11 +40,15 @@ class Gradients(NamedTuple):
         )
 
 
+ALL = -1
+"""Instead of the number of a pattern: all gradients."""
+
+
 class Part(NamedTuple):
     """One sweep over some of the gradients: what was measured and what was decided.
 
-    `key` is the number of the phase and that of the pattern, 0 where there are no patterns. A part outlives its step,
-    so it knows the names and shapes of the gradients and holds none of them.
+    `key` is the number of the phase and that of the pattern, `ALL` where there are no patterns. A part outlives its
+    step, so it knows the names and shapes of the gradients and holds none of them.
     """
 
     key: tuple[int, int]
@@ -90,15 +94,17 @@ class Result:
     @cached_property
     def norm_before(self) -> float:
         """The norm before clipping, in the unit of the gradient; NaN or infinity where an element is."""
-        first = {part.key[1]: part for part in reversed(self._taken)}
-        return self._overall([(part, 0, False) for part in first.values()])
+        return self._overall([(part, 0, False) for part in self._first])
 
     @cached_property
     def norm_after(self) -> float:
         """The norm that the optimizer sees; 0 where the step is skipped."""
-        first = {part.key[1]: part.sweep for part in reversed(self._taken)}
-        last = {part.key[1]: part for part in self._taken if part.sweep.alike(first[part.key[1]])}
-        return 0.0 if self.skipped else self._overall([(part, -1, True) for part in last.values()])
+        latest: dict[int, Part] = {}
+        for part in self._taken:
+            if any(part.sweep.alike(one.sweep) for one in self._first):
+                latest = {} if part.key[1] == ALL else latest
+                latest[part.key[1]] = part
+        return 0.0 if self.skipped else self._overall([(part, -1, True) for part in latest.values()])
 
     @property
     def threshold(self) -> float:
@@ -118,7 +124,7 @@ class Result:
     @cached_property
     def nonfinite(self) -> int:
         """The number of non-finite elements; an engine that waits for a device may count a tensor as one."""
-        return int(sum(sum(self.to_host(part.measure.nonfinite)) for part in self.parts if part.key[0] == 0))
+        return int(sum(sum(self.to_host(part.measure.nonfinite)) for part in self._first))
 
     @property
     def skipped(self) -> bool:
@@ -162,6 +168,11 @@ class Result:
         """The parts up to the phase that asked to skip; an engine that waits went on, not knowing of it."""
         asked = [part.key[0] for part in self.parts if SKIP in actions_of(part, self._engine)] if self.skipped else []
         return [part for part in self.parts if part.key[0] <= min(asked, default=part.key[0])]
+
+    @property
+    def _first(self) -> list[Part]:
+        """The parts of the first phase."""
+        return [part for part in self.parts if part.key[0] == 0]
 
     @cached_property
     def _hardest(self) -> Segment:
