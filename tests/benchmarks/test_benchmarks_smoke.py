@@ -9,7 +9,8 @@ import pytest
 import torch
 from benchmarks.__main__ import main
 from benchmarks.cases import CASES, Case, Goal, Row
-from benchmarks.report import Found, verdict
+from benchmarks.output import fill
+from benchmarks.report import Found, Results, verdict
 from benchmarks.sampling import Timing
 
 from benchmarks import limits, workloads
@@ -55,11 +56,25 @@ def test_the_limit_reads_every_word_and_leaves_it() -> None:
 
 @pytest.mark.parametrize(
     ("limit", "torch_", "expected"),
-    [(1.0, 3.0, "reached"), (0.8, 3.0, "missed by 25.0 %"), (1.0, 1.5, "missed by 25.0 %")],
+    [
+        (1.0, 3.0, "reached"),
+        (0.8, 3.0, "missed by 25.0 %"),
+        (0.6, 1.5, "missed by 66.7 %"),
+        (1.0, 1.5, "missed by 25.0 %: at the limit itself it would be 1.50"),
+    ],
 )
 def test_the_verdict_names_the_worse_miss(limit: float, torch_: float, expected: str) -> None:
     row = Row("ours", Goal("limit", 1.0), Goal("torch", 2.0))
     assert verdict(found({"ours": 1.0, "limit": limit, "torch": torch_}, [row]), row) == expected
+
+
+def test_the_table_of_the_readme_is_made_between_its_marks() -> None:
+    row = Row("ours", Goal("limit", 1.0), Goal("torch", 2.0))
+    results = Results([found({"ours": 1.0, "limit": 0.5, "torch": 3.0}, [row])], [], [])
+    filled = fill("before\n<!-- speed-table -->\nold\n<!-- /speed-table -->\nafter\n", results)
+    assert filled.startswith("before\n<!-- speed-table -->\n| gradients |")
+    assert filled.endswith("| 2.00 | 3.00 |\n<!-- /speed-table -->\nafter\n")
+    assert "old" not in filled
 
 
 def test_every_row_names_candidates_of_its_case() -> None:
