@@ -1,0 +1,170 @@
+"""Each trap of the optimizer's hook: its test is green, and red when the cure of the trap is taken away."""
+
+from typing import Any, NamedTuple
+from unittest import mock
+
+import pytest
+import torch
+
+import gradclip
+import gradclip.torch.hook as door
+from gradclip.engines import torch_layout
+from gradclip.torch import parameters, pinned
+from gradclip.torch.hook import AttachedClipper
+from torch_door import test_attach as traps
+
+RED = (AssertionError, pytest.fail.Exception, gradclip.GradclipWarning)
+SGD, ADAMW, FUSED = torch.optim.SGD, torch.optim.AdamW, {"lr": 0.01, "fused": True}
+
+
+class Plant(NamedTuple):
+    """A bug: `name` of `target` replaced by `bug`, on which `oracle(*arguments)` must be red."""
+
+    what: str
+    oracle: Any
+    arguments: tuple[Any, ...]
+    target: Any
+    name: str
+    bug: Any
+    red: Any = RED
+
+
+def nothing(*arguments, **options):
+    return None
+
+
+def hidden(name):
+    """The hook does not look at an attribute that GradScaler sets."""
+
+    def without(self, optimizer, clip=AttachedClipper._clip_for):
+        value = optimizer.__dict__.pop(name, None)
+        clip(self, optimizer)
+        if value is not None:
+            setattr(optimizer, name, value)
+
+    return without
+
+
+def clip_at_once(self, optimizer, arguments, options):
+    self._clip_for(optimizer)
+
+
+def clip_twice(self, optimizer, arguments, options):
+    self._clip_for(optimizer)
+    self._clip_for(optimizer)
+
+
+def first_only(optimizers, model, of_optimizers=parameters.of_optimizers):
+    return of_optimizers(optimizers[:1], model)
+
+
+def every_group(optimizers, model):
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    return parameters.Parameters([p for group in groups for p in group["params"]])
+
+
+def whichever_is_attached(*arguments):
+    return next(iter(door._attached.values()))()
+
+
+def keep_the_gradients(self, gradients, engine, clip=AttachedClipper.clip_gradients):
+    result = clip(self, gradients, engine)
+    result.gradients = gradients
+    return result
+
+
+kept = []
+
+
+def keep_the_clipper(self, *arguments, init=AttachedClipper.__init__):
+    init(self, *arguments)
+    kept.append(self)
+
+
+def any_function(parameters_, need_clip=None, divisor=1.0, gradients_of=parameters.gradients_of):
+    return gradients_of(parameters_, None, divisor)
+
+
+def always_judge(self):
+    gradclip.torch.parameters.report_nothing("pinned")
+
+
+PLANTS = [
+    Plant("a closure is not waited for", traps.test_a_closure_is_clipped_after_it_made_the_gradients,
+          (SGD, {"lr": 0.1}, False), AttachedClipper, "_before_step", clip_at_once),
+    Plant("a closure given by name is not waited for", traps.test_a_closure_is_clipped_after_it_made_the_gradients,
+          (torch.optim.LBFGS, {"lr": 0.1, "max_iter": 5}, True), AttachedClipper, "_before_step", clip_at_once),
+    Plant("clipped twice a step", traps.test_schedulers_and_accumulation_clip_once_for_each_real_step,
+          (), AttachedClipper, "_before_step", clip_twice),
+    Plant("the loss scale is not divided out", traps.test_grad_scaler_is_divided_out_before_the_threshold_is_compared,
+          (ADAMW, FUSED, False, False), AttachedClipper, "_clip_for", hidden("grad_scale")),
+    Plant("an overflow is not left to the scaler", traps.test_a_step_on_which_grad_scaler_overflows_is_left_to_it,
+          (True,), AttachedClipper, "_clip_for", hidden("found_inf"), gradclip.NonFiniteGradient),
+    Plant("what was lent stays", traps.test_a_coefficient_through_grad_scale_equals_scaling_the_gradients,
+          (ADAMW, FUSED), AttachedClipper, "_take_back", nothing),
+    Plant("a coefficient is lent to anyone",
+          traps.test_through_grad_scale_is_refused_where_one_coefficient_is_not_enough,
+          (lambda m: door.attach(ADAMW(m.parameters()), traps.RULE, through_grad_scale=True),), door, "refuse_through",
+          nothing),
+    Plant("each optimizer has a norm of its own", traps.test_two_optimizers_share_one_norm,
+          (), door, "of_optimizers", first_only),
+    Plant("each optimizer clips again", traps.test_two_optimizers_share_one_norm,
+          (), AttachedClipper, "_first_of_cycle", lambda self, optimizer: True),
+    Plant("scaled and unscaled gradients mix", traps.test_two_optimizers_under_grad_scaler_must_be_unscaled_first,
+          (), door, "_refuse_scaled", nothing),
+    Plant("attached twice", traps.test_attaching_twice_is_attaching_once, (), door, "already_attached", nothing),
+    Plant("another rule joins in", traps.test_another_rule_on_an_attached_optimizer_is_refused_until_detached,
+          (), door, "already_attached", nothing),
+    Plant("a copy is taken for attached", traps.test_a_copy_of_an_optimizer_has_no_hooks_and_can_be_attached_again,
+          (traps.copy.deepcopy,), door, "already_attached", whichever_is_attached, (AssertionError, RuntimeError)),
+    Plant("hooks stay", traps.test_detach_and_the_context_manager_take_the_hooks_away,
+          (), torch.utils.hooks.RemovableHandle, "remove", nothing),
+    Plant("the clipper is held", traps.test_an_optimizer_and_its_clipper_go_when_nobody_holds_them,
+          (), AttachedClipper, "__init__", keep_the_clipper),
+    Plant("a wrapper is not unwrapped", traps.test_a_wrapper_is_unwrapped,
+          (), door, "unwrapped", lambda optimizer: optimizer, AttributeError),
+    Plant("an optimizer in backward gets a global rule",
+          traps.test_an_optimizer_in_backward_takes_a_rule_for_each_tensor_and_refuses_a_global_one,
+          (), door, "refuse_step_in_backward", nothing),
+    Plant("a step in backward is not seen", traps.test_a_step_inside_a_backward_hook_of_ones_own_is_found_out,
+          (), torch._C, "_current_graph_task_id", lambda: -1),
+    Plant("a clip of one's own is not seen", traps.test_ones_own_clip_left_on_is_warned_of,
+          (), pinned.PinnedNorm, "watch", nothing),
+    Plant("free training is taken for clipped", traps.test_training_without_a_clip_of_ones_own_is_not_warned_of,
+          (), pinned, "WIDTH", 10.0),
+    Plant("a constant norm is taken for clipped", traps.test_a_norm_that_never_changes_is_not_taken_for_a_clip,
+          (), pinned.PinnedNorm, "_judge", always_judge),
+    Plant("a compiled step loses the hook", traps.test_a_compiled_step_clips,
+          (), torch.compiler, "disable", lambda hook: nothing),
+    Plant("a sparse gradient is not coalesced", traps.test_sparse_gradients_are_clipped_in_the_step,
+          (), torch_layout, "_coalesced", lambda gradient: gradient),
+    Plant("a zero step is clipped", traps.test_an_all_zero_step_is_a_step_like_any_other_and_is_not_clipped,
+          (), gradclip.Rescale, "coefficient", lambda self, ratio, xp: 0.5),
+    Plant("a step without gradients is silent", traps.test_a_step_without_gradients_is_reported_once,
+          (), door, "report_nothing", nothing),
+    Plant("a skipped step steps", traps.test_a_skipped_step_moves_nothing_at_all, (ADAMW, {"lr": 0.01}), door, "drop",
+          nothing),
+    Plant("skips are not counted", traps.test_too_many_skips_in_a_row_raise,
+          (), AttachedClipper, "count_skip", nothing),
+    Plant("the model's names are not asked for", traps.test_raising_names_the_parameter_and_takes_no_step,
+          (), door, "of_optimizers", every_group),
+    Plant("the optimizer's names are not asked for",
+          traps.test_names_come_from_the_optimizer_if_it_was_given_named_parameters, (), door, "of_optimizers",
+          every_group),
+    Plant("an excluded group is clipped", traps.test_a_parameter_group_can_be_excluded_by_its_key,
+          (), door, "of_optimizers", every_group),
+    Plant("the function need_clip is not asked", traps.test_an_excluded_parameter_is_neither_measured_nor_scaled,
+          (traps.exclusions()[1],), door, "gradients_of", any_function),
+    Plant("groups are lost", traps.test_a_global_norm_spans_the_groups_and_a_group_norm_does_not,
+          (), door, "of_optimizers", every_group),
+    Plant("a result keeps the gradients", traps.test_the_last_result_keeps_no_gradient_alive,
+          ("cpu", traps.RULE), AttachedClipper, "clip_gradients", keep_the_gradients),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.what)
+def test_the_trap_is_cured_and_without_its_cure_red(plant):
+    plant.oracle(*plant.arguments)
+    with mock.patch.object(plant.target, plant.name, plant.bug), pytest.raises(plant.red):
+        plant.oracle(*plant.arguments)
+    kept.clear()
