@@ -277,9 +277,10 @@ def test_the_warning_points_at_the_line_that_clips(door):
     assert caught[0].filename == __file__
 
 
-def test_a_step_whose_rules_are_for_no_parameter_is_an_empty_result(door):
+def test_rules_that_match_no_name_are_warned_of_and_give_an_empty_result(door):
     p = parameter(3.0)
-    result = door.clip_({"a": p}, Rules({"b": ClipGradByNorm(1.0)}))
+    with pytest.warns(GradclipWarning, match="no name of a parameter matches 'b'.*the names are like 'a'"):
+        result = door.clip_({"a": p}, Rules({"b": ClipGradByNorm(1.0)}))
     assert (result.norm_before, result.norm_after, result.coefficient, result.clipped) == (0.0, 0.0, 1.0, False)
     assert p.grad.item() == 3.0
 
@@ -331,3 +332,46 @@ def test_errors_are_runtime_errors(error):
 def test_an_unknown_engine_is_refused():
     with pytest.raises(ValueError, match="PyTorch has the engines 'cpu', 'torch' and None to choose, got 'cuda'"):
         Door("cuda").clip_([parameter(1.0)])
+
+
+def test_rules_that_leave_every_parameter_alone_are_meant_and_not_warned_of(door):
+    p = parameter(3.0)
+    result = door.clip_({"a": p}, Rules({"*": None}))
+    assert not result.clipped
+    assert p.grad.item() == 3.0
+
+
+def test_a_nan_that_only_a_later_phase_meets_raises_before_anything_is_written(door):
+    good, broken = parameter(3.0, 4.0), parameter(math.nan)
+    rule = Rules({"a": ClipGradByNorm(1.0)}) >> ClipGradByGlobalNorm(1.0)
+    with pytest.raises(NonFiniteGradient, match="'b' is non-finite"):
+        door.clip_({"a": good, "b": broken}, rule, on_nonfinite="raise")
+    assert good.grad.tolist() == [3.0, 4.0]
+
+
+def test_a_nan_that_only_a_later_phase_meets_is_counted(door):
+    good, broken = parameter(3.0, 4.0), parameter(math.nan)
+    rule = Rules({"a": ClipGradByNorm(1.0)}) >> ClipGradByGlobalNorm(1.0)
+    with pytest.warns(GradclipWarning, match="'b' is non-finite"):
+        assert door.clip_({"a": good, "b": broken}, rule).nonfinite == 1
+
+
+def test_a_schedule_that_fails_in_a_later_phase_fails_before_anything_is_written(door):
+    p = parameter(3.0, 4.0)
+    rule = ClipGradByValue(1.0) >> ClipGradByGlobalNorm(Schedule(lambda step: 0.0))
+    with pytest.raises(ValueError, match="the scheduled threshold at step 0 must be above 0"):
+        door.clip_([p], rule)
+    assert p.grad.tolist() == [3.0, 4.0]
+
+
+def test_what_happens_to_infinities_by_value_is_said_as_it_is(door):
+    p = parameter(math.inf, 0.5)
+    with pytest.warns(GradclipWarning, match="its infinities become the bound, NaN stays"):
+        door.clip_([p], ClipGradByValue(1.0))
+    assert p.grad.tolist() == [1.0, 0.5]
+
+
+@pytest.mark.parametrize("wrong", [-1, 1.5, "3", True])
+def test_max_consecutive_skips_is_a_whole_number(wrong):
+    with pytest.raises(ValueError, match="max_consecutive_skips is a whole number"):
+        Clipper(Rule(), max_consecutive_skips=wrong)

@@ -19,7 +19,7 @@ from gradclip.rules.rule import AnyRule, Rule, checked_rule, rules_in
 from gradclip.rules.segments import Segments, segments
 from gradclip.rules.sweep import Phase, Sweep, phases_of
 from gradclip.rules.threshold import State
-from gradclip.verdict import alarming, asks_to_skip, warn_nonfinite
+from gradclip.verdict import alarming, asks_to_skip, refuse_nonfinite, warn_nonfinite, warn_unmatched
 
 STATE_VERSION = 1
 ALIKE = Segments(0)
@@ -41,6 +41,10 @@ class Clipper:
         self.rule = checked_rule(rule)
         if on_nonfinite not in POLICIES:
             raise ValueError(f"on_nonfinite is one of {', '.join(map(repr, POLICIES))}, got {on_nonfinite!r}")
+        if max_consecutive_skips is not None and not (
+            type(max_consecutive_skips) is int and max_consecutive_skips >= 0
+        ):
+            raise ValueError(f"max_consecutive_skips is a whole number from 0 or None, got {max_consecutive_skips!r}")
         self.on_nonfinite = on_nonfinite
         self.max_consecutive_skips = max_consecutive_skips
         self.step = 0
@@ -53,7 +57,7 @@ class Clipper:
         self._phases = phases_of(self.rule)
         self._states: dict[tuple[int, int, int], State] = {}
         self._last: Result | None = None
-        self._warned = False
+        self._warned = self._warned_unmatched = False
 
     @property
     def last(self) -> Result:
@@ -66,8 +70,8 @@ class Clipper:
         """Clip `gradients` in place with `engine`; the explicit forms and the hooks of every door end here."""
         result = Result(self.step, engine)
         gradients, whole = _gathered_once(engine, gradients)
-        for phase in self._phases[1:]:
-            _refuse_unordered(phase, gradients, engine)
+        if len(self._phases) > 1:
+            self._refuse_early(gradients, whole, engine)
         reads = not engine.waits or self._raises or self.max_consecutive_skips is not None
         for number, phase in enumerate(self._phases):
             works = self._decided(number, phase, gradients, engine, whole)
@@ -81,13 +85,26 @@ class Clipper:
         self._remember(result, reads)
         return result
 
+    def _refuse_early(self, gradients: Gradients, whole: Any, engine: Engine) -> None:
+        """Ask now whatever could refuse in a later phase, after an earlier one wrote."""
+        for one in rules_in(self.rule):
+            if not one.threshold.adapts:
+                one.threshold.bounds(self.step)
+        for phase in self._phases[1:]:
+            _refuse_unordered(phase, gradients, engine)
+        if self.on_nonfinite == "raise":
+            refuse_nonfinite(gradients, whole, engine, self.step)
+
     def _decided(self, number: int, phase: Phase, gradients: Gradients, engine: Engine, whole: Any) -> list[Work]:
         """Each sweep of a phase, measured and decided; only the fused clamp writes, and only where none can refuse.
 
         `whole` is the batch of all gradients, if nothing was written since it was gathered.
         """
-        works = []
-        for column, sweep, own in _columns(phase, gradients):
+        works: list[Work] = []
+        columns = _columns(phase, gradients)
+        if not columns and phase.names is not None and not self._warned_unmatched:
+            self._warned_unmatched = warn_unmatched(phase.names, gradients)
+        for column, sweep, own in columns:
             batch = whole if own is gradients and whole is not None else _gathered(engine, own)
             decided = self._clamped if sweep.elementwise else self._rescaled
             try:

@@ -136,7 +136,8 @@ def elementwise_decision(measure: Measure, rule: Rule, on_nonfinite: str, step: 
     xp = measure.xp
     low, high = rule.threshold.bounds(step)
     norm = measure.total / divisor
-    limits = xp.array([high, -low] * (len(norm) // 2), measure.total)
+    sides = xp.indices([0, 1] * (len(norm) // 2), measure.total)
+    limits = xp.take(xp.array([high, -low], measure.total), sides)
     coefficient = rule.response.coefficient(norm / limits, xp)
     action = xp.where(coefficient != 1.0, rule.response.action, PASS)
     if on_nonfinite in ("skip", "raise"):

@@ -98,7 +98,7 @@ class Result:
 
     @cached_property
     def norm_after(self) -> float:
-        """The norm that the optimizer sees; 0 where the step is skipped."""
+        """The norm of the first stage, after the last stage that measures it; 0 where the step is skipped."""
         latest: dict[int, Part] = {}
         for part in self._taken:
             if any(part.sweep.alike(one.sweep) for one in self._first):
@@ -124,7 +124,10 @@ class Result:
     @cached_property
     def nonfinite(self) -> int:
         """The number of non-finite elements; an engine that waits for a device may count a tensor as one."""
-        return int(sum(sum(self.to_host(part.measure.nonfinite)) for part in self._first))
+        counts: dict[int, float] = {}
+        for part in self.parts:
+            counts[part.key[0]] = counts.get(part.key[0], 0.0) + sum(self.to_host(part.measure.nonfinite))
+        return int(max(counts.values(), default=0.0))
 
     @property
     def skipped(self) -> bool:

@@ -9,9 +9,10 @@ from typing import Any
 
 from gradclip.engines.base import Engine
 from gradclip.errors import GradclipWarning, GradientAboveThreshold, NonFiniteGradient
-from gradclip.result import Part, actions_of
+from gradclip.result import Gradients, Part, actions_of
 from gradclip.rules.norm import Linf
 from gradclip.rules.response import KEEP, RAISE, SKIP
+from gradclip.rules.rule import Rules
 from gradclip.rules.scope import Tensor
 
 
@@ -34,14 +35,44 @@ def asks_to_skip(part: Part, batch: Any, engine: Engine, step: int, on_nonfinite
 def warn_nonfinite(part: Part, batch: Any, engine: Engine, step: int) -> bool:
     """Warn of the non-finite gradients of a part by name, if it has any that are kept."""
     names = offenders(part, batch, engine)
+    what = "its infinities become the bound, NaN stays" if part.sweep.elementwise else "it is left as it is"
     if names:
         warnings.warn(
-            f"the gradient of {_listed(names)} is non-finite at step {step}; it is left as it is and counted in "
-            '`last.nonfinite` (this is said once). on_nonfinite="skip" leaves such steps out, "raise" stops there',
+            f"the gradient of {_listed(names)} is non-finite at step {step}; {what} and counted in `last.nonfinite` "
+            '(this is said once). on_nonfinite="skip" leaves such steps out, "raise" stops there',
             GradclipWarning,
             stacklevel=user_level(),
         )
     return bool(names)
+
+
+def warn_unmatched(rules: Rules, gradients: Gradients) -> bool:
+    """Warn that no parameter has a name that any pattern matches."""
+    if any(rules.match(gradients.name(index)) is not None for index in range(len(gradients.tensors))):
+        return False  # matched by a pattern that leaves them alone
+    warnings.warn(
+        f"no name of a parameter matches {', '.join(repr(pattern) for pattern, _ in rules.parts)}, so nothing is "
+        f"clipped by it; the names are like {gradients.name(0)!r}: attach(..., model=model) or clip_(model) gives the "
+        "model's",
+        GradclipWarning,
+        stacklevel=user_level(),
+    )
+    return True
+
+
+def refuse_nonfinite(gradients: Gradients, batch: Any, engine: Engine, step: int) -> None:
+    """Raise if any gradient is non-finite."""
+    counts = engine.to_host(engine.measure(batch, Tensor(), Linf()).nonfinite)
+    names = [gradients.name(index) for index, count in enumerate(counts) if count]
+    if names:
+        raise _nonfinite(names, step)
+
+
+def _nonfinite(names: list[str], step: int) -> NonFiniteGradient:
+    return NonFiniteGradient(
+        f"the gradient of {_listed(names)} is non-finite at step {step}; no gradient was written: lower the learning "
+        'rate, look at the batch, or use on_nonfinite="skip" to leave such steps out'
+    )
 
 
 def offenders(part: Part, batch: Any, engine: Engine) -> list[str]:
@@ -62,15 +93,15 @@ def _norms(part: Part, engine: Engine) -> tuple[list[float], list[float]]:
 def _error(part: Part, batch: Any, engine: Engine, step: int) -> Exception:
     names = [] if batch is None else offenders(part, batch, engine)
     if names:
-        return NonFiniteGradient(
-            f"the gradient of {_listed(names)} is non-finite at step {step}; no gradient was written: lower the "
-            'learning rate, look at the batch, or use on_nonfinite="skip" to leave such steps out'
-        )
+        return _nonfinite(names, step)
     for rule, decision in zip(part.sweep.stages, part.plan.decisions, strict=True):
         norms = zip(engine.to_host(decision.norm), engine.to_host(decision.action), strict=True)
         if above := [norm for norm, action in norms if action == RAISE]:
             largest = max(above)
-            return GradientAboveThreshold(f"at step {step} the norm is {largest:g} ({rule!r}); no gradient was written")
+            return GradientAboveThreshold(
+                f"at step {step} the norm is {largest:g} ({rule!r}); no gradient was written: "
+                "lower the learning rate, raise the threshold, or respond with SkipStep()"
+            )
     raise AssertionError("a part raised without a decision to raise")
 
 

@@ -54,6 +54,17 @@ def clip_twice(self, optimizer, arguments, options):
     self._clip_for(optimizer)
 
 
+def in_turns(self, optimizer):
+    """The first optimizer of a cycle clips for all, whatever happens in between."""
+    served = self.__dict__.setdefault("served", set())
+    if not served or id(optimizer) in served:
+        served.clear()
+        served.add(id(optimizer))
+        return False
+    served.add(id(optimizer))
+    return True
+
+
 def first_only(optimizers, model, of_optimizers=parameters.of_optimizers):
     return of_optimizers(optimizers[:1], model)
 
@@ -109,7 +120,13 @@ PLANTS = [
     Plant("each optimizer has a norm of its own", traps.test_two_optimizers_share_one_norm,
           (), door, "of_optimizers", first_only),
     Plant("each optimizer clips again", traps.test_two_optimizers_share_one_norm,
-          (), AttachedClipper, "_first_of_cycle", lambda self, optimizer: True),
+          (), AttachedClipper, "_was_clipped", lambda self, optimizer: False),
+    Plant("optimizers are taken to step in turns",
+          traps.test_two_optimizers_that_step_at_their_own_pace_are_both_clipped,
+          (), AttachedClipper, "_was_clipped", in_turns),
+    Plant("gradients made later are taken for clipped",
+          traps.test_gradients_that_one_optimizer_gets_after_the_other_stepped_are_clipped_as_well,
+          (), AttachedClipper, "_was_clipped", in_turns),
     Plant("scaled and unscaled gradients mix", traps.test_two_optimizers_under_grad_scaler_must_be_unscaled_first,
           (), door, "_refuse_scaled", nothing),
     Plant("attached twice", traps.test_attaching_twice_is_attaching_once, (), door, "already_attached", nothing),

@@ -235,6 +235,84 @@ def test_two_optimizers_under_grad_scaler_clip_what_was_unscaled():
     assert torch.equal(train(shared=True), train(shared=False))
 
 
+def hundreds():
+    """Two weights with optimizers of their own, under one norm of 1 and a learning rate of 1."""
+    weights = [nn.Parameter(torch.zeros(1)) for _ in range(2)]
+    optimizers = [torch.optim.SGD([weight], lr=1.0) for weight in weights]
+    return weights, optimizers, attach(*optimizers, rule=gradclip.ClipGradByGlobalNorm(1.0))
+
+
+def test_two_optimizers_that_step_at_their_own_pace_are_both_clipped():
+    (a, b), (slow, fast), _ = hundreds()
+    for step in range(6):
+        before = [a.item(), b.item()]
+        a.grad, b.grad = torch.full((1,), 100.0), torch.full((1,), 100.0)
+        if step % 2 == 0:
+            slow.step()
+        fast.step()
+        moved = [abs(weight.item() - old) for weight, old in zip((a, b), before, strict=True)]
+        assert moved == pytest.approx([0.5**0.5 if step % 2 == 0 else 0.0, 0.5**0.5], rel=1e-6)
+
+
+def test_gradients_that_one_optimizer_gets_after_the_other_stepped_are_clipped_as_well():
+    (a, b), (first, second), _ = hundreds()
+    for _ in range(3):
+        before = b.item()
+        a.grad, b.grad = torch.full((1,), 100.0), None
+        first.step()
+        a.grad, b.grad = None, torch.full((1,), 100.0)
+        second.step()
+        assert abs(b.item() - before) == pytest.approx(1.0, rel=1e-6)
+
+
+def test_one_optimizer_given_twice_is_clipped_once():
+    weight = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    clipper = attach(optimizer, optimizer, rule=gradclip.ClipGradByGlobalNorm(1.0))
+    weight.grad = torch.full((1,), 4.0)
+    optimizer.step()
+    assert clipper.step == 1
+
+
+def lent(gradient, limit, weights=1):
+    """A fused optimizer after the hook has run, and its clipper."""
+    shared = torch.full((4,), gradient)
+    parameters = [nn.Parameter(torch.zeros(4)) for _ in range(weights)]
+    for parameter in parameters:
+        parameter.grad = shared
+    optimizer = torch.optim.SGD(parameters, lr=1.0, fused=True)
+    return parameters, optimizer, attach(optimizer, gradclip.ClipGradByGlobalNorm(limit), through_grad_scale=True)
+
+
+def test_a_coefficient_that_float32_cannot_divide_by_is_written_instead():
+    (weight,), optimizer, _ = lent(gradient=1e37, limit=1e-3)
+    optimizer.step()
+    assert weight.detach().norm().item() == pytest.approx(1e-3, rel=1e-6)
+
+
+def test_a_gradient_that_two_parameters_share_is_not_divided_twice():
+    weights, optimizer, _ = lent(gradient=10.0, limit=1.0, weights=2)
+    optimizer.step()
+    assert all(weight.detach().norm().item() == pytest.approx(1.0, rel=1e-6) for weight in weights)
+
+
+def test_what_was_lent_is_taken_back_when_another_hook_raises():
+    _, optimizer, clipper = lent(gradient=10.0, limit=1.0)
+    handle = optimizer.register_step_pre_hook(lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError), clipper:
+        optimizer.step()
+    handle.remove()
+    assert not hasattr(optimizer, "grad_scale")
+
+
+def test_what_grad_scaler_sets_after_a_failed_step_is_left_alone():
+    _, optimizer, clipper = lent(gradient=10.0, limit=1.0)
+    clipper._clip_for(optimizer)
+    optimizer.grad_scale = torch.tensor(65536.0)
+    clipper._take_back()
+    assert optimizer.grad_scale == 65536.0
+
+
 def test_attaching_twice_is_attaching_once():
     model = make_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -330,8 +408,10 @@ def test_a_wrapper_is_unwrapped():
 def test_what_is_no_optimizer_is_refused():
     with pytest.raises(TypeError, match=r"expected a torch\.optim\.Optimizer or a wrapper"):
         attach(make_model(), RULE)
-    with pytest.raises(TypeError, match="expected a clipping rule"):
+    with pytest.raises(TypeError, match="attach needs an optimizer and a rule"):
         attach(torch.optim.SGD(make_model().parameters(), lr=0.1))
+    with pytest.raises(TypeError, match="expected a clipping rule"):
+        attach(torch.optim.SGD(make_model().parameters(), lr=0.1), 1.0)
     with pytest.raises(TypeError, match="attach needs an optimizer"):
         attach(rule=RULE)
 
@@ -595,3 +675,28 @@ def test_the_last_result_is_missing_before_the_first_step_and_says_so():
     clipper = attach(torch.optim.SGD(make_model().parameters(), lr=0.1), RULE)
     with pytest.raises(RuntimeError, match="nothing was clipped yet"):
         clipper.last  # noqa: B018
+
+
+def test_the_names_are_those_of_the_users_own_module():
+    model = make_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    clipper = attach(optimizer, gradclip.ClipGradByNorm(0.01), model=torch.compile(model, backend="eager"))
+    backward(model, 0)
+    optimizer.step()
+    assert clipper.last.segments[0].name == "0.weight"
+
+
+def test_a_clip_inside_a_compiled_function_stays_out_of_its_graph():
+    weight = nn.Parameter(torch.ones(3))
+    clipper = gradclip.torch.Clipper(gradclip.ClipGradByGlobalNorm(1.0))
+
+    @torch.compile(backend="eager")
+    def clipped(x):
+        doubled = x * 2
+        clipper.clip_([weight])
+        return doubled + gradclip.torch.clip_grad_norm_([weight], 0.5)
+
+    weight.grad = torch.full((3,), 4.0)
+    assert clipped(torch.ones(1)).item() == pytest.approx(3.0)
+    assert weight.grad.norm().item() == pytest.approx(0.5)
+    assert clipper.last.norm_before == pytest.approx(48**0.5)

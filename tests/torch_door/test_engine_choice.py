@@ -60,3 +60,29 @@ def test_an_unknown_engine_is_refused():
 def test_torch_is_not_imported_by_the_core():
     code = "import sys, gradclip; print('torch' in sys.modules, 'numpy' in sys.modules)"
     assert run(code) == ["False", "False"]
+
+
+@pytest.mark.parametrize("engine", ["cpu", "torch"])
+@pytest.mark.parametrize("layout", ["channels last", "transposed"])
+@pytest.mark.parametrize("scope", [gradclip.Row(), gradclip.Tensor(), gradclip.Global()])
+def test_the_order_of_the_axes_in_memory_does_not_matter(engine, layout, scope):
+    torch.manual_seed(0)
+    plain = torch.randn(6, 5, 3, 2)
+    ordered = plain.to(memory_format=torch.channels_last) if layout == "channels last" else plain.mT.contiguous().mT
+    results = []
+    for gradient in (plain.clone(), ordered):
+        weight = torch.nn.Parameter(torch.zeros_like(plain))
+        weight.grad = gradient
+        Clipper(gradclip.Rule(scope, threshold=gradclip.Constant(0.5)), engine=engine).clip_([weight])
+        results.append(weight.grad)
+    assert not ordered.is_contiguous()
+    # sums in another order: a rounding of float64 in the norm, one of float32 in the product
+    torch.testing.assert_close(results[0], results[1], rtol=2e-7, atol=0)
+
+
+def test_a_tensor_without_memory_of_its_own_is_refused_by_name():
+    weight = torch.nn.Parameter(torch.zeros(2))
+    weight.grad = torch.ones(2)
+    weight.grad.untyped_storage().resize_(0)
+    with pytest.raises(TypeError, match="'w' cannot be clipped: it has no memory"):
+        Clipper(gradclip.ClipGradByGlobalNorm(1.0), engine="cpu").clip_({"w": weight})

@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from gradclip.engines import cpu_table as layout
-from gradclip.engines.base import repeats
+from gradclip.engines.base import UnsupportedGradient, repeats
 from gradclip.rules.scope import rows_of
 
 Via = Literal["dlpack", "python"]
@@ -187,8 +187,10 @@ class Gatherer:
 
     def __call__(self, tensors: list[Any]) -> Batch:
         pool = self._pool
-        # One bytecode operation under the GIL: two threads never get the same table.
-        table = pool.pop() if pool else Table(self._kind, self._exchange)
+        try:
+            table = pool.pop()  # one operation under the GIL: two threads never get the same table
+        except IndexError:
+            table = Table(self._kind, self._exchange)
         batch = Batch(table, tensors, self.via, pool)
         left = self._fill(tensors, table.address) if self._exchange else len(tensors)
         if left or not self._exchange:
@@ -221,7 +223,14 @@ def shape_of(payload: Payload) -> tuple[int, ...]:
 def place(table: Table, index: int, tensor: Any, shape: tuple[int, ...]) -> None:
     """Put a contiguous `tensor` into the table; its rows are those of `shape`."""
     code = CODE_OF_NAME[str(tensor.dtype).rpartition(".")[2]]
-    table.spans[index, :4] = tensor.data_ptr(), math.prod(tensor.shape), code, rows_of(shape)
+    try:
+        address = tensor.data_ptr()
+    except RuntimeError:  # a tensor without a storage of its own, as inside torch.func
+        address = 0
+    elements = math.prod(tensor.shape)
+    if elements and not address:
+        raise UnsupportedGradient(index, f"it has no memory that could be read (it is a {type(tensor).__name__})")
+    table.spans[index, :4] = address, elements, code, rows_of(shape)
 
 
 def own_address(source: Any, otherwise: int) -> int:

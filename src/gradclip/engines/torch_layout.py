@@ -109,6 +109,19 @@ def rows(tensor: torch.Tensor, scope: Scope) -> torch.Tensor:
     return tensor.reshape(1, tensor.numel())
 
 
+def _in_order(tensor: torch.Tensor) -> torch.Tensor | None:
+    """The same memory with its axes in the order of their strides, if that is contiguous and the rows stay rows.
+
+    Nothing that is done to a gradient depends on the order of the elements of a row; channels_last weights are so.
+    """
+    if tensor.is_conj() or tensor.is_neg():
+        return None
+    strides = tensor.stride()
+    order = sorted(range(tensor.dim()), key=lambda axis: (-strides[axis], axis))
+    view = tensor.permute(order)
+    return view if order[:1] == [0] and view.is_contiguous() else None
+
+
 def refuse_overlap(tensor: torch.Tensor, index: int) -> None:
     """Refuse a tensor unless its strides show that no two elements share a place: it would be scaled twice there."""
     reach = 1
@@ -121,6 +134,8 @@ def refuse_overlap(tensor: torch.Tensor, index: int) -> None:
 def _dense(tensor: torch.Tensor, index: int) -> Payload:
     if tensor.is_contiguous() and not tensor.is_conj() and not tensor.is_neg():
         return Payload(tensor)
+    if (view := _in_order(tensor)) is not None:
+        return Payload(view)
     target = distinct(tensor)
     refuse_overlap(target, index)
     copy = tensor.resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)

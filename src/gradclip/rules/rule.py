@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from gradclip.rules.norm import L2, Norm
+from gradclip.rules.norm import L2, Linf, Norm
 from gradclip.rules.response import Raise, Rescale, Response
 from gradclip.rules.scope import Element, Global, Scope
 from gradclip.rules.threshold import Bounds, Constant, Threshold
@@ -35,7 +35,7 @@ class Chainable:
 @dataclass(frozen=True, repr=False)
 class Rule(Chainable):
     """One rule: `out = phi(m / t) * g`, with m the `norm` of a segment of `scope`, t the `threshold`, phi the
-    `response`.
+    `response`. At scope `Element` every norm is the magnitude of the element.
 
     >>> Rule(scope=Tensor(), norm=Linf(), threshold=Constant(0.5))
     each tensor: a largest absolute value above 0.5 is rescaled to it
@@ -50,6 +50,8 @@ class Rule(Chainable):
         for name, kind in (("scope", Scope), ("norm", Norm), ("threshold", Threshold), ("response", Response)):
             if not isinstance(getattr(self, name), kind):
                 raise TypeError(f"{name} must be a {kind.__name__}, got {getattr(self, name)!r}: {_example(name)}")
+        if isinstance(self.scope, Element):
+            object.__setattr__(self, "norm", Linf())  # of one element every norm is its magnitude
         if isinstance(self.threshold, Bounds) and not isinstance(self.scope, Element):
             raise ValueError("Bounds(max, min) clips by value: write scope=Element(), or Constant(limit) for a norm")
 

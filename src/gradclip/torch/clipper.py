@@ -13,6 +13,7 @@ from gradclip.engines import torch_layout
 from gradclip.engines.base import Engine
 from gradclip.result import Gradients, Result
 from gradclip.rules.rule import AnyRule
+from gradclip.torch.eager import eager
 from gradclip.torch.parameters import NeedClip, gradients_of, parameters_of, report_nothing
 
 ENGINES = ("cpu", "torch")
@@ -47,6 +48,7 @@ class Clipper(clipper.Clipper):
         self._engine_name = checked_engine(engine)
         self._reported = False
 
+    @eager
     def clip_(self, parameters: Any) -> Result:
         """Clip the gradients of `parameters` in place and return the result, whose float is the norm before.
 

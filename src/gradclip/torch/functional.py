@@ -25,6 +25,7 @@ from gradclip.rules.rule import Rule
 from gradclip.rules.scope import Global
 from gradclip.rules.threshold import Constant, checked_limit
 from gradclip.torch.clipper import engine_for
+from gradclip.torch.eager import eager
 from gradclip.torch.parameters import found_in, parameters_of, report_nothing
 from gradclip.verdict import user_level
 
@@ -33,6 +34,7 @@ GLOBAL = Global()
 FLOAT32_MAX = torch.finfo(torch.float32).max
 
 
+@eager
 def clip_grad_norm_(
     parameters: TensorOrTensors,
     max_norm: float,
@@ -53,7 +55,7 @@ def clip_grad_norm_(
     >>> clip_grad_norm_([weight], max_norm=1.0)
     tensor(5.)
     """
-    rule = _global_rule(max_norm, norm_type)
+    rule = _rule(max_norm, norm_type)
     gradients = _gradients(parameters)
     if not gradients:
         return torch.tensor(0.0)
@@ -66,6 +68,7 @@ def clip_grad_norm_(
     return _as_tensor(decision.norm, engine, batch)
 
 
+@eager
 def get_total_norm(
     tensors: TensorOrTensors,
     norm_type: float = 2.0,
@@ -79,7 +82,7 @@ def get_total_norm(
     >>> get_total_norm([torch.tensor([3.0]), torch.tensor([4.0])])
     tensor(5.)
     """
-    rule = _global_rule(None, norm_type)
+    rule = _rule(None, norm_type)
     found = [tensors] if isinstance(tensors, torch.Tensor) else list(tensors)
     if not found:
         return torch.tensor(0.0)
@@ -90,6 +93,7 @@ def get_total_norm(
     return _as_tensor(norm, engine, batch)
 
 
+@eager
 def clip_grads_with_norm_(
     parameters: TensorOrTensors, max_norm: float, total_norm: torch.Tensor, foreach: bool | None = None
 ) -> None:
@@ -112,10 +116,13 @@ def clip_grads_with_norm_(
         total = torch.as_tensor(total_norm, device=gradients[0].device).reshape(1).to(torch.float32)
         coefficient = torch.where(torch.isfinite(total), limit / torch.clamp(total, min=limit), 1.0)
         engine.apply_(batch, GLOBAL, coefficient)
-    elif math.isfinite(number := float(total_norm)):
+    elif (number := float(total_norm)) < 0:
+        raise ValueError(f"total_norm is a norm, so it cannot be {number}: give what get_total_norm returned")
+    elif math.isfinite(number):
         engine.apply_(batch, GLOBAL, _coefficient(limit / max(number, limit), engine))
 
 
+@eager
 def clip_grad_value_(parameters: TensorOrTensors, clip_value: float, foreach: bool | None = None) -> None:
     """Clip each element of the gradients in place to [-clip_value, clip_value]; infinities become the bound, NaN stays.
 
@@ -137,6 +144,12 @@ def clip_grad_value_(parameters: TensorOrTensors, clip_value: float, foreach: bo
             engine.map_(batch, Rescale(), -limit, limit)
     except UnsupportedGradient as error:
         raise _refused(error) from None
+
+
+def _rule(max_norm: Any, norm_type: Any) -> Rule:
+    """The rule of one call, kept for the next; what cannot be kept is refused for what it is."""
+    keeps = max_norm.__hash__ is not None and norm_type.__hash__ is not None
+    return _global_rule(max_norm, norm_type) if keeps else _global_rule.__wrapped__(max_norm, norm_type)
 
 
 @lru_cache(maxsize=64, typed=True)

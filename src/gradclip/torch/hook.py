@@ -6,6 +6,7 @@ by construction is handled here, one function for each trap.
 
 from __future__ import annotations
 
+import math
 import sys
 import weakref
 from typing import Any, Self
@@ -45,7 +46,8 @@ def attach(
     that the function `need_clip` refuses are neither measured nor scaled. `through_grad_scale` hands the coefficient
     of a global rule to a fused optimizer instead of writing the gradients a second time.
 
-    Works with closures, GradScaler, accumulation, schedulers, `torch.compile` and wrapped optimizers. `copy.deepcopy`
+    Works with closures, GradScaler, accumulation, schedulers, `torch.compile` and wrapped optimizers. A closure that is
+    evaluated several times (LBFGS) is clipped each time, and each is a step of the clipper. `copy.deepcopy`
     and `pickle` of an optimizer drop its hooks: attach to the copy again. Attaching twice is attaching once. The
     clipper is a context manager; leaving it, or `detach()`, takes the hooks away.
 
@@ -57,15 +59,16 @@ def attach(
     >>> clipper.last.clipped, round(clipper.last.norm_after, 6)
     (True, 1.0)
     """
-    if rule is None and optimizers:
+    if rule is None and len(optimizers) > 1:
         *optimizers, rule = optimizers  # type: ignore[assignment]
-    rule = checked_rule(rule)
-    inner = [unwrapped(optimizer) for optimizer in optimizers]
-    if not inner:
+    if rule is None or not optimizers:
         raise TypeError("attach needs an optimizer and a rule: attach(optimizer, ClipGradByGlobalNorm(1.0))")
+    rule = checked_rule(rule)
+    inner = list(dict.fromkeys(unwrapped(optimizer) for optimizer in optimizers))
     refuse_step_in_backward(inner, rule)
     options = (on_nonfinite, max_consecutive_skips, need_clip, engine, through_grad_scale)
     if (before := already_attached(inner, rule, options)) is not None:
+        before.model = model or before.model
         return before
     return AttachedClipper(inner, rule, model, options)
 
@@ -142,8 +145,8 @@ class AttachedClipper(Clipper):
         if through_grad_scale:
             refuse_through(optimizers, self._phases, rule, self._zeroes)
         self._spans = _spans_tensors(rule)
-        self._served: set[int] = set()
-        self._lent: list[tuple[Optimizer, str, Any]] = []
+        self._clipped: dict[int, list[tuple[torch.Tensor, int]]] = {}
+        self._lent: list[tuple[Optimizer, str, Any, torch.Tensor]] = []
         self._pinned = PinnedNorm()
         before, after = map(torch.compiler.disable, (self._before_step, self._after_step))
         self._handles = [optimizer.register_step_pre_hook(before) for optimizer in optimizers]
@@ -153,6 +156,7 @@ class AttachedClipper(Clipper):
 
     def detach(self) -> None:
         """Take the hooks away; the optimizers step as before."""
+        self._take_back()
         for handle in self._handles:
             handle.remove()
         for optimizer in self.optimizers:
@@ -183,8 +187,10 @@ class AttachedClipper(Clipper):
 
     def _clip_for(self, optimizer: Optimizer) -> None:
         self._take_back()
-        if len(self.optimizers) > 1 and not self._first_of_cycle(optimizer):
+        if self._was_clipped(optimizer):
             return
+        if len(self.optimizers) > 1:
+            _refuse_scaled([other for other in self.optimizers if other is not optimizer], optimizer)
         if self._spans and torch._C._current_graph_task_id() != -1:
             raise RuntimeError(f"{STEP_IN_BACKWARD} ({self.rule!r})")
         divisor, overflow = getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None)
@@ -198,22 +204,28 @@ class AttachedClipper(Clipper):
             return  # GradScaler found the overflow and skips this step itself
         if divisor is not None:
             gradients = gradients._replace(divisor=divisor if engine.waits else float(divisor))
-        if self._through and len(gradients.tensors) != _gradients_in(optimizer):
+        if self._through and len(gradients.tensors) != len(_states_of(optimizer)):
             raise ValueError("through_grad_scale scales every gradient of the optimizer, and need_clip leaves some out")
         self._stepping = optimizer
         result = self.clip_gradients(gradients, engine)
         if self.can_skip:
             self._skip(result, engine, optimizer, overflow)
+        self._note_clipped(optimizer)
         self._pinned.watch(result, engine)
 
-    def _first_of_cycle(self, optimizer: Optimizer) -> bool:
-        """Whether this is the first optimizer to step since all were clipped; the others find the work done."""
-        first = not self._served or id(optimizer) in self._served
-        if first:
-            _refuse_scaled([other for other in self.optimizers if other is not optimizer], optimizer)
-            self._served.clear()
-        self._served.add(id(optimizer))
-        return first
+    def _was_clipped(self, optimizer: Optimizer) -> bool:
+        """Whether the gradients of this optimizer are just those that were clipped when another one stepped."""
+        if len(self.optimizers) == 1:
+            return False
+        now, clipped = _states_of(optimizer), self._clipped.pop(id(optimizer), None)
+        if clipped is not None and len(now) == len(clipped):
+            return all(a is b and m == n for (a, m), (b, n) in zip(now, clipped, strict=True))
+        return False
+
+    def _note_clipped(self, optimizer: Optimizer) -> None:
+        """Remember what was clipped for the optimizers that have not stepped yet."""
+        others = [other for other in self.optimizers if other is not optimizer]
+        self._clipped = {id(other): _states_of(other) for other in others}
 
     def _skip(self, result: Result, engine: Engine, optimizer: Optimizer, overflow: Any) -> None:
         """Skip the step if the result says so: on the device where the optimizer can, else by taking gradients away."""
@@ -230,15 +242,20 @@ class AttachedClipper(Clipper):
         if not self._through:
             super()._write(part, batch, engine)
             return
-        coefficient = part.plan.coefficient
-        if not engine.waits and float(coefficient) == 1.0:
-            return
-        scale = torch.as_tensor(part.divisor / coefficient, dtype=torch.float32).reshape(())
-        self._lend(self._stepping, "grad_scale", scale)
+        scale = torch.as_tensor(part.divisor / part.plan.coefficient, dtype=torch.float32).reshape(())
+        if not engine.waits and not self._can_lend(float(scale)):
+            super()._write(part, batch, engine)
+        elif engine.waits or float(part.plan.coefficient) != 1.0:
+            self._lend(self._stepping, "grad_scale", scale)
+
+    def _can_lend(self, scale: float) -> bool:
+        """Whether the optimizer can divide by `scale`: it is finite, and no memory would be divided twice."""
+        places = [gradient.data_ptr() for gradient, _ in _states_of(self._stepping) if gradient.numel()]
+        return math.isfinite(scale) and len(set(places)) == len(places)
 
     def _lend(self, optimizer: Optimizer, name: str, value: torch.Tensor) -> None:
         """Set an attribute that the fused step reads, until the step is over."""
-        self._lent.append((optimizer, name, getattr(optimizer, name, MISSING)))
+        self._lent.append((optimizer, name, getattr(optimizer, name, MISSING), value))
         setattr(optimizer, name, value)
 
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -247,7 +264,9 @@ class AttachedClipper(Clipper):
     def _take_back(self) -> None:
         """Undo what was lent; also before a step, because one that raised never came to its end."""
         while self._lent:
-            owner, name, before = self._lent.pop()
+            owner, name, before, lent = self._lent.pop()
+            if getattr(owner, name, None) is not lent:
+                continue  # somebody set it anew, such as GradScaler for the next step
             if before is MISSING:
                 delattr(owner, name)
             else:
@@ -259,8 +278,10 @@ class AttachedClipper(Clipper):
             report_nothing("the optimizer stepped and no parameter that needs clipping had a gradient (said once)")
 
 
-def _gradients_in(optimizer: Optimizer) -> int:
-    return sum(p.grad is not None for group in optimizer.param_groups for p in group["params"])
+def _states_of(optimizer: Optimizer) -> list[tuple[torch.Tensor, int]]:
+    """The gradients of an optimizer, each with the count of its changes."""
+    every = [p.grad for group in optimizer.param_groups for p in group["params"]]
+    return [(g, 0 if g.is_inference() else g._version) for g in every if g is not None]
 
 
 def _spans_tensors(rule: AnyRule) -> bool:

@@ -30,7 +30,7 @@ def parameters_of(source: Any) -> Parameters:
     if isinstance(source, list) and source and isinstance(source[0], torch.Tensor):
         return Parameters(source)
     if isinstance(source, torch.nn.Module):
-        source = source.named_parameters()
+        source = plain_module(source).named_parameters()
     elif isinstance(source, Mapping):
         source = source.items()
     elif isinstance(source, torch.optim.Optimizer) or hasattr(source, "param_groups"):
@@ -56,7 +56,8 @@ def _listed(source: Any, items: list[Any]) -> Parameters:
         )
     if not items or not isinstance(items[0], tuple):
         return Parameters(items)
-    return Parameters([item[1] for item in items], lambda index: str(items[index][0]))
+    names = [str(item[0]) for item in items]
+    return Parameters([item[1] for item in items], names.__getitem__)
 
 
 def of_optimizers(optimizers: list[torch.optim.Optimizer], model: torch.nn.Module | None = None) -> Parameters:
@@ -74,10 +75,18 @@ def of_optimizers(optimizers: list[torch.optim.Optimizer], model: torch.nn.Modul
 
     def name(index: int) -> str:
         if model is not None and not known:
-            known.update({id(parameter): own for own, parameter in model.named_parameters()})
+            named = plain_module(model).named_parameters()
+            known.update({id(parameter): own for own, parameter in named})
         return known.get(id(tensors[index])) or _name_in(places, index)
 
     return Parameters(tensors, name, groups)
+
+
+def plain_module(model: torch.nn.Module) -> torch.nn.Module:
+    """The user's own module inside those that `torch.compile` and data parallelism put around it, for its names."""
+    parallel = (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)
+    inner = model.module if isinstance(model, parallel) else getattr(model, "_orig_mod", None)
+    return plain_module(inner) if isinstance(inner, torch.nn.Module) else model
 
 
 def _name_in(places: list[tuple[int, dict[str, Any], int]], index: int) -> str:
