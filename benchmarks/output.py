@@ -15,7 +15,7 @@ import torch
 
 import gradclip
 from benchmarks.growth import draw
-from benchmarks.report import Results, Table, ratios, tables, verdict
+from benchmarks.report import Results, Table, ratios, tables, trusted, verdict
 from gradclip.torch import Clipper
 
 VERSIONS = ("gradclip", "torch", "numpy", "numba")
@@ -107,7 +107,8 @@ def fill(readme: str, results: Results) -> str:
     for found in results.cases:
         for row in found.case.rows[:1]:
             over_limit, over_ours = ratios(found, row)
-            lines.append(_row([found.case.name, _short(over_limit), _short(over_ours)]))
+            mark = "" if trusted(found, row) else " ~"
+            lines.append(_row([found.case.name + mark, _short(over_limit), _short(over_ours)]))
     before, _, rest = readme.partition(BEGIN)
     return "\n".join([before + BEGIN, *lines, END]) + rest.partition(END)[2]
 

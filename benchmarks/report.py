@@ -105,7 +105,7 @@ def verdict(found: Found, row: Row) -> str:
         return ""
     worst, why = max(missed)
     words = "reached" if worst <= 0 else f"missed by {100 * worst:.1f} %{why}"
-    return words if _trusted(found, row) else f"{words} ~"
+    return words if trusted(found, row) else f"{words} ~"
 
 
 def _ceiling(found: Found, row: Row) -> str:
@@ -116,7 +116,8 @@ def _ceiling(found: Found, row: Row) -> str:
     return "" if most >= row.peer.ratio else f": at the limit itself it would be {most:.2f}"
 
 
-def _trusted(found: Found, row: Row) -> bool:
+def trusted(found: Found, row: Row) -> bool:
+    """Whether every median of a row rests on enough quiet samples."""
     names = [row.ours, *(goal.candidate for goal in (row.limit, row.peer) if goal is not None)]
     return all(found.timings[name].trusted for name in names)
 
