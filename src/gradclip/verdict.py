@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 from gradclip.engines.base import Engine
@@ -62,9 +63,7 @@ def warn_unmatched(rules: Rules, gradients: Gradients) -> bool:
 
 def refuse_nonfinite(gradients: Gradients, batch: Any, engine: Engine, step: int) -> None:
     """Raise if any gradient is non-finite."""
-    counts = engine.to_host(engine.measure(batch, Tensor(), Linf()).nonfinite)
-    names = [gradients.name(index) for index, count in enumerate(counts) if count]
-    if names:
+    if names := _broken(gradients.name, batch, engine)[0]:
         raise _nonfinite(names, step)
 
 
@@ -79,9 +78,15 @@ def offenders(part: Part, batch: Any, engine: Engine) -> list[str]:
     """The names of the tensors with a non-finite element; all, where only their sum leaves the range of float64."""
     if not any(math.isnan(n) or math.isinf(n) or bad for n, bad in zip(*_norms(part, engine), strict=True)):
         return []
+    broken, every = _broken(part.name, batch, engine)
+    return broken or every
+
+
+def _broken(name: Callable[[int], str], batch: Any, engine: Engine) -> tuple[list[str], list[str]]:
+    """The names of the tensors with a non-finite element, and those of all."""
     counts = engine.to_host(engine.measure(batch, Tensor(), Linf()).nonfinite)
-    names = [part.name(index) for index, count in enumerate(counts) if count]
-    return names or [part.name(index) for index in range(len(counts))]
+    every = [name(index) for index in range(len(counts))]
+    return [one for one, count in zip(every, counts, strict=True) if count], every
 
 
 def _norms(part: Part, engine: Engine) -> tuple[list[float], list[float]]:

@@ -205,3 +205,10 @@ def test_other_norms_clip_to_their_limit(door, norm):
     p = parameter(3.0, -4.0, 12.0)
     door.clip_([p], Rule(Global(), norm, Constant(2.0)))
     assert true_norm(exact(p), norm.p) == pytest.approx(2.0, rel=1e-6)
+
+
+@pytest.mark.parametrize("limit", [None, math.inf])
+def test_a_known_norm_with_no_limit_writes_nothing(door, limit):
+    p = parameter(3.0, 4.0)
+    door.clip_grads_with_norm_([p], limit, torch.tensor(5.0))
+    assert p.grad.tolist() == [3.0, 4.0]

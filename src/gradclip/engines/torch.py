@@ -165,17 +165,17 @@ class TorchEngine:
             zero = kept.new_zeros(1)
             found += [torch.cat([side.reshape(-1), zero]).amax() for side in (kept, -kept)]
             counts += [(~finite).sum(), finite.new_zeros((), dtype=torch.int64)]
-        return Measure(torch.stack([peak.to(_wide(peak)) for peak in found]), torch.stack(counts), FUNCTIONS)
+        return Measure(torch.stack([peak.to(wide_of(peak)) for peak in found]), torch.stack(counts), FUNCTIONS)
 
 
-def _wide(tensor: torch.Tensor) -> torch.dtype:
+def wide_of(tensor: torch.Tensor) -> torch.dtype:
     """The widest float of a tensor's device."""
     return torch.float32 if tensor.device.type == "mps" else torch.float64
 
 
 def _plain(batch: Batch, scope: Scope, norm: Norm) -> bool:
     """Whether one call can take all norms: real, not empty, of an order that PyTorch has a kernel for."""
-    known = norm.p in (1.0, 2.0, math.inf) and not isinstance(scope, Row) and _wide(batch.tensors[0]) is torch.float64
+    known = norm.p in (1.0, 2.0, math.inf) and not isinstance(scope, Row) and wide_of(batch.tensors[0]) is torch.float64
     return known and all(tensor.numel() and tensor.dtype not in COMPLEX for tensor in batch.tensors)
 
 
@@ -191,7 +191,7 @@ def _norms_one_by_one(batch: Batch, scope: Scope, norm: Norm) -> tuple[torch.Ten
 
 def _norms(tensor: torch.Tensor, scope: Scope, norm: Norm) -> tuple[torch.Tensor, torch.Tensor]:
     """The norm of each segment of one tensor and its scale; the scale leaves 1 where powers could leave the range."""
-    flat, wide = rows(tensor, scope), _wide(tensor)
+    flat, wide = rows(tensor, scope), wide_of(tensor)
     one = torch.ones(flat.shape[0], dtype=wide, device=flat.device)
     if flat.shape[1] == 0:
         return torch.zeros_like(one), one
@@ -233,7 +233,7 @@ def _scale_where_needed(target: torch.Tensor, factor: torch.Tensor) -> None:
         if value == 0.0:
             target.zero_()
         elif value != 1.0:
-            target.copy_(target.double() * value) if _needs_wide(target, value) else target.mul_(value)
+            target.copy_(target.double() * value) if _needswide_of(target, value) else target.mul_(value)
         return
     changed = (factor.reshape(-1) != 1.0).nonzero().reshape(-1)
     if changed.numel():
@@ -252,10 +252,10 @@ def _scale_on_device(target: torch.Tensor, factor: torch.Tensor, zeroes: bool) -
 
 def _product(target: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     """The product in a type that the coefficient does not leave."""
-    return target.to(_wide(target)) * factor
+    return target.to(wide_of(target)) * factor
 
 
-def _needs_wide(target: torch.Tensor, value: float) -> bool:
+def _needswide_of(target: torch.Tensor, value: float) -> bool:
     return target.dtype is not torch.float64 and not 1e-30 < value < 1e30
 
 

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 
 from gradclip.decide import decide
-from gradclip.engines.base import Engine, UnsupportedGradient
+from gradclip.engines.base import SCALARS, Engine, Measure, UnsupportedGradient
+from gradclip.engines.torch import FUNCTIONS, TorchEngine, wide_of
 from gradclip.errors import GradclipWarning
 from gradclip.rules.norm import Norm, norm_of_order
 from gradclip.rules.response import Rescale
@@ -107,19 +108,13 @@ def clip_grads_with_norm_(
     >>> weight.grad
     tensor([0.6000, 0.8000])
     """
-    limit = checked_limit(max_norm, "max_norm")
+    rule = _rule(max_norm, 1.0)  # of a norm that is known already, the total is the norm itself
     gradients = _gradients(parameters)
     if not gradients:
         return
     engine, batch = _gathered(gradients)
-    if engine.waits:
-        total = torch.as_tensor(total_norm, device=gradients[0].device).reshape(1).to(torch.float32)
-        coefficient = torch.where(torch.isfinite(total), limit / torch.clamp(total, min=limit), 1.0)
-        engine.apply_(batch, GLOBAL, coefficient)
-    elif (number := float(total_norm)) < 0:
-        raise ValueError(f"total_norm is a norm, so it cannot be {number}: give what get_total_norm returned")
-    elif math.isfinite(number):
-        engine.apply_(batch, GLOBAL, _coefficient(limit / max(number, limit), engine))
+    decision = decide(_known(total_norm, engine, gradients[0]), rule, (), "keep", 0, {})
+    engine.apply_(batch, GLOBAL, decision.coefficient, zeroes=False)
 
 
 @eager
@@ -207,8 +202,17 @@ def _raise_if_nonfinite(norm: float, kind: Norm) -> None:
         )
 
 
-def _coefficient(value: float, engine: Engine) -> Any:
-    return value if engine.name == "cpu" else torch.tensor([value], dtype=torch.float64)
+def _known(norm: Any, engine: Engine, gradient: torch.Tensor) -> Measure:
+    """The measure of a norm that was taken before, as this engine would give it."""
+    if isinstance(engine, TorchEngine) and engine.waits:
+        total = torch.as_tensor(norm, device=gradient.device).detach().reshape(1).to(wide_of(gradient))
+        return Measure(total, torch.zeros_like(total), FUNCTIONS)
+    number = float(norm)
+    if number < 0:
+        raise ValueError(f"total_norm is a norm, so it cannot be {number}: give what get_total_norm returned")
+    if isinstance(engine, TorchEngine):
+        return Measure(torch.tensor([number], dtype=torch.float64), torch.zeros(1), FUNCTIONS)
+    return Measure(number, 0, SCALARS)
 
 
 def _as_tensor(norm: Any, engine: Engine, batch: Any) -> torch.Tensor:
