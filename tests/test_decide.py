@@ -5,7 +5,7 @@ import math
 import pytest
 
 from gradclip import decide as module
-from gradclip.engines.base import SCALARS, Measure
+from gradclip.engines.base import Measure
 from gradclip.rules import (
     L2,
     RMS,
@@ -22,6 +22,7 @@ from gradclip.rules import (
     Tensor,
     Zero,
 )
+from gradclip.rules.arrays import SCALARS
 from gradclip.rules.response import KEEP, PASS, RAISE, SCALE, SKIP, ZERO
 from gradclip.rules.segments import Segments
 

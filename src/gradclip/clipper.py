@@ -7,15 +7,18 @@ that nothing is written before everything that could refuse has been asked.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from dataclasses import replace
+from typing import Any, NamedTuple, TypeAlias
 
 from gradclip.decide import POLICIES, Plan, decide_sweep, elementwise_decision
-from gradclip.engines.base import Array, Engine, Measure, UnsupportedGradient
+from gradclip.engines.base import Across, Engine, Measure, UnsupportedGradient
 from gradclip.errors import TooManySkips
 from gradclip.result import ALL, Gradients, Part, Result
+from gradclip.rules.arrays import Array
 from gradclip.rules.norm import RMS
 from gradclip.rules.response import Raise, Rescale, SkipStep, Zero
 from gradclip.rules.rule import AnyRule, Rule, checked_rule, rules_in
+from gradclip.rules.scope import Group, Row
 from gradclip.rules.segments import Segments, segments
 from gradclip.rules.sweep import Phase, Sweep, phases_of
 from gradclip.rules.threshold import State
@@ -27,6 +30,16 @@ ALIKE = Segments(0)
 
 Work: TypeAlias = tuple[Part, Any, bool]
 """A part, the batch that it was measured from, and whether it is written already."""
+
+
+class Memory(NamedTuple):
+    """What a clipper remembers from step to step.
+
+    `thresholds` has the memory of each threshold that adapts, by phase, pattern (`ALL` without patterns) and stage.
+    """
+
+    step: Any
+    thresholds: dict[tuple[int, int, int], State]
 
 
 class Clipper:
@@ -51,7 +64,7 @@ class Clipper:
         self.consecutive_skips = 0
         responses = {type(one.response) for one in rules_in(self.rule)}
         self.can_skip = SkipStep in responses or on_nonfinite == "skip"
-        self._raises = Raise in responses or on_nonfinite == "raise"
+        self.can_raise = Raise in responses or on_nonfinite == "raise"
         self._zeroes = Zero in responses or on_nonfinite == "zero"
         self._adapts = any(one.threshold.adapts for one in rules_in(self.rule))
         self._phases = phases_of(self.rule)
@@ -66,17 +79,26 @@ class Clipper:
             raise RuntimeError("nothing was clipped yet: `last` exists after the first step with gradients")
         return self._last
 
+    @property
+    def memory(self) -> Memory:
+        """The memory, for doors that keep it elsewhere: in the state of a compiled training step."""
+        return Memory(self.step, dict(self._states))
+
+    @memory.setter
+    def memory(self, memory: Memory) -> None:
+        self.step, self._states = memory.step, dict(memory.thresholds)
+
     def clip_gradients(self, gradients: Gradients, engine: Engine) -> Result:
         """Clip `gradients` in place with `engine`; the explicit forms and the hooks of every door end here."""
         result = Result(self.step, engine)
         gradients, whole = _gathered_once(engine, gradients)
         if len(self._phases) > 1:
             self._refuse_early(gradients, whole, engine)
-        reads = not engine.waits or self._raises or self.max_consecutive_skips is not None
+        reads = not engine.waits or self.can_raise or self.max_consecutive_skips is not None
         for number, phase in enumerate(self._phases):
             works = self._decided(number, phase, gradients, engine, whole)
             result.parts += [part for part, _, _ in works]
-            if reads and self._heed(works, engine, result):
+            if reads and self._heed(works, engine, result, gradients.across):
                 break
             for part, batch, written in works:
                 if not written:
@@ -105,6 +127,7 @@ class Clipper:
         if not columns and phase.names is not None and not self._warned_unmatched:
             self._warned_unmatched = warn_unmatched(phase.names, gradients)
         for column, sweep, own in columns:
+            sweep = sweep if own.across is None else _apart(sweep)
             batch = whole if own is gradients and whole is not None else _gathered(engine, own)
             decided = self._clamped if sweep.elementwise else self._rescaled
             try:
@@ -128,6 +151,7 @@ class Clipper:
             step=self.step,
             divisor=own.divisor,
             weights=_weights(sweep, own, engine) if sweep.reads_weights else None,
+            across=own.across,
         )
         return Part(key, sweep, own.name, shapes, own.divisor, measure, plan, parts), batch, False
 
@@ -143,7 +167,7 @@ class Clipper:
         """A stage at scope `Element`; an engine with a fused clamp measures and writes in the same read."""
         (rule,) = sweep.stages
         fuses = hasattr(engine, "clamp_") and isinstance(rule.response, Rescale) and self.on_nonfinite == "keep"
-        if fuses and not (self.can_skip or self._raises):
+        if fuses and not (self.can_skip or self.can_raise):
             measure = engine.clamp_(batch, *_bounds(rule, self.step, own.divisor))  # type: ignore[attr-defined]
         else:
             fuses, measure = False, engine.measure(batch, rule.scope, rule.norm)
@@ -162,11 +186,14 @@ class Clipper:
         if engine.waits or changes or part.measure.xp.any(part.measure.nonfinite > 0):
             engine.map_(batch, rule.response, *_bounds(rule, self.step, part.divisor))
 
-    def _heed(self, works: list[Work], engine: Engine, result: Result) -> bool:
-        """Whether to skip the step; raises or warns where the decisions say so."""
+    def _heed(self, works: list[Work], engine: Engine, result: Result, across: Across | None) -> bool:
+        """Whether to skip the step; raises or warns where the decisions say so. What one process skips, all skip."""
         alarms = [(part, batch) for part, batch, _ in works if alarming(part)]
         skips = [asks_to_skip(part, batch, engine, self.step, self.on_nonfinite) for part, batch in alarms]
         skip = any(skips)
+        if across is not None and self.can_skip:
+            xp, like = works[0][0].measure.xp, works[0][0].measure.total
+            skip = engine.to_host(across.tensors(xp.array([float(skip)], like), "max"))[0] > 0
         result.settle(skip)
         for part, batch in alarms:
             if not skip and not self._warned and self.on_nonfinite == "keep":
@@ -241,6 +268,17 @@ def _columns(phase: Phase, gradients: Gradients) -> list[tuple[int, Sweep, Gradi
 
 def _segments(sweep: Sweep, shapes: list[tuple[int, ...]], own: Gradients) -> list[Segments]:
     return [segments(one.scope, sweep.leaf, shapes, own.groups, isinstance(one.norm, RMS)) for one in sweep.stages]
+
+
+def _apart(sweep: Sweep) -> Sweep:
+    """`sweep` with a measure for each tensor, which is what processes that share gradients can sum up."""
+    for one in sweep.stages:
+        if isinstance(one.scope, Row | Group) or isinstance(one.norm, RMS):
+            raise ValueError(
+                f"the gradients are shared among processes, and gradclip cannot sum up {one!r} over them: clip each "
+                "tensor or all together, by a norm other than RMS"
+            )
+    return replace(sweep, apart=True)
 
 
 def _weights(sweep: Sweep, own: Gradients, engine: Engine) -> Measure:

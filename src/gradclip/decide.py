@@ -6,13 +6,14 @@ through the array functions that come with the measure. Nothing here waits for a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
-from gradclip.engines.base import Array, Measure
+from gradclip.engines.base import Across, Measure
+from gradclip.rules.arrays import Array
 from gradclip.rules.response import KEEP, PASS, RAISE, SKIP, ZERO
 from gradclip.rules.rule import Rule
-from gradclip.rules.scope import Element
+from gradclip.rules.scope import Element, Global
 from gradclip.rules.segments import Segments
 from gradclip.rules.threshold import Observed, State
 
@@ -44,21 +45,28 @@ def decide_sweep(
     states: Sequence[State],
     *,
     on_nonfinite: str,
-    step: int,
+    step: Any,
     divisor: Array = 1.0,
     weights: Measure | None = None,
+    across: Across | None = None,
 ) -> Plan:
     """Decide the stages of one sweep after another, each on what the ones before it leave.
 
     `parts` are the segments of each stage and `states` the memories of their thresholds.
     `divisor` is what the optimizer divides the gradients by later (a loss scale); `weights` is the measure of the
-    parameters over the same S segments, for the thresholds that read it.
+    parameters over the same S segments, for the thresholds that read it. Where processes share the gradients, the
+    segments measured are tensors, and `across` sums them up.
     """
+    if across is not None:
+        measure = summed_up(measure, stages[0], across.shards)
+        weights = None if weights is None else summed_up(weights, stages[0], across.shards)
     coefficient: Array = None
     decisions = []
     for position, (rule, segments, state) in enumerate(zip(stages, parts, states, strict=True)):
-        whole, index = combined(measure, rule, segments)
-        seen = norm_of(combined(weights, rule, segments)[0], rule, segments.sizes) if weights is not None else None
+        whole, index = combined(measure, rule, segments, across)
+        seen = None
+        if weights is not None:
+            seen = norm_of(combined(weights, rule, segments, across)[0], rule, segments.sizes)
         decision = decide(whole, rule, segments.sizes, on_nonfinite, step, state, divisor, seen)
         decisions.append(decision)
         own = decision.coefficient if index is None else measure.xp.take(decision.coefficient, index)
@@ -73,7 +81,7 @@ def decide(
     rule: Rule,
     sizes: Sequence[int],
     on_nonfinite: str,
-    step: int,
+    step: Any,
     state: State,
     divisor: Array = 1.0,
     weights: Array = None,
@@ -86,7 +94,7 @@ def decide(
         learns = xp.where(bad, False, norm > 0)
         threshold, state = rule.threshold.at(Observed(norm, step, weights, learns, xp), state)
     else:
-        threshold = rule.threshold.value(step)
+        threshold = rule.threshold.value(step, xp)
     coefficient = rule.response.coefficient(norm / threshold, xp)
     action = xp.where(coefficient != 1.0, rule.response.action, PASS)
     forced, forced_action = POLICIES[on_nonfinite]
@@ -99,7 +107,7 @@ def norm_of(measure: Measure, rule: Rule, sizes: Sequence[int]) -> Array:
     return rule.norm.finish(measure.total, size, measure.xp) * measure.scale
 
 
-def combined(measure: Measure, rule: Rule, segments: Segments) -> tuple[Measure, Array]:
+def combined(measure: Measure, rule: Rule, segments: Segments, across: Across | None = None) -> tuple[Measure, Array]:
     """The measure of the G segments of a stage from that of the S measured ones, and the index from S to G."""
     if segments.places is None:
         return measure, None
@@ -110,7 +118,21 @@ def combined(measure: Measure, rule: Rule, segments: Segments) -> tuple[Measure,
         scale = xp.combine(measure.scale, index, segments.number, "max")
         total = _rescaled(measure, rule, xp.take(scale, index))
     total = xp.combine(total, index, segments.number, how)
-    return Measure(total, xp.combine(measure.nonfinite, index, segments.number, "sum"), xp, scale), index
+    whole = Measure(total, xp.combine(measure.nonfinite, index, segments.number, "sum"), xp, scale)
+    if across is not None and isinstance(rule.scope, Global):
+        whole = summed_up(whole, rule, across.tensors)
+    return whole, index
+
+
+def summed_up(measure: Measure, rule: Rule, reduce: Callable[[Array, str], Array]) -> Measure:
+    """`measure` with what other processes measured of the same segments."""
+    total, scale = measure.total, measure.scale
+    if not isinstance(scale, float):
+        scale = reduce(scale, "max")
+        total = _rescaled(measure, rule, scale)
+    return measure._replace(
+        total=reduce(total, rule.norm.combine), nonfinite=reduce(measure.nonfinite, "sum"), scale=scale
+    )
 
 
 def _rescaled(measure: Measure, rule: Rule, scale: Array) -> Array:
@@ -126,7 +148,7 @@ def _after(measure: Measure, rule: Rule, coefficient: Array) -> Measure:
     return measure._replace(total=total, nonfinite=xp.where(zeroed, 0, measure.nonfinite))
 
 
-def elementwise_decision(measure: Measure, rule: Rule, on_nonfinite: str, step: int, divisor: Array = 1.0) -> Decision:
+def elementwise_decision(measure: Measure, rule: Rule, on_nonfinite: str, step: Any, divisor: Array = 1.0) -> Decision:
     """The decision at scope `Element`, on the largest positive and the largest negative magnitude of each tensor.
 
     A tensor with a non-finite element is skipped or raised for as a whole; "keep" and "zero" concern that element
@@ -134,7 +156,7 @@ def elementwise_decision(measure: Measure, rule: Rule, on_nonfinite: str, step: 
     """
     assert isinstance(rule.scope, Element)
     xp = measure.xp
-    low, high = rule.threshold.bounds(step)
+    low, high = rule.threshold.bounds(step, xp)
     norm = measure.total / divisor
     sides = xp.indices([0, 1] * (len(norm) // 2), measure.total)
     limits = xp.take(xp.array([high, -low], measure.total), sides)

@@ -8,7 +8,8 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from gradclip.decide import Plan
-from gradclip.engines.base import Array, Engine, Measure
+from gradclip.engines.base import Across, Engine, Measure
+from gradclip.rules.arrays import Array
 from gradclip.rules.norm import RMS, Linf, Norm
 from gradclip.rules.response import ACTION_NAMES, SKIP
 from gradclip.rules.scope import Element, Scope
@@ -21,6 +22,7 @@ class Gradients(NamedTuple):
 
     `name(i)` is the name of tensor i; `groups` its parameter group; `weights()` the parameters, tensor by tensor.
     `divisor` is what the optimizer will divide the gradients by (a loss scale); thresholds mean the divided ones.
+    `across` says how to sum up over processes that hold other parts of the gradients.
     """
 
     tensors: list[Any]
@@ -28,6 +30,7 @@ class Gradients(NamedTuple):
     groups: Sequence[int] | None = None
     weights: Callable[[], list[Any]] | None = None
     divisor: Any = 1.0
+    across: Across | None = None
 
     def only(self, indices: list[int]) -> Gradients:
         """The gradients at `indices`."""

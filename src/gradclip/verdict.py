@@ -79,7 +79,7 @@ def offenders(part: Part, batch: Any, engine: Engine) -> list[str]:
     if not any(math.isnan(n) or math.isinf(n) or bad for n, bad in zip(*_norms(part, engine), strict=True)):
         return []
     broken, every = _broken(part.name, batch, engine)
-    return broken or every
+    return broken or ([] if part.sweep.apart else every)  # apart: it is another process that has it
 
 
 def _broken(name: Callable[[int], str], batch: Any, engine: Engine) -> tuple[list[str], list[str]]:
@@ -97,8 +97,9 @@ def _norms(part: Part, engine: Engine) -> tuple[list[float], list[float]]:
 
 def _error(part: Part, batch: Any, engine: Engine, step: int) -> Exception:
     names = [] if batch is None else offenders(part, batch, engine)
-    if names:
-        return _nonfinite(names, step)
+    elsewhere = batch is not None and part.sweep.apart and not all(map(math.isfinite, _norms(part, engine)[0]))
+    if names or elsewhere:
+        return _nonfinite(names or ["another process"], step)
     for rule, decision in zip(part.sweep.stages, part.plan.decisions, strict=True):
         norms = zip(engine.to_host(decision.norm), engine.to_host(decision.action), strict=True)
         if above := [norm for norm, action in norms if action == RAISE]:
@@ -118,7 +119,7 @@ def _listed(names: list[str], most: int = 3) -> str:
 def user_level() -> int:
     """The `stacklevel` at which a warning points at the first line outside this package and the frameworks."""
     level, frame = 1, sys._getframe(1)
-    inner = ("gradclip", "torch", "contextlib")
+    inner = ("gradclip", "torch", "paddle", "jax", "optax", "contextlib", "decorator")
     while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in inner:
         frame, level = frame.f_back, level + 1
     return level

@@ -98,10 +98,10 @@ def narrow_norms(tensor, scope, norm, _norms=torch_engine._norms):
     return (norms * scales).to(torch.float16).double(), torch.ones_like(scales)
 
 
-def write_first(self, works, engine, result, heed=Clipper._heed):
+def write_first(self, works, engine, result, across, heed=Clipper._heed):
     for part, batch, _ in works:
         engine.apply_(batch, part.sweep.leaf, part.plan.coefficient)
-    return heed(self, works, engine, result)
+    return heed(self, works, engine, result, across)
 
 
 def look_at_the_coefficient(self, batch, scope, coefficient, zeroes=True, apply_=TorchEngine.apply_):

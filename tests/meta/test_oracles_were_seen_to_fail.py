@@ -115,11 +115,11 @@ def half_precision_product(target, factor):
         target.mul_(factor.to(target.dtype))
 
 
-def write_everything_first(self, works, engine, result, heed=gradclip.clipper.Clipper._heed):
+def write_everything_first(self, works, engine, result, across, heed=gradclip.clipper.Clipper._heed):
     for part, batch, written in works:
         if not written:
             self._write(part, batch, engine)
-    return heed(self, works, engine, result)
+    return heed(self, works, engine, result, across)
 
 
 def learning(norm, step, weights, learns, xp):

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from gradclip import L1, L2, RMS, Linf, Lp, Normalize, Raise, Rescale, Response, SkipStep, Smooth, Zero
-from gradclip.engines.base import SCALARS
+from gradclip.rules.arrays import SCALARS
 from gradclip.rules.response import RAISE, SCALE, SKIP, ZERO
 
 BY_HAND = [

@@ -6,16 +6,13 @@ is made in `decide`, so two engines can differ in speed and in nothing else.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from gradclip.rules.arrays import Array, ArrayFunctions
 from gradclip.rules.norm import Norm
 from gradclip.rules.response import Response
 from gradclip.rules.scope import Scope
-
-Array = Any
-"""An array [S] of the engine's own kind, or a plain float where there is one segment on the host."""
 
 
 class Measure(NamedTuple):
@@ -31,21 +28,26 @@ class Measure(NamedTuple):
     scale: Array = 1.0
 
 
-class ArrayFunctions(Protocol):
-    """The array functions that `decide` needs, of one kind of array. Conditions are arrays of bool of that kind."""
+class Across(NamedTuple):
+    """How measures are summed up over the processes (or devices) that share the gradients of a step.
 
-    def where(self, condition: Array, then: Array, other: Array) -> Array: ...
-    def maximum(self, a: Array, b: Array) -> Array: ...
-    def sqrt(self, a: Array) -> Array: ...
-    def power(self, a: Array, exponent: float) -> Array: ...
-    def tanh(self, a: Array) -> Array: ...
-    def nonfinite(self, a: Array) -> Array: ...
-    def either(self, a: Array, b: Array) -> Array: ...
-    def any(self, a: Array) -> Array: ...
-    def array(self, values: Sequence[float], like: Array) -> Array: ...
-    def indices(self, values: Sequence[int], like: Array) -> Array: ...
-    def take(self, a: Array, index: Array) -> Array: ...
-    def combine(self, a: Array, index: Array, segments: int, how: str) -> Array: ...
+    Both functions take an array and "sum" or "max". `shards` [T] is given one number for each tensor and adds what
+    others measured of the same tensor; a tensor of which all have a copy is left as it is. `tensors` [1] is given what
+    all tensors here sum up to, and adds the tensors that only others have. All processes make the same calls in the
+    same order.
+    """
+
+    shards: Callable[[Array, str], Array]
+    tensors: Callable[[Array, str], Array]
+
+
+class Slot:
+    """A place for the gradient of a framework whose arrays cannot be written: engines put a new one in."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
 
 
 NO_ORDER = "it is complex, and complex numbers have no order: clip it by a norm"
@@ -117,51 +119,3 @@ def repeats(places: Sequence[tuple[int, int]]) -> set[int]:
             again.add(index)
         seen.add(place)
     return again
-
-
-class Scalars:
-    """`ArrayFunctions` for plain floats: one segment on the host needs no arrays."""
-
-    sqrt = staticmethod(math.sqrt)
-    tanh = staticmethod(math.tanh)
-    any = staticmethod(bool)
-    maximum = staticmethod(max)
-
-    @staticmethod
-    def where(condition: bool, then: Any, other: Any) -> Any:
-        return then if condition else other
-
-    @staticmethod
-    def nonfinite(a: float) -> bool:
-        return not math.isfinite(a)
-
-    @staticmethod
-    def either(a: bool, b: bool) -> bool:
-        return a or b
-
-    @staticmethod
-    def power(a: float, exponent: float) -> float:
-        try:
-            return float(a**exponent)
-        except (OverflowError, ZeroDivisionError):
-            return math.inf
-
-    @staticmethod
-    def array(values: Sequence[float], like: float) -> float:
-        (value,) = values
-        return float(value)
-
-    @staticmethod
-    def indices(values: Sequence[int], like: float) -> None:
-        return None
-
-    @staticmethod
-    def take(a: float, index: None) -> float:
-        return a
-
-    @staticmethod
-    def combine(a: float, index: None, segments: int, how: str) -> float:
-        return a
-
-
-SCALARS = Scalars()

@@ -15,10 +15,11 @@ import numpy as np
 
 from gradclip.engines import cpu_kernels
 from gradclip.engines import cpu_table as layout
-from gradclip.engines.base import NO_ORDER, SCALARS, Array, Measure, UnsupportedGradient
+from gradclip.engines.base import NO_ORDER, Measure, UnsupportedGradient
 from gradclip.engines.cpu_gather import Adapter, Batch, Gatherer, Table, Via
 from gradclip.engines.cpu_walk import walk
 from gradclip.engines.reference import NUMPY
+from gradclip.rules.arrays import SCALARS, Array
 from gradclip.rules.norm import Norm
 from gradclip.rules.response import Normalize, Rescale, Response, Smooth, Zero
 from gradclip.rules.scope import Element, Global, Row, Scope

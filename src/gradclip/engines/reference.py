@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from gradclip.engines.base import NO_ORDER, Array, Measure, UnsupportedGradient, repeats
+from gradclip.engines.base import NO_ORDER, Measure, UnsupportedGradient, repeats
+from gradclip.rules.arrays import Array
 from gradclip.rules.norm import Norm
 from gradclip.rules.response import Rescale, Response
 from gradclip.rules.scope import Element, Global, Row, Scope, rows_of

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from gradclip.engines.base import NO_ORDER, Array, Measure, UnsupportedGradient, repeats
+from gradclip.engines.base import NO_ORDER, Measure, UnsupportedGradient, repeats
 from gradclip.engines.torch_layout import COMPLEX, distinct, magnitudes, parts, plain, refuse_overlap, rows
+from gradclip.rules.arrays import Array
 from gradclip.rules.norm import Norm
 from gradclip.rules.response import Rescale, Response
 from gradclip.rules.scope import Element, Global, Row, Scope, rows_of

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any, ClassVar
 
+from gradclip.rules.arrays import ArrayFunctions
+
 
 @dataclass(frozen=True)
 class Norm:
@@ -23,13 +25,13 @@ class Norm:
     def combine(self) -> str:
         return "max" if math.isinf(self.p) else "sum"
 
-    def finish(self, total: Any, size: Any, xp: Any) -> Any:
+    def finish(self, total: Any, size: Any, xp: ArrayFunctions) -> Any:
         """The norm of a segment: `total^(1/p)`; `size` is its number of elements, which only `RMS` reads."""
         if self.p == 2.0:
             return xp.sqrt(total)
         return total if self.p in (1.0, math.inf) else xp.power(total, 1.0 / self.p)
 
-    def scaled(self, total: Any, coefficient: Any, xp: Any) -> Any:
+    def scaled(self, total: Any, coefficient: Any, xp: ArrayFunctions) -> Any:
         """The total of a segment after its elements were multiplied by `coefficient`."""
         if self.p == 2.0:
             return total * (coefficient * coefficient)
@@ -79,7 +81,7 @@ class RMS(Norm):
     p: float = field(default=2.0, init=False)
     words: ClassVar[str] = "a root mean square"
 
-    def finish(self, total: Any, size: Any, xp: Any) -> Any:
+    def finish(self, total: Any, size: Any, xp: ArrayFunctions) -> Any:
         return xp.sqrt(total / xp.maximum(size, 1.0))
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from gradclip.rules.arrays import ArrayFunctions
+
 PASS, SCALE, ZERO, KEEP, SKIP, RAISE = range(6)
 """Actions on a segment: leave as it is; multiply; write zeros; leave because it is non-finite; do not step; raise."""
 
@@ -21,7 +23,7 @@ class Response:
     action: ClassVar[int] = SCALE
     words: ClassVar[str] = ""
 
-    def coefficient(self, ratio: Any, xp: Any) -> Any:
+    def coefficient(self, ratio: Any, xp: ArrayFunctions) -> Any:
         raise TypeError(
             f"{type(self).__name__} has no coefficient: use one of the responses in gradclip.rules.response"
         )
@@ -33,7 +35,7 @@ class Rescale(Response):
 
     words: ClassVar[str] = "rescaled to it"
 
-    def coefficient(self, ratio: Any, xp: Any) -> Any:
+    def coefficient(self, ratio: Any, xp: ArrayFunctions) -> Any:
         return 1.0 / xp.maximum(ratio, 1.0)
 
 
@@ -55,7 +57,7 @@ class Smooth(Response):
         if self.kind not in ("reciprocal", "sqrt", "tanh"):
             raise ValueError(f"Smooth has the kinds 'reciprocal', 'sqrt' and 'tanh', got {self.kind!r}")
 
-    def coefficient(self, ratio: Any, xp: Any) -> Any:
+    def coefficient(self, ratio: Any, xp: ArrayFunctions) -> Any:
         if self.kind == "reciprocal":
             return 1.0 / (1.0 + ratio)
         if self.kind == "sqrt":
@@ -78,7 +80,7 @@ class Normalize(Response):
         if isinstance(self.epsilon, bool) or not 0 <= self.epsilon < float("inf"):
             raise ValueError(f"Normalize takes an epsilon of 0 or more, got {self.epsilon!r}: write Normalize(1e-6)")
 
-    def coefficient(self, ratio: Any, xp: Any) -> Any:
+    def coefficient(self, ratio: Any, xp: ArrayFunctions) -> Any:
         safe = xp.maximum(ratio + self.epsilon, 1e-300)
         return xp.where(ratio > 0.0, 1.0 / safe, 1.0)
 
@@ -90,7 +92,7 @@ class Zero(Response):
     action: ClassVar[int] = ZERO
     words: ClassVar[str] = "zeroed"
 
-    def coefficient(self, ratio: Any, xp: Any) -> Any:
+    def coefficient(self, ratio: Any, xp: ArrayFunctions) -> Any:
         return xp.where(ratio > 1.0, 0.0, 1.0)
 
 

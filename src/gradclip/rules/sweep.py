@@ -13,18 +13,23 @@ from itertools import zip_longest
 
 from gradclip.rules.norm import RMS, Norm
 from gradclip.rules.rule import AnyRule, Chain, Rule, Rules, stages_of
-from gradclip.rules.scope import Element, Row, Scope, finest
+from gradclip.rules.scope import Element, Row, Scope, Tensor, finest
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """Stages measured together at scope `leaf` and applied together."""
+    """Stages measured together at scope `leaf` and applied together.
+
+    `apart` asks for a measure of each tensor even where the stages need none.
+    """
 
     stages: tuple[Rule, ...]
+    apart: bool = False
 
     @cached_property
     def leaf(self) -> Scope:
-        return finest([stage.scope for stage in self.stages])
+        leaf = finest([stage.scope for stage in self.stages])
+        return Tensor() if self.apart and leaf.grain > Tensor.grain else leaf
 
     @cached_property
     def norm(self) -> Norm:

@@ -7,12 +7,14 @@ memory; it never changes anything itself.
 
 from __future__ import annotations
 
-import bisect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from numbers import Real
 from typing import Any, ClassVar, NamedTuple
+
+from gradclip.rules.arrays import SCALARS, ArrayFunctions
 
 State = Mapping[str, Any]
 """The memory of one threshold: numbers, strings and arrays by name."""
@@ -21,14 +23,15 @@ State = Mapping[str, Any]
 class Observed(NamedTuple):
     """What a threshold may look at: `norm` [G], `step` from 0, `weights` [G] if it asked for them, `learns` [G].
 
-    `learns` is true where the norm is finite and not zero: only from such a segment may a memory learn.
+    `step` is an int, or an array where the steps of a compiled program count themselves. `learns` is true where the
+    norm is finite and not zero: only from such a segment may a memory learn.
     """
 
     norm: Any
-    step: int
+    step: Any
     weights: Any
     learns: Any
-    xp: Any
+    xp: ArrayFunctions
 
 
 @dataclass(frozen=True)
@@ -44,15 +47,15 @@ class Threshold:
 
     def at(self, observed: Observed, state: State) -> tuple[Any, State]:
         """The threshold of this step, one number or [G], and the memory after it; `state` is empty at first."""
-        return self.value(observed.step), state
+        return self.value(observed.step, observed.xp), state
 
-    def value(self, step: int) -> float:
-        """The threshold of `step`, where it depends on nothing else."""
+    def value(self, step: Any, xp: ArrayFunctions = SCALARS) -> Any:
+        """The threshold of `step`, where it depends on nothing else; `xp` serves a step that is an array."""
         raise TypeError(f"{type(self).__name__} has no value before the gradients are measured")
 
-    def bounds(self, step: int) -> tuple[float, float]:
+    def bounds(self, step: Any, xp: ArrayFunctions = SCALARS) -> tuple[Any, Any]:
         """The interval [low, high] that scope `Element` clips to at `step`."""
-        value = self.value(step)
+        value = self.value(step, xp)
         return -value, value
 
 
@@ -65,8 +68,8 @@ class Constant(Threshold):
     def __post_init__(self) -> None:
         object.__setattr__(self, "limit", checked_limit(self.limit, "a threshold"))
 
-    def value(self, step: int) -> float:
-        return self.limit  # type: ignore[return-value]  # made a float in __post_init__
+    def value(self, step: Any, xp: ArrayFunctions = SCALARS) -> Any:
+        return self.limit
 
     def __str__(self) -> str:
         return f"{self.limit:g}"
@@ -90,10 +93,10 @@ class Bounds(Threshold):
             )
         object.__setattr__(self, "min", float(self.min))
 
-    def value(self, step: int) -> float:
+    def value(self, step: Any, xp: ArrayFunctions = SCALARS) -> Any:
         raise TypeError("Bounds(max, min) clips by value: give it to a rule with scope Element()")
 
-    def bounds(self, step: int) -> tuple[float, float]:
+    def bounds(self, step: Any, xp: ArrayFunctions = SCALARS) -> tuple[Any, Any]:
         return self.min, self.max
 
     def __str__(self) -> str:
@@ -105,7 +108,8 @@ class Schedule(Threshold):
     """A threshold that follows the step: points `(step, value)` joined by straight lines, or a function of the step.
 
     Before the first point and after the last the value stays. A function is called with the number of the step, from
-    0, and must return a finite number above 0; it cannot be written by `to_dict`, points can.
+    0, and must return a finite number above 0; it cannot be written by `to_dict`, points can. In a compiled program the
+    step is an array: the function must be one of arrays there, and nobody looks at what it returns.
 
     >>> Schedule((0, 10.0), (1000, 1.0)).value(500)
     5.5
@@ -121,14 +125,16 @@ class Schedule(Threshold):
         object.__setattr__(self, "function", functions[0] if functions else None)
         object.__setattr__(self, "points", () if functions else _checked_points(points))
 
-    def value(self, step: int) -> float:
+    def value(self, step: Any, xp: ArrayFunctions = SCALARS) -> Any:
+        on_host = isinstance(step, int)
         if self.function is not None:
-            return checked_limit(self.function(step), f"the scheduled threshold at step {step}")
-        at = bisect.bisect_right([point[0] for point in self.points], step)
-        if at in (0, len(self.points)):
-            return self.points[min(at, len(self.points) - 1)][1]
-        (start, first), (stop, last) = self.points[at - 1 : at + 1]
-        return first + (last - first) * (step - start) / (stop - start)
+            value = self.function(step)
+            return checked_limit(value, f"the scheduled threshold at step {step}") if on_host else value
+        xp = SCALARS if on_host else xp
+        value = self.points[-1][1]
+        for (start, first), (stop, last) in reversed(list(pairwise(self.points))):
+            value = xp.where(step < stop, first + (last - first) * (step - start) / (stop - start), value)
+        return xp.where(step > self.points[0][0], value, self.points[0][1])
 
     def __str__(self) -> str:
         if self.function is not None:

@@ -17,9 +17,10 @@ from typing import Any
 import torch
 
 from gradclip.decide import decide
-from gradclip.engines.base import SCALARS, Engine, Measure, UnsupportedGradient
+from gradclip.engines.base import Engine, Measure, UnsupportedGradient
 from gradclip.engines.torch import FUNCTIONS, TorchEngine, wide_of
 from gradclip.errors import GradclipWarning
+from gradclip.rules.arrays import SCALARS
 from gradclip.rules.norm import Norm, norm_of_order
 from gradclip.rules.response import Rescale
 from gradclip.rules.rule import Rule

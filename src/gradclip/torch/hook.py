@@ -199,7 +199,7 @@ class AttachedClipper(Clipper):
             self._report_no_gradients()
             return
         engine = self.engine_for(gradients)
-        reads = not engine.waits or self._raises
+        reads = not engine.waits or self.can_raise
         if overflow is not None and reads and float(overflow) > 0:
             return  # GradScaler found the overflow and skips this step itself
         if divisor is not None:

@@ -1,0 +1,141 @@
+"""Processes that share gradients decide alike: here threads, each with its part, that wait for one another."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+from gradclip import (
+    L2,
+    RMS,
+    ClipGradByGlobalNorm,
+    ClipGradByNorm,
+    Constant,
+    Global,
+    GradclipWarning,
+    Group,
+    Linf,
+    Lp,
+    NonFiniteGradient,
+    Row,
+    Rule,
+    SkipStep,
+    Tensor,
+)
+from gradclip.clipper import Clipper
+from gradclip.engines.base import Across
+from gradclip.engines.reference import ReferenceEngine
+from gradclip.result import Gradients
+
+ENGINE = ReferenceEngine()
+
+
+class Together:
+    """Sums and maxima over the threads of one group; each calls it with its rank in the group."""
+
+    def __init__(self, size: int) -> None:
+        self.given = [None] * size
+        self.barrier = threading.Barrier(size, timeout=10)
+
+    def reduce(self, rank: int, array, how: str):
+        self.given[rank] = np.asarray(array, dtype=float)
+        self.barrier.wait()
+        result = (np.sum if how == "sum" else np.max)(self.given, axis=0)
+        self.barrier.wait()
+        return result
+
+
+def across(rank: int, sharded: list[bool], rows: list[Together], columns: list[Together]) -> Across:
+    """Process `rank` of a grid: those of a row share the tensors marked in `sharded`, a column has each its own."""
+    row, column = divmod(rank, len(columns))
+
+    def shards(array, how):
+        summed = rows[row].reduce(column, np.where(sharded, array, 0.0), how)
+        return np.where(sharded, summed, array)
+
+    return Across(shards, lambda array, how: columns[column].reduce(row, array, how))
+
+
+def clip_together(rule, grid, sharded, **options):
+    """Clip in a thread for each process of `grid`, a list of rows; a process has a list of tensors."""
+    width, parts = len(grid[0]), [part for row in grid for part in row]
+    rows, columns = [Together(width) for _ in grid], [Together(len(grid)) for _ in range(width)]
+    results = [None] * len(parts)
+
+    def work(rank):
+        gradients = Gradients(parts[rank], "t{}".format, across=across(rank, sharded, rows, columns))
+        try:
+            results[rank] = Clipper(rule, **options).clip_gradients(gradients, ENGINE)
+        except NonFiniteGradient as error:
+            results[rank] = error
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(len(parts))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    return results
+
+
+@pytest.mark.parametrize("norm", [L2(), Linf(), Lp(3.0), Lp(0.5)])
+def test_shards_of_one_tensor_are_clipped_as_the_whole(norm):
+    whole = np.random.default_rng(0).standard_normal((6, 4)) * 1e3
+    alone = whole.copy()
+    rule = Rule(Tensor(), norm, Constant(1.0))
+    expected = Clipper(rule).clip_gradients(Gradients([alone], "t{}".format), ENGINE)
+    parts = [[whole[:2].copy()], [whole[2:].copy()]]
+    results = clip_together(rule, [parts], [True])
+    assert [r.norm_before for r in results] == pytest.approx([expected.norm_before] * 2, rel=1e-12)
+    np.testing.assert_allclose(np.concatenate([part[0] for part in parts]), alone, rtol=1e-12)
+
+
+def test_each_element_counts_once_where_some_tensors_are_whole_on_one_process():
+    """A row of two shares t0, both have a copy of t1; the second row has tensors of its own: 5, 12, 0, 84, norm 85."""
+    grid = [
+        [[np.array([3.0]), np.array([12.0])], [np.array([4.0]), np.array([12.0])]],
+        [[np.array([0.0]), np.array([84.0])], [np.array([0.0]), np.array([84.0])]],
+    ]
+    results = clip_together(ClipGradByNorm(100.0) >> ClipGradByGlobalNorm(17.0), grid, [True, False])
+    assert [r.segments[-1].norm_before for r in results] == pytest.approx([85.0] * 4)
+    assert [part[1][0] for row in grid for part in row] == pytest.approx([12 / 5, 12 / 5, 84 / 5, 84 / 5])
+    assert [part[0][0] for part in grid[0]] == pytest.approx([3 / 5, 4 / 5])
+
+
+def test_a_skip_of_one_process_is_a_skip_of_all():
+    rule = Rule(Tensor(), L2(), Constant(10.0), SkipStep())
+    grid = [[[np.array([3.0])]], [[np.array([400.0])]]]
+    assert [r.skipped for r in clip_together(rule, grid, [False])] == [True, True]
+    assert grid[0][0][0] == 3.0
+
+
+def test_a_nan_of_one_process_is_known_to_all():
+    grid = [[[np.array([3.0])], [np.array([np.nan])]]]
+    results = clip_together(ClipGradByGlobalNorm(1.0), grid, [True], on_nonfinite="zero")
+    assert [r.segments[0].action for r in results] == ["zero", "zero"]
+    assert [r.nonfinite for r in results] == [0, 1]  # each counts what it has
+    assert [part[0][0] for part in grid[0]] == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("rule", [Rule(Row()), Rule(Group()), Rule(Global(), RMS())])
+def test_what_cannot_be_summed_up_is_refused(rule):
+    alone = across(0, [True], [Together(1)], [Together(1)])
+    gradients = Gradients([np.ones((2, 2))], "t{}".format, across=alone)
+    with pytest.raises(ValueError, match="shared among processes"):
+        Clipper(rule).clip_gradients(gradients, ENGINE)
+
+
+def test_a_nan_of_one_process_raises_in_all_and_is_named_where_it_is():
+    grid = [[[np.array([3.0])]], [[np.array([np.nan])]]]
+    caught = clip_together(ClipGradByGlobalNorm(1.0), grid, [False], on_nonfinite="raise")
+    assert "'another process' is non-finite" in str(caught[0])
+    assert "'t0' is non-finite" in str(caught[1])
+    assert grid[0][0][0] == 3.0
+
+
+def test_a_kept_nan_is_warned_of_where_it_is():
+    grid = [[[np.array([3.0])]], [[np.array([np.nan])]]]
+    with pytest.warns(GradclipWarning) as said:
+        clip_together(ClipGradByGlobalNorm(1.0), grid, [False])
+    assert ["'t0'" in str(warning.message) for warning in said] == [True]
