@@ -139,3 +139,17 @@ def test_a_kept_nan_is_warned_of_where_it_is():
     with pytest.warns(GradclipWarning) as said:
         clip_together(ClipGradByGlobalNorm(1.0), grid, [False])
     assert ["'t0'" in str(warning.message) for warning in said] == [True]
+
+
+def test_a_copy_that_another_process_counts_is_left_out_of_the_global_norm_alone():
+    """3, and a copy of 12 that another process counts with its own 4: each keeps its own norm, together they are 13."""
+    own, copy = np.array([3.0]), np.array([12.0])
+    together = Across(
+        lambda array, how: array,
+        lambda array, how: array + (160.0 if array[0] == 9.0 else 0.0),
+        lambda array: np.where([True, False], array, 0.0),
+    )
+    rule = ClipGradByNorm(100.0) >> ClipGradByGlobalNorm(1.0)
+    result = Clipper(rule).clip_gradients(Gradients([own, copy], "t{}".format, across=together), ENGINE)
+    assert [row.norm_before for row in result.segments] == pytest.approx([3.0, 12.0, 13.0])
+    assert [own[0], copy[0]] == pytest.approx([3 / 13, 12 / 13])

@@ -112,6 +112,8 @@ def combined(measure: Measure, rule: Rule, segments: Segments, across: Across | 
     if segments.places is None:
         return measure, None
     xp, how = measure.xp, rule.norm.combine
+    if across is not None and isinstance(rule.scope, Global):
+        measure = measure._replace(total=across.counted(measure.total), nonfinite=across.counted(measure.nonfinite))
     index = xp.indices(segments.places, measure.total)
     total, scale = measure.total, measure.scale
     if not isinstance(scale, float):

@@ -28,17 +28,22 @@ class Measure(NamedTuple):
     scale: Array = 1.0
 
 
+def _all_count(array: Array) -> Array:
+    return array
+
+
 class Across(NamedTuple):
     """How measures are summed up over the processes (or devices) that share the gradients of a step.
 
-    Both functions take an array and "sum" or "max". `shards` [T] is given one number for each tensor and adds what
-    others measured of the same tensor; a tensor of which all have a copy is left as it is. `tensors` [1] is given what
-    all tensors here sum up to, and adds the tensors that only others have. All processes make the same calls in the
-    same order.
+    `shards` and `tensors` take an array and "sum" or "max". `shards` [T] is given one number for each tensor and adds
+    what others measured of the same tensor; a tensor of which all have a copy is left as it is. `tensors` [1] is given
+    what all tensors here sum up to, and adds the tensors that only others have; `counted` [T] puts 0 for those here
+    that others count. All processes make the same calls in the same order.
     """
 
     shards: Callable[[Array, str], Array]
     tensors: Callable[[Array, str], Array]
+    counted: Callable[[Array], Array] = _all_count
 
 
 class Slot:
@@ -66,7 +71,7 @@ class Engine(Protocol):
     """Gather, measure, apply. The batch is the engine's own view of the tensors and lives for one step.
 
     An engine may also have `clamp_(batch, low, high) -> Measure`: `measure` at scope `Element` and `map_` with the
-    response `Rescale` in one read.
+    response `Rescale` in one read; and with it `xp`, the array functions that its bounds are made with.
     """
 
     name: str

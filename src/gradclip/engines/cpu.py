@@ -33,6 +33,7 @@ class CpuEngine:
 
     name = "cpu"
     waits = False
+    xp = SCALARS
 
     def __init__(self, adapter: Adapter, via: Via | None = None) -> None:
         self._threads = adapter.threads

@@ -51,6 +51,7 @@ class Adapter(Protocol):
 
     @property
     def TENSOR(self) -> type: ...  # the class of plain tensors; a subclass may mean anything
+    def describable(self, tensors: Sequence[Any]) -> bool: ...  # whether its C function may be asked about all of them
     def payload(self, gradient: Any, index: int) -> Payload: ...
     def written(self, tensors: Sequence[Any]) -> None: ...
     def threads(self) -> int: ...
@@ -182,6 +183,7 @@ class Gatherer:
         self._exchange = exchange if self.via == "dlpack" else 0
         self._kind = id(adapter.TENSOR)
         self._payload = adapter.payload
+        self._describable = adapter.describable
         self._pool: list[Table] = []
         self._fill = entry("fill")
 
@@ -191,9 +193,10 @@ class Gatherer:
             table = pool.pop()  # one operation under the GIL: two threads never get the same table
         except IndexError:
             table = Table(self._kind, self._exchange)
-        batch = Batch(table, tensors, self.via, pool)
-        left = self._fill(tensors, table.address) if self._exchange else len(tensors)
-        if left or not self._exchange:
+        via: Via = "dlpack" if self._exchange and self._describable(tensors) else "python"
+        batch = Batch(table, tensors, via, pool)
+        left = self._fill(tensors, table.address) if via == "dlpack" else len(tensors)
+        if left or via == "python":
             self._ask(batch, left)
         elif table.words[layout.CHUNKS] > len(table.parts):
             table.fit()
@@ -204,8 +207,8 @@ class Gatherer:
         table, count = batch.table, len(batch)
         if table.words[layout.CAPACITY] < count:
             table.reserve_spans(2 * count)
-            left = self._fill(batch.sources, table.address) if self._exchange else count
-        if not self._exchange:
+            left = self._fill(batch.sources, table.address) if batch.via == "dlpack" else count
+        if batch.via == "python":
             table.words[layout.SPANS] = count
             table.spans[:count, layout.CODE] = layout.REFUSED
         if left:
@@ -235,7 +238,7 @@ def place(table: Table, index: int, tensor: Any, shape: tuple[int, ...]) -> None
 
 def own_address(source: Any, otherwise: int) -> int:
     """The address of a gradient itself; a sparse one has several arrays and none."""
-    return otherwise if getattr(source, "is_sparse", False) else int(source.data_ptr())
+    return otherwise if getattr(source, "is_sparse", False) is True else int(source.data_ptr())
 
 
 @functools.cache

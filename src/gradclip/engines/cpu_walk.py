@@ -11,6 +11,7 @@ from collections.abc import Callable
 from gradclip.engines import cpu_kernels
 from gradclip.engines import cpu_table as layout
 from gradclip.engines.cpu_gather import Table, address_of, entry
+from gradclip.engines.openmp import parallel
 
 ALONE_BYTES = 1 << 20
 """Below this, waking a second thread costs more than it brings."""
@@ -35,19 +36,6 @@ def _in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_in_child)
-
-
-@functools.cache
-def parallel() -> Callable[[int, int, int, int], None] | None:
-    """`GOMP_parallel(function, argument, threads, flags)` of the OpenMP library in this process, if there is one."""
-    if os.name != "posix":
-        return None
-    function = getattr(ctypes.CDLL(None), "GOMP_parallel", None)
-    if function is None:
-        return None
-    function.restype = None
-    function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
-    return function  # type: ignore[no-any-return]
 
 
 @functools.cache

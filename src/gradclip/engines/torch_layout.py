@@ -7,7 +7,7 @@ facts about PyTorch that an engine needs.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -39,6 +39,11 @@ class Payload(NamedTuple):
 def threads() -> int:
     """How many threads PyTorch would use here: one in a data loader's worker."""
     return torch.get_num_threads()
+
+
+def describable(tensors: Sequence[object]) -> bool:
+    """Whether PyTorch's C function may be asked about `tensors`; it answers an error where it cannot tell."""
+    return True
 
 
 def on_cpu(tensor: object) -> bool:

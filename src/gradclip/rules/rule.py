@@ -7,7 +7,7 @@ b after a. `Rules` gives each parameter the first rule whose pattern matches its
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -135,6 +135,15 @@ def rules_in(rule: AnyRule) -> list[Rule]:
         inner = [part for _, part in stage.parts if part is not None] if isinstance(stage, Rules) else [stage]
         found += [stage] if isinstance(stage, Rule) else [one for part in inner for one in rules_in(part)]
     return found
+
+
+def rewritten(rule: AnyRule, change: Callable[[Rule], Rule]) -> AnyRule:
+    """`rule` with each `Rule` inside it replaced by `change` of it."""
+    if isinstance(rule, Rule):
+        return change(rule)
+    if isinstance(rule, Chain):
+        return Chain(tuple(rewritten(stage, change) for stage in rule.stages))  # type: ignore[misc]
+    return Rules([(name, part and rewritten(part, change)) for name, part in rule.parts])  # type: ignore[misc]
 
 
 def checked_rule(rule: Any) -> AnyRule:

@@ -11,6 +11,7 @@ import numpy as np
 
 from gradclip.clipper import Clipper
 from gradclip.decide import combined, norm_of
+from gradclip.engines.base import Slot
 from gradclip.errors import NonFiniteGradient
 from gradclip.rules.codec import from_dict
 from gradclip.rules.norm import RMS, Norm
@@ -94,9 +95,10 @@ def shape_and_dtype_stay(bench: Bench, rule: AnyRule, arrays: list[Values]) -> N
     """The tensors are written in place: their shape and dtype are those from before."""
     outcome = bench.clip(rule, arrays)
     for tensor, before in zip(outcome.tensors, outcome.before, strict=True):
-        name = str(tensor.dtype).rpartition(".")[2]
+        held = tensor.value if isinstance(tensor, Slot) else tensor
+        name = str(held.dtype).rpartition(".")[2]
         assert name == bench.dtype, f"{rule!r} turned {bench.dtype} into {name}"
-        assert tuple(tensor.shape) == before.shape, f"{rule!r} turned the shape {before.shape} into {tensor.shape}"
+        assert tuple(held.shape) == before.shape, f"{rule!r} turned the shape {before.shape} into {held.shape}"
 
 
 def it_agrees_with_the_reference(bench: Bench, rule: AnyRule, arrays: list[Values], **options: Any) -> None:

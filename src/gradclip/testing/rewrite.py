@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from gradclip.result import Segment
 from gradclip.rules.response import Rescale
-from gradclip.rules.rule import AnyRule, Chain, Rule, Rules
+from gradclip.rules.rule import AnyRule, rewritten
 from gradclip.rules.threshold import Bounds, Constant, Schedule, Threshold
 from gradclip.testing.bench import REFERENCE, Values
-
-
-def rewritten(rule: AnyRule, change: Callable[[Rule], Rule]) -> AnyRule:
-    """`rule` with each `Rule` inside it replaced by `change` of it."""
-    if isinstance(rule, Rule):
-        return change(rule)
-    if isinstance(rule, Chain):
-        return Chain(tuple(rewritten(stage, change) for stage in rule.stages))  # type: ignore[misc]
-    return Rules([(name, part and rewritten(part, change)) for name, part in rule.parts])  # type: ignore[misc]
 
 
 def measuring(rule: AnyRule) -> AnyRule:

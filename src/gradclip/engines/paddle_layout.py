@@ -1,0 +1,125 @@
+"""How a Paddle gradient lies in memory: what to measure, what to write, and what to refuse.
+
+The adapter between Paddle's eager tensors and the engines: `payload` for gradients that are not plain contiguous
+tensors, and the few facts about Paddle that an engine needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import paddle
+from paddle.nn.clip import merge_selected_rows
+
+from gradclip.engines import openmp
+from gradclip.engines.base import UnsupportedGradient
+
+FLOATS = frozenset({paddle.float16, paddle.bfloat16, paddle.float32, paddle.float64})
+COMPLEX = frozenset({paddle.complex64, paddle.complex128})
+
+TENSOR = paddle.Tensor
+"""The class whose instances may be read by pointer; parameters are of a subclass."""
+
+
+class Payload(NamedTuple):
+    """A contiguous real tensor that stands for a gradient.
+
+    `magnitudes` is |z| of a complex gradient, to be measured by every norm but L2. `writeback` copies a written payload
+    to the gradient; None where they share memory.
+    """
+
+    tensor: Any
+    magnitudes: Any = None
+    writeback: Callable[[], object] | None = None
+
+
+def threads() -> int:
+    """How many threads a walk may take. Paddle's own operators take one unless it is told otherwise (decision 0016)."""
+    return openmp.threads()
+
+
+def describable(tensors: Sequence[Any]) -> bool:
+    """Whether Paddle's C function may be asked about `tensors`: it takes every tensor for a dense one, and crashes."""
+    try:
+        return all(map(paddle.Tensor.is_dense, tensors))
+    except TypeError:  # not a tensor at all
+        return False
+
+
+def on_cpu(tensor: Any) -> bool:
+    """Whether `tensor` is an eager Paddle tensor in the memory of the CPU."""
+    return isinstance(tensor, paddle.Tensor) and tensor.place.is_cpu_place()
+
+
+def written(tensors: Iterable[Any]) -> None:
+    """Tell autograd that `tensors` were written behind its back; it keeps no count for SelectedRows."""
+    for tensor in tensors:
+        if tensor.is_dense():
+            tensor._bump_inplace_version()
+
+
+def plain(gradient: Any, index: int) -> Any:
+    """The dense tensor that holds the elements of `gradient`, or the reason why there is none."""
+    if not isinstance(gradient, paddle.Tensor):
+        raise UnsupportedGradient(index, f"it is a {type(gradient).__name__}, not a paddle.Tensor")
+    if gradient.is_selected_rows():
+        return plain(merged_rows(gradient), index)
+    if gradient.is_dist():
+        raise UnsupportedGradient(index, "it is a DistTensor, whose shards gradclip does not sum up yet")
+    if not gradient.is_dense():
+        raise UnsupportedGradient(
+            index, "it is a sparse tensor: call .to_dense(), or let Embedding(sparse=True) make it"
+        )
+    if gradient.dtype not in FLOATS | COMPLEX:
+        raise UnsupportedGradient(
+            index, f"its dtype is {gradient.dtype}; float16, bfloat16, float32, float64 and complex gradients clip"
+        )
+    return gradient
+
+
+def merged_rows(gradient: Any) -> Any:
+    """The rows of a SelectedRows gradient as a tensor in its memory, each row once.
+
+    Merging changes the gradient in place: it is the same matrix, written shorter.
+    """
+    rows = gradient.get_selected_rows()
+    if len(set(rows.rows())) < len(rows.rows()):
+        merged = merge_selected_rows(gradient)
+        short = merged.get_selected_rows()  # it lives as long as `merged`
+        rows.get_tensor()._share_data_with(short.get_tensor())
+        rows.set_rows(short.rows())
+        rows.sync_index()
+    return paddle.Tensor(rows.get_tensor())
+
+
+def payload(gradient: Any, index: int) -> Payload:
+    """The payload of any gradient on the CPU that can be clipped; `index` is its place, for the error."""
+    tensor = plain(gradient, index)
+    if not on_cpu(tensor):
+        raise UnsupportedGradient(index, f"it is on {tensor.place} and others on the CPU: clip each device by itself")
+    refuse_overlap(tensor, index)
+    own, writeback = tensor, None
+    with paddle.no_grad():
+        if not tensor.is_contiguous():
+            own = tensor.clone()  # not contiguous(), which moves the tensor itself to other memory
+            writeback = partial(write, tensor, own)
+        if tensor.dtype not in COMPLEX:
+            return Payload(own, writeback=writeback)
+        return Payload(paddle.as_real(own), own.astype(paddle.complex128).abs(), writeback)
+
+
+def write(target: Any, source: Any) -> None:
+    """Copy `source` into the memory of `target`, whose strides stay."""
+    with paddle.no_grad():
+        target.copy_(source, True)
+
+
+def refuse_overlap(tensor: Any, index: int) -> None:
+    """Refuse a tensor unless its strides show that no two elements share a place: it would be scaled twice there."""
+    reach = 1
+    for stride, size in sorted(zip(tensor.strides, tensor.shape, strict=True)):
+        if size > 1 and stride < reach and tensor.size:
+            raise UnsupportedGradient(index, "its elements overlap in memory: assign a .clone() of it to .grad")
+        reach += stride * (size - 1)

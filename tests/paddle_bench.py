@@ -1,0 +1,69 @@
+"""The bench of Paddle: eager tensors in slots, and a context in which no number of one may be read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import paddle
+
+from gradclip.engines.base import Engine, Slot
+from gradclip.engines.paddle import ENGINE
+from gradclip.testing import Bench
+
+READS = ("numpy", "item", "tolist", "__array__", "__bool__", "__float__", "__int__", "__index__")
+
+
+class TensorSlot(Slot):
+    """A slot that tells what its tensor is like, as the laws ask it."""
+
+    @property
+    def dtype(self) -> paddle.dtype:
+        return self.value.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.value.shape)
+
+
+def make(values: np.ndarray, dtype: str) -> TensorSlot:
+    return TensorSlot(tensor_of(values, dtype))
+
+
+def tensor_of(values: np.ndarray, dtype: str) -> paddle.Tensor:
+    wide = "complex128" if np.asarray(values).dtype.kind == "c" else "float64"
+    return paddle.to_tensor(np.asarray(values, dtype=wide), place=paddle.CPUPlace()).astype(dtype)
+
+
+def read(slot: Slot) -> np.ndarray:
+    return numbers_of(slot.value)
+
+
+def numbers_of(tensor: paddle.Tensor) -> np.ndarray:
+    return tensor.astype("complex128" if tensor.is_complex() else "float64").numpy()
+
+
+@contextmanager
+def unread() -> Iterator[None]:
+    """A context in which reading a number of a tensor raises."""
+
+    def refuse(self, *args, **kwargs):
+        raise AssertionError("a number of a tensor was read on the host")
+
+    before = {name: getattr(paddle.Tensor, name) for name in READS}
+    for name in READS:
+        setattr(paddle.Tensor, name, refuse)
+    try:
+        yield
+    finally:
+        for name, method in before.items():
+            setattr(paddle.Tensor, name, method)
+
+
+ON_A_DEVICE = Bench(ENGINE, make, read, unread=unread)
+
+
+def on_cpu(engine: Engine) -> Bench:
+    """The bench of an engine that writes eager tensors in place."""
+    return Bench(engine, tensor_of, numbers_of, stamp=lambda tensor: tensor.inplace_version)
