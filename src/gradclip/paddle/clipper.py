@@ -1,0 +1,182 @@
+"""The clipper of Paddle's eager tensors: for the pairs that an optimizer hands over, and the explicit form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import paddle
+
+from gradclip import clipper
+from gradclip.engines import paddle_layout
+from gradclip.engines.base import Engine, Slot, UnsupportedGradient
+from gradclip.engines.paddle import ENGINE as PADDLE
+from gradclip.paddle.fleet import across_of, shares
+from gradclip.paddle.parameters import (
+    NeedClip,
+    Pair,
+    drop_gradients,
+    gradient_of,
+    needs_clip,
+    parameters_of,
+    put_gradient,
+)
+from gradclip.result import Gradients, Result
+from gradclip.rules.rule import AnyRule
+from gradclip.verdict import report_nothing
+
+ENGINES = ("cpu", "paddle")
+
+
+class Clipper(clipper.Clipper):
+    """Clips the gradients of Paddle parameters by a rule.
+
+    `need_clip` is a function of a parameter; one that it refuses is neither measured nor scaled, as is one with
+    `ParamAttr(need_clip=False)`. `engine` is "cpu" or "paddle"; None takes "cpu" for gradients on the CPU if numba is
+    installed, else "paddle", and `last.engine` says which it was. The other arguments: `gradclip.clipper.Clipper`.
+
+    >>> weight = paddle.create_parameter([2], "float32")
+    >>> weight.grad = paddle.to_tensor([3.0, 4.0])
+    >>> Clipper(gradclip.ClipGradByGlobalNorm(1.0)).clip_([weight]).norm_before
+    5.0
+    >>> weight.grad.tolist()
+    [0.6000000238418579, 0.800000011920929]
+    """
+
+    def __init__(
+        self,
+        rule: AnyRule,
+        *,
+        on_nonfinite: str = "keep",
+        max_consecutive_skips: int | None = None,
+        need_clip: NeedClip | None = None,
+        engine: str | None = None,
+    ) -> None:
+        super().__init__(rule, on_nonfinite=on_nonfinite, max_consecutive_skips=max_consecutive_skips)
+        if need_clip is not None and not callable(need_clip):
+            raise TypeError(f"need_clip is a function of a parameter, got {need_clip!r}")
+        self.need_clip = need_clip
+        self.engine_name = checked_engine(engine)
+
+    def clip_(self, parameters: Any) -> Result:
+        """Clip the gradients of `parameters` in place and return the result, whose float is the norm before.
+
+        `parameters` is a layer, an optimizer, an iterable of parameters or of (name, parameter), a dict or a tensor.
+        When the step is to be skipped, every gradient becomes None, so that the optimizer has nothing to step on.
+        """
+        given = parameters_of(parameters)
+        found = [(i, g) for i, p in enumerate(given.tensors) if (g := gradient_of(p)) is not None]
+        pairs = [(given.tensors[i], g) for i, g in found]
+        groups = None if given.groups is None else [given.groups[i] for i, _ in found]
+        before = self._last
+        clipped = self.clip_pairs(pairs, groups, lambda index: given.name(found[index][0]))
+        if self._last is before:
+            if given.tensors:
+                report_nothing("no parameter has a gradient that needs clipping; call it between backward() and step()")
+            return Result(self.step, PADDLE)
+        if not clipped:
+            drop_gradients(given.tensors)
+        for (parameter, gradient), (_, own) in zip(clipped, pairs, strict=False):
+            if gradient is not own:
+                put_gradient(parameter, gradient)
+        return self.last
+
+    def clip_pairs(
+        self, pairs: list[Pair], groups: Sequence[int] | None = None, name: Callable[[int], str] | None = None
+    ) -> list[Pair]:
+        """`pairs` with clipped gradients, in their order; none at all if the step is to be skipped.
+
+        Gradients on the CPU are written in place, others are new tensors. Where there is none to clip, `last` stays.
+        """
+        chosen = [i for i, (parameter, _) in enumerate(pairs) if needs_clip(parameter, self.need_clip)]
+        kept, shared = pairs if len(chosen) == len(pairs) else [pairs[i] for i in chosen], shares()
+        parameters, gradients = [parameter for parameter, _ in kept], [gradient for _, gradient in kept]
+        if not kept:
+            if not shared:
+                return pairs
+            parameters = gradients = [paddle.zeros([0])]  # the other processes wait for what this one adds
+        own = Gradients(
+            gradients,
+            lambda index: str(parameters[index].name) if name is None else name(chosen[index]),
+            None if groups is None else [groups[i] for i in chosen],
+            lambda: parameters,
+            across=across_of(parameters, self.rule) if shared else None,
+        )
+        clipped = self._clipped(own)
+        if clipped is None or clipped is own.tensors:
+            return [] if clipped is None else pairs
+        whole = list(pairs)
+        for i, gradient in zip(chosen, clipped, strict=False):
+            whole[i] = (pairs[i][0], gradient)
+        return whole
+
+    def _clipped(self, own: Gradients) -> list[Any] | None:
+        """The gradients after the clip, the list itself where they were written in place; None to skip the step."""
+        engine = engine_for(own.tensors, self.engine_name)
+        if engine is not PADDLE:
+            result = self.clip_gradients(own, engine)
+            return None if self.can_skip and result.skipped else own.tensors
+        held = in_slots(own)
+        with paddle.no_grad():
+            result = self.clip_gradients(held, engine)
+            if self.can_skip and result.skipped:
+                return None
+            return [out_of_slot(slot, gradient) for slot, gradient in zip(held.tensors, own.tensors, strict=True)]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and pickles keep: the rule, its options and the memory, and not the last step's numbers."""
+        states = {key: self._plain(state) for key, state in self._states.items()}
+        return {**self.__dict__, "_states": states, "_last": None}
+
+
+def checked_engine(name: str | None) -> str | None:
+    """`name` if there is such an engine here, or the error that says what there is."""
+    if name is None or name == "paddle":
+        return name
+    if name != "cpu":
+        raise ValueError(f"Paddle has the engines {', '.join(map(repr, ENGINES))} and None to choose, got {name!r}")
+    if cpu_engine() is None:
+        raise ModuleNotFoundError('the engine "cpu" needs numba: pip install "gradclip[cpu]", or use engine="paddle"')
+    return name
+
+
+def engine_for(gradients: list[Any], name: str | None = None) -> Engine:
+    """The engine called `name`, or the fastest that is installed for the device of the first gradient."""
+    here = not gradients or not isinstance(gradients[0], paddle.Tensor) or gradients[0].place.is_cpu_place()
+    return (None if name == "paddle" or not here else cpu_engine()) or PADDLE
+
+
+@cache
+def cpu_engine() -> Engine | None:
+    """The compiled engine for the CPU; None where numba is not installed."""
+    try:
+        import numba  # noqa: F401  # only whether it is there
+    except ModuleNotFoundError:
+        return None
+    from gradclip.engines.cpu import CpuEngine
+
+    return CpuEngine(paddle_layout)
+
+
+def in_slots(own: Gradients) -> Gradients:
+    """The gradients in slots; those that share their memory share the slot, and are scaled once."""
+    slots: dict[tuple[int, int], Slot] = {}
+    held = []
+    for index, gradient in enumerate(own.tensors):
+        try:
+            tensor = paddle_layout.plain(gradient, index)
+        except UnsupportedGradient as error:
+            raise TypeError(f"the gradient of {own.name(index)!r} cannot be clipped: {error.reason}") from None
+        place = (tensor.data_ptr(), tensor.size) if tensor.size else (0, -index)
+        held.append(slots.setdefault(place, Slot(tensor)))
+    weights = own.weights
+    return own._replace(tensors=held, weights=lambda: [Slot(parameter) for parameter in weights()] if weights else [])
+
+
+def out_of_slot(slot: Slot, gradient: Any) -> Any:
+    """The gradient that an engine left in `slot`; rows of SelectedRows are copied to where they were."""
+    if gradient.is_selected_rows():
+        paddle_layout.write(paddle_layout.merged_rows(gradient), slot.value)
+        return gradient
+    return slot.value

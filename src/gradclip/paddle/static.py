@@ -1,0 +1,139 @@
+"""Clipping in a static graph of Paddle, PIR or legacy: the rule becomes operators of the program.
+
+Each run of the program clips and writes what was decided to variables of its scope, from which `Graph.last` is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import paddle
+from paddle.base.core import VarDesc
+from paddle.base.framework import name_scope
+
+from gradclip.clipper import Clipper, Memory
+from gradclip.engines.base import Slot
+from gradclip.engines.paddle import ENGINE, PaddleEngine
+from gradclip.engines.paddle_arrays import Wide
+from gradclip.paddle.parameters import Pair
+from gradclip.paddle.variables import Remembering, publish, variable, write
+from gradclip.result import Gradients, Part, Result
+from gradclip.rules.arrays import Array
+from gradclip.rules.rule import AnyRule, rewritten
+from gradclip.verdict import report_nothing
+
+
+class Graph(NamedTuple):
+    """What the operators of one program decide, as the variables that they write it to; `step` counts the runs."""
+
+    parts: list[Part]
+    step: Wide
+
+    @property
+    def last(self) -> Result:
+        """The result of the last run in the current scope, read now: the next run writes to the same variables."""
+        (runs,) = ENGINE.to_host(self.step)
+        if runs == 0:
+            raise RuntimeError("nothing was clipped yet: `last` exists after the first run of the program")
+        result = Result(int(runs) - 1, Run(_read_by_results(self.parts)))
+        result.parts = self.parts
+        result.settle(False)
+        return result
+
+
+class Run(PaddleEngine):
+    """The engine with the numbers of one run, so that a result keeps them when the next run has written others."""
+
+    def __init__(self, arrays: list[Wide]) -> None:
+        self.numbers = {array.name: ENGINE.to_host(array) for array in arrays}
+
+    def to_host(self, array: Array) -> list[float]:
+        return self.numbers[array.name] if isinstance(array, Wide) else [array]
+
+
+def clip_in_graph(
+    clipper: Clipper, params_grads: list[Pair], need_clip: Callable[[Any], bool]
+) -> tuple[list[Pair], Graph | None]:
+    """Append the operators that clip `params_grads` by the rule and the policy of `clipper`.
+
+    Returns the pairs with their new gradients, and where a run writes what it decided, None if no pair needs clipping.
+    Pairs without a gradient are left out; those that `need_clip` refuses stay as they are and are not measured. A
+    sparse gradient becomes a dense one. The count of the steps and what thresholds remember lie in variables of the
+    program; the clipper is not changed. A rule that leaves out a step or raises is refused: operators cannot do so.
+    """
+    _refuse_stops(clipper)
+    pairs = [(parameter, gradient) for parameter, gradient in params_grads if gradient is not None]
+    chosen = [pair for pair in pairs if need_clip(pair[0])]
+    if not chosen:
+        report_nothing("no parameter of the graph that needs clipping has a gradient")
+        return pairs, None
+    with _as_optimizer():
+        slots = {_place(gradient): Slot(_dense(gradient)) for _, gradient in chosen}
+        graph = _clipped(clipper, chosen, slots)
+    taken = {_place(parameter) for parameter, _ in chosen}
+    return [(p, slots[_place(g)].value if _place(p) in taken else g) for p, g in pairs], graph
+
+
+def _clipped(clipper: Clipper, chosen: list[Pair], slots: dict[str, Slot]) -> Graph:
+    step = variable("gradclip_step", [1])
+    inside = Clipper(_with_variables(clipper.rule), on_nonfinite=clipper.on_nonfinite)
+    inside.memory = Memory(step, {})
+    gradients = Gradients(
+        [slots[_place(gradient)] for _, gradient in chosen],
+        lambda index: str(chosen[index][0].name),
+        weights=lambda: [Slot(parameter) for parameter, _ in chosen],
+    )
+    parts = inside.clip_gradients(gradients, ENGINE).parts
+    for array in _read_by_results(parts):
+        publish(array)
+    write(step + 1.0, step)
+    return Graph(parts, step)
+
+
+def _with_variables(rule: AnyRule) -> AnyRule:
+    """`rule` with thresholds that remember in variables of the program."""
+    return rewritten(
+        rule, lambda one: replace(one, threshold=Remembering(one.threshold)) if one.threshold.adapts else one
+    )
+
+
+def _refuse_stops(clipper: Clipper) -> None:
+    if clipper.can_skip or clipper.can_raise or clipper.max_consecutive_skips is not None:
+        raise NotImplementedError(
+            "the operators of a static graph can neither leave out a step nor raise, and this clip asks for it: "
+            f"{clipper.rule!r}, on_nonfinite={clipper.on_nonfinite!r}, "
+            f"max_consecutive_skips={clipper.max_consecutive_skips}. Respond with Zero(), use on_nonfinite='zero', "
+            "look at `last` after a run, or let paddle.static.amp leave out such steps"
+        )
+
+
+def _read_by_results(parts: list[Part]) -> list[Wide]:
+    arrays = [part.measure.nonfinite for part in parts]
+    for decision in (decision for part in parts for decision in part.plan.decisions):
+        arrays += [decision.norm, decision.threshold, decision.coefficient, decision.action]
+    return [array for array in arrays if isinstance(array, Wide)]
+
+
+@contextmanager
+def _as_optimizer() -> Iterator[None]:
+    """In a legacy program, mark the operators as a part of the optimizer: `clone(for_test=True)` leaves them out."""
+    if paddle.framework.in_pir_mode():
+        yield
+        return
+    with name_scope("gradient_clip"), paddle.static.default_main_program()._optimized_guard([]):
+        yield
+
+
+def _dense(gradient: Any) -> Any:
+    """A gradient of all rows from the sparse one of a legacy program; in PIR the operators make it so themselves."""
+    if paddle.framework.in_pir_mode() or gradient.type != VarDesc.VarType.SELECTED_ROWS:
+        return gradient
+    return paddle.add_n([paddle.zeros(gradient.shape, gradient.dtype), gradient])
+
+
+def _place(value: Any) -> str:
+    """What two references to the same value of a program have in common."""
+    return str(value.id if isinstance(value, paddle.pir.Value) else value.name)
