@@ -9,8 +9,11 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import jax_bench
+import paddle_bench
 from gradclip.engines import torch as torch_engine
 from gradclip.engines.base import Engine
+from gradclip.paddle.clipper import cpu_engine as paddle_cpu_engine
 from gradclip.testing import REFERENCE, Bench
 from gradclip.torch.clipper import cpu_engine
 
@@ -82,3 +85,6 @@ BENCHES: dict[str, Bench] = {
 }
 if has_all_verbs(cpu_engine()):
     BENCHES["cpu"] = bench_of(cpu_engine())
+    BENCHES["cpu, of Paddle"] = paddle_bench.on_cpu(paddle_cpu_engine())
+BENCHES["paddle on a device"] = paddle_bench.ON_A_DEVICE
+BENCHES["jax"] = jax_bench.BENCH

@@ -26,6 +26,8 @@ MAY_IMPORT = {
     "clipper.py": CORE[:-1],
     "testing": (*CORE, "gradclip.engines.reference", "gradclip.testing"),
     "torch": (*CORE, "gradclip.engines", "gradclip.torch"),
+    "paddle": (*CORE, "gradclip.engines", "gradclip.paddle"),
+    "optax": (*CORE, "gradclip.engines", "gradclip.optax"),
 }
 """For each file or folder, first match of the longest, what of gradclip it may import: rules <- decide <- engines <-
 clipper <- doors. The engines do not decide."""

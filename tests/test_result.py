@@ -185,3 +185,9 @@ def test_a_global_stage_after_rules_by_name_counts_each_gradient_once(door):
     assert result.norm_before == pytest.approx(13.0)
     assert result.norm_after == pytest.approx(1.0)
     assert torch.cat([first.grad, second.grad]).norm().item() == pytest.approx(1.0)
+
+
+def test_a_chain_of_two_norms_in_one_read_gives_the_first_norm_after_the_stage_that_measured_it(door):
+    rule = Rule(Tensor(), RMS(), Constant(2.0)) >> ClipGradByGlobalNorm(1.0)
+    result = door.clip_([parameter(3.0, 4.0)], rule)
+    assert (result.norm_before, result.norm_after) == pytest.approx((math.sqrt(12.5), 2.0))

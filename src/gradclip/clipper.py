@@ -14,7 +14,7 @@ from gradclip.decide import POLICIES, Plan, decide_sweep, elementwise_decision
 from gradclip.engines.base import Across, Engine, Measure, UnsupportedGradient
 from gradclip.errors import TooManySkips
 from gradclip.result import ALL, Gradients, Part, Result
-from gradclip.rules.arrays import Array
+from gradclip.rules.arrays import Array, ArrayFunctions
 from gradclip.rules.norm import RMS
 from gradclip.rules.response import Raise, Rescale, SkipStep, Zero
 from gradclip.rules.rule import AnyRule, Rule, checked_rule, rules_in
@@ -110,7 +110,7 @@ class Clipper:
     def _refuse_early(self, gradients: Gradients, whole: Any, engine: Engine) -> None:
         """Ask now whatever could refuse in a later phase, after an earlier one wrote."""
         for one in rules_in(self.rule):
-            if not one.threshold.adapts:
+            if isinstance(self.step, int) and not one.threshold.adapts:
                 one.threshold.bounds(self.step)
         for phase in self._phases[1:]:
             _refuse_unordered(phase, gradients, engine)
@@ -168,7 +168,8 @@ class Clipper:
         (rule,) = sweep.stages
         fuses = hasattr(engine, "clamp_") and isinstance(rule.response, Rescale) and self.on_nonfinite == "keep"
         if fuses and not (self.can_skip or self.can_raise):
-            measure = engine.clamp_(batch, *_bounds(rule, self.step, own.divisor))  # type: ignore[attr-defined]
+            low, high = _bounds(rule, self.step, own.divisor, engine.xp)  # type: ignore[attr-defined]
+            measure = engine.clamp_(batch, low, high)  # type: ignore[attr-defined]
         else:
             fuses, measure = False, engine.measure(batch, rule.scope, rule.norm)
         decision = elementwise_decision(measure, rule, self.on_nonfinite, self.step, own.divisor)
@@ -184,7 +185,7 @@ class Clipper:
         (rule,) = part.sweep.stages
         changes = part.measure.xp.any(part.plan.decisions[0].coefficient != 1.0)
         if engine.waits or changes or part.measure.xp.any(part.measure.nonfinite > 0):
-            engine.map_(batch, rule.response, *_bounds(rule, self.step, part.divisor))
+            engine.map_(batch, rule.response, *_bounds(rule, self.step, part.divisor, part.measure.xp))
 
     def _heed(self, works: list[Work], engine: Engine, result: Result, across: Across | None) -> bool:
         """Whether to skip the step; raises or warns where the decisions say so. What one process skips, all skip."""
@@ -288,9 +289,9 @@ def _weights(sweep: Sweep, own: Gradients, engine: Engine) -> Measure:
     return engine.measure(engine.gather(own.weights()), sweep.leaf, sweep.norm)
 
 
-def _bounds(rule: Rule, step: int, divisor: Array) -> tuple[Any, Any]:
+def _bounds(rule: Rule, step: Any, divisor: Array, xp: ArrayFunctions) -> tuple[Any, Any]:
     """The bounds in the unit in which the gradients are stored."""
-    low, high = rule.threshold.bounds(step)
+    low, high = rule.threshold.bounds(step, xp)
     return low * divisor, high * divisor
 
 

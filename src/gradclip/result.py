@@ -97,17 +97,12 @@ class Result:
     @cached_property
     def norm_before(self) -> float:
         """The norm before clipping, in the unit of the gradient; NaN or infinity where an element is."""
-        return self._overall([(part, 0, False) for part in self._first])
+        return self._overall([(part, 0, False) for part in opening(self.parts)])
 
     @cached_property
     def norm_after(self) -> float:
         """The norm of the first stage, after the last stage that measures it; 0 where the step is skipped."""
-        latest: dict[int, Part] = {}
-        for part in self._taken:
-            if any(part.sweep.alike(one.sweep) for one in self._first):
-                latest = {} if part.key[1] == ALL else latest
-                latest[part.key[1]] = part
-        return 0.0 if self.skipped else self._overall([(part, -1, True) for part in latest.values()])
+        return 0.0 if self.skipped else self._overall([(*last, True) for last in closing(self._taken)])
 
     @property
     def threshold(self) -> float:
@@ -175,11 +170,6 @@ class Result:
         asked = [part.key[0] for part in self.parts if SKIP in actions_of(part, self._engine)] if self.skipped else []
         return [part for part in self.parts if part.key[0] <= min(asked, default=part.key[0])]
 
-    @property
-    def _first(self) -> list[Part]:
-        """The parts of the first phase."""
-        return [part for part in self.parts if part.key[0] == 0]
-
     @cached_property
     def _hardest(self) -> Segment:
         nothing = Segment("nothing", 0.0, 0.0, math.inf, 1.0, "pass")
@@ -215,6 +205,23 @@ class Result:
         """One number for all segments, or one each, as a list."""
         values = [value] if isinstance(value, int | float) else self.to_host(value)
         return values * count if len(values) == 1 else values
+
+
+def opening(parts: Sequence[Part]) -> list[Part]:
+    """The parts of the first phase."""
+    return [part for part in parts if part.key[0] == 0]
+
+
+def closing(parts: Sequence[Part]) -> list[tuple[Part, int]]:
+    """The last stages that measure a norm of the first ones, each with its part: one for all or for each pattern."""
+    latest: dict[int, tuple[Part, int]] = {}
+    first = {(part.sweep.elementwise, part.sweep.norm) for part in opening(parts)}
+    for part in parts:
+        alike = [i for i, stage in enumerate(part.sweep.stages) if (part.sweep.elementwise, stage.norm) in first]
+        if alike:
+            latest = {} if part.key[1] == ALL else latest
+            latest[part.key[1]] = part, alike[-1]
+    return list(latest.values())
 
 
 def actions_of(part: Part, engine: Engine) -> set[float]:

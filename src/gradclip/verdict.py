@@ -116,6 +116,11 @@ def _listed(names: list[str], most: int = 3) -> str:
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
+def report_nothing(what: str) -> None:
+    """Say that there is nothing to clip."""
+    warnings.warn(f"nothing is clipped: {what}", GradclipWarning, stacklevel=user_level())
+
+
 def user_level() -> int:
     """The `stacklevel` at which a warning points at the first line outside this package and the frameworks."""
     level, frame = 1, sys._getframe(1)

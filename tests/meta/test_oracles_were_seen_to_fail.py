@@ -23,8 +23,8 @@ from doors import Door, parameter
 from gradclip import ClipGradByGlobalNorm, Global, GradclipWarning, Group, Rescale, Tensor
 from gradclip.engines import torch as torch_engine
 from gradclip.engines.torch import TorchEngine
+from gradclip.rules.rule import rewritten
 from gradclip.rules.sweep import Sweep, phases_of
-from gradclip.testing.rewrite import rewritten
 from parity import test_where_pytorch_is_right as right
 from parity import test_where_pytorch_is_wrong as wrong
 from rules import test_scope, test_sweep

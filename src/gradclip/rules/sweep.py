@@ -51,10 +51,6 @@ class Sweep:
             for stage in self.stages
         )
 
-    def alike(self, other: Sweep) -> bool:
-        """Whether both measure the same norm, and both or none of them the largest elements."""
-        return self.elementwise == other.elementwise and self.stages[-1].norm == other.stages[0].norm
-
     def takes(self, stage: Rule) -> bool:
         """Whether `stage` can follow in the same sweep."""
         return not self.elementwise and not isinstance(stage.scope, Element) and stage.norm.p == self.norm.p

@@ -150,7 +150,10 @@ def checked_limit(value: Any, what: str) -> float:
     if value is None:
         return math.inf
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{what} must be a number above 0, got {value!r}: write 1.0, or None to measure only")
+        raise TypeError(
+            f"{what} must be a number above 0, got {value!r}: write 1.0, or None to measure only; "
+            "one that a compiled program computes is written Schedule(lambda step: value)"
+        )
     number = float(value)
     if math.isnan(number) or number <= 0:
         raise ValueError(f"{what} must be above 0, got {number}: {_instead(number)}")

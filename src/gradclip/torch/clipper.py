@@ -14,7 +14,8 @@ from gradclip.engines.base import Engine
 from gradclip.result import Gradients, Result
 from gradclip.rules.rule import AnyRule
 from gradclip.torch.eager import eager
-from gradclip.torch.parameters import NeedClip, gradients_of, parameters_of, report_nothing
+from gradclip.torch.parameters import NeedClip, gradients_of, parameters_of
+from gradclip.verdict import report_nothing
 
 ENGINES = ("cpu", "torch")
 

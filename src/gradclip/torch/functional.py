@@ -28,8 +28,8 @@ from gradclip.rules.scope import Global
 from gradclip.rules.threshold import Constant, checked_limit
 from gradclip.torch.clipper import engine_for
 from gradclip.torch.eager import eager
-from gradclip.torch.parameters import found_in, parameters_of, report_nothing
-from gradclip.verdict import user_level
+from gradclip.torch.parameters import found_in, parameters_of
+from gradclip.verdict import report_nothing, user_level
 
 TensorOrTensors = torch.Tensor | Iterable[torch.Tensor]
 GLOBAL = Global()

@@ -21,8 +21,9 @@ from gradclip.rules.rule import AnyRule, checked_rule, rules_in
 from gradclip.rules.scope import Global, Group
 from gradclip.rules.sweep import Phase
 from gradclip.torch.clipper import Clipper, drop
-from gradclip.torch.parameters import NeedClip, gradients_of, of_optimizers, report_nothing
+from gradclip.torch.parameters import NeedClip, gradients_of, of_optimizers
 from gradclip.torch.pinned import PinnedNorm
+from gradclip.verdict import report_nothing
 
 MISSING = object()
 _attached: weakref.WeakKeyDictionary[Optimizer, weakref.ref[AttachedClipper]] = weakref.WeakKeyDictionary()

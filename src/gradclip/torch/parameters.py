@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
 
-from gradclip.errors import GradclipWarning
 from gradclip.result import Gradients
-from gradclip.verdict import user_level
+from gradclip.verdict import report_nothing
 
 NeedClip = Callable[[torch.Tensor], bool]
 
@@ -118,8 +116,3 @@ def found_in(parameters: list[torch.Tensor]) -> list[torch.Tensor]:
         wrong = next(p for p in parameters if not isinstance(p, torch.Tensor))
         place = next(i for i, p in enumerate(parameters) if p is wrong)
         raise TypeError(f"parameters[{place}] is a {type(wrong).__name__}, not a torch.Tensor") from None
-
-
-def report_nothing(what: str) -> None:
-    """Say that there is nothing to clip."""
-    warnings.warn(f"nothing is clipped: {what}", GradclipWarning, stacklevel=user_level())

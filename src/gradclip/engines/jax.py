@@ -1,0 +1,210 @@
+"""The engine of JAX arrays, eager or traced: the slots get new arrays, and no number is read on the host.
+
+Totals, norms and coefficients are float64 scalars even where JAX is otherwise limited to 32 bits, so no finite 16- or
+32-bit gradient leaves the range; elements are read and written in their own type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradclip.engines.base import NO_ORDER, Measure, Slot, UnsupportedGradient
+from gradclip.engines.jax_measure import peaks, scaled_totals, totals, whole
+from gradclip.engines.jax_numbers import power, root, widened
+from gradclip.engines.jax_scale import bounded, clamped, scaled
+from gradclip.rules.arrays import Array
+from gradclip.rules.norm import Linf, Norm
+from gradclip.rules.response import Rescale, Response
+from gradclip.rules.scope import Element, Global, Row, Scope, rows_of
+
+DTYPES = ("bfloat16", "float16", "float32", "float64", "complex64", "complex128")
+
+
+class JaxFunctions:
+    """`ArrayFunctions` for JAX arrays of one axis."""
+
+    sqrt = staticmethod(root)
+    power = staticmethod(power)
+
+    @staticmethod
+    def where(condition: Array, then: Array, other: Array) -> Array:
+        return jnp.where(condition, then, other)
+
+    @staticmethod
+    def tanh(a: Array) -> Array:
+        return jnp.tanh(a)
+
+    @staticmethod
+    def either(a: Array, b: Array) -> Array:
+        return jnp.logical_or(a, b)
+
+    @staticmethod
+    def any(a: Array) -> Array:
+        return jnp.any(a)
+
+    @staticmethod
+    def maximum(a: Array, b: Array) -> Array:
+        return jnp.maximum(a, b)
+
+    @staticmethod
+    def nonfinite(a: Array) -> Array:
+        return ~jnp.isfinite(a)
+
+    @staticmethod
+    def array(values: Sequence[float], like: Array) -> Array:
+        return jnp.asarray(values, like.dtype)
+
+    @staticmethod
+    def indices(values: Sequence[int], like: Array) -> Array:
+        return np.asarray(values, np.int32)
+
+    @staticmethod
+    def take(a: Array, index: Array) -> Array:
+        return a[index]
+
+    @staticmethod
+    def combine(a: Array, index: Array, segments: int, how: str) -> Array:
+        out = jnp.zeros(segments, a.dtype).at[index]
+        return out.add(a) if how == "sum" else out.max(a)
+
+
+FUNCTIONS = JaxFunctions()
+
+
+class Batch(NamedTuple):
+    """The slots of the gradients."""
+
+    slots: list[Slot]
+
+    @property
+    def arrays(self) -> list[Array]:
+        """What the slots hold now."""
+        return [slot.value for slot in self.slots]
+
+
+class JaxEngine:
+    """Arrays of any float or complex type on any device, in a `Slot` each. Works inside `jax.enable_x64(True)` only.
+
+    It counts a tensor with non-finite elements as one.
+    """
+
+    name = "jax"
+    waits = True
+    xp = FUNCTIONS
+
+    def owns(self, tensor: Any) -> bool:
+        return isinstance(tensor, Slot) and isinstance(tensor.value, jax.Array) and tensor.value.dtype.name in DTYPES
+
+    def gather(self, tensors: list[Slot]) -> Batch:
+        if jax.dtypes.canonicalize_dtype(np.float64) != np.float64:
+            raise RuntimeError("the JAX engine makes its scalars in float64: call it inside `jax.enable_x64(True)`")
+        for index, slot in enumerate(tensors):
+            if not self.owns(slot):
+                kind = getattr(slot.value, "dtype", type(slot.value).__name__)
+                raise UnsupportedGradient(
+                    index, f"it is {kind}, and only float and complex arrays are: leave it out by need_clip"
+                )
+        return Batch(tensors)
+
+    def repeated(self, batch: Batch) -> set[int]:
+        return set()  # the leaves of a tree are parameters of their own
+
+    def refuse_unordered(self, batch: Batch) -> None:
+        for index, array in enumerate(batch.arrays):
+            if jnp.iscomplexobj(array):
+                raise UnsupportedGradient(index, NO_ORDER)
+
+    def measure(self, batch: Batch, scope: Scope, norm: Norm) -> Measure:
+        if isinstance(scope, Element):
+            self.refuse_unordered(batch)
+            return _peaks(batch.arrays)
+        together, rows = isinstance(scope, Global), isinstance(scope, Row)
+        if together and norm.p in (1.0, 2.0, np.inf):
+            total, nonfinite = whole(batch.arrays, norm.p)
+            return Measure(total, nonfinite, FUNCTIONS)
+        lists = [batch.arrays] if together else [[array] for array in batch.arrays]
+        if norm.p in (1.0, 2.0, np.inf):
+            total, scale = _chained([totals(arrays, norm.p, rows) for arrays in lists]), 1.0
+        else:
+            parts = [scaled_totals(arrays, norm.p, rows, together) for arrays in lists]
+            total, scale = (_chained(list(column)) for column in zip(*parts, strict=True))
+        nonfinite = (~jnp.isfinite(total)).astype(total.dtype)
+        if together:
+            total = jnp.max(total, keepdims=True) if norm.combine == "max" else jnp.sum(total, keepdims=True)
+            nonfinite = jnp.sum(nonfinite, keepdims=True)
+        return Measure(total, nonfinite, FUNCTIONS, scale)
+
+    def apply_(self, batch: Batch, scope: Scope, coefficient: Array, zeroes: bool = True) -> None:
+        if isinstance(scope, Global):
+            _fill(batch.slots, scaled(batch.arrays, coefficient[0], zeroes))
+            return
+        place = 0
+        for slot in batch.slots:
+            count = rows_of(slot.value.shape) if isinstance(scope, Row) else 1
+            by_row = isinstance(scope, Row) and slot.value.ndim >= 2
+            factor = coefficient[place : place + count] if by_row else coefficient[place]
+            _fill([slot], scaled([slot.value], factor, zeroes))
+            place += count
+
+    def clamp_(self, batch: Batch, low: Any, high: Any) -> Measure:
+        """`measure(Element)` and `map_(Rescale)`; on a CPU nothing is written where no element lies outside."""
+        measure = self.measure(batch, Element(), Linf())
+        if batch.slots:
+            limits = jnp.stack([jnp.asarray(high), -jnp.asarray(low)])
+            outside = jnp.any(measure.total.reshape(-1, 2) > limits) | jnp.any(measure.nonfinite > 0)
+            _fill(batch.slots, clamped(batch.arrays, low, high, outside))
+        return measure
+
+    def map_(self, batch: Batch, response: Response, low: Any, high: Any) -> None:
+        self.refuse_unordered(batch)
+        for slot in batch.slots:
+            slot.value = _mapped(slot.value, response, low, high)
+
+    def purge_(self, batch: Batch) -> None:
+        for slot in batch.slots:
+            slot.value = jnp.where(jnp.isfinite(slot.value), slot.value, jnp.zeros_like(slot.value))
+
+    def shapes(self, batch: Batch) -> list[tuple[int, ...]]:
+        return [array.shape for array in batch.arrays]
+
+    def holds_float64(self, batch: Batch) -> bool:
+        return any(array.dtype in (jnp.float64, jnp.complex128) for array in batch.arrays)
+
+    def to_host(self, array: Array) -> list[float]:
+        return list(np.atleast_1d(np.asarray(array)).tolist())
+
+
+def _chained(parts: list[Array]) -> Array:
+    return jnp.concatenate(parts) if parts else jnp.zeros(0)
+
+
+def _fill(slots: list[Slot], arrays: list[Array]) -> None:
+    for slot, array in zip(slots, arrays, strict=True):
+        slot.value = array
+
+
+def _peaks(arrays: list[Array]) -> Measure:
+    """The peaks of each tensor, [2T]."""
+    found = [peaks(array) for array in arrays]
+    return Measure(_chained([peak for peak, _ in found]), _chained([broken for _, broken in found]), FUNCTIONS)
+
+
+@partial(jax.jit, static_argnames="response")
+def _mapped(array: Array, response: Response, low: Any, high: Any) -> Array:
+    """Each finite element x as `phi(|x| / t) x`; one with a coefficient of 1 keeps its bits, NaN too."""
+    if isinstance(response, Rescale):
+        return bounded(array, low, high)
+    wide = widened(array)
+    ratio = jnp.abs(wide) / jnp.where(wide > 0, high, -low)
+    coefficient = response.coefficient(ratio, FUNCTIONS)
+    changes = jnp.isfinite(wide) & (coefficient != 1.0)
+    return jnp.where(changes, (wide * coefficient).astype(array.dtype), array)
+
+
+JAX = JaxEngine()

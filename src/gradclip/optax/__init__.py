@@ -1,0 +1,7 @@
+"""Optax: a rule as a gradient transformation, `optax.chain(gradclip.optax.clip(rule), optax.adam(1e-3))`."""
+
+from gradclip.optax.last import Last
+from gradclip.optax.state import ClipState
+from gradclip.optax.transform import clip
+
+__all__ = ["ClipState", "Last", "clip"]

@@ -1,0 +1,60 @@
+"""Sums over the devices of a `shard_map`: each element of a gradient counts once, wherever it lies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from gradclip.engines.base import Across
+from gradclip.rules.arrays import Array
+
+UNKNOWN = (
+    "along the axis {!r} it is not known which gradients are shards and which are copies: use shard_map with "
+    "check_vma=True, its default; where all devices have the same gradients, as after pmean, leave out axis_name"
+)
+MIXED = (
+    "inside shard_map some gradients differ between the devices and others do not, so each device would clip by a norm "
+    "of its own: give clip(..., axis_name={}), over which the norm is summed"
+)
+
+
+def varying(array: Array) -> frozenset[str]:
+    """The axes of a `shard_map` along which `array` differs between devices."""
+    kind: Any = jax.typeof(array)
+    return kind.mat.varying if hasattr(kind, "mat") else kind.vma  # type: ignore[no-any-return]
+
+
+def refuse_mixed(arrays: list[Array]) -> None:
+    """Raise where some of `arrays` are shards and others copies, and nobody said over which axis to sum."""
+    kinds = {varying(array) for array in arrays}
+    if len(kinds) > 1:
+        axes = sorted(frozenset.union(*kinds))
+        raise ValueError(MIXED.format(repr(axes[0] if len(axes) == 1 else tuple(axes))))
+
+
+def across_axes(axes: tuple[str, ...], arrays: list[Array]) -> Across:
+    """Sums over the mesh axes `axes`, for gradients of which these `arrays` are what one device has.
+
+    An array that varies along an axis is a shard; one that does not is a copy, and counts on the first device.
+    """
+    for axis in axes:
+        if axis not in varying(lax.axis_index(axis)):
+            raise ValueError(UNKNOWN.format(axis))
+
+    def counts(length: int) -> Array:
+        """For each of `length` numbers, equally many for each array, whether this device adds its own."""
+        counted = jnp.ones(len(arrays), bool)
+        for axis in axes:
+            shards = jnp.asarray([axis in varying(array) for array in arrays])
+            counted = counted & (shards | (lax.axis_index(axis) == 0))
+        return jnp.repeat(counted, length // len(arrays))
+
+    def shards(array: Array, how: str) -> Array:
+        if how == "max":
+            return lax.pmax(array, axes)  # type: ignore[no-untyped-call]
+        return lax.psum(jnp.where(counts(len(array)), array, 0.0), axes)  # type: ignore[no-untyped-call]
+
+    return Across(shards, lambda array, how: array)

@@ -1,0 +1,133 @@
+"""What the last step did, as arrays: the fields of `gradclip.result.Result` inside a compiled program."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from gradclip.decide import Decision
+from gradclip.engines.base import Across
+from gradclip.engines.jax_numbers import power
+from gradclip.result import Part, Result, closing, opening
+from gradclip.rules.arrays import Array
+from gradclip.rules.norm import RMS, Linf
+from gradclip.rules.response import SCALE, SKIP, ZERO
+
+
+class Last(NamedTuple):
+    """What the last step did; each field is an array without axes that a compiled program may use.
+
+    `norm_before` is over everything that the first stage of the rule measured, `norm_after` the same norm after the
+    last stage that measures it (0 where the step was skipped); both are float32 with the unit of the gradient, so a
+    norm above 3.4e38 is infinite here. `threshold` and `coefficient` (float32) are those of the segment that was
+    clipped hardest, `clipped` says whether any gradient was changed, `nonfinite` (int32) counts the tensors or rows
+    with a non-finite element, and `skipped` says whether the step was left out.
+    """
+
+    norm_before: Array
+    norm_after: Array
+    threshold: Array
+    coefficient: Array
+    clipped: Array
+    nonfinite: Array
+    skipped: Array
+
+
+FLOAT, COUNT, FLAG = jnp.float32, jnp.int32, jnp.bool_
+DTYPES = Last(FLOAT, FLOAT, FLOAT, FLOAT, FLAG, COUNT, FLAG)
+
+
+class Stage(NamedTuple):
+    """One stage of a part: its decision, with all fields of G numbers, and the sizes of its segments."""
+
+    part: Part
+    decision: Decision
+    sizes: Array
+
+
+def nothing() -> Last:
+    """What stands in a state before the first step, and after one in which no rule met a gradient."""
+    return _typed(Last(0.0, 0.0, jnp.inf, 1.0, False, 0, False))
+
+
+def last_of(result: Result, across: Across | None) -> Last:
+    """The arrays of `result`, alike on all devices that `across` sums over."""
+    if not result.parts:
+        return nothing()
+    stages = [stage for part in result.parts for stage in _stages(part, across)]
+    threshold, coefficient, action = (
+        jnp.concatenate([getattr(stage.decision, name) for stage in stages])
+        for name in ("threshold", "coefficient", "action")
+    )
+    hardest, skipped = _first_smallest(coefficient), jnp.any(action == SKIP)
+    first, final = opening(result.parts), closing(result.parts)
+    heads = [_stages(part, across)[0] for part in first]
+    tails = [_stages(part, across)[stage] for part, stage in final]
+    return _typed(
+        Last(
+            norm_before=_overall(heads, [stage.decision.norm for stage in heads]),
+            norm_after=jnp.where(skipped, 0.0, _overall(tails, [_after(stage.decision) for stage in tails])),
+            threshold=threshold[hardest],
+            coefficient=coefficient[hardest],
+            clipped=~skipped & jnp.any((action == SCALE) | (action == ZERO)),
+            nonfinite=_nonfinite(result.parts, across),
+            skipped=skipped,
+        )
+    )
+
+
+def _first_smallest(values: Array) -> Array:
+    """The place of the smallest value; `argmin` of float64 cannot be compiled where JAX is limited to 32 bits."""
+    places = jnp.arange(len(values), dtype=jnp.int32)
+    return jnp.min(jnp.where(values == jnp.min(values), places, len(values) - 1))
+
+
+def _typed(values: Last) -> Last:
+    return Last(*(jnp.asarray(value).astype(dtype) for value, dtype in zip(values, DTYPES, strict=True)))
+
+
+def _stages(part: Part, across: Across | None) -> list[Stage]:
+    """The stages of a part; by value each device decides for what it has, so here the hardest decision counts."""
+    found = []
+    for decision, segments in zip(part.plan.decisions, part.segments, strict=True):
+        if across is not None and part.sweep.elementwise:
+            decision = decision._replace(
+                norm=across.shards(decision.norm, "max"),
+                coefficient=-across.shards(-decision.coefficient, "max"),
+                action=across.shards(decision.action, "max"),
+            )
+        decision = decision._replace(threshold=jnp.broadcast_to(decision.threshold, decision.norm.shape))
+        sizes = jnp.asarray(segments.sizes, float) if segments.sizes else jnp.ones_like(decision.norm)
+        found.append(Stage(part, decision, sizes))
+    return found
+
+
+def _after(decision: Decision) -> Array:
+    """The norms after the coefficients; 0 times infinity is zeros that were written."""
+    return jnp.where(decision.coefficient == 0.0, 0.0, decision.norm * decision.coefficient)
+
+
+def _overall(stages: list[Stage], norms: list[Array]) -> Array:
+    """The norm of the whole from those of its segments, without leaving float64 on the way; see `Result`."""
+    if not stages:
+        return jnp.zeros(())
+    values, sizes = jnp.concatenate(norms), jnp.concatenate([stage.sizes for stage in stages])
+    kinds = {stage.part.sweep.stages[0].norm for stage in stages}
+    norm = kinds.pop() if len(kinds) == 1 else Linf()
+    peak = jnp.max(values)
+    if norm.combine == "max" or len(values) == 1:
+        return peak
+    safe = jnp.where((peak > 0) & jnp.isfinite(peak), peak, 1.0)
+    weights: Any = sizes / jnp.sum(sizes) if isinstance(norm, RMS) else 1.0
+    return safe * power(jnp.sum(power(values / safe, norm.p) * weights), 1.0 / norm.p)
+
+
+def _nonfinite(parts: list[Part], across: Across | None) -> Array:
+    """The non-finite tensors (or rows) of the phase that has most of them."""
+    phases: dict[int, Array] = {}
+    for part in parts:
+        count = part.measure.nonfinite
+        count = count if across is None else across.shards(count, "sum")
+        phases[part.key[0]] = phases.get(part.key[0], 0.0) + jnp.sum(count)
+    return jnp.max(jnp.stack(list(phases.values())))

@@ -1,0 +1,80 @@
+"""The leaves of a tree of gradients: which are clipped, what they are called, and the tree again."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import keystr, tree_flatten_with_path, tree_map_with_path
+
+from gradclip.errors import GradclipWarning
+from gradclip.rules.arrays import Array
+from gradclip.verdict import user_level
+
+Tree: TypeAlias = Any
+"""A pytree of arrays."""
+
+Path: TypeAlias = Any
+"""The keys from the root of a tree to a leaf."""
+
+NeedClip: TypeAlias = Callable[[str], bool]
+"""Whether the leaf of this name is clipped."""
+
+
+def name_of(path: Path) -> str:
+    """The keys of a path joined by dots."""
+    return keystr(path, simple=True, separator=".")
+
+
+def chosen_leaves(tree: Tree, need_clip: NeedClip | None) -> dict[Path, Array]:
+    """The leaves of `tree` that are clipped; one that was not differentiated (float0) has no numbers."""
+    leaves, _ = tree_flatten_with_path(tree)
+    chosen = {
+        path: jnp.asarray(leaf)
+        for path, leaf in leaves
+        if getattr(leaf, "dtype", None) != jax.dtypes.float0 and (need_clip is None or need_clip(name_of(path)))
+    }
+    if not chosen:
+        warnings.warn(
+            f"nothing is clipped: none of the {len(leaves)} leaves of the gradients needs clipping",
+            GradclipWarning,
+            stacklevel=user_level(),
+        )
+    return chosen
+
+
+def replaced(tree: Tree, leaves: dict[Path, Array]) -> Tree:
+    """`tree` with other `leaves` where there are some."""
+    return tree_map_with_path(lambda path, leaf: leaves.get(path, leaf), tree)
+
+
+def own_leaves(part: Tree, whole: Tree) -> Tree:
+    """`part` with its leaves from `whole`."""
+    leaves = _by_path(whole)
+    _require(leaves, (path for path, _ in tree_flatten_with_path(part)[0]), "all_updates", "the gradients")
+    return replaced(part, leaves)
+
+
+def beside(tree: Tree, paths: Iterable[Path]) -> list[Array]:
+    """The parameters at `paths`."""
+    paths, leaves = list(paths), _by_path(tree)
+    _require(leaves, paths, "params", "the parameters")
+    return [jnp.asarray(leaves[path]) for path in paths]
+
+
+def zeros_like(params: Tree) -> Tree:
+    """Gradients of zeros for `params`; an integer has none."""
+    return jax.tree.map(lambda p: jnp.zeros_like(p) if jnp.issubdtype(p.dtype, jnp.inexact) else None, params)
+
+
+def _by_path(tree: Tree) -> dict[Path, Any]:
+    return dict(tree_flatten_with_path(tree)[0])
+
+
+def _require(leaves: dict[Path, Any], paths: Iterable[Path], argument: str, what: str) -> None:
+    for path in paths:
+        if path not in leaves:
+            raise ValueError(f"{argument} has no leaf {name_of(path)!r}: give it the whole tree of {what}")

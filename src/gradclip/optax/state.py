@@ -1,0 +1,56 @@
+"""The state of `clip`: a tree of arrays with the same structure and types at every step, for compiled loops."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, TypeAlias
+
+import jax.numpy as jnp
+import numpy as np
+
+from gradclip.clipper import Memory
+from gradclip.optax.last import Last
+from gradclip.rules.arrays import Array
+
+Thresholds: TypeAlias = dict[str, dict[str, Array]]
+"""The memory of each threshold that adapts."""
+
+
+class ClipState(NamedTuple):
+    """The state of `clip`.
+
+    `step` counts the updates (int32). `thresholds` has the memory of each threshold that adapts, float32 (float64 under
+    `jax_enable_x64`). `last` says what the last step did. `inner` is the state of the wrapped optimizer, empty if there
+    is none.
+    """
+
+    step: Array
+    thresholds: Thresholds
+    last: Last
+    inner: Any = ()
+
+
+def plain(memory: Memory, dtype: Any) -> Thresholds:
+    """What the thresholds of `memory` remember: text as keys, arrays as values, those of floats as `dtype`."""
+    return {
+        " ".join(map(str, key)): {name: _kept(value, dtype) for name, value in state.items()}
+        for key, state in memory.thresholds.items()
+    }
+
+
+def memory_of(step: Array, thresholds: Thresholds) -> Memory:
+    """The memory that was made `plain`, as a clipper takes it."""
+    return Memory(step, {_key(text): dict(each) for text, each in thresholds.items()})
+
+
+def _key(text: str) -> tuple[int, int, int]:
+    phase, pattern, stage = map(int, text.split())
+    return phase, pattern, stage
+
+
+def _kept(value: Any, dtype: Any) -> Array:
+    """`value` as an array; a finite number beyond `dtype` becomes its largest, so that nothing learns an infinity."""
+    array = jnp.asarray(value)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        return array.astype(jnp.int32 if jnp.issubdtype(array.dtype, jnp.integer) else array.dtype)
+    largest = float(np.finfo(dtype).max)
+    return jnp.where(jnp.isfinite(array), jnp.clip(array, -largest, largest), array).astype(dtype)

@@ -1,0 +1,165 @@
+"""`clip`: a rule as an Optax transformation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gradclip.clipper import Clipper
+from gradclip.engines.base import Slot
+from gradclip.engines.jax import JAX
+from gradclip.engines.jax_numbers import in_float64
+from gradclip.optax.across import across_axes, refuse_mixed
+from gradclip.optax.last import Last, last_of, nothing
+from gradclip.optax.leaves import NeedClip, Tree, beside, chosen_leaves, name_of, own_leaves, replaced, zeros_like
+from gradclip.optax.state import ClipState, Thresholds, memory_of, plain
+from gradclip.result import Gradients
+from gradclip.rules.arrays import Array
+from gradclip.rules.rule import AnyRule, rules_in
+
+
+def clip(
+    rule: AnyRule,
+    *,
+    inner: optax.GradientTransformation | None = None,
+    on_nonfinite: str = "keep",
+    need_clip: NeedClip | None = None,
+    axis_name: str | Sequence[str] | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Clip gradients by `rule`: with m the measure of a segment and t its threshold, `out = phi(m / t) * g`.
+
+    For `ClipGradByGlobalNorm(c)` that is `g * min(1, c / ||g||)`, the norm taken over all leaves together, right to
+    1e-6 for every finite gradient of 16 or 32 bits; at or below the threshold the gradients keep their bits. Shapes and
+    dtypes stay. Leaves are called by their path, "layer.kernel", which is what the patterns of `Rules` match.
+
+    `inner` is an optimizer to wrap, `clip(rule, inner=optax.adam(1e-3))`; only so can a step be skipped
+    (`SkipStep`, `on_nonfinite="skip"`): then the updates are zeros and the optimizer's state stays. `on_nonfinite` is
+    "keep", "skip" or "zero", see `gradclip.clipper.Clipper`; nothing waits for the device, so nothing can raise.
+    `need_clip(name)` is false for leaves that are neither measured nor scaled. `axis_name` names the axis (or axes)
+    of a `shard_map` over which gradients are sharded; under `jit` with sharded arrays leave it out.
+
+    The state is a `ClipState`; `optax.tree.get(opt_state, "last")` finds its `Last` in the state of a chain.
+    A number that the program computes, as under `optax.inject_hyperparams`, is a threshold as
+    `Schedule(lambda step: number)`. One norm over the parts of `optax.multi_transform`: put `clip` before it in a
+    chain; or put it first in each part and call `update(grads, state, params, all_updates=grads)`, which
+    clips the whole tree in each part and takes the part's leaves from it.
+
+    Raises `ValueError` for rules that would have to raise or, without `inner`, to skip; `TypeError` that names the leaf
+    for integer gradients. Source: that of the rule; the form is Optax's `clip_by_global_norm`.
+
+    >>> tx = optax.chain(gradclip.optax.clip(gradclip.ClipGradByGlobalNorm(1.0)), optax.sgd(1.0))
+    >>> params = {"w": jnp.zeros(2)}
+    >>> updates, state = tx.update({"w": jnp.array([3.0, 4.0])}, tx.init(params), params)
+    >>> updates["w"]
+    Array([-0.6, -0.8], dtype=float32)
+    >>> optax.tree.get(state, "last").norm_before
+    Array(5., dtype=float32)
+    """
+    axes = (axis_name,) if isinstance(axis_name, str) else tuple(axis_name or ())
+    door = Door(rule, inner, on_nonfinite, need_clip, axes)
+    return optax.GradientTransformationExtraArgs(door.init, door.update)
+
+
+class Door:
+    """The two functions of the transformation."""
+
+    def __init__(
+        self,
+        rule: AnyRule,
+        inner: optax.GradientTransformation | None,
+        on_nonfinite: str,
+        need_clip: NeedClip | None,
+        axes: tuple[str, ...],
+    ) -> None:
+        clipper = Clipper(rule, on_nonfinite=on_nonfinite)
+        _refuse_host(clipper, inner)
+        self._new_clipper = partial(Clipper, rule, on_nonfinite=on_nonfinite)
+        self._can_skip = clipper.can_skip
+        self._inner = None if inner is None else optax.with_extra_args_support(inner)
+        self._need_clip, self._axes = need_clip, axes
+        self._adapts = any(one.threshold.adapts for one in rules_in(rule))
+        self._reads_weights = any(one.threshold.reads_weights for one in rules_in(rule))
+
+    def init(self, params: Tree) -> ClipState:
+        """The state before the first step; thresholds that adapt have seen zeros, which teach them nothing."""
+        inner = () if self._inner is None else self._inner.init(params)
+        state = ClipState(jnp.zeros((), jnp.int32), {}, nothing(), inner)
+        if not self._adapts:
+            return state
+        seen = jax.jit(lambda params: self._clipped(zeros_like(params), state, params, ())[1].thresholds)
+        return state._replace(thresholds=seen(params))
+
+    def update(
+        self, updates: Tree, state: ClipState, params: Tree = None, *, all_updates: Tree = None, **extra: Any
+    ) -> tuple[Tree, ClipState]:
+        """Clip `updates`, or `all_updates`, of which they are a part; then the wrapped optimizer steps, if any."""
+        tree = updates if all_updates is None else all_updates
+        clipped, after = self._clipped(tree, state, params, self._axes)
+        if all_updates is not None:
+            clipped = own_leaves(updates, clipped)
+        if self._inner is None:
+            return clipped, after
+        stepped, inner = self._inner.update(clipped, state.inner, params, **extra)
+        if self._can_skip:
+            skipped = after.last.skipped
+            stepped = jax.tree.map(lambda step: jnp.where(skipped, jnp.zeros_like(step), step), stepped)
+            inner = jax.tree.map(lambda old, new: jnp.where(skipped, old, new), state.inner, inner)
+        return stepped, after._replace(inner=inner)
+
+    def _clipped(self, tree: Tree, state: ClipState, params: Tree, axes: tuple[str, ...]) -> tuple[Tree, ClipState]:
+        """`tree` clipped, and the state after it."""
+        leaves = chosen_leaves(tree, self._need_clip)
+        if not leaves:
+            return tree, state._replace(step=state.step + 1, last=nothing())
+        names = [name_of(path) for path in leaves]
+        weights = beside(params, leaves) if self._reads_weights and params is not None else None
+        step = in_float64(partial(self._step, names, axes, jax.dtypes.canonicalize_dtype(jnp.float64)))
+        arrays, number, thresholds, last = step(list(leaves.values()), weights, state.step, state.thresholds)
+        return replaced(tree, dict(zip(leaves, arrays, strict=True))), ClipState(number, thresholds, last, state.inner)
+
+    def _step(
+        self,
+        names: list[str],
+        axes: tuple[str, ...],
+        dtype: Any,
+        arrays: list[Array],
+        weights: list[Array] | None,
+        step: Array,
+        thresholds: Thresholds,
+    ) -> tuple[list[Array], Array, Thresholds, Last]:
+        """The arrays clipped, and the first fields of the state after it, its floats as `dtype`."""
+        if not axes:
+            refuse_mixed(arrays)
+        across = across_axes(axes, arrays) if axes else None
+        clipper = self._new_clipper()
+        clipper.memory = memory_of(step, thresholds)
+        slots = [Slot(array) for array in arrays]
+        given = None if weights is None else lambda: [Slot(array) for array in weights]
+        result = clipper.clip_gradients(Gradients(slots, names.__getitem__, None, given, across=across), JAX)
+        memory = clipper.memory
+        return [slot.value for slot in slots], memory.step, plain(memory, dtype), last_of(result, across)
+
+
+def _refuse_host(clipper: Clipper, inner: optax.GradientTransformation | None) -> None:
+    """Raise for what a compiled step cannot do."""
+    if clipper.can_raise:
+        raise ValueError(
+            f"a compiled step cannot raise, as {clipper.rule!r} with on_nonfinite={clipper.on_nonfinite!r} asks: "
+            "look at the state after the step, `state.last.nonfinite` and `state.last.clipped`, or skip the step with "
+            'SkipStep() or on_nonfinite="skip"'
+        )
+    if clipper.can_skip and inner is None:
+        raise ValueError(
+            "a transformation alone cannot skip a step, because the optimizer after it would still move its moments: "
+            "wrap the optimizer, clip(rule, inner=optax.adam(1e-3), ...), instead of chaining them"
+        )
+
+
+def _zeros(params: Tree) -> Tree:
+    """Gradients of zeros; an integer parameter has none."""
+    return jax.tree.map(lambda p: jnp.zeros_like(p) if jnp.issubdtype(p.dtype, jnp.inexact) else None, params)

@@ -1,0 +1,5 @@
+import pytest
+
+from jax_bench import float64_scalars
+
+in_float64 = pytest.fixture(autouse=True)(float64_scalars)

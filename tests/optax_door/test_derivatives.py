@@ -1,0 +1,55 @@
+"""Differentiating through the transformation, as meta-learning does."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gradclip import L1, L2, RMS, ClipGradByValue, Constant, Element, Global, Linf, Lp, Row, Rule, Smooth, Tensor
+from gradclip.optax import clip
+
+
+def clipped(rule):
+    """The transformation as a function of one vector."""
+    tx = clip(rule)
+
+    def function(values):
+        return tx.update({"w": values}, tx.init({"w": values}))[0]["w"]
+
+    return function
+
+
+def test_the_jacobian_is_that_of_the_formula():
+    """g / |g| at [3, 4] with |g| = 5: (1 - u u^T) / 5 with u = [0.6, 0.8]."""
+    truth = (np.eye(2) - np.outer([0.6, 0.8], [0.6, 0.8])) / 5
+    function = clipped(Rule(threshold=Constant(1.0)))
+    for derive in (jax.jacrev, jax.jacfwd):
+        for one in (derive(function), derive(jax.jit(function)), jax.jit(derive(function))):
+            np.testing.assert_allclose(one(jnp.array([3.0, 4.0])), truth, atol=1e-7)
+
+
+def test_below_the_threshold_the_jacobian_is_the_identity():
+    np.testing.assert_array_equal(jax.jacrev(clipped(Rule(threshold=Constant(9.0))))(jnp.array([3.0, 4.0])), np.eye(2))
+
+
+@pytest.mark.parametrize("norm", [L1(), L2(), Linf(), Lp(3.0), Lp(0.5), RMS()], ids=repr)
+@pytest.mark.parametrize("scope", [Row(), Tensor(), Global()], ids=str)
+@pytest.mark.parametrize("response", [Rule().response, Smooth()], ids=repr)
+@pytest.mark.parametrize("values", [[0.0, 0.0], [1e-25, 0.0], [0.0, 300.0]], ids=repr)
+def test_derivatives_are_finite_at_zero_and_near_it(norm, scope, response, values):
+    function = jax.jit(clipped(Rule(scope, norm, Constant(1.0), response)))
+    assert np.isfinite(jax.jacrev(function)(jnp.array(values))).all()
+    assert np.isfinite(jax.jacfwd(function)(jnp.array(values))).all()
+
+
+def test_by_value_only_what_is_inside_has_a_derivative():
+    jacobian = jax.jacrev(clipped(ClipGradByValue(1.0)))(jnp.array([0.5, 3.0, -3.0, 0.0]))
+    np.testing.assert_array_equal(jacobian, np.diag([1.0, 0.0, 0.0, 1.0]))
+    smooth = jax.jacrev(clipped(Rule(Element(), Linf(), Constant(1.0), Smooth())))(jnp.array([1.0, 0.0]))
+    np.testing.assert_allclose(smooth, np.diag([0.25, 1.0]), atol=1e-7)  # d/dx x / (1 + x) = 1 / (1 + x)^2
+
+
+def test_a_second_derivative_is_that_of_the_formula():
+    """x / |x| along the first axis at [3, 4]: d2/dy2 of x / sqrt(x^2 + y^2) = x (2 y^2 - x^2) / r^5 = 69 / 3125."""
+    hessian = jax.hessian(lambda v: clipped(Rule())(v)[0])(jnp.array([3.0, 4.0]))
+    assert float(hessian[1, 1]) == pytest.approx(69 / 3125, rel=1e-5)

@@ -1,0 +1,188 @@
+"""`clip` inside what Optax, Flax and JAX put around a transformation."""
+
+import flax.serialization
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint
+import pytest
+from flax import nnx
+
+from gradclip import ClipGradByGlobalNorm, ClipGradByNorm, Schedule
+from gradclip.optax import clip
+
+GRADIENTS = {"a": jnp.array([3.0]), "b": jnp.array([4.0])}
+RULE = ClipGradByGlobalNorm(1.0)
+
+
+def last(state):
+    return optax.tree.get(state, "last")
+
+
+def stepped(tx, gradients=GRADIENTS, **extra):
+    return jax.jit(tx.update)(gradients, tx.init(gradients), gradients, **extra)
+
+
+def test_in_a_chain_its_last_result_is_found_by_name():
+    updates, state = stepped(optax.chain(clip(RULE), optax.sgd(1.0)))
+    assert float(updates["a"][0]) == pytest.approx(-0.6, rel=1e-6)
+    assert float(last(state).norm_before) == 5.0
+
+
+def test_masked_leaves_are_not_measured():
+    updates, state = stepped(optax.masked(clip(RULE), {"a": True, "b": False}))
+    assert float(last(state).norm_before) == 3.0
+    assert (float(updates["a"][0]), float(updates["b"][0])) == (1.0, 4.0)
+
+
+def parts(first):
+    make = {"x": optax.chain(first(), optax.sgd(1.0)), "y": optax.chain(first(), optax.sgd(10.0))}
+    return optax.multi_transform(make, {"a": "x", "b": "y"})
+
+
+def test_before_multi_transform_there_is_one_norm_over_its_parts():
+    updates, _ = stepped(optax.chain(clip(RULE), parts(optax.identity)))
+    np.testing.assert_allclose([updates["a"][0], updates["b"][0]], [-0.6, -8.0], rtol=1e-6)
+
+
+def test_inside_multi_transform_each_part_sees_all_updates_and_takes_its_own():
+    updates, state = stepped(parts(lambda: clip(RULE)), all_updates=GRADIENTS)
+    np.testing.assert_allclose([updates["a"][0], updates["b"][0]], [-0.6, -8.0], rtol=1e-6)
+    norms = optax.tree.get_all_with_path(state, "norm_before")
+    assert [float(norm) for _, norm in norms] == [5.0, 5.0]
+
+
+def test_inside_multi_transform_without_all_updates_each_part_has_a_norm_of_its_own():
+    updates, _ = stepped(parts(lambda: clip(RULE)))
+    np.testing.assert_allclose([updates["a"][0], updates["b"][0]], [-1.0, -10.0], rtol=1e-6)
+
+
+def test_all_updates_that_lack_a_leaf_are_refused_by_its_name():
+    with pytest.raises(ValueError, match="all_updates has no leaf 'b'"):
+        stepped(parts(lambda: clip(RULE)), all_updates={"a": GRADIENTS["a"]})
+
+
+def test_multi_steps_clips_the_mean_of_the_accumulated_gradients():
+    tx = optax.MultiSteps(optax.chain(clip(RULE), optax.sgd(1.0)), every_k_schedule=2)
+    state, updates = tx.init(GRADIENTS), None
+    for factor in (0.5, 1.5):
+        updates, state = jax.jit(tx.update)(jax.tree.map(lambda g, f=factor: f * g, GRADIENTS), state, GRADIENTS)
+    np.testing.assert_allclose(updates["a"], [-0.6], rtol=1e-6)
+    assert float(last(state).norm_before) == 5.0
+
+
+@pytest.mark.parametrize("make", [ClipGradByGlobalNorm, ClipGradByNorm])
+def test_a_threshold_may_be_a_hyperparameter(make):
+    with pytest.raises(TypeError, match=r"clip_norm must be a number.*Schedule\(lambda step: value\)"):
+        optax.inject_hyperparams(lambda clip_norm: clip(make(clip_norm)))(clip_norm=2.0).init(GRADIENTS)
+
+    def build(clip_norm):
+        return clip(make(Schedule(lambda step: clip_norm)))
+
+    tx = optax.inject_hyperparams(build)(clip_norm=2.0)
+    step, state = jax.jit(tx.update), tx.init(GRADIENTS)
+    _, state = step(GRADIENTS, state)
+    assert float(last(state).threshold) == 2.0
+    state.hyperparams["clip_norm"] = jnp.asarray(0.5)
+    updates, state = step(GRADIENTS, state)
+    assert float(last(state).threshold) == 0.5
+    assert float(optax.tree.norm(updates)) == pytest.approx(
+        0.5 if make is ClipGradByGlobalNorm else 0.5 * 2**0.5, rel=1e-6
+    )
+
+
+def test_a_hyperparameter_may_follow_a_schedule_of_optax():
+    tx = optax.inject_hyperparams(lambda limit: clip(ClipGradByNorm(Schedule(lambda step: limit))))(
+        limit=optax.linear_schedule(4.0, 2.0, 2)
+    )
+    step, state = jax.jit(tx.update), tx.init({"a": jnp.zeros(1)})
+    found = []
+    for _ in range(3):
+        updates, state = step({"a": jnp.array([10.0])}, state)
+        found.append(float(updates["a"][0]))
+    assert found == pytest.approx([4.0, 3.0, 2.0], rel=1e-6)
+
+
+def test_in_a_scan_the_state_is_carried():
+    tx = optax.chain(clip(RULE), optax.adam(0.1))
+
+    def step(carry, size):
+        params, state = carry
+        updates, state = tx.update(jax.tree.map(lambda g: g * size, GRADIENTS), state, params)
+        return (optax.apply_updates(params, updates), state), last(state).norm_before
+
+    start = (GRADIENTS, tx.init(GRADIENTS))
+    (_, state), norms = jax.jit(lambda start: jax.lax.scan(step, start, jnp.array([1.0, 2.0, 0.1])))(start)
+    np.testing.assert_allclose(norms, [5.0, 10.0, 0.5], rtol=1e-6)
+    assert int(optax.tree.get(state, "step")) == 3
+
+
+@pytest.mark.parametrize("limit", [1e9, 1.0])
+def test_donated_gradients_stay_where_they_are(limit):
+    tx = clip(ClipGradByGlobalNorm(limit))
+    gradients = {f"g{i}": jnp.full((64, 64), i + 1.0) for i in range(5)}
+    places = {name: g.unsafe_buffer_pointer() for name, g in gradients.items()}
+    updates, _ = jax.jit(tx.update, donate_argnums=(0, 1))(gradients, tx.init(gradients))
+    assert {name: g.unsafe_buffer_pointer() for name, g in updates.items()} == places
+    assert all(g.is_deleted() for g in gradients.values())
+
+
+def test_it_is_mapped_over_a_batch_of_models():
+    """Two members with the norms 5 and 0.5; compiled inside and outside of the map."""
+    tx = clip(RULE)
+    batch = {"a": jnp.array([[3.0], [0.3]]), "b": jnp.array([[4.0], [0.4]])}
+    states = jax.vmap(tx.init)(batch)
+    for step in (jax.vmap(jax.jit(tx.update)), jax.jit(jax.vmap(tx.update))):
+        updates, after = step(batch, states)
+        np.testing.assert_allclose(updates["a"], [[0.6], [0.3]], rtol=1e-6)
+        np.testing.assert_allclose(after.last.norm_before, [5.0, 0.5], rtol=1e-6)
+
+
+class Net(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs):
+        self.layers = nnx.List([nnx.Linear(4, 16, rngs=rngs), nnx.Linear(16, 1, rngs=rngs)])
+
+    def __call__(self, x):
+        return self.layers[1](nnx.tanh(self.layers[0](x)))
+
+
+def test_a_flax_model_trains_with_it():
+    """Least squares on 256 points; targets of size 1000 make gradients that would throw the net far without."""
+    model = Net(nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, optax.chain(clip(RULE), optax.adam(0.01)), wrt=nnx.Param)
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((256, 4)), jnp.float32)
+    y = jnp.tanh(x.sum(axis=1, keepdims=True)) * 3.0
+
+    @nnx.jit
+    def train(model, optimizer):
+        loss, gradients = nnx.value_and_grad(lambda m: jnp.mean((m(x) - y) ** 2))(model)
+        optimizer.update(model, gradients)
+        return loss
+
+    losses = [float(train(model, optimizer)) for _ in range(200)]
+    assert losses[-1] < losses[0] / 10
+    assert float(optimizer.opt_state[0].last.norm_after[...]) <= 1.0 + 1e-6
+
+
+def test_patterns_match_the_names_of_a_flax_model():
+    names = []
+    tx = clip(RULE, need_clip=lambda name: names.append(name) or True)
+    model = Net(nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+    optimizer.update(model, nnx.grad(lambda m: m(jnp.ones((1, 4))).sum())(model))
+    assert any(name.startswith("layers.0.kernel") for name in names), names
+
+
+def test_a_state_goes_through_flax_and_orbax_and_back(tmp_path):
+    tx = optax.chain(clip(RULE), optax.adam(0.1))
+    _, state = stepped(tx)
+    flaxed = flax.serialization.from_bytes(tx.init(GRADIENTS), flax.serialization.to_bytes(state))
+    with orbax.checkpoint.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "state", state)
+    with orbax.checkpoint.StandardCheckpointer() as checkpointer:
+        restored = checkpointer.restore(tmp_path / "state", tx.init(GRADIENTS))
+    for other in (flaxed, restored):
+        assert jax.tree.structure(other) == jax.tree.structure(state)
+        same = jax.tree.map(lambda a, b: np.asarray(a).tobytes() == np.asarray(b).tobytes(), state, other)
+        assert all(jax.tree.leaves(same))

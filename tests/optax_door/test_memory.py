@@ -1,0 +1,74 @@
+"""Thresholds that adapt: their memory lives in the state, survives being saved, and learns nothing from bad steps."""
+
+import flax.serialization
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gradclip import L2, Global, Rule, Tensor
+from gradclip.optax import clip
+from remembering import Following
+
+RULE = Rule(Tensor(), L2(), Following()) >> Rule(Global(), L2(), Following(3.0))
+PARAMS = {"a": jnp.zeros(2), "b": jnp.zeros((2, 2))}
+
+
+def gradients(size):
+    return {"a": jnp.array([3.0, 4.0]) * size, "b": jnp.full((2, 2), 0.5) * size}
+
+
+def bits(tree):
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
+
+
+def test_the_threshold_follows_what_it_saw():
+    """Following: 1 at first, then twice the mean of the norms: 5, then (5 + 2.5) / 2."""
+    tx = clip(Rule(Global(), L2(), Following()))
+    step, state = jax.jit(tx.update), tx.init(PARAMS)
+    seen = []
+    for size in (1.0, 0.5, 4.0):
+        _, state = step({"a": jnp.array([3.0, 4.0]) * size, "b": jnp.zeros((2, 2))}, state)
+        seen.append(float(state.last.threshold))
+    assert seen == pytest.approx([1.0, 10.0, 7.5], rel=1e-6)
+
+
+def test_the_memory_has_its_structure_from_the_first_state_on():
+    tx = clip(RULE)
+    state = tx.init(PARAMS)
+    after = jax.jit(tx.update)(gradients(1.0), state)[1]
+    assert jax.tree.structure(state) == jax.tree.structure(after)
+    assert [jax.typeof(leaf) for leaf in jax.tree.leaves(state)] == [
+        jax.typeof(leaf) for leaf in jax.tree.leaves(after)
+    ]
+    assert [float(jnp.max(state.thresholds[key]["count"])) for key in ("0 -1 0", "0 -1 1")] == [0.0, 0.0]
+    _, states = jax.lax.scan(lambda s, size: (tx.update(gradients(size), s)[1], s.step), state, jnp.arange(1.0, 4.0))
+    assert states.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("bad", [0.0, np.nan, np.inf])
+def test_a_bad_step_teaches_nothing(bad):
+    tx = clip(RULE)
+    step = jax.jit(tx.update)
+    state = step(gradients(1.0), tx.init(PARAMS))[1]
+    after = step(gradients(bad), state)[1]
+    assert bits(after.thresholds) == bits(state.thresholds)
+
+
+def test_a_norm_beyond_float32_does_not_poison_the_memory():
+    tx = clip(Rule(Global(), L2(), Following()))
+    state = tx.init(PARAMS)
+    for size in (6e37, 1.0):  # the norm of four numbers of 3e38 is 6e38
+        _, state = jax.jit(tx.update)({"a": jnp.full(2, 3e38), "b": jnp.full((2, 2), 3e38) * size / 6e37}, state)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.thresholds))
+
+
+def test_a_restored_state_goes_on_bit_for_bit():
+    tx = clip(RULE)
+    step, state = jax.jit(tx.update), tx.init(PARAMS)
+    for size in (1.0, 3.0):
+        _, state = step(gradients(size), state)
+    restored = flax.serialization.from_bytes(tx.init(PARAMS), flax.serialization.to_bytes(state))
+    for size in (0.3, 7.0):
+        (one, state), (other, restored) = step(gradients(size), state), step(gradients(size), restored)
+        assert bits((one, state)) == bits((other, restored))
