@@ -39,7 +39,7 @@ from gradclip.cli import main
 try:
     main(["demo", "--help"])
 finally:
-    print([name for name in ("torch", "numpy", "numba", "matplotlib", "rich") if name in sys.modules])
+    print([name for name in ("torch", "paddle", "jax", "numpy", "numba", "matplotlib", "rich") if name in sys.modules])
 """
     assert call(program=("-c", code)).stdout.endswith("[]\n")
 
@@ -64,6 +64,7 @@ def test_help_takes_less_than_150_ms() -> None:
         (["demo", "--seed", "-1"], "a whole number from 0"),
         (["demo", "--seed", str(2**40)], "a whole number from 0"),
         (["demo", "--fast"], "--help"),
+        (["demo", "--framework", "tensorflow"], "choose from"),
         (["demo", "--out", "/dev/null/here"], "give a folder"),
         (["demo", "--out", "/dev/null"], "give a folder"),
     ],
@@ -85,5 +86,5 @@ def test_a_missing_extra_gets_one_line_with_the_pip_command(
     )
     assert main(["demo"]) == 2
     assert capsys.readouterr().err == (
-        'gradclip demo: the demo needs torch and matplotlib: pip install "gradclip[demo]"\n'
+        'gradclip demo: the demo needs torch and matplotlib: pip install "gradclip[demo,torch]"\n'
     )

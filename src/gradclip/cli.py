@@ -15,7 +15,11 @@ from gradclip import __version__
 MISTAKE = 2
 INTERRUPTED = 130
 LARGEST_SEED = 2**32 - 1
-DEMO_NEEDS = ("torch", "matplotlib", "rich")
+DEMO_NEEDS = {
+    "torch": ("torch", "numpy", "matplotlib", "rich"),
+    "paddle": ("paddle", "numpy", "matplotlib", "rich"),
+    "jax": ("jax", "optax", "numpy", "matplotlib", "rich"),
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -50,6 +54,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Trains an exploding net and a character RNN without and with clipping, and shows what happened in "
         "a table, a sentence and a picture. Exit code 0: as described; 1: not, with the reasons.",
     )
+    demo.add_argument(
+        "--framework", choices=DEMO_NEEDS, default="torch", help="the framework to train in (default: torch)"
+    )
     demo.add_argument("--seed", type=_seed, default=0, metavar="N", help="the first seed (default: 0)")
     demo.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="where the picture goes (default: here)")
     demo.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
@@ -64,8 +71,9 @@ def _seed(text: str) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    if missing := [name for name in DEMO_NEEDS if importlib.util.find_spec(name) is None]:
-        return _mistake(f'the demo needs {" and ".join(missing)}: pip install "gradclip[demo]"')
+    framework = options.framework
+    if missing := [name for name in DEMO_NEEDS[framework] if importlib.util.find_spec(name) is None]:
+        return _mistake(f'the demo needs {" and ".join(missing)}: pip install "gradclip[demo,{framework}]"')
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -74,7 +82,7 @@ def _demo(options: argparse.Namespace) -> int:
         return _mistake(f"--out {options.out}: cannot be written; give a folder that can be")
     from gradclip.experiments.show import show_demo
 
-    return show_demo(options.seed, options.out, as_json=options.json)
+    return show_demo(framework, options.seed, options.out, as_json=options.json)
 
 
 def _mistake(message: str) -> int:

@@ -4,8 +4,26 @@ import pytest
 
 from gradclip.experiments.demo import Demo, Silent, char_experiment, seed_experiment
 from gradclip.experiments.direction import run_direction
+from gradclip.experiments.framework import FRAMEWORKS, Framework, framework_called
 
 
 @pytest.fixture(scope="session")
-def demo() -> Demo:
-    return Demo(0, seed_experiment(0, Silent()), char_experiment(0, Silent(), seeds=1, steps=6), run_direction(), 1.0)
+def torch_nets() -> Framework:
+    return framework_called("torch")
+
+
+@pytest.fixture(scope="session", params=FRAMEWORKS)
+def framework(request: pytest.FixtureRequest) -> Framework:
+    return framework_called(request.param)
+
+
+@pytest.fixture(scope="session")
+def demo(torch_nets: Framework) -> Demo:
+    return Demo(
+        ("torch", torch_nets.version()),
+        0,
+        seed_experiment(torch_nets, 0, Silent()),
+        char_experiment(torch_nets, 0, Silent(), seeds=1, steps=6),
+        run_direction(torch_nets),
+        1.0,
+    )

@@ -2,9 +2,10 @@
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
+import numpy as np
 import pytest
-import torch
 
 from gradclip.experiments.char_rnn import (
     BY_NORM,
@@ -14,13 +15,14 @@ from gradclip.experiments.char_rnn import (
     VALUE,
     WITHOUT,
     CharExperiment,
-    CharRNN,
     Trial,
+    drawn_weights,
     english,
     run_char_rnn,
-    validate,
+    validation_windows,
 )
 from gradclip.experiments.demo import Demo
+from gradclip.experiments.framework import Framework
 from gradclip.experiments.run import Run, Step
 
 
@@ -36,14 +38,26 @@ def test_an_untrained_net_pays_about_what_guessing_costs(demo: Demo) -> None:
     assert start == pytest.approx(demo.language.guessing, rel=0.1)
 
 
-def test_bits_are_nats_over_log_two() -> None:
-    text = english()
-    model = CharRNN(text.symbols)
-    window = text.validation[:201]
-    with torch.no_grad():
-        logits = model(window[None, :-1])[0]
-        chances = logits.softmax(-1)[torch.arange(200), window[1:]]
-    assert validate(model, window) == pytest.approx(-chances.log2().mean().item(), rel=1e-5)  # fp32 sums of 200
+def weights_of(seed: int) -> dict[str, np.ndarray]:
+    return drawn_weights(np.random.default_rng(seed), english().symbols)
+
+
+def test_the_loss_is_the_cross_entropy_of_a_tanh_rnn_in_every_framework(framework: Framework) -> None:
+    window, w = english().validation[:201], {name: array.astype(float) for name, array in weights_of(0).items()}
+    state, nats = np.zeros(len(w["bias_hh"])), []
+    for now, following in pairwise(window):
+        state = np.tanh(w["weight_ih"] @ w["embedding"][now] + w["bias_ih"] + w["weight_hh"] @ state + w["bias_hh"])
+        logits = w["readout_weight"] @ state + w["readout_bias"]
+        nats.append(np.log(np.exp(logits).sum()) - logits[following])
+    learner = framework.char_rnn(weights_of(0), None, 1.0)
+    assert learner.loss(window[None]) == pytest.approx(np.mean(nats), rel=1e-5)  # fp32, 200 steps of a recurrence
+
+
+def test_validation_windows_overlap_by_one_character() -> None:
+    windows = validation_windows(np.arange(1000))
+    assert windows.shape == (4, 201)
+    assert windows[:, 0].tolist() == [0, 200, 400, 600]
+    assert windows[0, -1] == windows[1, 0]
 
 
 def test_all_trials_start_from_the_same_net_and_windows(demo: Demo) -> None:
@@ -53,7 +67,7 @@ def test_all_trials_start_from_the_same_net_and_windows(demo: Demo) -> None:
 def test_clipping_bounds_what_the_optimizer_sees(demo: Demo) -> None:
     by_norm = next(run for run in demo.language.runs if run.clipping == BY_NORM.clipping)
     by_value = next(run for run in demo.language.runs if run.clipping == BY_VALUE.clipping)
-    parameters = sum(p.numel() for p in CharRNN(english().symbols).parameters())
+    parameters = sum(array.size for array in weights_of(0).values())
     assert max(step.norm_after for step in by_norm.steps) <= NORM * (1 + 1e-6)
     assert max(step.norm_after for step in by_value.steps) <= VALUE * math.sqrt(parameters)
     assert by_norm.share_clipped > 0 < by_value.share_clipped
@@ -65,13 +79,19 @@ def test_nothing_is_clipped_without_a_rule(demo: Demo) -> None:
     assert without.engine is None
 
 
-def test_a_few_steps_learn_something() -> None:
-    run = run_char_rnn(0, BY_NORM, steps=30)
+def test_a_few_steps_learn_something(framework: Framework) -> None:
+    run = run_char_rnn(framework, 0, BY_NORM, steps=30)
     assert run.end < run.start - 1
+    assert run.engine is not None
 
 
-def test_the_same_seed_gives_the_same_numbers() -> None:
-    assert run_char_rnn(1, BY_VALUE, steps=3) == run_char_rnn(1, BY_VALUE, steps=3)
+def test_frameworks_start_alike_and_stay_close(torch_nets: Framework, framework: Framework) -> None:
+    ours, theirs = (run_char_rnn(one, 0, BY_NORM, steps=10).steps for one in (framework, torch_nets))
+    assert [a.loss for a in ours] == pytest.approx([b.loss for b in theirs], rel=1e-3)  # rounding grows from 1e-6
+
+
+def test_the_same_seed_gives_the_same_numbers(torch_nets: Framework) -> None:
+    assert run_char_rnn(torch_nets, 1, BY_VALUE, steps=3) == run_char_rnn(torch_nets, 1, BY_VALUE, steps=3)
 
 
 def _language(without: float, clipped: float) -> CharExperiment:

@@ -3,6 +3,7 @@
 Gradients that explode, and the clipping of their norm as the cure, are from R. Pascanu, T. Mikolov, Y. Bengio 2013,
 "On the difficulty of training recurrent neural networks", arXiv:1211.5063.
 
-Read in this order: `run` (what a training run leaves behind), `training` (the one loop), `seed`, `char_rnn` and
-`direction` (the experiments), `demo` (all of them, their verdict and the sentence), `tables` and `picture`.
+Read in this order: `run` (what a training run leaves behind), `framework` (what an experiment needs of one; `in_torch`,
+`in_paddle` and `in_jax` have it), `training` (the one loop), `seed`, `char_rnn` and `direction` (the experiments),
+`demo` (all of them, their verdict and the sentence), `table` and `picture`.
 """

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
-import torch
-
 import gradclip
 from gradclip.experiments import char_rnn, direction, seed
 from gradclip.experiments.char_rnn import BY_NORM, BY_VALUE, NOISE, SLOWLY, WITHOUT, CharExperiment, run_char_rnn
 from gradclip.experiments.direction import DirectionExample
+from gradclip.experiments.framework import Framework
 from gradclip.experiments.run import Run
 from gradclip.experiments.seed import SeedExperiment
 from gradclip.experiments.training import Watch
@@ -47,8 +46,9 @@ class Silent:
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demo found."""
+    """What the demo found, in the framework with this name and version."""
 
+    framework: tuple[str, str]
     seed: int
     exploding: SeedExperiment
     language: CharExperiment
@@ -65,11 +65,17 @@ class Demo:
         """What happened, from the numbers."""
         return f"Without clipping, {_without(self)}; with it, {_with(self)}."
 
+    @property
+    def versions(self) -> dict[str, str]:
+        """The versions on which the numbers depend."""
+        name, version = self.framework
+        return {"gradclip": gradclip.__version__, "python": platform.python_version(), name: version}
+
     def to_json(self, picture: str) -> dict[str, Any]:
         """One document with every number; the path of the picture is told by whoever saved it."""
         return {
             "schema": SCHEMA,
-            "versions": versions(),
+            "versions": self.versions,
             "seed": self.seed,
             "as_described": not self.reasons,
             "reasons": self.reasons,
@@ -92,24 +98,20 @@ class Demo:
         }
 
 
-def versions() -> dict[str, str]:
-    """The versions on which the numbers depend."""
-    return {"gradclip": gradclip.__version__, "python": platform.python_version(), "torch": torch.__version__}
-
-
-def run_demo(first_seed: int, show: Show) -> Demo:
+def run_demo(framework: Framework, first_seed: int, show: Show) -> Demo:
     """All experiments, each on its seeds from `first_seed` on."""
     began = time.perf_counter()
-    exploding = seed_experiment(first_seed, show)
-    language = char_experiment(first_seed, show)
-    example = direction.run_direction()
-    return Demo(first_seed, exploding, language, example, time.perf_counter() - began)
+    exploding = seed_experiment(framework, first_seed, show)
+    language = char_experiment(framework, first_seed, show)
+    example = direction.run_direction(framework)
+    who = (framework.name, framework.version())
+    return Demo(who, first_seed, exploding, language, example, time.perf_counter() - began)
 
 
-def seed_experiment(first_seed: int, show: Show, seeds: int = seed.SEEDS) -> SeedExperiment:
+def seed_experiment(framework: Framework, first_seed: int, show: Show, seeds: int = seed.SEEDS) -> SeedExperiment:
     """The seed experiment on each seed, without and with."""
     runs = [
-        _shown(show, seed.TITLE, clipping, number, seed.STEPS, partial(seed.run_seed, number, clipping))
+        _shown(show, seed.TITLE, clipping, number, seed.STEPS, partial(seed.run_seed, framework, number, clipping))
         for number in range(first_seed, first_seed + seeds)
         for clipping in (seed.WITHOUT, seed.WITH)
     ]
@@ -117,11 +119,18 @@ def seed_experiment(first_seed: int, show: Show, seeds: int = seed.SEEDS) -> See
 
 
 def char_experiment(
-    first_seed: int, show: Show, seeds: int = char_rnn.SEEDS, steps: int = char_rnn.STEPS
+    framework: Framework, first_seed: int, show: Show, seeds: int = char_rnn.SEEDS, steps: int = char_rnn.STEPS
 ) -> CharExperiment:
     """The character RNN on each seed, by each trial."""
     runs = [
-        _shown(show, char_rnn.TITLE, trial.clipping, number, steps, partial(run_char_rnn, number, trial, steps=steps))
+        _shown(
+            show,
+            char_rnn.TITLE,
+            trial.clipping,
+            number,
+            steps,
+            partial(run_char_rnn, framework, number, trial, steps=steps),
+        )
         for number in range(first_seed, first_seed + seeds)
         for trial in char_rnn.TRIALS
     ]

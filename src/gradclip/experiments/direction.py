@@ -9,11 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
-
 from gradclip import ClipGradByGlobalNorm, ClipGradByValue
-from gradclip.rules.rule import AnyRule
-from gradclip.torch import Clipper
+from gradclip.experiments.framework import Framework
 
 GRADIENT = (0.8, 89.0)
 THRESHOLD = 1.0
@@ -41,18 +38,11 @@ class DirectionExample:
         ]
 
 
-def run_direction() -> DirectionExample:
+def run_direction(framework: Framework) -> DirectionExample:
     """Clip [0.8, 89.0] by value and by norm."""
     rules = (ClipGradByValue(THRESHOLD), ClipGradByGlobalNorm(THRESHOLD))
-    return DirectionExample(dict(zip(EXPECTED, map(_clipped, rules), strict=True)))
-
-
-def _clipped(rule: AnyRule) -> tuple[float, float]:
-    parameter = torch.nn.Parameter(torch.zeros(2))
-    parameter.grad = torch.tensor(GRADIENT)
-    Clipper(rule).clip_([parameter])
-    first, second = parameter.grad.tolist()
-    return first, second
+    pairs = [(first, second) for first, second in (framework.clip(GRADIENT, rule) for rule in rules)]
+    return DirectionExample(dict(zip(EXPECTED, pairs, strict=True)))
 
 
 def _degrees(vector: tuple[float, float]) -> float:

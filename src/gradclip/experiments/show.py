@@ -8,25 +8,25 @@ from pathlib import Path
 from rich.console import Console
 
 from gradclip.experiments.char_rnn import TEXT_SOURCE
-from gradclip.experiments.demo import Demo, Silent, run_demo, versions
+from gradclip.experiments.demo import Demo, Silent, run_demo
+from gradclip.experiments.framework import Framework, framework_called
 from gradclip.experiments.picture import save_picture
 from gradclip.experiments.table import table
 from gradclip.experiments.terminal import Terminal
 
 
-def show_demo(first_seed: int, folder: Path, *, as_json: bool) -> int:
+def show_demo(framework_name: str, first_seed: int, folder: Path, *, as_json: bool) -> int:
     """Run, save the picture, say what happened; 0 if it was as described and 1 if not."""
-    return _for_machines(first_seed, folder) if as_json else _for_people(first_seed, folder)
+    framework = framework_called(framework_name)
+    if as_json:
+        return print_document(run_demo(framework, first_seed, Silent()), folder)
+    return _for_people(framework, first_seed, folder)
 
 
-def _for_machines(first_seed: int, folder: Path) -> int:
-    return print_document(run_demo(first_seed, Silent()), folder)
-
-
-def _for_people(first_seed: int, folder: Path) -> int:
+def _for_people(framework: Framework, first_seed: int, folder: Path) -> int:
     console = Console()
     with Terminal(console, first_seed) as terminal:
-        demo = run_demo(first_seed, terminal)
+        demo = run_demo(framework, first_seed, terminal)
     return print_report(demo, folder, console)
 
 
@@ -56,6 +56,6 @@ def exit_code(demo: Demo) -> int:
 
 def footnote(demo: Demo) -> str:
     """What the numbers depend on."""
-    numbers = ", ".join(f"{name} {version}" for name, version in versions().items())
+    numbers = ", ".join(f"{name} {version}" for name, version in demo.versions.items())
     text = f"{demo.language.characters} characters of {TEXT_SOURCE}"
     return f"a@k: the loss was a, not finite, at step k; {text}; {numbers}; {demo.seconds:.0f} s"
