@@ -22,7 +22,7 @@ laws: .venv/ready
 	$(BIN)/python -m pytest tests/laws tests/meta
 
 docs: .venv/ready
-	$(BIN)/python docs/make_pytorch_table.py
+	$(BIN)/python docs/make_tables.py
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -1,28 +1,34 @@
-"""The inputs of the table: how to run each with either module, and which of the two is right, and why."""
+"""PyTorch's page: how to run each input with `torch.nn.utils` and `gradclip.torch`, which is right, and why."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
+import numpy as np
 import torch
 
-from observed import observed
-
-Module = Any
-"""`torch.nn.utils` or `gradclip.torch`: they have functions of the same names."""
+import gradclip.torch
+from observed import Input, Module, Page, Values, observed, off
 
 INF, NAN = float("inf"), float("nan")
 
 
-class Input(NamedTuple):
-    """An input, how to run it with the functions of a module, and which of the two is right and why."""
+def watched(call: Callable[[], Any], parameters: list[torch.nn.Parameter]) -> str:
+    """What `call` did to the gradients of `parameters`."""
 
-    title: str
-    run: Callable[[Module], str]
-    why: str
-    telling: bool = False
+    def read() -> list[Values]:
+        gradients = [p.grad.detach() for p in parameters if p.grad is not None]
+        distinct = {g.data_ptr() if not g.is_sparse else id(g): g for g in gradients}
+        return [_numpy(gradient) for gradient in distinct.values()]
+
+    return observed(call, read)
+
+
+def _numpy(gradient: torch.Tensor) -> Values:
+    found: Values = gradient.to_dense().to(torch.complex128 if gradient.is_complex() else torch.float64).numpy()
+    return np.array(found)
 
 
 def with_gradient(gradient: torch.Tensor) -> torch.nn.Parameter:
@@ -42,7 +48,7 @@ def norm(*values: Any, limit: Any = 1.0, dtype: torch.dtype = torch.float32, **o
 
     def run(module: Module) -> str:
         parameters = with_gradients(*values, dtype=dtype)
-        return observed(lambda: module.clip_grad_norm_(parameters, limit, **options), parameters)
+        return watched(lambda: module.clip_grad_norm_(parameters, limit, **options), parameters)
 
     return run
 
@@ -52,7 +58,7 @@ def value(*values: Any, limit: Any = 1.0, dtype: torch.dtype = torch.float32) ->
 
     def run(module: Module) -> str:
         parameters = with_gradients(*values, dtype=dtype)
-        return observed(lambda: module.clip_grad_value_(parameters, limit), parameters)
+        return watched(lambda: module.clip_grad_value_(parameters, limit), parameters)
 
     return run
 
@@ -63,7 +69,7 @@ def norm_of(make: Callable[[], Any], **options: Any) -> Callable[[Module], str]:
     def run(module: Module) -> str:
         given = make()
         shown = given if isinstance(given, list) else []
-        return observed(lambda: module.clip_grad_norm_(given, 1.0, **options), shown)
+        return watched(lambda: module.clip_grad_norm_(given, 1.0, **options), shown)
 
     return run
 
@@ -74,12 +80,7 @@ def _many(module: Module) -> str:
     truth = float(torch.linalg.vector_norm(_normal(), dtype=torch.float64))
     returned = float(module.clip_grad_norm_([parameter], 1.0))
     left = float(torch.linalg.vector_norm(parameter.grad, dtype=torch.float64))
-    return f"norm {_off(returned, truth)}; norm after clipping {_off(left, 1.0)}"
-
-
-def _off(found: float, truth: float) -> str:
-    error = abs(found / truth - 1)
-    return "right to 1e-6" if error < 1e-6 else f"wrong by ~{100 * error:.1g} %"
+    return f"norm {off(returned, truth)}; norm after clipping {off(left, 1.0)}"
 
 
 @functools.cache
@@ -114,7 +115,7 @@ def _expanded() -> list[torch.nn.Parameter]:
 
 def _without_gradient(module: Module, function: str) -> str:
     parameter = torch.nn.Parameter(torch.zeros(2))
-    return observed(lambda: getattr(module, function)([parameter], 1.0), [parameter])
+    return watched(lambda: getattr(module, function)([parameter], 1.0), [parameter])
 
 
 def _exhausted(make: Callable[[list[torch.nn.Parameter]], Iterable[torch.nn.Parameter]]) -> Callable[[Module], str]:
@@ -122,7 +123,7 @@ def _exhausted(make: Callable[[list[torch.nn.Parameter]], Iterable[torch.nn.Para
         parameters = with_gradients([3.0, 4.0])
         given = make(parameters)
         list(given)
-        return observed(lambda: module.clip_grad_norm_(given, 1.0), parameters)
+        return watched(lambda: module.clip_grad_norm_(given, 1.0), parameters)
 
     return run
 
@@ -130,7 +131,7 @@ def _exhausted(make: Callable[[list[torch.nn.Parameter]], Iterable[torch.nn.Para
 def _module(module: Module) -> str:
     layer = torch.nn.Linear(2, 1, bias=False)
     layer.weight.grad = torch.tensor([[3.0, 4.0]])
-    return observed(lambda: module.clip_grad_norm_(layer, 1.0), [layer.weight])
+    return watched(lambda: module.clip_grad_norm_(layer, 1.0), [layer.weight])
 
 
 HALF, BRAIN, DOUBLE, COMPLEX = torch.float16, torch.bfloat16, torch.float64, torch.complex64
@@ -245,3 +246,15 @@ INPUTS = [
         "gradclip: every element is inside the bound",
     ),
 ]
+
+PAGE = Page(
+    framework="PyTorch",
+    version=".".join(torch.__version__.split(".")[:2]),
+    file="where-pytorch-is-wrong.md",
+    introduction=f"The functions of `torch.nn.utils` {torch.__version__.partition('+')[0]} and those of "
+    "`gradclip.torch`, on the same inputs on a CPU. The limit is 1 where none is said; the norm is the one that is "
+    "returned, measured before clipping.",
+    inputs=INPUTS,
+    theirs=torch.nn.utils,
+    ours=gradclip.torch,
+)
