@@ -8,7 +8,19 @@ from typing import NamedTuple
 
 import gradclip
 from benchmarks import peers
+from benchmarks.frameworks import (
+    OPTAX,
+    OUR_CLIP,
+    OUR_FUNCTION,
+    OUR_TRANSFORMATION,
+    PADDLE_CLIP,
+    PADDLE_FUNCTION,
+    functions_of_paddle,
+    in_jax,
+    in_paddle,
+)
 from benchmarks.limits import Limit, other_ways
+from benchmarks.names import READ, READ_WRITE, WRITE
 from benchmarks.sampling import Candidate
 from benchmarks.workloads import Workload, after_backward
 from gradclip.torch import AttachedClipper, Clipper, attach, clip_grad_norm_
@@ -19,7 +31,6 @@ NEVER, ALWAYS = 1e9, 0.1
 INSIDE, OUTSIDE = 100.0, 1.0
 """Bounds that no element here reaches, and that a third of them exceed."""
 
-READ, WRITE, READ_WRITE = "one read", "one read and write", "a read, then a read and write"
 OURS, OURS_DROP_IN = "Clipper.clip_", "gradclip's clip_grad_norm_"
 TORCH, LOOP = "torch's clip_grad_norm_", "torch's clip_grad_norm_, a loop over the tensors"
 FOREACH, VALUE_LOOP = "torch's clip_grad_value_, foreach", "torch's clip_grad_value_, loop"
@@ -50,6 +61,8 @@ class Case(NamedTuple):
     candidates: Callable[[Workload], list[Candidate]]
     rows: list[Row]
     in_cache: bool = False
+    telling: bool = True
+    """Whether the README shows it."""
 
     @property
     def name(self) -> str:
@@ -164,6 +177,41 @@ def memory(workload: Workload) -> list[Candidate]:
     return [Candidate(name, call) for name, call in ways.items()]
 
 
+def paddle_cases(workload: str, goals: dict[str, float]) -> list[Case]:
+    """Paddle's three clips with nothing to clip and with everything clipped; `goals` by title."""
+    cases = []
+    for words, name, limits in (
+        ("global norm", "ClipGradByGlobalNorm", (NEVER, ALWAYS)),
+        ("each tensor", "ClipGradByNorm", (NEVER, ALWAYS)),
+        ("by value", "ClipGradByValue", (INSIDE, OUTSIDE)),
+    ):
+        for ending, limit, clips in zip(("nothing to clip", "clipped"), limits, (False, True), strict=True):
+            title = f"{words}, {ending}"
+            rows = [Row(OUR_CLIP, Goal(READ_WRITE if clips else READ), Goal(PADDLE_CLIP, goals.get(title, 1.0)))]
+            candidates = partial(in_paddle, name, limit, clips)
+            telling = workload == "GPT-2"
+            cases.append(Case(workload, "fp32", f"Paddle, {title}", candidates, rows, telling=telling))
+    return cases
+
+
+def jax_cases(workload: str, dtype: str, ratio: float) -> list[Case]:
+    """optax's global norm with nothing to clip and with everything clipped."""
+    return [
+        Case(
+            workload,
+            dtype,
+            f"JAX, {title}",
+            partial(in_jax, limit, clips),
+            [Row(OUR_TRANSFORMATION, goal, peer)],
+            telling=workload == "GPT-2",
+        )
+        for title, limit, clips, goal, peer in (
+            ("nothing to clip", NEVER, False, Goal(READ), Goal(OPTAX, ratio)),
+            ("clipped", ALWAYS, True, Goal(READ_WRITE), Goal(OPTAX, ratio)),
+        )
+    ]
+
+
 def _by_both_doors(ratio: float) -> list[Row]:
     return [Row(door, None, Goal(TORCH, ratio)) for door in (OURS, OURS_DROP_IN)]
 
@@ -205,4 +253,20 @@ CASES = [
     Case("4 x 4096²", "fp32", "clipped", clipped, _whole(Goal(READ_WRITE), None)),
     Case("4 x 4096²", "bf16", "nothing to clip", unclipped, _whole(Goal(READ), None)),
     Case("4 x 4096²", "bf16", "clipped", clipped, _whole(Goal(READ_WRITE), None)),
+    *paddle_cases("GPT-2", {"global norm, nothing to clip": 7.0, "each tensor, nothing to clip": 20.0}),
+    Case(
+        "GPT-2",
+        "fp32",
+        "Paddle, clip_grad_norm_, nothing to clip",
+        partial(functions_of_paddle, NEVER),
+        [Row(OUR_FUNCTION, Goal(READ), Goal(PADDLE_FUNCTION, 7.0))],
+    ),
+    *jax_cases("GPT-2", "fp32", 1.0),
+    *jax_cases("GPT-2", "bf16", 5.0),
+    *paddle_cases("ResNet-50", {}),
+    *jax_cases("ResNet-50", "fp32", 1.0),
+    *paddle_cases("2000 x 16", {}),
+    *jax_cases("2000 x 16", "fp32", 1.0),
+    *paddle_cases("4 x 4096²", {}),
+    *jax_cases("4 x 4096²", "fp32", 1.0),
 ]

@@ -18,7 +18,7 @@ from benchmarks.growth import draw
 from benchmarks.report import Results, Table, ratios, tables, trusted, verdict
 from gradclip.torch import Clipper
 
-VERSIONS = ("gradclip", "torch", "numpy", "numba")
+VERSIONS = ("gradclip", "torch", "paddlepaddle", "jax", "jaxlib", "optax", "numpy", "numba")
 
 
 def machine() -> dict[str, str]:
@@ -102,9 +102,9 @@ BEGIN, END = "<!-- speed-table -->", "<!-- /speed-table -->"
 
 def fill(readme: str, results: Results) -> str:
     """The README with its table of speed made anew."""
-    head = ["gradients", "gradclip over the limit of memory", "PyTorch's time over gradclip's"]
+    head = ["gradients", "gradclip over the limit of memory", "the framework's time over gradclip's"]
     lines = [_row(head), _row(["---"] * len(head))]
-    for found in results.cases:
+    for found in (found for found in results.cases if found.case.telling):
         for row in found.case.rows[:1]:
             over_limit, over_ours = ratios(found, row)
             mark = "" if trusted(found, row) else " ~"

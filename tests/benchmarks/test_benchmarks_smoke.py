@@ -86,15 +86,23 @@ def test_every_row_names_candidates_of_its_case() -> None:
 
 
 def test_a_trial_run_saves_its_tables(tmp_path, capsys) -> None:
-    assert main(["--quick", "--only", "ResNet-50 fp32", "--out", str(tmp_path)]) == 0
+    assert main(["--quick", "--only", "ResNet-50 bf16", "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
-    assert "ResNet-50 fp32, clipped" in printed
+    assert "ResNet-50 bf16, clipped" in printed
     page = (tmp_path / "cpu.md").read_text()
     assert "A trial run" in page
     assert "- processor: " in page
     data = json.loads((tmp_path / "cpu.json").read_text())
-    assert {row["case"] for row in data["rows"]} == {"ResNet-50 fp32, nothing to clip", "ResNet-50 fp32, clipped"}
+    assert {row["case"] for row in data["rows"]} == {"ResNet-50 bf16, nothing to clip", "ResNet-50 bf16, clipped"}
     assert all(row["over_limit"] > 0 and row["peer_over_ours"] > 0 for row in data["rows"])
+
+
+@pytest.mark.parametrize("framework", ["Paddle", "JAX"])
+def test_other_frameworks_are_timed_on_the_same_gradients(tmp_path, framework) -> None:
+    assert main(["--quick", "--only", f"4 x 4096² fp32, {framework}", "--out", str(tmp_path)]) == 0
+    rows = json.loads((tmp_path / "cpu.json").read_text())["rows"]
+    assert len(rows) >= 2
+    assert all(row["over_limit"] > 0 and row["peer_over_ours"] > 0 for row in rows)
 
 
 def test_the_growth_of_time_is_drawn(tmp_path) -> None:
