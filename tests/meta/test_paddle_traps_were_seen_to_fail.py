@@ -1,8 +1,5 @@
 """Each trap of the Paddle door: its test is green, and red when the cure of the trap is taken away."""
 
-from typing import Any, NamedTuple
-from unittest import mock
-
 import paddle
 import pytest
 
@@ -14,25 +11,9 @@ from gradclip.paddle.groups import Call, Turns
 from paddle_door import test_clip as contract
 from paddle_door import test_groups as several
 from paddle_door import test_optimizers as steps
+from planting import Plant, nothing
 
-RED = (AssertionError, pytest.fail.Exception, gradclip.GradclipWarning)
 SGD = paddle.optimizer.SGD
-
-
-class Plant(NamedTuple):
-    """A bug: `name` of `target` replaced by `bug`, on which `oracle(*arguments)` must be red."""
-
-    what: str
-    oracle: Any
-    arguments: tuple[Any, ...]
-    target: Any
-    name: str
-    bug: Any
-    red: Any = RED
-
-
-def nothing(*arguments, **options):
-    return None
 
 
 def every_parameter(parameter, need_clip):
@@ -109,6 +90,4 @@ PLANTS = [
 
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.what)
 def test_the_trap_is_cured_and_without_its_cure_red(plant):
-    plant.oracle(*plant.arguments)
-    with mock.patch.object(plant.target, plant.name, plant.bug), pytest.raises(plant.red):
-        plant.oracle(*plant.arguments)
+    plant.check()
