@@ -228,7 +228,7 @@ class Clipper:
             "rule": repr(self.rule),
             "step": self.step,
             "consecutive_skips": self.consecutive_skips,
-            "thresholds": {" ".join(map(str, key)): self._plain(state) for key, state in self._states.items()},
+            "thresholds": {text_of(key): self._plain(state) for key, state in self._states.items()},
         }
 
     def _plain(self, state: State) -> dict[str, Any]:
@@ -246,10 +246,16 @@ class Clipper:
             raise ValueError(f"this state belongs to the rule {state['rule']!r}, the clipper has {self.rule!r}")
         self.step = state["step"]
         self.consecutive_skips = state["consecutive_skips"]
-        self._states = {_key(key): dict(value) for key, value in state["thresholds"].items()}
+        self._states = {key_of(text): dict(value) for text, value in state["thresholds"].items()}
 
 
-def _key(text: str) -> tuple[int, int, int]:
+def text_of(key: tuple[int, int, int]) -> str:
+    """The key of a threshold's memory as text, for what is saved."""
+    return " ".join(map(str, key))
+
+
+def key_of(text: str) -> tuple[int, int, int]:
+    """The key that became this text."""
     phase, pattern, stage = map(int, text.split())
     return phase, pattern, stage
 

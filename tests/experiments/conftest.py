@@ -2,9 +2,10 @@
 
 import pytest
 
+from gradclip.cli import DEMO_NEEDS
 from gradclip.experiments.demo import Demo, Silent, char_experiment, seed_experiment
 from gradclip.experiments.direction import run_direction
-from gradclip.experiments.framework import FRAMEWORKS, Framework, framework_called
+from gradclip.experiments.framework import Framework, framework_called
 
 
 @pytest.fixture(scope="session")
@@ -12,7 +13,7 @@ def torch_nets() -> Framework:
     return framework_called("torch")
 
 
-@pytest.fixture(scope="session", params=FRAMEWORKS)
+@pytest.fixture(scope="session", params=list(DEMO_NEEDS))
 def framework(request: pytest.FixtureRequest) -> Framework:
     return framework_called(request.param)
 

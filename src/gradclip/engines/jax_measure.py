@@ -120,10 +120,6 @@ def _beside(scale: Array, sizes: Array) -> Array:
     return scale.reshape([-1] + [1] * (sizes.ndim - 1)) if sizes.ndim else scale[0]
 
 
-def _wide_magnitude(x: Array) -> Array:
-    return jnp.abs(widened(x))
-
-
 def _narrow(x: Array) -> Array:
     """`|x|` in float32."""
     return jnp.abs(x.astype(jnp.float32))

@@ -234,7 +234,7 @@ def _scale_where_needed(target: torch.Tensor, factor: torch.Tensor) -> None:
         if value == 0.0:
             target.zero_()
         elif value != 1.0:
-            target.copy_(target.double() * value) if _needswide_of(target, value) else target.mul_(value)
+            target.copy_(target.double() * value) if _needs_wide(target, value) else target.mul_(value)
         return
     changed = (factor.reshape(-1) != 1.0).nonzero().reshape(-1)
     if changed.numel():
@@ -256,7 +256,7 @@ def _product(target: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     return target.to(wide_of(target)) * factor
 
 
-def _needswide_of(target: torch.Tensor, value: float) -> bool:
+def _needs_wide(target: torch.Tensor, value: float) -> bool:
     return target.dtype is not torch.float64 and not 1e-30 < value < 1e30
 
 

@@ -15,7 +15,6 @@ import numpy as np
 from gradclip.rules.rule import AnyRule
 
 Array = np.ndarray[Any, np.dtype[Any]]
-FRAMEWORKS = ("torch", "paddle", "jax")
 
 
 class Learner(Protocol):

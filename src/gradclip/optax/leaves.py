@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
@@ -10,9 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import keystr, tree_flatten_with_path, tree_map_with_path
 
-from gradclip.errors import GradclipWarning
 from gradclip.rules.arrays import Array
-from gradclip.verdict import user_level
+from gradclip.verdict import report_nothing
 
 Tree: TypeAlias = Any
 """A pytree of arrays."""
@@ -38,11 +36,7 @@ def chosen_leaves(tree: Tree, need_clip: NeedClip | None) -> dict[Path, Array]:
         if getattr(leaf, "dtype", None) != jax.dtypes.float0 and (need_clip is None or need_clip(name_of(path)))
     }
     if not chosen:
-        warnings.warn(
-            f"nothing is clipped: none of the {len(leaves)} leaves of the gradients needs clipping",
-            GradclipWarning,
-            stacklevel=user_level(),
-        )
+        report_nothing(f"none of the {len(leaves)} leaves of the gradients needs clipping")
     return chosen
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax.numpy as jnp
 import numpy as np
 
-from gradclip.clipper import Memory
+from gradclip.clipper import Memory, key_of, text_of
 from gradclip.optax.last import Last
 from gradclip.rules.arrays import Array
 
@@ -32,19 +32,14 @@ class ClipState(NamedTuple):
 def plain(memory: Memory, dtype: Any) -> Thresholds:
     """What the thresholds of `memory` remember: text as keys, arrays as values, those of floats as `dtype`."""
     return {
-        " ".join(map(str, key)): {name: _kept(value, dtype) for name, value in state.items()}
+        text_of(key): {name: _kept(value, dtype) for name, value in state.items()}
         for key, state in memory.thresholds.items()
     }
 
 
 def memory_of(step: Array, thresholds: Thresholds) -> Memory:
     """The memory that was made `plain`, as a clipper takes it."""
-    return Memory(step, {_key(text): dict(each) for text, each in thresholds.items()})
-
-
-def _key(text: str) -> tuple[int, int, int]:
-    phase, pattern, stage = map(int, text.split())
-    return phase, pattern, stage
+    return Memory(step, {key_of(text): dict(each) for text, each in thresholds.items()})
 
 
 def _kept(value: Any, dtype: Any) -> Array:

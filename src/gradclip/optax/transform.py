@@ -158,8 +158,3 @@ def _refuse_host(clipper: Clipper, inner: optax.GradientTransformation | None) -
             "a transformation alone cannot skip a step, because the optimizer after it would still move its moments: "
             "wrap the optimizer, clip(rule, inner=optax.adam(1e-3), ...), instead of chaining them"
         )
-
-
-def _zeros(params: Tree) -> Tree:
-    """Gradients of zeros; an integer parameter has none."""
-    return jax.tree.map(lambda p: jnp.zeros_like(p) if jnp.issubdtype(p.dtype, jnp.inexact) else None, params)

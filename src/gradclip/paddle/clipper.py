@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import Any
 
 import paddle
 
 from gradclip import clipper
-from gradclip.engines import paddle_layout
+from gradclip.engines import choice, paddle_layout
 from gradclip.engines.base import Engine, Slot, UnsupportedGradient
 from gradclip.engines.paddle import ENGINE as PADDLE
 from gradclip.paddle.fleet import across_of, shares
@@ -25,8 +24,6 @@ from gradclip.paddle.parameters import (
 from gradclip.result import Gradients, Result
 from gradclip.rules.rule import AnyRule
 from gradclip.verdict import report_nothing
-
-ENGINES = ("cpu", "paddle")
 
 
 class Clipper(clipper.Clipper):
@@ -132,13 +129,7 @@ class Clipper(clipper.Clipper):
 
 def checked_engine(name: str | None) -> str | None:
     """`name` if there is such an engine here, or the error that says what there is."""
-    if name is None or name == "paddle":
-        return name
-    if name != "cpu":
-        raise ValueError(f"Paddle has the engines {', '.join(map(repr, ENGINES))} and None to choose, got {name!r}")
-    if cpu_engine() is None:
-        raise ModuleNotFoundError('the engine "cpu" needs numba: pip install "gradclip[cpu]", or use engine="paddle"')
-    return name
+    return choice.checked(name, "paddle", "Paddle", cpu_engine)
 
 
 def engine_for(gradients: list[Any], name: str | None = None) -> Engine:
@@ -147,16 +138,9 @@ def engine_for(gradients: list[Any], name: str | None = None) -> Engine:
     return (None if name == "paddle" or not here else cpu_engine()) or PADDLE
 
 
-@cache
 def cpu_engine() -> Engine | None:
     """The compiled engine for the CPU; None where numba is not installed."""
-    try:
-        import numba  # noqa: F401  # only whether it is there
-    except ModuleNotFoundError:
-        return None
-    from gradclip.engines.cpu import CpuEngine
-
-    return CpuEngine(paddle_layout)
+    return choice.compiled(paddle_layout)
 
 
 def in_slots(own: Gradients) -> Gradients:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import torch
 
 from gradclip import clipper
+from gradclip.engines import choice, torch_layout
 from gradclip.engines import torch as torch_engine
-from gradclip.engines import torch_layout
 from gradclip.engines.base import Engine
 from gradclip.result import Gradients, Result
 from gradclip.rules.rule import AnyRule
 from gradclip.torch.eager import eager
 from gradclip.torch.parameters import NeedClip, gradients_of, parameters_of
 from gradclip.verdict import report_nothing
-
-ENGINES = ("cpu", "torch")
 
 
 class Clipper(clipper.Clipper):
@@ -74,13 +71,7 @@ class Clipper(clipper.Clipper):
 
 def checked_engine(name: str | None) -> str | None:
     """`name` if there is such an engine here, or the error that says what there is."""
-    if name is None or name == "torch":
-        return name
-    if name != "cpu":
-        raise ValueError(f"PyTorch has the engines {', '.join(map(repr, ENGINES))} and None to choose, got {name!r}")
-    if cpu_engine() is None:
-        raise ModuleNotFoundError('the engine "cpu" needs numba: pip install "gradclip[cpu]", or use engine="torch"')
-    return name
+    return choice.checked(name, "torch", "PyTorch", cpu_engine)
 
 
 def engine_for(tensors: list[torch.Tensor], name: str | None = None) -> Engine:
@@ -90,16 +81,9 @@ def engine_for(tensors: list[torch.Tensor], name: str | None = None) -> Engine:
     return torch_engine.CPU if name == "torch" else cpu_engine() or torch_engine.CPU
 
 
-@cache
 def cpu_engine() -> Engine | None:
     """The compiled engine for the CPU; None where numba is not installed."""
-    try:
-        import numba  # noqa: F401  # only whether it is there
-    except ModuleNotFoundError:
-        return None
-    from gradclip.engines.cpu import CpuEngine
-
-    return CpuEngine(torch_layout)
+    return choice.compiled(torch_layout)
 
 
 def drop(parameters: list[torch.Tensor]) -> None:

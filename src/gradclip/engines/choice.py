@@ -1,0 +1,32 @@
+"""Which engine serves a framework: the compiled one for the CPU where numba is installed, or the framework's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from gradclip.engines.base import Engine
+
+
+@cache
+def compiled(adapter: Any) -> Engine | None:
+    """The compiled engine for the CPU tensors of the framework with this `Adapter`; None without numba."""
+    try:
+        import numba  # noqa: F401  # only whether it is there
+    except ModuleNotFoundError:
+        return None
+    from gradclip.engines.cpu import CpuEngine
+
+    return CpuEngine(adapter)
+
+
+def checked(name: str | None, own: str, framework: str, cpu_engine: Callable[[], Engine | None]) -> str | None:
+    """`name` if it is that of an engine here, "cpu" or `own`, or the error that says what there is."""
+    if name is None or name == own:
+        return name
+    if name != "cpu":
+        raise ValueError(f"{framework} has the engines 'cpu', {own!r} and None to choose, got {name!r}")
+    if cpu_engine() is None:
+        raise ModuleNotFoundError(f'the engine "cpu" needs numba: pip install "gradclip[cpu]", or use engine="{own}"')
+    return name
