@@ -10,22 +10,18 @@ all tensors together: an L2 norm above 1 is rescaled to it
 Rules know no framework; `gradclip.torch` puts one into an optimizer: `gradclip.torch.attach(optimizer, rule)`.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gradclip.errors import GradclipWarning, GradientAboveThreshold, NonFiniteGradient, TooManySkips
+from gradclip import errors, rules
+from gradclip.errors import *  # noqa: F403
 from gradclip.rules import *  # noqa: F403
-from gradclip.rules import __all__ as _rules
+from gradclip.rules import recipes
+from gradclip.rules.recipes import *  # noqa: F403
 
 __version__ = "0.1.0"
 
-__all__ = [  # noqa: PLE0604
-    *_rules,
-    "GradclipWarning",
-    "GradientAboveThreshold",
-    "NonFiniteGradient",
-    "TooManySkips",
-    "attach",
-]
+if not TYPE_CHECKING:  # checkers know the names from the stars, and would take a list that is not written out for none
+    __all__ = [*rules.__all__, *recipes.NAMES, *errors.__all__, "attach"]  # noqa: PLE0604
 
 
 def attach(*optimizers: Any, **options: Any) -> Any:

@@ -6,40 +6,71 @@ that nothing is written before everything that could refuse has been asked.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any, NamedTuple, TypeAlias
+import math
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
+from typing import Any, NamedTuple
 
+from gradclip.carry import clip_carrying
 from gradclip.decide import POLICIES, Plan, decide_sweep, elementwise_decision
 from gradclip.engines.base import Across, Engine, Measure, UnsupportedGradient
 from gradclip.errors import TooManySkips
-from gradclip.result import ALL, Gradients, Part, Result
-from gradclip.rules.arrays import Array, ArrayFunctions
-from gradclip.rules.norm import RMS
+from gradclip.memory import Key, Memories, Owners
+from gradclip.moments import over_moments
+from gradclip.parts import (
+    apart,
+    bounds_of,
+    columns_of,
+    gathered,
+    gathered_once,
+    numbers_of,
+    own_bounds_of,
+    refuse_unfit,
+    refused,
+    segments_of,
+    weights_of,
+)
+from gradclip.result import Gradients, Part, Result
+from gradclip.rules.arrays import SCALARS
 from gradclip.rules.response import Raise, Rescale, SkipStep, Zero
-from gradclip.rules.rule import AnyRule, Rule, checked_rule, rules_in
-from gradclip.rules.scope import Group, Row
-from gradclip.rules.segments import Segments, segments
+from gradclip.rules.rule import AnyRule, Carry, Rule, checked_rule, rules_in
+from gradclip.rules.segments import Segments
 from gradclip.rules.sweep import Phase, Sweep, phases_of
-from gradclip.rules.threshold import State
+from gradclip.rules.threshold import SecondMoment, State
 from gradclip.verdict import alarming, asks_to_skip, refuse_nonfinite, warn_nonfinite, warn_unmatched
 
 STATE_VERSION = 1
+NO_MOMENTS = (
+    "this rule reads the second moments of an optimizer like Adam, and there are none: attach(optimizer, rule) in "
+    "PyTorch, grad_clip= of the optimizer in Paddle (dynamic mode), update(..., moments=...) in JAX"
+)
 ALIKE = Segments(0)
 """The segments of a stage that was measured at its own scope: no index is needed."""
 
-Work: TypeAlias = tuple[Part, Any, bool]
-"""A part, the batch that it was measured from, and whether it is written already."""
+
+def _nothing() -> None:
+    return None
+
+
+class Work(NamedTuple):
+    """A part, the batch that it was measured from, whether it is written already, and what to do after writing."""
+
+    part: Part
+    batch: Any
+    written: bool
+    finish: Callable[[], None] = _nothing
 
 
 class Memory(NamedTuple):
     """What a clipper remembers from step to step.
 
-    `thresholds` has the memory of each threshold that adapts, by phase, pattern (`ALL` without patterns) and stage.
+    `thresholds` has the memory of each threshold that adapts, `carried` what a rule that carries over took away from
+    each tensor and has not added yet.
     """
 
     step: Any
-    thresholds: dict[tuple[int, int, int], State]
+    thresholds: dict[Key, State]
+    carried: dict[str, Any] = {}  # noqa: RUF012  # of a named tuple, and never changed
 
 
 class Clipper:
@@ -68,7 +99,12 @@ class Clipper:
         self._zeroes = Zero in responses or on_nonfinite == "zero"
         self._adapts = any(one.threshold.adapts for one in rules_in(self.rule))
         self._phases = phases_of(self.rule)
-        self._states: dict[tuple[int, int, int], State] = {}
+        self.reads_moments = any(isinstance(one.threshold, SecondMoment) for one in rules_in(self.rule))
+        self._late = [phase for number, phase in enumerate(self._phases) if number or phase.writes_early]
+        self._memories = Memories()
+        self.reads_given = frozenset().union(*(one.threshold.reads_given for one in rules_in(self.rule)))
+        self._carried: dict[str, Any] = {}
+        self._given: dict[str, Any] = {}
         self._last: Result | None = None
         self._warned = self._warned_unmatched = False
 
@@ -82,38 +118,88 @@ class Clipper:
     @property
     def memory(self) -> Memory:
         """The memory, for doors that keep it elsewhere: in the state of a compiled training step."""
-        return Memory(self.step, dict(self._states))
+        return Memory(self.step, self._memories.states, dict(self._carried))
 
     @memory.setter
     def memory(self, memory: Memory) -> None:
-        self.step, self._states = memory.step, dict(memory.thresholds)
+        self.step = memory.step
+        self._memories.states = memory.thresholds
+        self._carried = dict(memory.carried)
+
+    def give(self, **numbers: Any) -> None:
+        """Hand over numbers that the rule reads beside the gradients, for the next step only: `give(loss=loss)`.
+
+        Each is a Python number or a tensor of one element, which is read where it lies: nothing waits for a device.
+        What the rule does not read is ignored. Raises `ValueError` or `TypeError` for what is not one number.
+        """
+        for name, number in numbers.items():
+            if not isinstance(number, Real) and not hasattr(number, "shape"):
+                raise TypeError(f"the {name} is a number or a tensor of one element, got {number!r}")
+            if math.prod(getattr(number, "shape", ())) != 1:
+                shape = tuple(number.shape)
+                raise ValueError(f"the {name} is one number, got a tensor of shape {shape}: give its mean")
+        self._given |= numbers
+
+    def taken_given(self) -> dict[str, Any]:
+        """What was given for this step, of which the next step hears nothing."""
+        given, self._given = self._given, {}
+        return {name: given[name] for name in self.reads_given if name in given}
 
     def clip_gradients(self, gradients: Gradients, engine: Engine) -> Result:
         """Clip `gradients` in place with `engine`; the explicit forms and the hooks of every door end here."""
+        self._refuse_missing(gradients)
+        gradients, whole = gathered_once(engine, gradients)
+        if not isinstance(self.rule, Carry):
+            return self._clip(gradients, whole, engine)
+        try:
+            result, left = clip_carrying(
+                lambda sums: self._clip(sums, gathered(engine, sums), engine), gradients, engine, self._carried
+            )
+        except UnsupportedGradient as error:
+            raise refused(gradients, error) from None
+        self._carried |= left
+        return result
+
+    def _clip(self, gradients: Gradients, whole: Any, engine: Engine) -> Result:
+        """Clip `gradients`, whose batch is `whole`, phase by phase."""
         result = Result(self.step, engine)
-        gradients, whole = _gathered_once(engine, gradients)
-        if len(self._phases) > 1:
+        if self._late:
             self._refuse_early(gradients, whole, engine)
         reads = not engine.waits or self.can_raise or self.max_consecutive_skips is not None
         for number, phase in enumerate(self._phases):
             works = self._decided(number, phase, gradients, engine, whole)
-            result.parts += [part for part, _, _ in works]
+            result.parts += [work.part for work in works]
             if reads and self._heed(works, engine, result, gradients.across):
                 break
-            for part, batch, written in works:
-                if not written:
-                    self._write(part, batch, engine)
+            for work in works:
+                if not work.written:
+                    self._write(work.part, work.batch, engine)
+                    work.finish()
             whole = None
         self._remember(result, reads)
         return result
 
+    def _refuse_missing(self, gradients: Gradients) -> None:
+        if self.reads_moments:
+            if gradients.moments is None:
+                raise ValueError(f"{self.rule!r}: {NO_MOMENTS}")
+            gradients.moments()  # an optimizer that has none says so
+        for name in self.reads_given:
+            if name in gradients.given:
+                continue
+            when = f" at step {self.step}" if isinstance(self.step, int) else ""
+            raise ValueError(
+                f"the rule reads the {name}, which was not given{when}: call clipper.give({name}=...) before each "
+                f"optimizer.step(), in JAX update(..., {name}=...)"
+            )
+
     def _refuse_early(self, gradients: Gradients, whole: Any, engine: Engine) -> None:
-        """Ask now whatever could refuse in a later phase, after an earlier one wrote."""
+        """Ask now whatever could refuse after something was written."""
         for one in rules_in(self.rule):
             if isinstance(self.step, int) and not one.threshold.adapts:
                 one.threshold.bounds(self.step)
-        for phase in self._phases[1:]:
-            _refuse_unordered(phase, gradients, engine)
+        for phase in self._late:
+            refuse_unfit(phase, gradients, engine)
         if self.on_nonfinite == "raise":
             refuse_nonfinite(gradients, whole, engine, self.step)
 
@@ -123,58 +209,73 @@ class Clipper:
         `whole` is the batch of all gradients, if nothing was written since it was gathered.
         """
         works: list[Work] = []
-        columns = _columns(phase, gradients)
+        columns = columns_of(phase, gradients)
         if not columns and phase.names is not None and not self._warned_unmatched:
             self._warned_unmatched = warn_unmatched(phase.names, gradients)
         for column, sweep, own in columns:
-            sweep = sweep if own.across is None else _apart(sweep)
-            batch = whole if own is gradients and whole is not None else _gathered(engine, own)
+            sweep = sweep if own.across is None else apart(sweep)
+            batch = whole if own is gradients and whole is not None else gathered(engine, own)
             decided = self._clamped if sweep.elementwise else self._rescaled
             try:
                 works.append(decided((number, column), sweep, own, engine, batch))
             except UnsupportedGradient as error:
-                raise _refused(own, error) from None
+                raise refused(own, error) from None
         return works
 
     def _rescaled(self, key: tuple[int, int], sweep: Sweep, own: Gradients, engine: Engine, batch: Any) -> Work:
         """A sweep of rescaling stages: one measure, then one decision a stage."""
         measure = engine.measure(batch, sweep.leaf, sweep.norm)
-        shapes = engine.shapes(batch) if sweep.reads_shapes else ()
-        count = len(sweep.stages)
-        parts = _segments(sweep, shapes, own) if shapes else [ALIKE] * count
+        lifted = sweep.keeps_rows and measure.xp is SCALARS
+        measure = engine.in_arrays(measure) if lifted else measure  # type: ignore[attr-defined]
+        shapes = engine.shapes(batch, sweep.leaf) if sweep.reads_shapes else ()
+        parts = segments_of(sweep, shapes, own) if shapes else [ALIKE] * len(sweep.stages)
+        owners = [self._owners((*key, stage), one, own, shapes) for stage, one in enumerate(sweep.stages)]
         plan = decide_sweep(
             measure,
             sweep.stages,
             parts,
-            [self._memory((*key, stage), measure) for stage in range(count)] if self._adapts else [{}] * count,
+            [self._state((*key, stage), live, measure) for stage, live in enumerate(owners)],
             on_nonfinite=self.on_nonfinite,
             step=self.step,
             divisor=own.divisor,
-            weights=_weights(sweep, own, engine) if sweep.reads_weights else None,
+            weights=weights_of(sweep, own, engine, shapes) if sweep.reads_weights else None,
             across=own.across,
+            given=numbers_of(own, measure),
         )
-        return Part(key, sweep, own.name, shapes, own.divisor, measure, plan, parts), batch, False
+        if lifted:
+            plan = plan._replace(coefficient=plan.coefficient.item())
+        part = Part(key, sweep, own.name, shapes, own.divisor, measure, plan, parts, owners)
+        return Work(part, batch, False)
 
-    def _memory(self, key: tuple[int, int, int], measure: Measure) -> State:
-        """The memory of one threshold; what was loaded as a list becomes an array of the engine."""
-        state = self._states.get(key, {})
-        return {
-            name: measure.xp.array(value, measure.total) if isinstance(value, list) else value
-            for name, value in state.items()
-        }
+    def _owners(self, key: Key, one: Rule, own: Gradients, shapes: Sequence[tuple[int, ...]]) -> Owners:
+        """Whose the segments of a stage are, if its threshold remembers."""
+        groups = max(own.groups or [0]) + 1
+        return self._memories.owners(key, one, lambda: list(map(own.name, range(len(own.tensors)))), shapes, groups)
+
+    def _state(self, key: Key, live: Owners, measure: Measure) -> State:
+        return self._memories.state(key, live, measure.total, measure.xp)
 
     def _clamped(self, key: tuple[int, int], sweep: Sweep, own: Gradients, engine: Engine, batch: Any) -> Work:
         """A stage at scope `Element`; an engine with a fused clamp measures and writes in the same read."""
-        (rule,) = sweep.stages
+        (rule,), finish = sweep.stages, _nothing
+        if isinstance(rule.threshold, SecondMoment):
+            engine.refuse_unordered(batch)
+            tensors, finish = over_moments(own, rule.threshold.factor, engine)
+            own, batch = own._replace(tensors=tensors, divisor=1.0), engine.gather(tensors)
+        plain = not (rule.threshold.adapts or isinstance(rule.threshold, SecondMoment))
         fuses = hasattr(engine, "clamp_") and isinstance(rule.response, Rescale) and self.on_nonfinite == "keep"
-        if fuses and not (self.can_skip or self.can_raise):
-            low, high = _bounds(rule, self.step, own.divisor, engine.xp)  # type: ignore[attr-defined]
+        if fuses and plain and not (self.can_skip or self.can_raise):
+            low, high = bounds_of(rule, self.step, own.divisor, engine.xp)  # type: ignore[attr-defined]
             measure = engine.clamp_(batch, low, high)  # type: ignore[attr-defined]
         else:
             fuses, measure = False, engine.measure(batch, rule.scope, rule.norm)
-        decision = elementwise_decision(measure, rule, self.on_nonfinite, self.step, own.divisor)
-        part = Part(key, sweep, own.name, (), own.divisor, measure, Plan(None, [decision]), [ALIKE])
-        return part, batch, fuses
+        owners = self._owners((*key, 0), rule, own, ())
+        state = self._state((*key, 0), owners, measure)
+        decision = elementwise_decision(
+            measure, rule, self.on_nonfinite, self.step, own.divisor, state, own.across, numbers_of(own, measure)
+        )
+        part = Part(key, sweep, own.name, (), own.divisor, measure, Plan(None, [decision]), [ALIKE], [owners])
+        return Work(part, batch, fuses, finish)
 
     def _write(self, part: Part, batch: Any, engine: Engine) -> None:
         if not part.sweep.elementwise:
@@ -182,19 +283,20 @@ class Clipper:
             return
         if self.on_nonfinite == "zero":
             engine.purge_(batch)
-        (rule,) = part.sweep.stages
-        changes = part.measure.xp.any(part.plan.decisions[0].coefficient != 1.0)
-        if engine.waits or changes or part.measure.xp.any(part.measure.nonfinite > 0):
-            engine.map_(batch, rule.response, *_bounds(rule, self.step, part.divisor, part.measure.xp))
+        (rule,), (decision,), xp = part.sweep.stages, part.plan.decisions, part.measure.xp
+        if engine.waits or xp.any(decision.coefficient != 1.0) or xp.any(part.measure.nonfinite > 0):
+            adapted = rule.threshold.adapts
+            bounds = own_bounds_of(part) if adapted else bounds_of(rule, self.step, part.divisor, xp)
+            engine.map_(batch, rule.response, *bounds)
 
     def _heed(self, works: list[Work], engine: Engine, result: Result, across: Across | None) -> bool:
         """Whether to skip the step; raises or warns where the decisions say so. What one process skips, all skip."""
-        alarms = [(part, batch) for part, batch, _ in works if alarming(part)]
+        alarms = [(work.part, work.batch) for work in works if alarming(work.part)]
         skips = [asks_to_skip(part, batch, engine, self.step, self.on_nonfinite) for part, batch in alarms]
         skip = any(skips)
         if across is not None and self.can_skip:
-            xp, like = works[0][0].measure.xp, works[0][0].measure.total
-            skip = engine.to_host(across.tensors(xp.array([float(skip)], like), "max"))[0] > 0
+            measure = works[0].part.measure
+            skip = engine.to_host(across.tensors(measure.xp.array([float(skip)], measure.total), "max"))[0] > 0
         result.settle(skip)
         for part, batch in alarms:
             if not skip and not self._warned and self.on_nonfinite == "keep":
@@ -203,8 +305,8 @@ class Clipper:
 
     def _remember(self, result: Result, settled: bool) -> None:
         for part in result.parts if self._adapts else ():
-            for stage, decision in enumerate(part.plan.decisions):
-                self._states[(*part.key, stage)] = decision.state
+            for stage, (decision, live) in enumerate(zip(part.plan.decisions, part.owners, strict=True)):
+                self._memories.learn((*part.key, stage), decision.state, live, part.measure.total, part.measure.xp)
         self._last = result
         self.step += 1
         if settled:
@@ -222,20 +324,17 @@ class Clipper:
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """The memory as dicts, lists, numbers and strings: for any engine, under `weights_only=True` and in JSON."""
+        """The memory as dicts, lists, numbers and strings: for any engine, under `weights_only=True` and in JSON.
+
+        A rule that carries over adds `carried`, the tensors of the framework by name.
+        """
         return {
             "version": STATE_VERSION,
             "rule": repr(self.rule),
             "step": self.step,
             "consecutive_skips": self.consecutive_skips,
-            "thresholds": {text_of(key): self._plain(state) for key, state in self._states.items()},
-        }
-
-    def _plain(self, state: State) -> dict[str, Any]:
-        """Arrays as lists; a float is the array of an engine that has one segment."""
-        return {
-            name: value if isinstance(value, int | str | list) else self.last.to_host(value)
-            for name, value in state.items()
+            "thresholds": self._memories.plain(lambda array: self.last.to_host(array)),
+            **({"carried": dict(self._carried)} if isinstance(self.rule, Carry) else {}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -246,87 +345,5 @@ class Clipper:
             raise ValueError(f"this state belongs to the rule {state['rule']!r}, the clipper has {self.rule!r}")
         self.step = state["step"]
         self.consecutive_skips = state["consecutive_skips"]
-        self._states = {key_of(text): dict(value) for text, value in state["thresholds"].items()}
-
-
-def text_of(key: tuple[int, int, int]) -> str:
-    """The key of a threshold's memory as text, for what is saved."""
-    return " ".join(map(str, key))
-
-
-def key_of(text: str) -> tuple[int, int, int]:
-    """The key that became this text."""
-    phase, pattern, stage = map(int, text.split())
-    return phase, pattern, stage
-
-
-def _columns(phase: Phase, gradients: Gradients) -> list[tuple[int, Sweep, Gradients]]:
-    """The sweeps of a phase with the gradients that each is for; those with nothing to do are left out."""
-    if phase.names is None:
-        return [(ALL, sweep, gradients) for sweep in phase.sweeps if sweep is not None]
-    matches = [phase.names.match(gradients.name(i)) for i in range(len(gradients.tensors))]
-    columns = []
-    for column, sweep in enumerate(phase.sweeps):
-        indices = [i for i, match in enumerate(matches) if match == column]
-        if sweep is not None and indices:
-            columns.append((column, sweep, gradients.only(indices)))
-    return columns
-
-
-def _segments(sweep: Sweep, shapes: list[tuple[int, ...]], own: Gradients) -> list[Segments]:
-    return [segments(one.scope, sweep.leaf, shapes, own.groups, isinstance(one.norm, RMS)) for one in sweep.stages]
-
-
-def _apart(sweep: Sweep) -> Sweep:
-    """`sweep` with a measure for each tensor, which is what processes that share gradients can sum up."""
-    for one in sweep.stages:
-        if isinstance(one.scope, Row | Group) or isinstance(one.norm, RMS):
-            raise ValueError(
-                f"the gradients are shared among processes, and gradclip cannot sum up {one!r} over them: clip each "
-                "tensor or all together, by a norm other than RMS"
-            )
-    return replace(sweep, apart=True)
-
-
-def _weights(sweep: Sweep, own: Gradients, engine: Engine) -> Measure:
-    """The measure of the parameters over the segments of their gradients."""
-    if own.weights is None:
-        raise ValueError(f"the rule {sweep.stages!r} reads the weights, and this door was not given them")
-    return engine.measure(engine.gather(own.weights()), sweep.leaf, sweep.norm)
-
-
-def _bounds(rule: Rule, step: Any, divisor: Array, xp: ArrayFunctions) -> tuple[Any, Any]:
-    """The bounds in the unit in which the gradients are stored."""
-    low, high = rule.threshold.bounds(step, xp)
-    return low * divisor, high * divisor
-
-
-def _refuse_unordered(phase: Phase, gradients: Gradients, engine: Engine) -> None:
-    """Refuse now what a later phase would refuse after an earlier one wrote."""
-    for _, sweep, own in _columns(phase, gradients):
-        if sweep.elementwise:
-            try:
-                engine.refuse_unordered(_gathered(engine, own))
-            except UnsupportedGradient as error:
-                raise _refused(own, error) from None
-
-
-def _gathered_once(engine: Engine, gradients: Gradients) -> tuple[Gradients, Any]:
-    """The gradients without those whose memory came before, and their batch: each counts and is scaled once."""
-    batch = _gathered(engine, gradients)
-    again = engine.repeated(batch)
-    if not again:
-        return gradients, batch
-    gradients = gradients.only([i for i in range(len(gradients.tensors)) if i not in again])
-    return gradients, _gathered(engine, gradients)
-
-
-def _gathered(engine: Engine, own: Gradients) -> Any:
-    try:
-        return engine.gather(own.tensors)
-    except UnsupportedGradient as error:
-        raise _refused(own, error) from None
-
-
-def _refused(own: Gradients, error: UnsupportedGradient) -> TypeError:
-    return TypeError(f"the gradient of {own.name(error.index)!r} cannot be clipped: {error.reason}")
+        self._memories.load(state["thresholds"])
+        self._carried = dict(state.get("carried", {}))

@@ -6,11 +6,12 @@ through the array functions that come with the measure. Nothing here waits for a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from gradclip.engines.base import Across, Measure
-from gradclip.rules.arrays import Array
+from gradclip.rules.arrays import SCALARS, Array, ArrayFunctions
 from gradclip.rules.response import KEEP, PASS, RAISE, SKIP, ZERO
 from gradclip.rules.rule import Rule
 from gradclip.rules.scope import Element, Global
@@ -19,6 +20,9 @@ from gradclip.rules.threshold import Observed, State
 
 POLICIES = {"keep": (1.0, KEEP), "skip": (0.0, SKIP), "zero": (0.0, ZERO), "raise": (0.0, RAISE)}
 """`on_nonfinite`: the coefficient and the action for a segment that holds a non-finite element."""
+
+
+NOTHING: Mapping[str, Any] = {}
 
 
 class Decision(NamedTuple):
@@ -49,13 +53,14 @@ def decide_sweep(
     divisor: Array = 1.0,
     weights: Measure | None = None,
     across: Across | None = None,
+    given: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Decide the stages of one sweep after another, each on what the ones before it leave.
 
     `parts` are the segments of each stage and `states` the memories of their thresholds.
     `divisor` is what the optimizer divides the gradients by later (a loss scale); `weights` is the measure of the
-    parameters over the same S segments, for the thresholds that read it. Where processes share the gradients, the
-    segments measured are tensors, and `across` sums them up.
+    parameters over the same S segments, for the thresholds that read it, and `given` the numbers of the caller. Where
+    processes share the gradients, the segments measured are tensors, and `across` sums them up.
     """
     if across is not None:
         measure = summed_up(measure, stages[0], across.shards)
@@ -67,7 +72,7 @@ def decide_sweep(
         seen = None
         if weights is not None:
             seen = norm_of(combined(weights, rule, segments, across)[0], rule, segments.sizes)
-        decision = decide(whole, rule, segments.sizes, on_nonfinite, step, state, divisor, seen)
+        decision = decide(whole, rule, segments.sizes, on_nonfinite, step, state, divisor, seen, given or NOTHING)
         decisions.append(decision)
         own = decision.coefficient if index is None else measure.xp.take(decision.coefficient, index)
         coefficient = own if coefficient is None else coefficient * own
@@ -85,6 +90,7 @@ def decide(
     state: State,
     divisor: Array = 1.0,
     weights: Array = None,
+    given: Mapping[str, Any] = NOTHING,
 ) -> Decision:
     """The decision of one stage: `coefficient = phi(norm / threshold)`, unless the segment is non-finite."""
     xp = measure.xp
@@ -92,7 +98,9 @@ def decide(
     bad = xp.either(measure.nonfinite > 0, xp.nonfinite(norm))
     if rule.threshold.adapts:
         learns = xp.where(bad, False, norm > 0)
-        threshold, state = rule.threshold.at(Observed(norm, step, weights, learns, xp), state)
+        threshold, state = rule.threshold.at(Observed(norm, step, weights, learns, xp, given), state)
+        numbers = isinstance(threshold, int | float)
+        threshold = (SCALARS if numbers else xp).where(threshold > 0.0, threshold, math.inf)
     else:
         threshold = rule.threshold.value(step, xp)
     coefficient = rule.response.coefficient(norm / threshold, xp)
@@ -150,20 +158,53 @@ def _after(measure: Measure, rule: Rule, coefficient: Array) -> Measure:
     return measure._replace(total=total, nonfinite=xp.where(zeroed, 0, measure.nonfinite))
 
 
-def elementwise_decision(measure: Measure, rule: Rule, on_nonfinite: str, step: Any, divisor: Array = 1.0) -> Decision:
+def elementwise_decision(
+    measure: Measure,
+    rule: Rule,
+    on_nonfinite: str,
+    step: Any,
+    divisor: Array = 1.0,
+    state: State = NOTHING,
+    across: Across | None = None,
+    given: Mapping[str, Any] = NOTHING,
+) -> Decision:
     """The decision at scope `Element`, on the largest positive and the largest negative magnitude of each tensor.
 
     A tensor with a non-finite element is skipped or raised for as a whole; "keep" and "zero" concern that element
-    alone, so the coefficient of the finite ones stands.
+    alone, so the coefficient of the finite ones stands. A threshold that adapts observes the larger of both magnitudes.
     """
     assert isinstance(rule.scope, Element)
     xp = measure.xp
-    low, high = rule.threshold.bounds(step, xp)
     norm = measure.total / divisor
-    sides = xp.indices([0, 1] * (len(norm) // 2), measure.total)
-    limits = xp.take(xp.array([high, -low], measure.total), sides)
+    tensors = len(norm) // 2
+    if rule.threshold.adapts:
+        limit, state = _limit_of_elements(measure._replace(total=norm), rule, step, state, across, given)
+        limits = xp.take(limit, xp.indices([i for i in range(tensors) for _ in range(2)], measure.total))
+    else:
+        low, high = rule.threshold.bounds(step, xp)
+        limits = xp.take(xp.array([high, -low], measure.total), xp.indices([0, 1] * tensors, measure.total))
     coefficient = rule.response.coefficient(norm / limits, xp)
     action = xp.where(coefficient != 1.0, rule.response.action, PASS)
     if on_nonfinite in ("skip", "raise"):
         action = xp.where(measure.nonfinite > 0, POLICIES[on_nonfinite][1], action)
-    return Decision(norm, limits, coefficient, action, {})
+    return Decision(norm, limits, coefficient, action, state)
+
+
+def _limit_of_elements(
+    measure: Measure, rule: Rule, step: Any, state: State, across: Across | None, given: Mapping[str, Any]
+) -> tuple[Array, State]:
+    """The threshold [T] of each tensor's elements, and the memory after it."""
+    xp = measure.xp
+    norm, broken = xp.maximum(*sides(measure.total, xp)), sides(measure.nonfinite, xp)[0]
+    if across is not None:
+        norm, broken = across.shards(norm, "max"), across.shards(broken, "sum")
+    learns = xp.where(xp.either(broken > 0, xp.nonfinite(norm)), False, norm > 0)
+    limit, state = rule.threshold.at(Observed(norm, step, None, learns, xp, given), state)
+    limit = limit + 0.0 * norm  # one number for all becomes one for each
+    return xp.where(limit > 0.0, limit, math.inf), state
+
+
+def sides(values: Array, xp: ArrayFunctions) -> tuple[Array, Array]:
+    """Of the two numbers [2T] that each tensor has at scope `Element` the first ones [T] and the second ones [T]."""
+    first, second = (xp.take(values, xp.indices(list(range(side, len(values), 2)), values)) for side in (0, 1))
+    return first, second

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["GradclipWarning", "GradientAboveThreshold", "NonFiniteGradient", "TooManySkips"]
+
 
 class NonFiniteGradient(RuntimeError):
     """A gradient holds NaN or infinity and the clipper was told to raise; no gradient was written."""

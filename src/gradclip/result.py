@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from gradclip.decide import Plan
 from gradclip.engines.base import Across, Engine, Measure
+from gradclip.memory import Owners
 from gradclip.rules.arrays import Array
 from gradclip.rules.norm import RMS, Linf, Norm
 from gradclip.rules.response import ACTION_NAMES, SKIP
@@ -22,7 +23,9 @@ class Gradients(NamedTuple):
 
     `name(i)` is the name of tensor i; `groups` its parameter group; `weights()` the parameters, tensor by tensor.
     `divisor` is what the optimizer will divide the gradients by (a loss scale); thresholds mean the divided ones.
-    `across` says how to sum up over processes that hold other parts of the gradients.
+    `across` says how to sum up over processes that hold other parts of the gradients. `given` are numbers beside the
+    gradients that a rule may read, by name: floats, or arrays [1] of the engine. `moments()` are the second
+    moments that the optimizer has of each gradient, None for one that it has not seen yet.
     """
 
     tensors: list[Any]
@@ -31,15 +34,18 @@ class Gradients(NamedTuple):
     weights: Callable[[], list[Any]] | None = None
     divisor: Any = 1.0
     across: Across | None = None
+    given: Mapping[str, Any] = {}
+    moments: Callable[[], list[Any]] | None = None
 
     def only(self, indices: list[int]) -> Gradients:
         """The gradients at `indices`."""
-        name, groups, weights = self.name, self.groups, self.weights
+        name, groups, weights, moments = self.name, self.groups, self.weights, self.moments
         return self._replace(
             tensors=[self.tensors[i] for i in indices],
             name=lambda i: name(indices[i]),
             groups=None if groups is None else [groups[i] for i in indices],
             weights=None if weights is None else lambda: [weights()[i] for i in indices],
+            moments=None if moments is None else lambda: [moments()[i] for i in indices],
         )
 
 
@@ -51,7 +57,8 @@ class Part(NamedTuple):
     """One sweep over some of the gradients: what was measured and what was decided.
 
     `key` is the number of the phase and that of the pattern, `ALL` where there are no patterns. A part outlives its
-    step, so it knows the names and shapes of the gradients and holds none of them.
+    step, so it knows the names and shapes of the gradients and holds none of them. `owners` says for each stage whose
+    its segments are, where its threshold remembers.
     """
 
     key: tuple[int, int]
@@ -62,6 +69,7 @@ class Part(NamedTuple):
     measure: Measure
     plan: Plan
     segments: list[Segments]
+    owners: Sequence[Owners] = ()
 
 
 class Segment(NamedTuple):

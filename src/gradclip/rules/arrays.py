@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 Array = Any
-"""An array [S] of some framework, or a plain float where there is one segment on the host."""
+"""An array [S] or [n, S] of some framework, or a plain float where there is one segment on the host."""
 
 
 class ArrayFunctions(Protocol):
@@ -24,14 +24,25 @@ class ArrayFunctions(Protocol):
     def nonfinite(self, a: Array) -> Array: ...
     def either(self, a: Array, b: Array) -> Array: ...
     def any(self, a: Array) -> Array: ...
-    def array(self, values: Sequence[float], like: Array) -> Array: ...
+    def sort(self, a: Array) -> Array:
+        """[n, S], each column from small to large."""
+
+    def sum(self, a: Array) -> Array:
+        """[S] from [n, S]."""
+
+    def column(self, n: int, like: Array) -> Array:
+        """The numbers 0 to n - 1 as [n, 1]."""
+
+    def array(self, values: Sequence[Any], like: Array) -> Array: ...
     def indices(self, values: Sequence[int], like: Array) -> Array: ...
-    def take(self, a: Array, index: Array) -> Array: ...
+    def take(self, a: Array, index: Array) -> Array:
+        """The places `index` of the last axis."""
+
     def combine(self, a: Array, index: Array, segments: int, how: str) -> Array: ...
 
 
 class Scalars:
-    """`ArrayFunctions` for plain floats: one segment on the host needs no arrays."""
+    """`ArrayFunctions` for plain floats: one segment on the host needs no arrays. There are none of [n, S]."""
 
     sqrt = staticmethod(math.sqrt)
     tanh = staticmethod(math.tanh)
@@ -58,6 +69,16 @@ class Scalars:
             return math.inf
 
     @staticmethod
+    def sort(a: Any) -> NoReturn:
+        raise TypeError("plain floats have no rows to remember: measure in arrays")
+
+    sum = sort
+
+    @staticmethod
+    def column(n: int, like: float) -> NoReturn:
+        raise TypeError("plain floats have no rows to remember: measure in arrays")
+
+    @staticmethod
     def array(values: Sequence[float], like: float) -> float:
         (value,) = values
         return float(value)
@@ -75,4 +96,4 @@ class Scalars:
         return a
 
 
-SCALARS = Scalars()
+SCALARS: ArrayFunctions = Scalars()

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from gradclip.rules import norm, response, scope, threshold
+from gradclip.rules import combine, estimators, history, levels, norm, response, scope, threshold
+from gradclip.rules.estimators import Estimator
+from gradclip.rules.levels import Level
 from gradclip.rules.norm import Norm
 from gradclip.rules.response import Response
-from gradclip.rules.rule import AnyRule, Chain, Rule, Rules
+from gradclip.rules.rule import AnyRule, Carry, Chain, Rule, Rules
 from gradclip.rules.scope import Scope
 from gradclip.rules.threshold import Schedule, Threshold
 
@@ -17,10 +19,10 @@ VERSION = 1
 
 KINDS: dict[str, type] = {
     kind.__name__: kind
-    for module, base in ((scope, Scope), (norm, Norm), (threshold, Threshold), (response, Response))
+    for module in (scope, norm, threshold, combine, history, estimators, levels, response)
     for kind in vars(module).values()
-    if isinstance(kind, type) and issubclass(kind, base)
-} | {"Rule": Rule, "Chain": Chain, "Rules": Rules}
+    if isinstance(kind, type) and issubclass(kind, Scope | Norm | Threshold | Estimator | Level | Response)
+} | {"Rule": Rule, "Chain": Chain, "Rules": Rules, "Carry": Carry}
 
 
 def to_dict(rule: AnyRule) -> dict[str, Any]:
@@ -34,7 +36,7 @@ def from_dict(data: Mapping[str, Any]) -> AnyRule:
         found = data.get("version") if isinstance(data, Mapping) else data
         raise ValueError(f"not a rule written by to_dict of version {VERSION}: found version {found!r}")
     rule = _decode({key: value for key, value in data.items() if key != "version"})
-    if not isinstance(rule, Rule | Chain | Rules):
+    if not isinstance(rule, Rule | Chain | Rules | Carry):
         raise ValueError(f"expected a rule, found a {type(rule).__name__}")
     return rule
 

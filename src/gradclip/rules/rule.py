@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from gradclip.rules.norm import L2, Linf, Norm
 from gradclip.rules.response import Raise, Rescale, Response
 from gradclip.rules.scope import Element, Global, Scope
-from gradclip.rules.threshold import Bounds, Constant, Threshold
+from gradclip.rules.threshold import Bounds, Constant, SecondMoment, Threshold
 
 
 class Chainable:
@@ -23,6 +23,7 @@ class Chainable:
     def __rshift__(self, other: AnyRule) -> Chain:
         if not isinstance(other, Chainable):
             raise TypeError(f">> joins two rules, got {other!r} on its right")
+        _refuse_carry(self, other)
         return Chain((*stages_of(self), *stages_of(other)))  # type: ignore[arg-type]
 
     def to_dict(self) -> dict[str, Any]:
@@ -54,6 +55,8 @@ class Rule(Chainable):
             object.__setattr__(self, "norm", Linf())  # of one element every norm is its magnitude
         if isinstance(self.threshold, Bounds) and not isinstance(self.scope, Element):
             raise ValueError("Bounds(max, min) clips by value: write scope=Element(), or Constant(limit) for a norm")
+        if isinstance(self.threshold, SecondMoment) and not isinstance(self.scope, Element):
+            raise ValueError("SecondMoment() is another threshold for each element: write scope=Element()")
 
     def __repr__(self) -> str:
         subject = "a magnitude" if isinstance(self.scope, Element) else self.norm.words
@@ -72,6 +75,7 @@ class Chain(Chainable):
     def __post_init__(self) -> None:
         if not self.stages:
             raise ValueError("a chain needs at least one rule")
+        _refuse_carry(*self.stages)
         from gradclip.rules.sweep import phases_of
 
         late = [sweep for phase in phases_of(self)[1:] for sweep in phase.sweeps if sweep is not None]
@@ -102,6 +106,7 @@ class Rules(Chainable):
         pairs = tuple(parts.items() if isinstance(parts, Mapping) else (tuple(pair) for pair in parts))
         if not pairs:
             raise ValueError('Rules needs at least one pattern: Rules({"*": ClipGradByGlobalNorm(1.0)})')
+        _refuse_carry(*(rule for _, rule in pairs))
         for pattern, rule in pairs:
             if not isinstance(pattern, str) or not (rule is None or isinstance(rule, Rule | Chain)):
                 raise TypeError(f"Rules maps a pattern to a rule or None, got {pattern!r}: {rule!r}")
@@ -117,14 +122,41 @@ class Rules(Chainable):
         return None if index is None else self.parts[index][1]
 
     def __repr__(self) -> str:
-        return "by name: " + "; ".join(f"{pattern} ({rule or 'left alone'!r})" for pattern, rule in self.parts)
+        return "by name: " + "; ".join(
+            f"{pattern} ({'left alone' if rule is None else repr(rule)})" for pattern, rule in self.parts
+        )
 
 
-AnyRule: TypeAlias = Rule | Chain | Rules
+@dataclass(frozen=True, repr=False)
+class Carry(Chainable):
+    """A whole rule, and what it takes away is added to the gradients of the next step before they are measured."""
+
+    rule: Rule | Chain | Rules
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.rule, Rule | Chain | Rules):
+            raise TypeError(f"what is carried over is that of a rule, got {self.rule!r}: UClip(ClipGradByValue(1.0))")
+
+    def __repr__(self) -> str:
+        return f"{self.rule!r}; what is taken away is carried to the next step"
+
+
+def _refuse_carry(*parts: Any) -> None:
+    """Refuse a `Carry` as a part of another rule."""
+    for one in parts:
+        if isinstance(one, Carry):
+            raise TypeError(
+                f"UClip is for a whole rule, and here it is a part of one: write UClip(a >> b), not {one!r}"
+            )
+
+
+AnyRule: TypeAlias = Rule | Chain | Rules | Carry
 
 
 def stages_of(rule: AnyRule) -> tuple[Rule | Rules, ...]:
     """The stages of a chain, or the rule itself as the only one."""
+    if isinstance(rule, Carry):
+        return stages_of(rule.rule)
     return rule.stages if isinstance(rule, Chain) else (rule,)
 
 
@@ -141,6 +173,8 @@ def rewritten(rule: AnyRule, change: Callable[[Rule], Rule]) -> AnyRule:
     """`rule` with each `Rule` inside it replaced by `change` of it."""
     if isinstance(rule, Rule):
         return change(rule)
+    if isinstance(rule, Carry):
+        return Carry(rewritten(rule.rule, change))  # type: ignore[arg-type]
     if isinstance(rule, Chain):
         return Chain(tuple(rewritten(stage, change) for stage in rule.stages))  # type: ignore[misc]
     return Rules([(name, part and rewritten(part, change)) for name, part in rule.parts])  # type: ignore[misc]

@@ -33,10 +33,23 @@ class Element(Scope):
 
 @dataclass(frozen=True)
 class Row(Scope):
-    """Each output unit: one index of the first axis of a tensor of two or more axes; the whole of a smaller one."""
+    """Each output unit of a weight: one index of `axis`; a tensor of fewer than two axes is one unit.
 
+    `axis` counts from the front, or from the back where it is negative: `Row(1)` is for the weights (in, out, height,
+    width) of a transposed convolution. None is where the framework's usual layers keep their output units
+    (`Engine.unit_axis`). A tensor without the axis is refused.
+    """
+
+    axis: int | None = None
     grain: ClassVar[int] = 1
-    words: ClassVar[str] = "each row"
+
+    def __post_init__(self) -> None:
+        if self.axis is not None and type(self.axis) is not int:
+            raise TypeError(f"the axis of a Row is a whole number or None, got {self.axis!r}: write Row(1) or Row(-1)")
+
+    @property
+    def words(self) -> str:  # type: ignore[override]
+        return "each row" if self.axis is None else f"each index of axis {self.axis}"
 
 
 @dataclass(frozen=True)
@@ -64,7 +77,7 @@ class Global(Scope):
 
 
 def rows_of(shape: Sequence[int]) -> int:
-    """The number of `Row` segments in a tensor of `shape`."""
+    """The number of `Row` segments in a tensor of `shape`, whose first axis is that of the rows."""
     return int(shape[0]) if len(shape) >= 2 else 1
 
 

@@ -34,7 +34,7 @@ def segments(
         of_tensor = list(groups) if groups is not None else [0] * len(shapes)
     else:
         of_tensor = [0] * len(shapes) if isinstance(scope, Global) else list(range(len(shapes)))
-    rows = [rows_of(shape) if isinstance(leaf, Row) else 1 for shape in shapes]
+    rows = list(map(rows_of, shapes)) if isinstance(leaf, Row) else [1] * len(shapes)
     if isinstance(scope, Row):
         of_tensor = []
     index = None if scope == leaf else [of for of, n in zip(of_tensor, rows, strict=True) for _ in range(n)]

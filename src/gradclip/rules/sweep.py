@@ -44,6 +44,10 @@ class Sweep:
         return any(stage.threshold.reads_weights for stage in self.stages)
 
     @cached_property
+    def keeps_rows(self) -> bool:
+        return any(stage.threshold.keeps_rows for stage in self.stages)
+
+    @cached_property
     def reads_shapes(self) -> bool:
         """Whether the shapes of the gradients are needed: to name rows, to combine segments, or to count elements."""
         return any(
@@ -52,8 +56,14 @@ class Sweep:
         )
 
     def takes(self, stage: Rule) -> bool:
-        """Whether `stage` can follow in the same sweep."""
-        return not self.elementwise and not isinstance(stage.scope, Element) and stage.norm.p == self.norm.p
+        """Whether `stage` can follow in the same sweep; rows of one axis do not combine to those of another."""
+        rows = {one.scope for one in (*self.stages, stage) if isinstance(one.scope, Row)}
+        return (
+            not self.elementwise
+            and not isinstance(stage.scope, Element)
+            and stage.norm.p == self.norm.p
+            and len(rows) <= 1
+        )
 
 
 @dataclass(frozen=True)
@@ -62,6 +72,11 @@ class Phase:
 
     sweeps: tuple[Sweep | None, ...]
     names: Rules | None = None
+
+    @property
+    def writes_early(self) -> bool:
+        """Whether one of its sweeps may be written while it is measured, before another was."""
+        return len(self.sweeps) > 1 and any(sweep is not None and sweep.elementwise for sweep in self.sweeps)
 
 
 def phases_of(rule: AnyRule) -> tuple[Phase, ...]:

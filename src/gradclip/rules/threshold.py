@@ -24,7 +24,8 @@ class Observed(NamedTuple):
     """What a threshold may look at: `norm` [G], `step` from 0, `weights` [G] if it asked for them, `learns` [G].
 
     `step` is an int, or an array where the steps of a compiled program count themselves. `learns` is true where the
-    norm is finite and not zero: only from such a segment may a memory learn.
+    norm is finite and not zero: only from such a segment may a memory learn. `given` has the numbers [1] that the
+    caller gave beside the gradients, by name. `ceiling` is the least threshold that stands beside this one.
     """
 
     norm: Any
@@ -32,6 +33,8 @@ class Observed(NamedTuple):
     weights: Any
     learns: Any
     xp: ArrayFunctions
+    given: Mapping[str, Any] = {}
+    ceiling: Any = math.inf
 
 
 @dataclass(frozen=True)
@@ -39,14 +42,21 @@ class Threshold:
     """Base of the thresholds.
 
     `adapts` says that it is to be asked by `at` and not by `value`; `reads_weights` asks for the norms of the
-    parameters over the same segments.
+    parameters over the same segments, `reads_given` for numbers of the caller; `keeps_rows` says that it remembers
+    arrays of [n, G].
     """
 
     adapts: ClassVar[bool] = False
     reads_weights: ClassVar[bool] = False
+    keeps_rows: ClassVar[bool] = False
+    reads_given: ClassVar[frozenset[str]] = frozenset()
 
     def at(self, observed: Observed, state: State) -> tuple[Any, State]:
-        """The threshold of this step, one number or [G], and the memory after it; `state` is empty at first."""
+        """The threshold of this step, one number or [G], and the memory after it.
+
+        The arrays of a memory have the segments on their last axis and begin as zeros; `state` is empty at first. A
+        threshold that is not above 0 (or NaN) does not clip.
+        """
         return self.value(observed.step, observed.xp), state
 
     def value(self, step: Any, xp: ArrayFunctions = SCALARS) -> Any:
@@ -101,6 +111,32 @@ class Bounds(Threshold):
 
     def __str__(self) -> str:
         return f"[{self.min:g}, {self.max:g}]"
+
+
+@dataclass(frozen=True)
+class SecondMoment(Threshold):
+    """For each element `sqrt(factor v)`, with v its second moment as the optimizer has it; none in the first steps.
+
+    At scope `Element` alone. The results have the unit of this threshold, so that it is 1. An element whose v is 0 or
+    not known yet is not clipped; in the first `warmup` steps, while v is far too small, none is.
+    """
+
+    factor: float = 5000.0
+    warmup: int = 20
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "factor", checked_limit(self.factor, "the factor of the second moment"))
+        if type(self.warmup) is not int or self.warmup < 0:
+            raise ValueError(f"warmup is a whole number of steps from 0, got {self.warmup!r}: write 20")
+
+    def value(self, step: Any, xp: ArrayFunctions = SCALARS) -> Any:
+        """1, because the elements are measured in units of it."""
+        xp = SCALARS if isinstance(step, int) else xp
+        return xp.where(step < self.warmup, math.inf, 1.0)
+
+    def __str__(self) -> str:
+        after = f" (after {self.warmup} steps)" if self.warmup else ""
+        return f"the root of {self.factor:g} times its second moment{after}"
 
 
 @dataclass(frozen=True, init=False)

@@ -1,13 +1,16 @@
-"""The named methods, each as one expression of scope, norm, threshold and response."""
+"""Methods whose threshold is a number, or follows the step alone."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
-from gradclip.rules.norm import Linf, norm_of_order
+from gradclip.rules.norm import L2, RMS, Linf, norm_of_order
+from gradclip.rules.response import Normalize, Smooth
 from gradclip.rules.rule import Rule
 from gradclip.rules.scope import Element, Global, Tensor
 from gradclip.rules.threshold import Bounds, Constant, Threshold
+
+__all__ = ["BlockRMS", "ClipGradByGlobalNorm", "ClipGradByNorm", "ClipGradByValue", "NormalizedGradient", "SmoothClip"]
 
 
 def ClipGradByValue(max: Any, min: float | None = None) -> Rule:
@@ -52,6 +55,51 @@ def ClipGradByGlobalNorm(clip_norm: Any, norm_type: float = 2.0) -> Rule:
     all tensors together: an L2 norm above 1 is rescaled to it
     """
     return Rule(Global(), norm_of_order(norm_type), _threshold(clip_norm, "clip_norm"))
+
+
+def BlockRMS(limit: Any = 1.0) -> Rule:
+    """Rescale each tensor alone to a root mean square of at most `limit`.
+
+    Formula: `out = g * min(1, limit / rms(g))` with `rms(g) = ||g||_2 / sqrt(number of elements)` for each tensor.
+    `limit` has the unit of the gradient, and may be a `Schedule`.
+    Source: N. Shazeer, M. Stern 2018, arXiv:1804.04235, section 6 (Adafactor's d = 1.0).
+    Differs from the original: (1) there it stands on the update that the optimizer has made: place it there.
+
+    >>> BlockRMS()
+    each tensor: a root mean square above 1 is rescaled to it
+    """
+    return Rule(Tensor(), RMS(), _threshold(limit, "limit"))
+
+
+def NormalizedGradient(norm: Any = 1.0, epsilon: float = 0.0, each_tensor: bool = False) -> Rule:
+    """Give the gradient always the same norm, from above and from below.
+
+    Formula: `out = g / (||g|| / norm + epsilon)` for all tensors together, or for each where `each_tensor`. A zero
+    gradient stays zero.
+    Source: E. Hazan, K. Levy, S. Shalev-Shwartz 2015, arXiv:1507.02030 (normalised gradient descent).
+    Differs from the original: (1) it is any optimizer's gradient, not the step of plain descent.
+
+    >>> NormalizedGradient()
+    all tensors together: an L2 norm above 1 is normalised to it
+    """
+    return Rule(Tensor() if each_tensor else Global(), L2(), _threshold(norm, "norm"), Normalize(epsilon))
+
+
+def SmoothClip(
+    clip_norm: Any = 1.0, kind: Literal["reciprocal", "sqrt", "tanh"] = "reciprocal", each_tensor: bool = False
+) -> Rule:
+    """Bend the norm of the gradient below a threshold instead of breaking it there.
+
+    Formula: `out = g * phi(r)` with `r = ||g|| / clip_norm` for all tensors together, or for each where `each_tensor`:
+    `phi(r) = 1 / (1 + r)` ("reciprocal"), `1 / sqrt(1 + r^2)` ("sqrt") or `tanh(r) / r` ("tanh").
+    Source: B. Zhang, J. Jin, C. Fang, L. Wang 2020, arXiv:2010.02519 (the reciprocal form of their code).
+    Differs from the original: (1) the gradient is bent, not a mixture of it with the momentum; (2) the threshold does
+    not depend on the learning rate.
+
+    >>> SmoothClip(1.0)
+    all tensors together: an L2 norm above 1 is bent smoothly below it (reciprocal)
+    """
+    return Rule(Tensor() if each_tensor else Global(), L2(), _threshold(clip_norm, "clip_norm"), Smooth(kind))
 
 
 def _threshold(value: Any, name: str) -> Threshold:

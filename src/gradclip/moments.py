@@ -1,0 +1,42 @@
+"""Gradients in units of the optimizer's second moments: for thresholds that are another number for each element."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from gradclip.engines.base import Engine
+from gradclip.result import Gradients
+
+
+def over_moments(own: Gradients, factor: float, engine: Engine) -> tuple[list[Any], Callable[[], None]]:
+    """New tensors with `g / sqrt(factor v)`, and what writes to the gradients what has become of these.
+
+    v is the second moment of each element, `moments()` of the gradients. Where it is not above 0, or not known yet, the
+    quotient is 0 unless the element is non-finite; so it is not clipped. Elements whose quotient stays are not changed.
+    """
+    assert own.moments is not None
+    values = engine.values
+    wide = [values.wide(tensor, index) for index, tensor in enumerate(own.tensors)]
+    limits = [_limit(engine, moment, g) * factor**0.5 for moment, g in zip(own.moments(), wide, strict=True)]
+    limits = [limit * own.divisor for limit in limits]
+    open_ = [values.where(limit > 0.0, limit, values.zeros(limit) + math.inf) for limit in limits]
+    quotients = [g / limit for g, limit in zip(wide, open_, strict=True)]
+    tensors = [values.tensor(quotient) for quotient in quotients]
+
+    def write() -> None:
+        for gradient, g, limit, quotient, tensor in zip(own.tensors, wide, limits, quotients, tensors, strict=True):
+            after = values.wide(tensor, 0)
+            changed = (after != quotient) & (after == after)
+            if engine.waits or changed.any():
+                values.put_(gradient, values.tensor(values.where(changed, after * limit, g)))
+
+    return tensors, write
+
+
+def _limit(engine: Engine, moment: Any, like: Any) -> Any:
+    """The root of a second moment, zeros where there is none."""
+    if moment is None:
+        return engine.values.zeros(like)
+    return engine.values.beside(moment, like) ** 0.5

@@ -1,0 +1,219 @@
+"""Thresholds made from others: relative to the weights, the smaller or larger of several, one after another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from gradclip.rules.arrays import SCALARS, Array, ArrayFunctions
+from gradclip.rules.levels import checked_factor
+from gradclip.rules.threshold import Constant, Observed, Schedule, SecondMoment, State, Threshold
+
+CLOSED = 2.0**-1000
+"""A threshold that no gradient passes; 0 would be none."""
+
+
+@dataclass(frozen=True)
+class WeightRatio(Threshold):
+    """A share of the norm of the weights over the same segment: `ratio max(||w||, floor)`.
+
+    `ratio` is a number above 0 or a `Schedule`. Without a floor a segment whose weights are all zero is not clipped.
+    """
+
+    ratio: float | Schedule
+    floor: float = 0.0
+
+    adapts: ClassVar[bool] = True
+    reads_weights: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.ratio, Schedule):
+            checked_factor(self.ratio, "the ratio to the weights", "0.01")
+        if isinstance(self.floor, bool) or not 0.0 <= self.floor < math.inf:
+            raise ValueError(f"floor is a norm from 0, got {self.floor!r}: write 1e-3")
+
+    def at(self, observed: Observed, state: State) -> tuple[Any, State]:
+        ratio = self.ratio.value(observed.step, observed.xp) if isinstance(self.ratio, Schedule) else self.ratio
+        return ratio * observed.xp.maximum(observed.weights, self.floor), state
+
+    def __str__(self) -> str:
+        ratio = self.ratio if isinstance(self.ratio, Schedule) else f"{self.ratio:g}"
+        return f"{ratio} of that of the weights" + (f" ({self.floor:g} at least)" if self.floor else "")
+
+
+@dataclass(frozen=True)
+class Combined(Threshold):
+    """Base of what is made of other thresholds: each keeps a memory of its own under its number."""
+
+    parts: tuple[Threshold, ...]
+
+    def __post_init__(self) -> None:
+        parts = tuple(part if isinstance(part, Threshold) else Constant(part) for part in self.parts)
+        if not parts:
+            raise ValueError(f"{type(self).__name__} needs at least one threshold")
+        if any(isinstance(part, SecondMoment) for part in parts):
+            raise ValueError("SecondMoment() stands alone, in units of its own: chain a second rule with >> instead")
+        object.__setattr__(self, "parts", parts)
+
+    @property
+    def adapts(self) -> bool:  # type: ignore[override]
+        return any(part.adapts for part in self.parts)
+
+    @property
+    def reads_weights(self) -> bool:  # type: ignore[override]
+        return any(part.reads_weights for part in self.parts)
+
+    @property
+    def keeps_rows(self) -> bool:  # type: ignore[override]
+        return any(part.keeps_rows for part in self.parts)
+
+    @property
+    def reads_given(self) -> frozenset[str]:  # type: ignore[override]
+        return frozenset().union(*(part.reads_given for part in self.parts))
+
+    def at(self, observed: Observed, state: State) -> tuple[Any, State]:
+        limits: list[Array] = []
+        memory: dict[str, Any] = {}
+        for number, part in enumerate(self.parts):
+            limit, after = part.at(self._seen(observed, limits), _own(state, number))
+            limits.append(limit)
+            memory |= {f"{number}.{name}": value for name, value in after.items()}
+        return self.combined(limits, observed.step, observed.xp), memory
+
+    def value(self, step: Any, xp: ArrayFunctions = SCALARS) -> Any:
+        return self.combined([part.value(step, xp) for part in self.parts], step, xp)
+
+    def combined(self, limits: Sequence[Array], step: Any, xp: ArrayFunctions) -> Array:
+        """One threshold from those of the parts."""
+        raise NotImplementedError
+
+    def _seen(self, observed: Observed, limits: Sequence[Array]) -> Observed:
+        return observed
+
+
+@dataclass(frozen=True)
+class Least(Combined):
+    """The smallest of several thresholds: `min_of(1.0, History(...))`. Each knows those before it as its ceiling."""
+
+    def combined(self, limits: Sequence[Array], step: Any, xp: ArrayFunctions) -> Array:
+        return _chosen(limits, xp, least=True)
+
+    def _seen(self, observed: Observed, limits: Sequence[Array]) -> Observed:
+        return observed._replace(ceiling=_chosen([observed.ceiling, *limits], observed.xp, least=True))
+
+    def __str__(self) -> str:
+        return f"the smallest of {_listed(self.parts)}"
+
+
+@dataclass(frozen=True)
+class Largest(Combined):
+    """The largest of several thresholds: `max_of(0.1, History(...))`."""
+
+    def combined(self, limits: Sequence[Array], step: Any, xp: ArrayFunctions) -> Array:
+        return _chosen(limits, xp, least=False)
+
+    def __str__(self) -> str:
+        return f"the largest of {_listed(self.parts)}"
+
+
+@dataclass(frozen=True)
+class Switched(Combined):
+    """The first of two thresholds for the first `steps` steps, the second after them. Both learn always."""
+
+    steps: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if type(self.steps) is not int or self.steps < 1 or len(self.parts) != 2:
+            raise ValueError(f"until takes a whole number of steps from 1, got {self.steps!r}: until(100, 1.0, None)")
+
+    def combined(self, limits: Sequence[Array], step: Any, xp: ArrayFunctions) -> Array:
+        return limits[step >= self.steps] if isinstance(step, int) else xp.where(step < self.steps, *limits)
+
+    def __str__(self) -> str:
+        first, then = ("none" if str(part) == "inf" else str(part) for part in self.parts)
+        return f"{first} in the first {self.steps} steps and {then} after them"
+
+
+@dataclass(frozen=True)
+class Given(Threshold):
+    """No gradient passes while a number that the caller gives, like the loss, lies above a threshold of its own.
+
+    The number is given before the step, `clipper.give(loss=loss)`; it may be negative. A non-finite one is neither
+    compared nor learnt.
+    """
+
+    threshold: Threshold
+    name: str = "loss"
+
+    adapts: ClassVar[bool] = True
+
+    @property
+    def reads_given(self) -> frozenset[str]:  # type: ignore[override]
+        return frozenset({self.name})
+
+    @property
+    def keeps_rows(self) -> bool:  # type: ignore[override]
+        return self.threshold.keeps_rows
+
+    def at(self, observed: Observed, state: State) -> tuple[Any, State]:
+        xp = observed.xp
+        # one number for each segment, as the memory has them
+        number = observed.given[self.name] + 0.0 * xp.where(observed.learns, observed.norm, 0.0)
+        finite = xp.where(xp.nonfinite(number), False, number == number)
+        limit, after = self.threshold.at(observed._replace(norm=number, learns=finite, ceiling=math.inf), state)
+        spike = xp.where(finite, number > limit, False)
+        closed = 0.0 * xp.where(finite, number, 0.0) + CLOSED
+        return xp.where(spike, closed, math.inf), after
+
+    def __str__(self) -> str:
+        return f"0 while the {self.name} is above {self.threshold}"
+
+
+def min_of(*thresholds: Any) -> Threshold:
+    """The smallest of several thresholds; numbers are constants, and `feed="clipped"` knows those before it.
+
+    >>> min_of(1.0, Schedule((0, 2.0), (10, 0.5))).value(10)
+    0.5
+    """
+    return Least(thresholds)
+
+
+def max_of(*thresholds: Any) -> Threshold:
+    """The largest of several thresholds; numbers are constants.
+
+    >>> max_of(1.0, Schedule((0, 2.0), (10, 0.5))).value(10)
+    1.0
+    """
+    return Largest(thresholds)
+
+
+def until(steps: int, first: Any, then: Any) -> Threshold:
+    """The threshold `first` for the first `steps` steps, `then` after them; numbers are constants, `None` is none.
+
+    >>> until(100, 1.0, None).value(99), until(100, 1.0, None).value(100)
+    (1.0, inf)
+    """
+    return Switched((first, then), steps)
+
+
+def _chosen(limits: Sequence[Array], xp: ArrayFunctions, *, least: bool) -> Array:
+    chosen = limits[0]
+    for limit in limits[1:]:
+        numbers = isinstance(limit, float) and isinstance(chosen, float)
+        where = SCALARS.where if numbers else xp.where
+        chosen = where(limit < chosen if least else limit > chosen, limit, chosen)
+    return chosen
+
+
+def _own(state: State, number: int) -> State:
+    """The memory of the part with this number."""
+    prefix = f"{number}."
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def _listed(parts: Sequence[Threshold]) -> str:
+    *first, last = map(str, parts)
+    return f"{', '.join(first)} and {last}" if first else last

@@ -1,0 +1,281 @@
+"""Estimators: what is remembered of the norms of earlier steps.
+
+A memory is a dict of arrays [G], one place for each segment ([n, G] for a window), and begins as zeros: `count` says
+how many norms were learnt, so that zeros that were never learnt count for nothing. An estimator never changes a memory,
+it makes the next one. What it can tell of the norms (`mean`, `spread`, `rms`, `quantile`) stands in `tells`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from gradclip.rules.arrays import Array, ArrayFunctions
+
+Remembered = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """Base of the estimators. `rows` is the length of the arrays [n, G], 0 where all are [G]."""
+
+    tells: ClassVar[frozenset[str]] = frozenset()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The arrays of its memory beside `count`."""
+        return ("mean",)
+
+    @property
+    def rows(self) -> int:
+        return 0
+
+    @property
+    def one_norm(self) -> bool:
+        """Whether its mean is no mean of several norms."""
+        return False
+
+    def empty(self, zero: Array, xp: ArrayFunctions) -> Remembered:
+        """The memory that nothing was learnt in; `zero` is [G]."""
+        return dict.fromkeys(("count", *self.names), zero)
+
+    def learnt(self, memory: Remembered, norm: Array, warmup: int, xp: ArrayFunctions) -> Remembered:
+        """The memory after `norm` [G]; `warmup` norms make the beginning."""
+        raise NotImplementedError
+
+    def mean(self, memory: Remembered, xp: ArrayFunctions) -> Array:
+        """The usual norm [G]."""
+        return memory["mean"]
+
+    def spread(self, memory: Remembered, xp: ArrayFunctions) -> Array:
+        """The standard deviation of the norms [G]."""
+        return memory["spread"]
+
+    def rms(self, memory: Remembered, xp: ArrayFunctions) -> Array:
+        """The root mean square of the norms [G]."""
+        return memory["rms"]
+
+    def quantile(self, memory: Remembered, q: float, xp: ArrayFunctions) -> Array:
+        """The norm [G] below which the share `q` of the norms lies."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class EMA(Estimator):
+    """The exponential moving average: `mean <- decay mean + (1 - decay) norm`. With decay 0 it is the last norm.
+
+    `start` says how it begins: "average" (the plain mean of the norms of the warm-up, so the first norm where the
+    warm-up is 1), "least" (their smallest), or "debiased" (Adam's: each norm of the past has its true weight).
+    """
+
+    decay: float
+    start: Literal["average", "least", "debiased"] = "average"
+
+    tells: ClassVar[frozenset[str]] = frozenset({"mean"})
+
+    def __post_init__(self) -> None:
+        checked_share(self.decay, "the decay of an EMA", "0.97")
+        if self.start not in ("average", "least", "debiased"):
+            raise ValueError(f"an EMA starts as 'average', 'least' or 'debiased', got {self.start!r}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ("mean", "weight") if self.start == "debiased" else ("mean",)
+
+    @property
+    def one_norm(self) -> bool:
+        return self.decay == 0
+
+    def learnt(self, memory: Remembered, norm: Array, warmup: int, xp: ArrayFunctions) -> Remembered:
+        count, mean = memory["count"], memory["mean"]
+        if self.start == "debiased":
+            weight = self.decay * memory["weight"] + (1.0 - self.decay)
+            after = moved(mean, norm, (1.0 - self.decay) / weight, xp)
+            return {"count": count + 1.0, "mean": after, "weight": weight}
+        after = moved(mean, norm, rate_of(count, self.decay, warmup, xp), xp)
+        if self.start == "least":
+            least = xp.where(xp.either(count < 1.0, norm < mean), norm, mean)
+            after = xp.where(count < warmup, least, after)
+        return {"count": count + 1.0, "mean": after}
+
+    def __str__(self) -> str:
+        return "the last norm" if self.decay == 0 else f"an EMA of {self.decay:g}{_start(self.start)}"
+
+
+@dataclass(frozen=True)
+class EMASpread(Estimator):
+    """Exponential moving mean and standard deviation: with `d = norm - mean` and `r = 1 - decay`,
+    `mean <- mean + r d` and `variance <- (1 - r) (variance + r d^2)` (T. Finch 2009); in the warm-up the plain ones.
+    """
+
+    decay: float
+
+    tells: ClassVar[frozenset[str]] = frozenset({"mean", "spread"})
+
+    def __post_init__(self) -> None:
+        checked_share(self.decay, "the decay of an EMA", "0.97")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ("mean", "spread")
+
+    def learnt(self, memory: Remembered, norm: Array, warmup: int, xp: ArrayFunctions) -> Remembered:
+        count, mean, spread = memory["count"], memory["mean"], memory["spread"]
+        rate = rate_of(count, self.decay, warmup, xp)
+        off = norm - mean
+        # the root, and in units of the larger part: no square leaves the range of the type that keeps the memory
+        spread = xp.sqrt(1.0 - rate) * hypotenuse(spread, xp.sqrt(rate) * xp.maximum(off, -off), xp)
+        return {"count": count + 1.0, "mean": mean + rate * off, "spread": spread}
+
+    def __str__(self) -> str:
+        return f"an EMA of {self.decay:g}"
+
+
+@dataclass(frozen=True)
+class Moments(Estimator):
+    """Debiased moving averages of the norm, with `decay`, and of its square, with `square_decay`."""
+
+    decay: float
+    square_decay: float
+
+    tells: ClassVar[frozenset[str]] = frozenset({"mean", "rms"})
+
+    def __post_init__(self) -> None:
+        checked_share(self.decay, "the decay of the norm", "0.7")
+        checked_share(self.square_decay, "the decay of its square", "0.9")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ("mean", "weight", "rms", "square_weight")
+
+    def learnt(self, memory: Remembered, norm: Array, warmup: int, xp: ArrayFunctions) -> Remembered:
+        weight = self.decay * memory["weight"] + (1.0 - self.decay)
+        square_weight = self.square_decay * memory["square_weight"] + (1.0 - self.square_decay)
+        rate, square_rate = (1.0 - self.decay) / weight, (1.0 - self.square_decay) / square_weight
+        # rounding may bring a rate to just above 1
+        left = xp.sqrt(xp.maximum(1.0 - square_rate, 0.0))
+        return {
+            "count": memory["count"] + 1.0,
+            "mean": moved(memory["mean"], norm, rate, xp),
+            "rms": hypotenuse(left * memory["rms"], xp.sqrt(square_rate) * norm, xp),
+            "weight": weight,
+            "square_weight": square_weight,
+        }
+
+    def __str__(self) -> str:
+        return f"EMAs of {self.decay:g} of the norm and of {self.square_decay:g} of its square"
+
+
+@dataclass(frozen=True)
+class Window(Estimator):
+    """The last `length` norms, in a ring [length, G]; spread is unbiased, a quantile is interpolated linearly."""
+
+    length: int
+
+    tells: ClassVar[frozenset[str]] = frozenset({"mean", "spread", "quantile"})
+
+    def __post_init__(self) -> None:
+        if type(self.length) is not int or self.length < 1:
+            raise ValueError(f"a Window holds a whole number of norms from 1, got {self.length!r}: write Window(128)")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ("norms", "place")
+
+    @property
+    def rows(self) -> int:
+        return self.length
+
+    def empty(self, zero: Array, xp: ArrayFunctions) -> Remembered:
+        return {"count": zero, "norms": xp.column(self.length, zero) * 0.0 + zero, "place": zero}
+
+    def learnt(self, memory: Remembered, norm: Array, warmup: int, xp: ArrayFunctions) -> Remembered:
+        place = memory["place"]
+        norms = xp.where(xp.column(self.length, norm) == place, norm, memory["norms"])
+        after = xp.where(place + 1.0 >= self.length, 0.0, place + 1.0)
+        return {"count": memory["count"] + 1.0, "norms": norms, "place": after}
+
+    def mean(self, memory: Remembered, xp: ArrayFunctions) -> Array:
+        return xp.sum(memory["norms"] / self._held(memory, xp))  # divided first: their sum may leave the range
+
+    def spread(self, memory: Remembered, xp: ArrayFunctions) -> Array:
+        held, norms = self._held(memory, xp), memory["norms"]
+        off = xp.where(xp.column(self.length, held) < held, norms - self.mean(memory, xp), 0.0)
+        unit = xp.sum(xp.maximum(off, -off))
+        parts = off / xp.where(unit > 0.0, unit, 1.0)
+        return unit * xp.sqrt(xp.sum(parts * parts) / xp.maximum(held - 1.0, 1.0))
+
+    def quantile(self, memory: Remembered, q: float, xp: ArrayFunctions) -> Array:
+        held, number = self._held(memory, xp), xp.column(self.length, memory["count"])
+        ordered = xp.sort(xp.where(number < held, memory["norms"], math.inf))
+        off = number - q * (held - 1.0)
+        weight = xp.maximum(1.0 - xp.maximum(off, -off), 0.0)
+        return xp.sum(xp.where(weight > 0.0, ordered, 0.0) * weight)
+
+    def _held(self, memory: Remembered, xp: ArrayFunctions) -> Array:
+        """How many norms the ring holds, at least 1."""
+        count = xp.maximum(memory["count"], 1.0)
+        return xp.where(count < self.length, count, float(self.length))
+
+    def __str__(self) -> str:
+        return f"the last {self.length} norms"
+
+
+@dataclass(frozen=True)
+class QuantileTracker(Estimator):
+    """One number that walks to the quantile `q` of the norms: `C <- C exp(-rate (b - q))`, b = 1 where norm <= C else
+    0. It begins as the first norm. G. Andrew et al. 2021, arXiv:1905.03871."""
+
+    q: float = 0.5
+    rate: float = 0.2
+
+    tells: ClassVar[frozenset[str]] = frozenset({"mean"})
+
+    def __post_init__(self) -> None:
+        checked_share(self.q, "the quantile", "0.5")
+        if isinstance(self.rate, bool) or not 0.0 < self.rate < math.inf:
+            raise ValueError(f"the rate of a QuantileTracker is above 0, got {self.rate!r}: write 0.2")
+
+    @property
+    def one_norm(self) -> bool:
+        return True
+
+    def learnt(self, memory: Remembered, norm: Array, warmup: int, xp: ArrayFunctions) -> Remembered:
+        count, mean = memory["count"], memory["mean"]
+        up, down = math.exp(self.rate * self.q), math.exp(-self.rate * (1.0 - self.q))
+        moved = xp.where(norm > mean, mean * up, mean * down)
+        return {"count": count + 1.0, "mean": xp.where(count > 0, moved, norm)}
+
+    def __str__(self) -> str:
+        return f"the tracked quantile {self.q:g} (rate {self.rate:g})"
+
+
+def rate_of(count: Array, decay: float, warmup: int, xp: ArrayFunctions) -> Array:
+    """The weight of the next norm: that of a plain mean in the warm-up, `1 - decay` after it."""
+    return xp.where(count < warmup, 1.0 / (count + 1.0), 1.0 - decay)
+
+
+def moved(mean: Array, norm: Array, rate: Array, xp: ArrayFunctions) -> Array:
+    """`mean` moved towards `norm`: not at all where they are equal, and to it, bit for bit, where the rate is 1."""
+    return xp.where(rate < 1.0, mean + rate * (norm - mean), norm)
+
+
+def hypotenuse(a: Array, b: Array, xp: ArrayFunctions) -> Array:
+    """`sqrt(a^2 + b^2)` of numbers from 0, in units of the larger."""
+    unit = xp.maximum(a, b)
+    safe = xp.where(unit > 0.0, unit, 1.0)
+    return unit * xp.sqrt((a / safe) * (a / safe) + (b / safe) * (b / safe))
+
+
+def checked_share(value: Any, what: str, example: str) -> None:
+    """Raise unless `value` is a number in [0, 1)."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{what} is a number in [0, 1), got {value!r}: write {example}")
+    if not 0.0 <= value < 1.0:
+        raise ValueError(f"{what} lies in [0, 1), got {value!r}: write {example}")
+
+
+def _start(start: str) -> str:
+    return {"average": "", "least": " from the smallest norm", "debiased": ", debiased"}[start]
