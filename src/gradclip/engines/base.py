@@ -6,13 +6,15 @@ is made in `decide`, so two engines can differ in speed and in nothing else.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from gradclip.rules.arrays import Array, ArrayFunctions
 from gradclip.rules.norm import Norm
 from gradclip.rules.response import Response
-from gradclip.rules.scope import Scope
+from gradclip.rules.scope import Row, Scope
+from gradclip.rules.segments import Shape
 
 
 class Measure(NamedTuple):
@@ -55,6 +57,29 @@ class Slot:
         self.value = value
 
 
+class Values(Protocol):
+    """Values of a framework, which are never written, for what has one number for each element of a gradient."""
+
+    def wide(self, tensor: Any, index: int, /) -> Any:
+        """The value of a tensor that `gather` takes, in float32 or wider; a sparse one raises `UnsupportedGradient`."""
+
+    def tensor(self, value: Any, /) -> Any:
+        """A new tensor, for `gather`, with this value."""
+
+    def put_(self, tensor: Any, source: Any, /) -> None:
+        """Write to `tensor` what the tensor `source` holds, as its dtype."""
+
+    def zeros(self, value: Any, /) -> Any:
+        """Zeros like `value`."""
+
+    def beside(self, saved: Any, value: Any, /) -> Any:
+        """`saved`, which may come from a checkpoint, on the device of `value` and in its dtype."""
+
+    def where(self, flag: Array, then: Any, other: Any, /) -> Any:
+        """One of two values, by a flag of the engine, which may lie on a device, or by one flag for each element."""
+
+
+SPARSE = "it is sparse, and this rule has a number for each element of it: call .to_dense(), or take another rule"
 NO_ORDER = "it is complex, and complex numbers have no order: clip it by a norm"
 
 
@@ -71,12 +96,17 @@ class Engine(Protocol):
     """Gather, measure, apply. The batch is the engine's own view of the tensors and lives for one step.
 
     An engine may also have `clamp_(batch, low, high) -> Measure`: `measure` at scope `Element` and `map_` with the
-    response `Rescale` in one read; and with it `xp`, the array functions that its bounds are made with.
+    response `Rescale` in one read; and with it `xp`, the array functions that its bounds are made with. One that
+    measures in plain floats has `in_arrays(measure) -> Measure`, for thresholds that remember arrays of [n, G].
     """
 
     name: str
     waits: bool
     """Whether reading a number of this engine waits for a device; if so, nothing but `to_host` may read one."""
+
+    @property
+    def values(self) -> Values:
+        """The arithmetic of whole tensors, for rules that have a number for each element."""
 
     def owns(self, tensor: Any) -> bool:
         """Whether this engine can read and write `tensor`."""
@@ -99,20 +129,66 @@ class Engine(Protocol):
         `zeroes` is false where no coefficient can be 0. An engine that waits may multiply by 1.
         """
 
-    def map_(self, batch: Any, response: Response, low: float, high: float) -> None:
-        """Replace each finite element x by `phi(|x| / t) x`, with t = `high` for x > 0 and -`low` for x < 0."""
+    def map_(self, batch: Any, response: Response, low: Array, high: Array) -> None:
+        """Replace each finite element x by `phi(|x| / t) x`, with t = `high` for x > 0 and -`low` for x < 0.
+
+        Both are one number, or an array [T] with one for each tensor.
+        """
 
     def purge_(self, batch: Any) -> None:
         """Replace each non-finite element by zero."""
 
-    def shapes(self, batch: Any) -> list[tuple[int, ...]]:
-        """The shapes of the tensors as measured: of a sparse one, that of its values."""
+    def unit_axis(self, shape: Shape) -> int:
+        """The axis of the output units in a weight of `shape` (two axes or more), as the framework's layers have it."""
+
+    def shapes(self, batch: Any, scope: Scope) -> list[Shape]:
+        """The shapes of the tensors as measured: of a sparse one, that of its values. The axis of `Row` comes first.
+
+        Raises `UnsupportedGradient` for a tensor that has not the axis.
+        """
 
     def holds_float64(self, batch: Any) -> bool:
         """Whether any tensor has elements (or parts of complex ones) of 64 bits."""
 
     def to_host(self, array: Array) -> list[float]:
         """The numbers of `array`; on an accelerator this waits for the device."""
+
+
+def row_axes(scope: Scope, shapes: Sequence[Shape], unit_axis: Callable[[Shape], int]) -> list[int | None]:
+    """For each tensor the axis, from the front, whose indices are its segments; None where all of it is one segment."""
+    if not isinstance(scope, Row):
+        return [None] * len(shapes)
+    wanted = scope.axis
+    return [
+        None if len(shape) < 2 else _row_axis(unit_axis(shape) if wanted is None else wanted, shape, index)
+        for index, shape in enumerate(shapes)
+    ]
+
+
+def _row_axis(axis: int, shape: Shape, index: int) -> int:
+    """`axis` counted from the front."""
+    if not -len(shape) <= axis < len(shape):
+        raise UnsupportedGradient(
+            index, f"its shape {tuple(shape)} has no axis {axis} to take rows of: give it a rule of its own in Rules"
+        )
+    return axis % len(shape)
+
+
+def rows_first(shapes: Sequence[Shape], axes: Sequence[int | None]) -> list[Shape]:
+    """`shapes` with the axis of the rows in front."""
+    if not any(axes):
+        return list(shapes)
+    return [
+        (shape[axis], *shape[:axis], *shape[axis + 1 :]) if axis else tuple(shape)
+        for shape, axis in zip(shapes, axes, strict=True)
+    ]
+
+
+def around(shape: Sequence[int], axis: int | None) -> tuple[int, int, int]:
+    """A tensor of `shape` seen as [before, rows, after]: what lies before, at and after the axis of its rows."""
+    if axis is None:
+        return 1, 1, math.prod(shape)
+    return math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
 
 
 def repeats(places: Sequence[tuple[int, int]]) -> set[int]:

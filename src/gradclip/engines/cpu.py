@@ -15,7 +15,7 @@ import numpy as np
 
 from gradclip.engines import cpu_kernels
 from gradclip.engines import cpu_table as layout
-from gradclip.engines.base import NO_ORDER, Measure, UnsupportedGradient
+from gradclip.engines.base import NO_ORDER, Measure, UnsupportedGradient, around, rows_first
 from gradclip.engines.cpu_gather import Adapter, Batch, Gatherer, Table, Via
 from gradclip.engines.cpu_walk import walk
 from gradclip.engines.reference import NUMPY
@@ -23,6 +23,7 @@ from gradclip.rules.arrays import SCALARS, Array
 from gradclip.rules.norm import Norm
 from gradclip.rules.response import Normalize, Rescale, Response, Smooth, Zero
 from gradclip.rules.scope import Element, Global, Row, Scope
+from gradclip.rules.segments import Shape
 
 KERNEL_OF_ORDER = {2.0: ("squares", layout.SUM), 1.0: ("magnitudes", layout.SUM), math.inf: ("peak", layout.MAX)}
 KIND_OF_SMOOTH = {"reciprocal": cpu_kernels.RECIPROCAL, "sqrt": cpu_kernels.SQRT, "tanh": cpu_kernels.TANH}
@@ -36,9 +37,11 @@ class CpuEngine:
     xp = SCALARS
 
     def __init__(self, adapter: Adapter, via: Via | None = None) -> None:
+        self.values = adapter.VALUES
         self._threads = adapter.threads
         self._written = adapter.written
         self._owns = adapter.on_cpu
+        self.unit_axis = adapter.unit_axis
         self._gather = Gatherer(adapter, via)
 
     def owns(self, tensor: Any) -> bool:
@@ -103,6 +106,12 @@ class CpuEngine:
         walk(table, name, self._threads, found.ctypes.data, how, 1, parameters, stride)
         return found
 
+    def in_arrays(self, measure: Measure) -> Measure:
+        """The measure of one segment in arrays [1] instead of floats."""
+        numbers = (measure.total, measure.nonfinite, measure.scale)
+        total, nonfinite, scale = (np.array([float(number)]) for number in numbers)
+        return Measure(total, nonfinite, NUMPY, scale)
+
     def apply_(self, batch: Batch, scope: Scope, coefficient: Array, zeroes: bool = True) -> None:
         """One read and one write of the segments whose coefficient is not 1."""
         if isinstance(scope, Global):
@@ -124,7 +133,7 @@ class CpuEngine:
         found = self._map(batch, "clamp", low, high, how=layout.MAX)
         return peaks_of(found)
 
-    def map_(self, batch: Batch, response: Response, low: float, high: float) -> None:
+    def map_(self, batch: Batch, response: Response, low: Array, high: Array) -> None:
         """One read; parts of 16 KB in which an element changes are written."""
         self.refuse_unordered(batch)
         if isinstance(response, Rescale):
@@ -145,10 +154,14 @@ class CpuEngine:
         found = self._each(batch.table, len(batch), "purge", layout.SUM, parts.ctypes.data, 1)
         self._wrote(batch, np.flatnonzero(found[:, 3]).tolist())
 
-    def _map(self, batch: Batch, name: str, *parameters: float, how: int = layout.SUM) -> Any:
+    def _map(self, batch: Batch, name: str, *parameters: Array, how: int = layout.SUM) -> Any:
         table = batch.table
-        share(table, *parameters)
-        found = self._each(table, len(batch), name, how, table.address + 8 * layout.ARGUMENT)
+        if any(isinstance(parameter, np.ndarray) for parameter in parameters):
+            own = np.column_stack([np.broadcast_to(parameter, len(batch)) for parameter in parameters])
+            found = self._each(table, len(batch), name, how, own.ctypes.data, own.shape[1])
+        else:
+            share(table, *parameters)
+            found = self._each(table, len(batch), name, how, table.address + 8 * layout.ARGUMENT)
         self._wrote(batch, np.flatnonzero(found[:, 3]).tolist())
         return found
 
@@ -162,8 +175,8 @@ class CpuEngine:
             whole = len(indices) == len(batch)
             self._written(batch.sources if whole else [batch.sources[index] for index in indices])
 
-    def shapes(self, batch: Batch) -> list[tuple[int, ...]]:
-        return batch.shapes()
+    def shapes(self, batch: Batch, scope: Scope) -> list[Shape]:
+        return rows_first(batch.shapes(), batch.axes(scope))
 
     def holds_float64(self, batch: Batch) -> bool:
         return bool(batch.table.words[layout.CODES] >> 3 & 1)
@@ -180,7 +193,7 @@ def share(table: Table, *parameters: float) -> None:
 def segmented(batch: Batch, table: Table, scope: Scope) -> tuple[Table, int]:
     """The table whose segments are those of `scope`, and their number."""
     if isinstance(scope, Row):
-        rows = batch.rows(table)
+        rows = batch.rows(table, scope)
         return rows, rows.words[layout.SEGMENTS]
     return table, len(batch)
 
@@ -188,7 +201,7 @@ def segmented(batch: Batch, table: Table, scope: Scope) -> tuple[Table, int]:
 def owners(batch: Batch, scope: Scope, chosen: np.ndarray[Any, np.dtype[np.bool_]]) -> list[int]:
     """The places of the tensors of which a segment is `chosen`."""
     if isinstance(scope, Row):
-        rows = batch.table.spans[: len(batch), layout.ROWS]
+        rows = [around(shape, axis)[1] for shape, axis in zip(batch.shapes(), batch.axes(scope), strict=True)]
         return list(np.unique(np.repeat(np.arange(len(batch)), rows)[chosen]).tolist())
     return list(np.flatnonzero(chosen).tolist())
 

@@ -16,8 +16,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from gradclip.engines import cpu_table as layout
-from gradclip.engines.base import UnsupportedGradient, repeats
-from gradclip.rules.scope import rows_of
+from gradclip.engines.base import UnsupportedGradient, Values, around, repeats, row_axes
+from gradclip.rules.scope import Scope, rows_of
+from gradclip.rules.segments import Shape
 
 Via = Literal["dlpack", "python"]
 
@@ -26,7 +27,7 @@ PROTOTYPES = {
     "fill": ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.py_object, ctypes.c_int64),
     "number": ctypes.PYFUNCTYPE(None, ctypes.c_int64),
     "shared": ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64),
-    "split": ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64),
+    "split": ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64),
     "walk": ctypes.PYFUNCTYPE(None, ctypes.c_int64),
 }
 API_CAPSULE = b"dlpack_exchange_api"
@@ -44,6 +45,8 @@ class Payload(Protocol):
     def magnitudes(self) -> Any: ...
     @property
     def writeback(self) -> Callable[[], object] | None: ...
+    @property
+    def order(self) -> Sequence[int] | None: ...
 
 
 class Adapter(Protocol):
@@ -51,6 +54,11 @@ class Adapter(Protocol):
 
     @property
     def TENSOR(self) -> type: ...  # the class of plain tensors; a subclass may mean anything
+    @property
+    def PARAMETER(self) -> type: ...  # the class of plain parameters
+    @property
+    def VALUES(self) -> Values: ...
+    def unit_axis(self, shape: Shape) -> int: ...
     def describable(self, tensors: Sequence[Any]) -> bool: ...  # whether its C function may be asked about all of them
     def payload(self, gradient: Any, index: int) -> Payload: ...
     def written(self, tensors: Sequence[Any]) -> None: ...
@@ -63,19 +71,19 @@ class Table:
 
     __slots__ = ("address", "head", "numbers", "parts", "slots", "spans", "words")
 
-    def __init__(self, kind: int = 0, exchange: int = 0) -> None:
+    def __init__(self, kind: int = 0, parameter: int = 0, exchange: int = 0) -> None:
         self.head = np.zeros(layout.HEAD_WORDS, np.int64)
         self.words = self.head.data
         self.numbers = self.head.view(np.float64).data
         self.address = self.head.ctypes.data
-        self.words[layout.KIND], self.words[layout.EXCHANGE] = kind, exchange
+        self.words[layout.KIND], self.words[layout.PARAMETER], self.words[layout.EXCHANGE] = kind, parameter, exchange
         self.slots = np.empty(0, np.int64)
         self.reserve_spans(64)
         self.reserve_parts(64)
 
     def reserve_spans(self, spans: int) -> None:
         """Make room for `spans` rows and the one that closes the table."""
-        self.spans = np.empty((spans + 1, 8), np.int64)
+        self.spans = np.empty((spans + 1, layout.SPAN_WORDS), np.int64)
         self.words[layout.TABLE], self.words[layout.CAPACITY] = self.spans.ctypes.data, spans
 
     def reserve_parts(self, parts: int) -> None:
@@ -103,13 +111,20 @@ class Table:
 class Batch:
     """The gradients of a step as the CPU engine sees them. It borrows its table; the next batch gets it back."""
 
-    __slots__ = ("_magnitudes", "_pool", "_rows", "payloads", "sources", "table", "via")
+    __slots__ = (
+        *("_axes", "_magnitudes", "_pool", "_rows", "_shapes", "_unit_axis"),
+        *("payloads", "sources", "table", "via"),
+    )
 
-    def __init__(self, table: Table, sources: list[Any], via: Via, pool: list[Table]) -> None:
-        self.table, self.sources, self.via, self._pool = table, sources, via, pool
+    def __init__(
+        self, table: Table, sources: list[Any], via: Via, pool: list[Table], unit_axis: Callable[[Shape], int]
+    ) -> None:
+        self.table, self.sources, self.via, self._pool, self._unit_axis = table, sources, via, pool, unit_axis
         self.payloads: dict[int, Payload] = {}
         self._magnitudes: Table | None = None
-        self._rows: dict[int, Table] = {}
+        self._shapes: list[Shape] | None = None
+        self._axes: dict[Scope, list[int | None]] = {}
+        self._rows: dict[tuple[int, Scope], Table] = {}
 
     def __del__(self) -> None:
         self._pool.append(self.table)
@@ -140,11 +155,12 @@ class Batch:
             places[index] = (own_address(self.sources[index], places[index][0]), places[index][1])
         return repeats(places)
 
-    def shapes(self) -> list[tuple[int, ...]]:
-        shapes = [tuple(source.shape) for source in self.sources]
-        for index, payload in self.payloads.items():
-            shapes[index] = shape_of(payload)
-        return shapes
+    def shapes(self) -> list[Shape]:
+        if self._shapes is None:
+            self._shapes = [tuple(source.shape) for source in self.sources]
+            for index, payload in self.payloads.items():
+                self._shapes[index] = shape_of(payload)
+        return self._shapes
 
     def magnitudes(self) -> Table:
         """The table for norms that cannot be taken of real and imaginary parts one by one."""
@@ -152,14 +168,37 @@ class Batch:
             self._magnitudes = self._with_magnitudes() if self.payloads and self.complex else self.table
         return self._magnitudes
 
-    def rows(self, table: Table) -> Table:
-        """`table` cut into rows."""
-        if table.address not in self._rows:
-            rows = self._rows[table.address] = Table()
-            rows.reserve_spans(len(self) + int(table.words[layout.SEGMENTS]))
-            rows.reserve_parts(max(entry("split")(rows.address, table.address), 1))
+    def axes(self, scope: Scope) -> list[int | None]:
+        """The axis of the rows of each gradient."""
+        if scope not in self._axes:
+            self._axes[scope] = row_axes(scope, self.shapes(), self._unit_axis)
+        return self._axes[scope]
+
+    def rows(self, table: Table, scope: Scope) -> Table:
+        """`table` cut into the rows of `scope`."""
+        key = table.address, scope
+        if key not in self._rows:
+            rows = self._rows[key] = Table()
+            cuts = self._cuts(self.axes(scope))
+            number = table.words[layout.SEGMENTS] if cuts is None else int(cuts[:, 1].sum())
+            rows.reserve_spans(len(self) + number + (0 if cuts is None else self.bytes // (2 * layout.LONG_RUN)))
+            address = 0 if cuts is None else cuts.ctypes.data
+            rows.reserve_parts(max(entry("split")(rows.address, table.address, address), 1))
             rows.words[layout.ROWWISE] = 1
-        return self._rows[table.address]
+        return self._rows[key]
+
+    def _cuts(self, axes: Sequence[int | None]) -> np.ndarray[Any, np.dtype[np.int64]] | None:
+        """[T, 2]: how often all the rows of a tensor come one after another, and their number; None if once for all."""
+        if not any(axes):
+            return None
+        cuts = []
+        for index, (shape, axis) in enumerate(zip(self.shapes(), axes, strict=True)):
+            order = self.payloads[index].order if index in self.payloads else None
+            if order is not None and axis is not None:
+                shape, axis = tuple(shape[place] for place in order), order.index(axis)
+            before, rows, after = around(shape, axis)
+            cuts.append((before if rows > 1 and before * after else 1, rows))
+        return np.array(cuts, np.int64)
 
     def _with_magnitudes(self) -> Table:
         table = Table()
@@ -181,8 +220,9 @@ class Gatherer:
             raise RuntimeError(f"{adapter.TENSOR.__module__} offers no DLPack C exchange API of version {API_MAJOR}")
         self.via: Via = via or ("dlpack" if exchange else "python")
         self._exchange = exchange if self.via == "dlpack" else 0
-        self._kind = id(adapter.TENSOR)
+        self._kinds = id(adapter.TENSOR), id(adapter.PARAMETER)
         self._payload = adapter.payload
+        self._unit_axis = adapter.unit_axis
         self._describable = adapter.describable
         self._pool: list[Table] = []
         self._fill = entry("fill")
@@ -192,9 +232,9 @@ class Gatherer:
         try:
             table = pool.pop()  # one operation under the GIL: two threads never get the same table
         except IndexError:
-            table = Table(self._kind, self._exchange)
+            table = Table(*self._kinds, self._exchange)
         via: Via = "dlpack" if self._exchange and self._describable(tensors) else "python"
-        batch = Batch(table, tensors, via, pool)
+        batch = Batch(table, tensors, via, pool, self._unit_axis)
         left = self._fill(tensors, table.address) if via == "dlpack" else len(tensors)
         if left or via == "python":
             self._ask(batch, left)
@@ -218,9 +258,11 @@ class Gatherer:
         table.number()
 
 
-def shape_of(payload: Payload) -> tuple[int, ...]:
+def shape_of(payload: Payload) -> Shape:
     """The shape of the gradient as measured: without the axis of real and imaginary parts."""
-    return tuple((payload.tensor if payload.magnitudes is None else payload.magnitudes).shape)
+    shape = tuple((payload.tensor if payload.magnitudes is None else payload.magnitudes).shape)
+    order = payload.order
+    return shape if order is None else tuple(shape[order.index(axis)] for axis in range(len(shape)))
 
 
 def place(table: Table, index: int, tensor: Any, shape: tuple[int, ...]) -> None:

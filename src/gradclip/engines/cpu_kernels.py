@@ -10,6 +10,11 @@ A kernel is `f(elements, count, out, parameter)`. It is compiled for a pointer t
 (the 16-bit types have no arithmetic of their own here: they are read to fp32 and rounded back). `out` is a row of four
 fp64 numbers: total, second total, number of non-finite elements, number of elements changed.
 
+Rows along an axis that is not the first lie side by side in memory, as the columns of a matrix do. For them there is
+`f(elements, lines, columns, pitch, width, out, parameter)`: so many `lines`, `pitch` elements from one to the next, of
+`columns` neighbours, of which each `width` are of one row. `out` has a total for each row, and from out[columns] on the
+number of its non-finite elements.
+
 The disk cache follows the file of a function and none that it imports from, so what is compiled here is all here.
 """
 
@@ -172,6 +177,16 @@ def elements_in(typing: Any, p: Any, size: Any) -> Any:
         return builder.udiv(args[1], ir.IntType(64)(p.dtype.bitwidth // 8))
 
     return types.int64(p, types.int64), generate
+
+
+@intrinsic
+def room(typing: Any, p: Any, out: Any, columns: Any) -> Any:
+    """The second half of `out` as numbers of the type that elements of `p` are computed in."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(builder.gep(args[1], [args[2]]), context.get_value_type(signature.return_type))
+
+    return types.CPointer(_wide(p.dtype))(p, out, columns), generate
 
 
 @intrinsic
@@ -453,12 +468,198 @@ def purge(p: Any, count: int, out: Any, parameter: Any) -> None:
         out[3] += 1.0
 
 
+# -- Columns
+
+
+@njit(fastmath=LANES)
+def add_line(p: Any, at: int, columns: int, order: int, sums: Any) -> None:
+    """Add |x|^order of one line, order 1 or 2, in the type of `sums`."""
+    for c in range(columns):
+        sums[c] += term(read(p, at + c), order)
+
+
+@njit(fastmath=LANES)
+def spill(sums: Any, columns: int, out: Any) -> None:
+    """Add `sums` to fp64 and begin them anew."""
+    for c in range(columns):
+        out[c] += np.float64(sums[c])
+        sums[c] = 0.0
+
+
+@njit
+def clear(out: Any, columns: int) -> None:
+    for c in range(2 * columns):
+        out[c] = 0.0
+
+
+@njit
+def all_between(out: Any, columns: int, least: float) -> bool:
+    fine = True
+    for c in range(columns):
+        fine &= (out[c] >= least) & (out[c] < math.inf)
+    return fine
+
+
+@njit
+def add_exactly(p: Any, lines: int, columns: int, pitch: int, order: int, out: Any) -> None:
+    """Slow: the sum of |x|^order in fp64, order 1 or 2, and the number of non-finite elements of each column."""
+    clear(out, columns)
+    for line in range(lines):
+        for c in range(columns):
+            x = abs(np.float64(read(p, line * pitch + c)))
+            out[c] += term(x, order)
+            out[columns + c] += 0.0 if x < math.inf else 1.0
+
+
+@njit
+def sum_columns(p: Any, lines: int, columns: int, pitch: int, order: int, out: Any, least: float) -> None:
+    """The sum of |x|^order, order 1 or 2: in fp32 over eight lines, so that the bound of `sum_blocks` holds.
+
+    Where fp32 may have overflowed or underflowed it is done again in fp64. Lines are read one after another: eight at a
+    time would be as many streams far apart (docs/decisions/0012).
+    """
+    clear(out, columns)
+    sums = room(p, out, columns)
+    for line in range(lines):
+        add_line(p, line * pitch, columns, order, sums)
+        if line % 8 == 7 or line == lines - 1:
+            spill(sums, columns, out)
+    if not all_between(out, columns, least):
+        add_exactly(p, lines, columns, pitch, order, out)
+
+
+@njit
+def fold(out: Any, columns: int, width: int) -> None:
+    """Sums of columns become sums of rows, in place."""
+    for row in range(columns // width if width > 1 else 0):
+        total, nonfinite = 0.0, 0.0
+        for c in range(row * width, (row + 1) * width):
+            total, nonfinite = total + out[c], nonfinite + out[columns + c]
+        out[row], out[columns + row] = total, nonfinite
+
+
+@njit
+def squares_of_columns(p: Any, lines: int, columns: int, pitch: int, width: int, out: Any, parameter: Any) -> None:
+    """sum x^2 of each row."""
+    sum_columns(p, lines, columns, pitch, 2, out, TINY * lines)
+    fold(out, columns, width)
+
+
+@njit
+def magnitudes_of_columns(p: Any, lines: int, columns: int, pitch: int, width: int, out: Any, parameter: Any) -> None:
+    """sum |x| of each row."""
+    sum_columns(p, lines, columns, pitch, 1, out, 0.0)
+    fold(out, columns, width)
+
+
+@njit
+def powers_of_columns(p: Any, lines: int, columns: int, pitch: int, width: int, out: Any, parameter: Any) -> None:
+    """sum (|x| / s)^q of each row, with parameter = (s, q) for each."""
+    clear(out, columns)
+    for line in range(lines):
+        for c in range(columns):
+            row = c // width
+            out[row] += (abs(np.float64(read(p, line * pitch + c))) / parameter[2 * row]) ** parameter[2 * row + 1]
+
+
+@njit
+def raise_to_line(p: Any, at: int, columns: int, tops: Any) -> bool:
+    """Each of `tops` becomes the larger of it and |x|; whether all of the line is finite."""
+    finite = True
+    for c in range(columns):
+        x = abs(read(p, at + c))
+        tops[c] = x if x > tops[c] else tops[c]
+        finite &= x < math.inf
+    return finite
+
+
+@njit
+def peak_of_columns(p: Any, lines: int, columns: int, pitch: int, width: int, out: Any, parameter: Any) -> None:
+    """max |x| of each row, in which a NaN stays."""
+    clear(out, columns)
+    tops, finite = room(p, out, columns), True
+    for line in range(lines):
+        finite &= raise_to_line(p, line * pitch, columns, tops)
+    for row in range(columns // width):
+        top = 0.0
+        for c in range(row * width, (row + 1) * width):
+            top = max(top, np.float64(tops[c]))
+        out[row] = top
+    for c in range(columns, 2 * columns):
+        out[c] = 0.0
+    if not finite:
+        find_nonfinite(p, lines, columns, pitch, width, out)
+
+
+@njit
+def find_nonfinite(p: Any, lines: int, columns: int, pitch: int, width: int, out: Any) -> None:
+    """Slow: count the non-finite elements of each row, whose peak then is NaN or infinity."""
+    for line in range(lines):
+        for c in range(columns):
+            row, x = c // width, abs(np.float64(read(p, line * pitch + c)))
+            if not x < math.inf:
+                out[row] += x
+                out[columns + row] += 1.0
+
+
+@njit
+def spread(out: Any, columns: int, width: int, parameter: Any) -> tuple[bool, bool]:
+    """out[c] = the coefficient for column c. Whether any is not 1, and whether fp32 holds all of them."""
+    changes, ordinary = False, True
+    for row in range(columns // width):
+        coefficient = parameter[row]
+        changes |= coefficient != 1.0
+        ordinary &= coefficient == 0.0 or 1.0 / SAFE <= coefficient <= SAFE
+        for c in range(row * width, (row + 1) * width):
+            out[c] = coefficient
+    return changes, ordinary
+
+
+@njit(fastmath=LANES)
+def multiply_line(p: Any, at: int, columns: int, factors: Any) -> None:
+    for c in range(columns):
+        if factors[c] != 1.0:
+            write(p, at + c, read(p, at + c) * wide(p, factors[c]) if factors[c] != 0.0 else wide(p, 0.0))
+
+
+@njit(fastmath=LANES)
+def multiply_line_in_fp64(p: Any, at: int, columns: int, factors: Any) -> None:
+    for c in range(columns):
+        if factors[c] != 1.0:
+            write(p, at + c, read(p, at + c) * factors[c] if factors[c] != 0.0 else 0.0)
+
+
+@njit
+def scale_columns(p: Any, lines: int, columns: int, pitch: int, width: int, out: Any, parameter: Any) -> None:
+    """x becomes x c with a coefficient c for each row, as in `scale`."""
+    changes, ordinary = spread(out, columns, width, parameter)
+    for line in range(lines if changes else 0):
+        if ordinary:
+            multiply_line(p, line * pitch, columns, out)
+        else:
+            multiply_line_in_fp64(p, line * pitch, columns, out)
+
+
 # -- Compiling
+
+IN_COLUMNS = {
+    squares: squares_of_columns,
+    magnitudes: magnitudes_of_columns,
+    powers: powers_of_columns,
+    peak: peak_of_columns,
+    scale: scale_columns,
+}
+"""What does for columns what a kernel does for a run."""
 
 
 @functools.cache
 def compiled(kernel: Callable[..., None], code: int) -> Any:
-    """`kernel` for one element type, as a C function; keep it, its `address` dies with it."""
-    number = types.CPointer(types.float64)
-    signature = types.void(types.CPointer(POINTEES[code]), types.int64, number, number)
-    return compile_c(signature, kernel.py_func)
+    """`kernel` for one element type, as a C function; keep it, its `address` dies with it.
+
+    A code of the second four is for columns of the type of the first four.
+    """
+    elements, numbers = types.CPointer(POINTEES[code % 4]), types.CPointer(types.float64)
+    if code < 4:
+        return compile_c(types.void(elements, types.int64, numbers, numbers), kernel.py_func)
+    signature = types.void(elements, *[types.int64] * 4, numbers, numbers)
+    return compile_c(signature, IN_COLUMNS[kernel].py_func)

@@ -3,9 +3,9 @@
 
 """The table of a batch of CPU tensors, in compiled code: filling it from Python's list, and walking over it.
 
-A table has one row of eight 64-bit words for each *span*, a run of elements at one address. A walk cuts spans into
-chunks of fixed size, so that results do not depend on the number of threads, and calls a kernel on each. Whoever
-finishes the last chunk combines the parts, in the order of the table.
+A table has one row of ten 64-bit words for each *span*, a run of elements at one address, or a block of columns. A walk
+cuts spans into chunks of fixed size, so that results do not depend on the number of threads, and calls a kernel on
+each. Whoever finishes the last chunk combines the parts, in the order of the table.
 
 Several threads may walk one table at once: chunks are claimed from a counter in the *head*, which also says what to do.
 
@@ -24,27 +24,34 @@ from numba.extending import intrinsic
 
 from gradclip.engines.cpu_compile import compile_c
 
-ADDRESS, ELEMENTS, CODE, ROWS, CHUNK, SLOT, SEGMENT, STEP = range(8)
-"""Words of a span: where, how many, type code, rows of the tensor, first chunk, part and segment, chunk size."""
+ADDRESS, ELEMENTS, CODE, ROWS, CHUNK, SLOT, SEGMENT, STEP, PITCH, WIDTH = range(10)
+"""Words of a span: where, how many, type code, rows of the tensor, first chunk, part and segment, chunk size. Of
+columns also the elements from one line to the next, and the columns of a row."""
+
+SPAN_WORDS = 10
+COLUMNS = 4
+"""Added to the type code of a span of columns."""
 
 TABLE, SPANS, CHUNKS, PARTS, ROWWISE, KERNELS, PARAMETERS, STRIDE, SPREAD, HOW, TOTALS, RUN = range(12)
 NEXT, DONE = 20, 28  # each in a cache line of its own: threads fight for them
 RESULT = 36
-KIND, EXCHANGE, CAPACITY, CODES, BYTES, SEGMENTS = range(40, 46)
-DLTENSOR, ARGUMENT = 46, 52
-HEAD_WORDS = 56
-SPAN_BYTES, PART_BYTES = 64, 32
-"""Words of a head. Up to PARTS and from KIND on they are set when the table is filled, the others for each walk:
+PARTS_USED, KIND, PARAMETER, EXCHANGE, CAPACITY, CODES, BYTES, SEGMENTS = range(40, 48)
+DLTENSOR, ARGUMENT = 48, 54
+HEAD_WORDS = 58
+SPAN_BYTES, PART_BYTES = 8 * SPAN_WORDS, 32
+"""Words of a head. Up to PARTS and from PARTS_USED on they are set when the table is filled, the others for each walk:
 
 TABLE, SPANS, CHUNKS    address of the table, number of spans and of chunks
 PARTS                   address of the parts, four fp64 numbers each
 ROWWISE                 1 if each row of a span is a segment, 0 if a span is one segment
-KERNELS                 address of four kernels, one for each type code
+KERNELS                 address of eight kernels, one for each type code, runs first and then columns
 PARAMETERS, STRIDE      address of the kernels' parameters; fp64 numbers from one segment's to the next one's
 SPREAD, HOW, TOTALS     1: a total for each segment, 0: one for all; NOTHING, SUM or MAX; address of the totals
 RUN, NEXT, DONE         chunks in a claim; next chunk to claim; chunks done
 RESULT                  room for one total
-KIND, EXCHANGE          the type of a plain tensor; the function that describes one
+PARTS_USED              the number of parts, where rows are segments
+KIND, PARAMETER         the types of a plain tensor and of a plain parameter
+EXCHANGE                the function that describes one
 CAPACITY, CODES         rows that the table has room for; set of the type codes that occur in it
 BYTES, SEGMENTS         sums over the tensors of their bytes and of their rows
 DLTENSOR                room for the description of one tensor
@@ -56,6 +63,12 @@ REFUSED = -1
 """Type code of a tensor whose elements could not be reached."""
 
 CHUNK_BYTES = 1 << 18
+BLOCK_COLUMNS, BLOCK_BYTES, BLOCK_LINES = 1 << 16, 1 << 21, 64
+"""The most columns of a block, the bytes of a chunk of it, and its fewest lines: what is found in it is short then."""
+
+LONG_RUN = 1 << 10
+"""Neighbours of one row that are worth a chunk of their own."""
+
 HASH = 0x1E3779B97F4A7C15
 """An odd number near 2^61 over the golden ratio: multiplied by it, addresses spread over the upper bits."""
 
@@ -102,6 +115,19 @@ def call_kernel(typing: Any, kernel: Any, elements: Any, count: Any, out: Any, p
 
 
 @intrinsic
+def call_on_columns(
+    typing: Any, kernel: Any, elements: Any, lines: Any, columns: Any, pitch: Any, width: Any, out: Any, parameter: Any
+) -> Any:
+    """The same for a kernel of columns."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        _call(builder, args[0], ir.VoidType(), list(args[1:]))
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 8), generate
+
+
+@intrinsic
 def call_exchange(typing: Any, function: Any, tensor: Any, out: Any) -> Any:
     """Call `int DLPackDLTensorFromPyObjectNoSync(void*, DLTensor*)` at an address."""
 
@@ -132,8 +158,8 @@ clear_error = types.ExternalFunction("PyErr_Clear", types.void())
 
 @njit
 def shift_of(code: int) -> int:
-    """log2 of the bytes of an element: 1, 1, 2, 3."""
-    return max(code, 1)
+    """log2 of the bytes of an element: 1, 1, 2, 3, and so again for columns."""
+    return max(code & 3, 1)
 
 
 @njit
@@ -168,7 +194,8 @@ def describe(head: Any, tensor: int, dltensor: int, span: Any) -> bool:
 
     A DLTensor is data, (device type, device), (axes, dtype), shape, strides, offset in bytes: six words.
     """
-    if words(tensor)[1] != head[KIND]:  # PyObject.ob_type: exactly this class, for a subclass may mean anything
+    kind = words(tensor)[1]  # PyObject.ob_type: exactly these classes, for another subclass may mean anything
+    if kind != head[KIND] and kind != head[PARAMETER]:
         return False
     if call_exchange(head[EXCHANGE], tensor, dltensor) != 0:
         clear_error()
@@ -230,32 +257,83 @@ def number(address: int) -> None:
 
 
 @njit
-def split(address: int, source: int) -> int:
-    """Fill the table with the rows of `source`: a span for each row longer than a chunk, else one for all rows.
+def split(address: int, source: int, cuts: int) -> int:
+    """Fill the table with the rows of `source`; returns the number of parts. It must have room for all rows.
 
-    Returns the number of parts; the table must have room for all rows.
+    `cuts` is the address of two words for each tensor: how often all its rows come one after another, and their number;
+    0 where each has them once, as the rows of a matrix, and as many as ROWS says.
     """
     head, tensors = words(address), words(source)
-    spans, chunks, parts, segments = 0, 0, 0, 0
+    head[SPANS], head[CHUNKS], head[PARTS_USED], head[SEGMENTS], head[CODES] = 0, 0, 0, 0, 0
     for i in range(tensors[SPANS]):
         tensor = row_of(tensors, i)
-        rows = tensor[ROWS]
-        length = tensor[ELEMENTS] // max(rows, 1)
-        most = CHUNK_BYTES >> shift_of(tensor[CODE])
-        apart = rows if length > most else 1
-        for k in range(apart):
-            span = row_of(head, spans)
-            span[ADDRESS] = tensor[ADDRESS] + ((k * length) << shift_of(tensor[CODE]))
-            span[ELEMENTS], span[CODE], span[ROWS] = tensor[ELEMENTS] // apart, tensor[CODE], rows // apart
-            span[STEP] = most if rows == apart else max(most // max(length, 1) * length, 1)
-            span[CHUNK], span[SLOT], span[SEGMENT] = chunks, parts, segments
-            here = (span[ELEMENTS] + span[STEP] - 1) // span[STEP]
-            spans, chunks, segments = spans + 1, chunks + here, segments + span[ROWS]
-            parts += here if rows == apart else rows
-    row_of(head, spans)[CHUNK] = chunks
-    head[SPANS], head[CHUNKS], head[CODES], head[BYTES] = spans, chunks, tensors[CODES], tensors[BYTES]
-    head[SEGMENTS] = segments
-    return parts
+        lines = words(cuts)[2 * i] if cuts else 1
+        rows = words(cuts)[2 * i + 1] if cuts else tensor[ROWS]
+        width = tensor[ELEMENTS] // max(lines * rows, 1)
+        if lines == 1:
+            split_rows(head, tensor, rows)
+        elif width >= LONG_RUN:
+            split_runs(head, tensor, lines, rows, width)
+        else:
+            split_columns(head, tensor, lines, rows, width)
+        head[SEGMENTS] += rows
+    row_of(head, head[SPANS])[CHUNK] = head[CHUNKS]
+    head[BYTES] = tensors[BYTES]
+    return head[PARTS_USED]
+
+
+@njit
+def next_span(head: Any, tensor: Any, begin: int, elements: int, code: int, step: int) -> Any:
+    """A new span, of `elements` of a tensor from element `begin` on, with chunks of `step`."""
+    span = row_of(head, head[SPANS])
+    span[ADDRESS], span[ELEMENTS], span[CODE] = tensor[ADDRESS] + (begin << shift_of(code)), elements, code
+    span[CHUNK], span[SLOT], span[STEP] = head[CHUNKS], head[PARTS_USED], step
+    head[SPANS] += 1
+    head[CHUNKS] += (elements + step - 1) // step
+    head[CODES] |= 1 << code
+    return span
+
+
+@njit
+def split_rows(head: Any, tensor: Any, rows: int) -> None:
+    """A span for each row that is longer than a chunk, else one for all rows, which needs no parts."""
+    length = tensor[ELEMENTS] // max(rows, 1)
+    most = CHUNK_BYTES >> shift_of(tensor[CODE])
+    if length > most:
+        split_runs(head, tensor, 1, rows, length)
+        return
+    span = next_span(head, tensor, 0, tensor[ELEMENTS], tensor[CODE], max(most // max(length, 1) * length, 1))
+    span[ROWS], span[SEGMENT] = rows, head[SEGMENTS]
+    head[PARTS_USED] += 1 if rows == 1 else 0
+
+
+@njit
+def split_runs(head: Any, tensor: Any, lines: int, rows: int, length: int) -> None:
+    """A span for each run of neighbours in one row."""
+    most = CHUNK_BYTES >> shift_of(tensor[CODE])
+    for k in range(lines * rows):
+        span = next_span(head, tensor, k * length, length, tensor[CODE], most)
+        span[ROWS], span[SEGMENT] = 1, head[SEGMENTS] + k % rows
+        head[PARTS_USED] += (length + most - 1) // most
+
+
+@njit
+def split_columns(head: Any, tensor: Any, lines: int, rows: int, width: int) -> None:
+    """A span for each block of columns, with parts for two numbers of each column of each of its chunks."""
+    code, wanted = tensor[CODE] + COLUMNS, max(BLOCK_COLUMNS // width, 1)
+    for first in range(0, rows, wanted):
+        here = min(wanted, rows - first)
+        columns = here * width
+        step = max((BLOCK_BYTES >> shift_of(code)) // columns, BLOCK_LINES) * columns
+        span = next_span(head, tensor, first * width, lines * columns, code, step)
+        span[ROWS], span[SEGMENT], span[PITCH], span[WIDTH] = here, head[SEGMENTS] + first, rows * width, width
+        head[PARTS_USED] += (head[CHUNKS] - span[CHUNK]) * parts_of(columns)
+
+
+@njit
+def parts_of(columns: int) -> int:
+    """The parts that have room for two numbers of each column."""
+    return (columns + 1) // 2
 
 
 @njit
@@ -302,19 +380,36 @@ def rows_in(head: Any, span: Any) -> int:
 @njit
 def visit(head: Any, span: Any, chunk: int) -> None:
     """Call the kernel on one chunk, or on each row of it where rows are segments."""
+    if span[CODE] >= COLUMNS:
+        visit_columns(head, span, chunk)
+        return
     begin = (chunk - span[CHUNK]) * span[STEP]
     count = min(span[STEP], span[ELEMENTS] - begin)
-    rows, unit, first, part = rows_in(head, span), count, 0, chunk - span[CHUNK]
-    if rows > 1:
+    rows, unit, first = rows_in(head, span), count, span[SEGMENT]
+    out = head[PARTS] + PART_BYTES * (span[SLOT] + chunk - span[CHUNK])
+    if rows > 1:  # no other chunk has anything of these rows: what is found is their total
         unit = span[ELEMENTS] // rows
-        first = begin // unit
-        part = first
+        first += begin // unit
+        out = head[TOTALS] + PART_BYTES * first
     shift = shift_of(span[CODE])
     kernel = words(head[KERNELS])[span[CODE]]
     for k in range(count // unit):
         address = span[ADDRESS] + ((begin + k * unit) << shift)
-        parameter = head[PARAMETERS] + 8 * head[STRIDE] * (span[SEGMENT] + first + k)
-        call_kernel(kernel, address, unit, head[PARTS] + PART_BYTES * (span[SLOT] + part + k), parameter)
+        parameter = head[PARAMETERS] + 8 * head[STRIDE] * (first + k)
+        call_kernel(kernel, address, unit, out + PART_BYTES * k, parameter)
+
+
+@njit
+def visit_columns(head: Any, span: Any, chunk: int) -> None:
+    """Call the kernel on the lines of one chunk."""
+    columns, number = span[ROWS] * span[WIDTH], chunk - span[CHUNK]
+    begin = number * (span[STEP] // columns)
+    lines = min(span[STEP], span[ELEMENTS] - number * span[STEP]) // columns
+    address = span[ADDRESS] + ((begin * span[PITCH]) << shift_of(span[CODE]))
+    out = head[PARTS] + PART_BYTES * (span[SLOT] + number * parts_of(columns))
+    parameter = head[PARAMETERS] + 8 * head[STRIDE] * span[SEGMENT]
+    kernel = words(head[KERNELS])[span[CODE]]
+    call_on_columns(kernel, address, lines, columns, span[PITCH], span[WIDTH], out, parameter)
 
 
 @njit
@@ -338,11 +433,23 @@ def combine(head: Any) -> None:
     for i in range(head[SPANS]):
         span = row_of(head, i)
         chunks = row_of(head, i + 1)[CHUNK] - span[CHUNK]
-        rows = rows_in(head, span)
-        for k in range(min(chunks, 1) * rows if rows > 1 else chunks):
-            segment = (span[SEGMENT] + (k if rows > 1 else 0)) * head[SPREAD]
-            part = numbers(head[PARTS] + PART_BYTES * (span[SLOT] + k))
-            merge(numbers(head[TOTALS] + PART_BYTES * segment), part, head[HOW])
+        if span[CODE] >= COLUMNS:
+            combine_columns(head, span, chunks)
+        elif rows_in(head, span) <= 1:
+            for k in range(chunks):
+                part = numbers(head[PARTS] + PART_BYTES * (span[SLOT] + k))
+                merge(numbers(head[TOTALS] + PART_BYTES * span[SEGMENT] * head[SPREAD]), part, head[HOW])
+
+
+@njit
+def combine_columns(head: Any, span: Any, chunks: int) -> None:
+    columns = span[ROWS] * span[WIDTH]
+    for k in range(chunks):
+        found = numbers(head[PARTS] + PART_BYTES * (span[SLOT] + k * parts_of(columns)))
+        for row in range(span[ROWS]):
+            total = numbers(head[TOTALS] + PART_BYTES * (span[SEGMENT] + row))
+            total[0] = larger(total[0], found[row]) if head[HOW] == MAX else total[0] + found[row]
+            total[2] += found[columns + row]
 
 
 @njit
@@ -369,7 +476,7 @@ SIGNATURES = {
     "fill": types.int64(types.int64, types.int64),
     "number": types.void(types.int64),
     "shared": types.int64(types.int64, types.int64, types.int64),
-    "split": types.int64(types.int64, types.int64),
+    "split": types.int64(types.int64, types.int64, types.int64),
     "walk": types.void(types.int64),
 }
 

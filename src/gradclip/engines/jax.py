@@ -14,14 +14,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradclip.engines.base import NO_ORDER, Measure, Slot, UnsupportedGradient
+from gradclip.engines.base import NO_ORDER, Measure, Slot, UnsupportedGradient, around, row_axes, rows_first
 from gradclip.engines.jax_measure import peaks, scaled_totals, totals, whole
 from gradclip.engines.jax_numbers import power, root, widened
 from gradclip.engines.jax_scale import bounded, clamped, scaled
 from gradclip.rules.arrays import Array
 from gradclip.rules.norm import Linf, Norm
 from gradclip.rules.response import Rescale, Response
-from gradclip.rules.scope import Element, Global, Row, Scope, rows_of
+from gradclip.rules.scope import Element, Global, Scope
+from gradclip.rules.segments import Shape
 
 DTYPES = ("bfloat16", "float16", "float32", "float64", "complex64", "complex128")
 
@@ -66,7 +67,19 @@ class JaxFunctions:
 
     @staticmethod
     def take(a: Array, index: Array) -> Array:
-        return a[index]
+        return a[..., index]
+
+    @staticmethod
+    def sort(a: Array) -> Array:
+        return jnp.sort(a, axis=0)
+
+    @staticmethod
+    def sum(a: Array) -> Array:
+        return jnp.sum(a, axis=0)
+
+    @staticmethod
+    def column(n: int, like: Array) -> Array:
+        return jnp.arange(n, dtype=like.dtype)[:, None]
 
     @staticmethod
     def combine(a: Array, index: Array, segments: int, how: str) -> Array:
@@ -75,6 +88,34 @@ class JaxFunctions:
 
 
 FUNCTIONS = JaxFunctions()
+
+
+class JaxValues:
+    """`Values` for slots with JAX arrays, eager or traced."""
+
+    @staticmethod
+    def wide(tensor: Slot, index: int) -> Array:
+        return tensor.value.astype(jnp.promote_types(tensor.value.dtype, jnp.float32))
+
+    @staticmethod
+    def tensor(value: Array) -> Slot:
+        return Slot(value)
+
+    @staticmethod
+    def zeros(value: Array) -> Array:
+        return jnp.zeros_like(value)
+
+    @staticmethod
+    def where(flag: Array, then: Array, other: Array) -> Array:
+        return jnp.where(flag, then, other)
+
+    @staticmethod
+    def put_(tensor: Slot, source: Slot) -> None:
+        tensor.value = source.value.astype(tensor.value.dtype)
+
+    @staticmethod
+    def beside(saved: Array, value: Array) -> Array:
+        return saved.astype(value.dtype)
 
 
 class Batch(NamedTuple):
@@ -87,6 +128,15 @@ class Batch(NamedTuple):
         """What the slots hold now."""
         return [slot.value for slot in self.slots]
 
+    def axes(self, scope: Scope) -> list[int | None]:
+        """The axis of the rows of each gradient."""
+        return row_axes(scope, [array.shape for array in self.arrays], unit_axis)
+
+
+def unit_axis(shape: Shape) -> int:
+    """The axis of the output units: flax keeps the kernel of `Dense` (in, out), of `Conv` (height, width, in, out)."""
+    return len(shape) - 1
+
 
 class JaxEngine:
     """Arrays of any float or complex type on any device, in a `Slot` each. Works inside `jax.enable_x64(True)` only.
@@ -95,8 +145,10 @@ class JaxEngine:
     """
 
     name = "jax"
+    values = JaxValues()
     waits = True
     xp = FUNCTIONS
+    unit_axis = staticmethod(unit_axis)
 
     def owns(self, tensor: Any) -> bool:
         return isinstance(tensor, Slot) and isinstance(tensor.value, jax.Array) and tensor.value.dtype.name in DTYPES
@@ -124,15 +176,16 @@ class JaxEngine:
         if isinstance(scope, Element):
             self.refuse_unordered(batch)
             return _peaks(batch.arrays)
-        together, rows = isinstance(scope, Global), isinstance(scope, Row)
+        together = isinstance(scope, Global)
         if together and norm.p in (1.0, 2.0, np.inf):
             total, nonfinite = whole(batch.arrays, norm.p)
             return Measure(total, nonfinite, FUNCTIONS)
-        lists = [batch.arrays] if together else [[array] for array in batch.arrays]
+        pairs = [([array], axis) for array, axis in zip(batch.arrays, batch.axes(scope), strict=True)]
+        lists = [(batch.arrays, None)] if together else pairs
         if norm.p in (1.0, 2.0, np.inf):
-            total, scale = _chained([totals(arrays, norm.p, rows) for arrays in lists]), 1.0
+            total, scale = _chained([totals(arrays, norm.p, axis) for arrays, axis in lists]), 1.0
         else:
-            parts = [scaled_totals(arrays, norm.p, rows, together) for arrays in lists]
+            parts = [scaled_totals(arrays, norm.p, axis, together) for arrays, axis in lists]
             total, scale = (_chained(list(column)) for column in zip(*parts, strict=True))
         nonfinite = (~jnp.isfinite(total)).astype(total.dtype)
         if together:
@@ -145,11 +198,10 @@ class JaxEngine:
             _fill(batch.slots, scaled(batch.arrays, coefficient[0], zeroes))
             return
         place = 0
-        for slot in batch.slots:
-            count = rows_of(slot.value.shape) if isinstance(scope, Row) else 1
-            by_row = isinstance(scope, Row) and slot.value.ndim >= 2
-            factor = coefficient[place : place + count] if by_row else coefficient[place]
-            _fill([slot], scaled([slot.value], factor, zeroes))
+        for slot, axis in zip(batch.slots, batch.axes(scope), strict=True):
+            count = around(slot.value.shape, axis)[1]
+            factor = coefficient[place] if axis is None else coefficient[place : place + count]
+            _fill([slot], scaled([slot.value], factor, zeroes, axis))
             place += count
 
     def clamp_(self, batch: Batch, low: Any, high: Any) -> Measure:
@@ -163,15 +215,16 @@ class JaxEngine:
 
     def map_(self, batch: Batch, response: Response, low: Any, high: Any) -> None:
         self.refuse_unordered(batch)
-        for slot in batch.slots:
-            slot.value = _mapped(slot.value, response, low, high)
+        lows, highs = (jnp.broadcast_to(bound, len(batch.slots)) for bound in (low, high))
+        for index, slot in enumerate(batch.slots):
+            slot.value = _mapped(slot.value, response, lows[index], highs[index])
 
     def purge_(self, batch: Batch) -> None:
         for slot in batch.slots:
             slot.value = jnp.where(jnp.isfinite(slot.value), slot.value, jnp.zeros_like(slot.value))
 
-    def shapes(self, batch: Batch) -> list[tuple[int, ...]]:
-        return [array.shape for array in batch.arrays]
+    def shapes(self, batch: Batch, scope: Scope) -> list[Shape]:
+        return rows_first([array.shape for array in batch.arrays], batch.axes(scope))
 
     def holds_float64(self, batch: Batch) -> bool:
         return any(array.dtype in (jnp.float64, jnp.complex128) for array in batch.arrays)

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from gradclip.engines.jax_numbers import BITS, NORMAL, magnitude, power, widened
+from gradclip.engines.base import around
+from gradclip.engines.jax_numbers import BITS, NORMAL, along, magnitude, power, widened
 from gradclip.rules.arrays import Array
-from gradclip.rules.scope import rows_of
 
 QUICK = (jnp.bfloat16, jnp.float16, jnp.float32)
 """The types that are summed in float32 first."""
@@ -34,16 +34,16 @@ def whole(arrays: list[Array], p: float) -> tuple[Array, Array]:
     """The sum of |x|^p (or maximum of |x|) over all arrays [1], and the number of arrays that are not finite [1]."""
 
     def wide(arrays: list[Array]) -> tuple[Array, Array]:
-        found = _joined([_total(magnitude(x), p, False) for x in arrays])
+        found = _joined([_total(magnitude(x), p) for x in arrays])
         return _over(found, p), jnp.sum(~jnp.isfinite(found), keepdims=True).astype(jnp.float64)
 
     def quick(arrays: list[Array]) -> tuple[Array, Array]:
         parts, owners = _side_by_side(arrays)
-        first = _over(_joined([_total(_narrow(x), p, False) for x in parts]).astype(jnp.float64), p)
+        first = _over(_joined([_total(_narrow(x), p) for x in parts]).astype(jnp.float64), p)
         fine = jnp.all(_kept(first, np.array([sum(x.size for x in arrays)]), p))
 
         def again(parts: list[Array]) -> tuple[Array, Array]:
-            found = _over(_joined([_total(magnitude(x), p, False) for x in parts]), p)
+            found = _over(_joined([_total(magnitude(x), p) for x in parts]), p)
             counts = [_broken(part, owner) for part, owner in zip(parts, owners, strict=True)]
             return found, jnp.sum(jnp.stack(counts), keepdims=True).astype(jnp.float64)
 
@@ -56,33 +56,38 @@ def whole(arrays: list[Array], p: float) -> tuple[Array, Array]:
     return found
 
 
-@partial(jax.jit, static_argnames=("p", "rows"))
-def totals(arrays: list[Array], p: float, rows: bool = False) -> Array:
-    """The sums of |x|^p (or maxima of |x|) in float64, one for each array, or for each of its `rows`, in one vector."""
+@partial(jax.jit, static_argnames=("p", "axis"))
+def totals(arrays: list[Array], p: float, axis: int | None = None) -> Array:
+    """The sums of |x|^p (or maxima of |x|) in float64, in a vector: for each array, or each index of its `axis`."""
 
     def wide(arrays: list[Array]) -> Array:
-        return _joined([_total(magnitude(x), p, rows) for x in arrays])
+        return _joined([_total(magnitude(x), p, axis) for x in arrays])
 
     def quick(arrays: list[Array]) -> Array:
-        first = _joined([_total(_narrow(x), p, rows) for x in arrays]).astype(jnp.float64)
-        return lax.cond(jnp.all(_kept(first, _sizes(arrays, rows), p)), lambda arrays: first, wide, arrays)
+        first = _joined([_total(_narrow(x), p, axis) for x in arrays]).astype(jnp.float64)
+        return lax.cond(jnp.all(_kept(first, _sizes(arrays, axis), p)), lambda arrays: first, wide, arrays)
 
     if any(x.dtype not in QUICK for x in arrays):
         return wide(arrays)
     if all(x.dtype == jnp.float16 for x in arrays):  # its squares lie well inside float32
-        return _joined([_total(_narrow(x), p, rows) for x in arrays]).astype(jnp.float64)
+        return _joined([_total(_narrow(x), p, axis) for x in arrays]).astype(jnp.float64)
     return lax.platform_dependent(arrays, cpu=quick, default=wide)
 
 
-@partial(jax.jit, static_argnames=("p", "rows", "together"))
-def scaled_totals(arrays: list[Array], p: float, rows: bool = False, together: bool = False) -> tuple[Array, Array]:
+@partial(jax.jit, static_argnames=("p", "axis", "together"))
+def scaled_totals(
+    arrays: list[Array], p: float, axis: int | None = None, together: bool = False
+) -> tuple[Array, Array]:
     """The sums of (|x| / s)^p and s, for any p: s is the largest |x|, so that no power leaves the range of float64."""
     sizes = [magnitude(x) for x in arrays]
-    largest = [_total(size, math.inf, rows) for size in sizes]
+    largest = [_total(size, math.inf, axis) for size in sizes]
     if together:
         largest = [jnp.max(_joined(largest), keepdims=True)] * len(largest)
     scales = [lax.stop_gradient(jnp.where((peak > 0) & jnp.isfinite(peak), peak, 1.0)) for peak in largest]
-    sums = [_total(power(size / _beside(scale, size), p), 1.0, rows) for size, scale in zip(sizes, scales, strict=True)]
+    sums = [
+        _total(power(size / _beside(scale, size, axis), p), 1.0, axis)
+        for size, scale in zip(sizes, scales, strict=True)
+    ]
     return _joined(sums), scales[0] if together else _joined(scales)
 
 
@@ -115,9 +120,9 @@ def _joined(parts: list[Array]) -> Array:
     return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
 
 
-def _beside(scale: Array, sizes: Array) -> Array:
+def _beside(scale: Array, sizes: Array, axis: int | None) -> Array:
     """`scale` [rows], or [1], shaped to divide the array."""
-    return scale.reshape([-1] + [1] * (sizes.ndim - 1)) if sizes.ndim else scale[0]
+    return scale[0] if axis is None else along(scale, axis, sizes.ndim)
 
 
 def _narrow(x: Array) -> Array:
@@ -125,9 +130,9 @@ def _narrow(x: Array) -> Array:
     return jnp.abs(x.astype(jnp.float32))
 
 
-def _total(sizes: Array, p: float, rows: bool) -> Array:
-    """The total of each row [rows], or of all elements [1]."""
-    axes = tuple(range(1 if rows and sizes.ndim >= 2 else 0, sizes.ndim))
+def _total(sizes: Array, p: float, axis: int | None = None) -> Array:
+    """The total of each index of `axis` [rows], or of all elements [1]."""
+    axes = tuple(place for place in range(sizes.ndim) if place != axis)
     if math.isinf(p):
         total = jnp.max(sizes, axis=axes, initial=0.0)
     else:
@@ -135,16 +140,16 @@ def _total(sizes: Array, p: float, rows: bool) -> Array:
     return total.reshape(-1)
 
 
-def _sizes(arrays: list[Array], rows: bool) -> np.ndarray:
+def _sizes(arrays: list[Array], axis: int | None) -> np.ndarray:
     """The number of elements behind each total."""
-    numbers = [rows_of(x.shape) if rows else 1 for x in arrays]
+    numbers = [around(x.shape, axis)[1] for x in arrays]
     return np.concatenate([np.full(n, x.size / max(n, 1)) for x, n in zip(arrays, numbers, strict=True)])
 
 
 def _kept(first: Array, sizes: np.ndarray, p: float) -> Array:
     """Whether no total left the range of float32 on the way, to either side; empty arrays have nothing to lose."""
     if math.isinf(p):
-        return first >= NORMAL
+        return (first >= NORMAL) & jnp.isfinite(first)
     return (first >= sizes * LOST) & jnp.isfinite(first)
 
 

@@ -15,13 +15,15 @@ import numpy as np
 import paddle
 from paddle.base.data_feeder import convert_dtype
 
-from gradclip.engines.base import NO_ORDER, Measure, Slot, UnsupportedGradient, repeats
+from gradclip.engines.base import NO_ORDER, Measure, Slot, UnsupportedGradient, around, repeats, row_axes, rows_first
 from gradclip.engines.paddle_arrays import FUNCTIONS, WIDE, Wide, plain
+from gradclip.engines.paddle_layout import PaddleValues, unit_axis
 from gradclip.engines.paddle_legacy import OPERATIONS as F
 from gradclip.rules.arrays import Array
 from gradclip.rules.norm import Norm
 from gradclip.rules.response import Rescale, Response
-from gradclip.rules.scope import Element, Global, Row, Scope, rows_of
+from gradclip.rules.scope import Element, Global, Row, Scope
+from gradclip.rules.segments import Shape
 
 COMPLEX = ("complex64", "complex128")
 DTYPES = ("float16", "bfloat16", "float32", "float64", *COMPLEX)
@@ -32,7 +34,34 @@ class Batch(NamedTuple):
 
     slots: list[Slot]
     dtypes: list[str]
-    shapes: list[tuple[int, ...]]
+    shapes: list[Shape]
+
+    def axes(self, scope: Scope) -> list[int | None]:
+        """The axis of the rows of each gradient."""
+        return row_axes(scope, self.shapes, unit_axis)
+
+
+class SlotValues(PaddleValues):
+    """`Values` for slots with eager tensors."""
+
+    @staticmethod
+    def wide(tensor: Slot, index: int) -> Any:
+        return PaddleValues.wide(tensor.value, index)
+
+    @staticmethod
+    def tensor(value: Any) -> Slot:
+        return Slot(value)
+
+    @staticmethod
+    def put_(tensor: Slot, source: Slot) -> None:
+        tensor.value = source.value.astype(tensor.value.dtype)
+
+    @staticmethod
+    def where(flag: Any, then: Any, other: Any) -> Any:
+        if not isinstance(flag, Wide):
+            return paddle.where(flag, then, other)
+        shape = list(then.shape)
+        return paddle.where(paddle.expand(flag.value, shape) if shape else flag.value.reshape([]), then, other)
 
 
 class PaddleEngine:
@@ -42,7 +71,9 @@ class PaddleEngine:
     """
 
     name = "paddle"
+    values = SlotValues()
     waits = True
+    unit_axis = staticmethod(unit_axis)
 
     def owns(self, tensor: Any) -> bool:
         return isinstance(tensor, Slot)
@@ -68,7 +99,7 @@ class PaddleEngine:
     def measure(self, batch: Batch, scope: Scope, norm: Norm) -> Measure:
         if isinstance(scope, Element):
             return self._peaks(batch)
-        parts = [_rows(batch, index, scope) for index in range(len(batch.slots))]
+        parts = [_rows(batch, index, axis) for index, axis in enumerate(batch.axes(scope))]
         totals, scales = zip(*(_total(part, norm.p) for part in parts), strict=True)
         total, scale = F.concat(totals), None if scales[0] is None else F.concat(scales)
         broken = F.cast(FUNCTIONS.nonfinite(Wide(total)).value, WIDE)  # a total is non-finite where an element is
@@ -84,14 +115,15 @@ class PaddleEngine:
     def map_(self, batch: Batch, response: Response, low: Any, high: Any) -> None:
         self.refuse_unordered(batch)
         for index in range(len(batch.slots)):
-            _rewrite(batch, index, lambda wide: _mapped(Wide(wide), response, low, high).value)
+            own, other = (_of_tensor(bound, index) for bound in (low, high))
+            _rewrite(batch, index, partial(_mapped, response=response, low=own, high=other))
 
     def purge_(self, batch: Batch) -> None:
         for slot, dtype in zip(batch.slots, batch.dtypes, strict=True):
             slot.value = F.cast(_finite(_wide(slot.value, dtype)), dtype)
 
-    def shapes(self, batch: Batch) -> list[tuple[int, ...]]:
-        return batch.shapes
+    def shapes(self, batch: Batch, scope: Scope) -> list[Shape]:
+        return rows_first(batch.shapes, batch.axes(scope))
 
     def holds_float64(self, batch: Batch) -> bool:
         return any(dtype in ("float64", "complex128") for dtype in batch.dtypes)
@@ -100,18 +132,18 @@ class PaddleEngine:
         if not isinstance(array, Wide):
             return [array]
         found = array.value.numpy() if array.name is None else _written(array.name)
-        return [float(number) for number in np.reshape(found, -1)]
+        return list(np.atleast_1d(found).astype(np.float64).tolist())
 
     def _peaks(self, batch: Batch) -> Measure:
         """For each tensor the largest positive and the largest negative magnitude of its finite elements."""
         self.refuse_unordered(batch)
         highest, lowest, broken = [], [], []
         for index in range(len(batch.slots)):
-            rows = _rows(batch, index, Element())
+            rows = _rows(batch, index, None)
             finite = _finite(rows)
-            highest.append(F.max(finite, axis=1))
-            lowest.append(F.min(finite, axis=1))
-            broken.append(F.sum(F.cast(F.logical_not(F.isfinite(rows)), WIDE), axis=1))
+            highest.append(F.max(finite, axis=AROUND))
+            lowest.append(F.min(finite, axis=AROUND))
+            broken.append(F.sum(F.cast(F.logical_not(F.isfinite(rows)), WIDE), axis=AROUND))
         zero = F.zeros([len(broken)], WIDE)
         peaks = F.maximum(_alternating(F.concat(highest), -F.concat(lowest)), F.zeros([1], WIDE))
         return Measure(Wide(peaks), Wide(_alternating(F.concat(broken), zero)), FUNCTIONS)
@@ -122,13 +154,16 @@ def dtype_name(value: Any) -> str:
     return str(convert_dtype(value.dtype)).replace("uint16", "bfloat16")
 
 
-def _rows(batch: Batch, index: int, scope: Scope) -> Any:
-    """The elements of a gradient [segments, elements], wide; of one without elements a single 0 for each segment."""
+AROUND = [0, 2]
+
+
+def _rows(batch: Batch, index: int, axis: int | None) -> Any:
+    """A gradient as [before, segments, after], wide; one without elements as a single 0 for each segment."""
     value, dtype, shape = batch.slots[index].value, batch.dtypes[index], batch.shapes[index]
-    number = rows_of(shape) if isinstance(scope, Row) else 1
+    cut = around(shape, axis)
     if 0 in shape:
-        return F.zeros([number, 1], WIDE)
-    return F.reshape(_wide(value, dtype), [number, -1])
+        return F.zeros([1, cut[1], 1], WIDE)
+    return F.reshape(_wide(value, dtype), list(cut))
 
 
 def _wide(value: Any, dtype: str) -> Any:
@@ -145,27 +180,27 @@ def _alternating(a: Any, b: Any) -> Any:
 
 
 def _total(rows: Any, p: float) -> tuple[Any, Any]:
-    """The power sum or maximum of each row, and its scale where powers could leave the range of float64."""
+    """The power sum or maximum of each segment, and its scale where powers could leave the range of float64."""
     if p == 2.0 and not rows.is_complex():
-        return F.sum(rows * rows, axis=1), None
+        return F.sum(rows * rows, axis=AROUND), None
     rows = F.abs(rows)
     if p == math.inf:
-        return F.max(rows, axis=1), None
+        return F.max(rows, axis=AROUND), None
     if p in (1.0, 2.0):
-        return F.sum(rows * rows if p == 2.0 else rows, axis=1), None
-    peak = Wide(F.max(rows, axis=1))
+        return F.sum(rows * rows if p == 2.0 else rows, axis=AROUND), None
+    peak = Wide(F.max(rows, axis=AROUND))
     usable = Wide(F.isfinite(peak.value) & (peak > 0.0).value)
     scale = FUNCTIONS.where(usable, peak, 1.0)
     powers = (Wide(rows) / Wide(F.reshape(scale.value, [-1, 1]))) ** p
-    return F.sum(powers.value, axis=1), scale.value
+    return F.sum(powers.value, axis=AROUND), scale.value
 
 
 def _whole(total: Any, scale: Any, p: float) -> tuple[Any, Any]:
     """One total and its scale from those of the parts."""
     if scale is None:
-        return _total(F.reshape(total, [1, -1]), 1.0 if p == 2.0 else p)
+        return _total(F.reshape(total, [1, 1, -1]), 1.0 if p == 2.0 else p)
     norms = Wide(total) ** (1.0 / p) * Wide(scale)
-    return _total(F.reshape(norms.value, [1, -1]), p)
+    return _total(F.reshape(norms.value, [1, 1, -1]), p)
 
 
 def _factors(batch: Batch, scope: Scope, coefficient: Any) -> Sequence[Any]:
@@ -175,10 +210,10 @@ def _factors(batch: Batch, scope: Scope, coefficient: Any) -> Sequence[Any]:
     if not isinstance(scope, Row):
         return [F.slice(coefficient, [0], [index], [index + 1]) for index in range(len(batch.slots))]
     factors, start = [], 0
-    for shape, dtype in zip(batch.shapes, batch.dtypes, strict=True):
-        stop = start + rows_of(shape)
-        axes = len(shape) + (dtype in COMPLEX)
-        factors.append(F.reshape(F.slice(coefficient, [0], [start], [stop]), [-1] + [1] * (axes - 1)))
+    for shape, dtype, axis in zip(batch.shapes, batch.dtypes, batch.axes(scope), strict=True):
+        stop = start + around(shape, axis)[1]
+        axes = [-1 if place == (axis or 0) else 1 for place in range(len(shape) + (dtype in COMPLEX))]
+        factors.append(F.reshape(F.slice(coefficient, [0], [start], [stop]), axes))
         start = stop
     return factors
 
@@ -202,13 +237,20 @@ def _scaled(wide: Any, factor: Any, zeroes: bool) -> Any:
     return FUNCTIONS.where(Wide(factor) == 0.0, 0.0, Wide(scaled)).value if zeroes else scaled  # 0 * inf is NaN
 
 
-def _mapped(wide: Wide, response: Response, low: Any, high: Any) -> Any:
-    where = FUNCTIONS.where
+def _of_tensor(bound: Any, index: int) -> Any:
+    """The bound of one tensor, from one for all or from an array of them."""
+    if not isinstance(bound, Wide) or len(bound) == 1:
+        return bound
+    return Wide(F.slice(bound.value, [0], [index], [index + 1]))
+
+
+def _mapped(value: Any, response: Response, low: Any, high: Any) -> Any:
     if isinstance(response, Rescale):
-        return Wide(F.minimum(F.maximum(wide.value, plain(low)), plain(high)))
-    finite = Wide(F.isfinite(wide.value))
-    ratio = Wide(F.abs(wide.value)) / where(wide > 0.0, high, 0.0 - low)
-    return where(finite, wide * response.coefficient(ratio, FUNCTIONS), wide)
+        return F.minimum(F.maximum(value, plain(low)), plain(high))
+    wide, where = Wide(value), FUNCTIONS.where
+    finite = Wide(F.isfinite(value))
+    ratio = Wide(F.abs(value)) / where(wide > 0.0, high, 0.0 - low)
+    return where(finite, wide * response.coefficient(ratio, FUNCTIONS), wide).value
 
 
 def _written(name: str) -> Any:

@@ -119,7 +119,7 @@ class PaddleFunctions:
 
     @staticmethod
     def array(values: Sequence[Any], like: Array) -> Array:
-        if all(isinstance(value, int | float) for value in values):
+        if all(isinstance(value, int | float | list) for value in values):
             return Wide(F.assign(np.asarray(values, dtype=np.float64)))
         return Wide(F.concat([plain(value) for value in values]))
 
@@ -129,7 +129,19 @@ class PaddleFunctions:
 
     @staticmethod
     def take(a: Array, index: Array) -> Array:
-        return Wide(F.gather(a.value, index))
+        return Wide(F.gather(a.value, index, axis=len(a.value.shape) - 1))
+
+    @staticmethod
+    def sort(a: Array) -> Array:
+        return Wide(F.sort(a.value, axis=0))
+
+    @staticmethod
+    def sum(a: Array) -> Array:
+        return Wide(F.sum(a.value, axis=[0]))
+
+    @staticmethod
+    def column(n: int, like: Array) -> Array:
+        return Wide(F.assign(np.arange(n, dtype=np.float64)[:, None]))
 
     @staticmethod
     def combine(a: Array, index: Array, segments: int, how: str) -> Array:

@@ -11,33 +11,43 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import paddle
+from paddle.base.framework import EagerParamBase
 from paddle.nn.clip import merge_selected_rows
 
 from gradclip.engines import openmp
-from gradclip.engines.base import UnsupportedGradient
+from gradclip.engines.base import SPARSE, UnsupportedGradient
+from gradclip.rules.segments import Shape
 
 FLOATS = frozenset({paddle.float16, paddle.bfloat16, paddle.float32, paddle.float64})
 COMPLEX = frozenset({paddle.complex64, paddle.complex128})
+WIDE = COMPLEX | {paddle.float32, paddle.float64}
 
-TENSOR = paddle.Tensor
-"""The class whose instances may be read by pointer; parameters are of a subclass."""
+TENSOR, PARAMETER = paddle.Tensor, EagerParamBase
+"""The classes whose own instances may be read by pointer."""
 
 
 class Payload(NamedTuple):
     """A contiguous real tensor that stands for a gradient.
 
     `magnitudes` is |z| of a complex gradient, to be measured by every norm but L2. `writeback` copies a written payload
-    to the gradient; None where they share memory.
+    to the gradient; None where they share memory. `order` would have the order of the axes in the payload, were it not
+    their own.
     """
 
     tensor: Any
     magnitudes: Any = None
     writeback: Callable[[], object] | None = None
+    order: None = None
 
 
 def threads() -> int:
     """How many threads a walk may take. Paddle's own operators take one unless it is told otherwise (decision 0016)."""
     return openmp.threads()
+
+
+def unit_axis(shape: Shape) -> int:
+    """The axis of the output units: `Linear` keeps (in, out), and `Conv2D` (out, in, height, width)."""
+    return 1 if len(shape) == 2 else 0
 
 
 def describable(tensors: Sequence[Any]) -> bool:
@@ -123,3 +133,34 @@ def refuse_overlap(tensor: Any, index: int) -> None:
         if size > 1 and stride < reach and tensor.size:
             raise UnsupportedGradient(index, "its elements overlap in memory: assign a .clone() of it to .grad")
         reach += stride * (size - 1)
+
+
+class PaddleValues:
+    """`Values` for eager Paddle tensors: each new one has memory of its own."""
+
+    zeros = staticmethod(paddle.zeros_like)
+    tensor = staticmethod(paddle.clone)
+
+    @staticmethod
+    def wide(tensor: Any, index: int) -> Any:
+        if tensor.is_selected_rows():
+            raise UnsupportedGradient(index, SPARSE)
+        own = plain(tensor, index).detach()
+        refuse_overlap(own, index)
+        return own.clone() if own.dtype in WIDE else own.astype(paddle.float32)
+
+    @staticmethod
+    def put_(tensor: Any, source: Any) -> None:
+        write(tensor, source.astype(tensor.dtype))
+        written([tensor])
+
+    @staticmethod
+    def beside(saved: Any, value: Any) -> Any:
+        return saved.to(value.place).astype(value.dtype)
+
+    @staticmethod
+    def where(flag: Any, then: Any, other: Any) -> Any:
+        return paddle.where(flag, then, other) if isinstance(flag, paddle.Tensor) else then if flag else other
+
+
+VALUES = PaddleValues()

@@ -54,8 +54,17 @@ class Legacy:
         return op("where", {"X": x, "Y": y, "Condition": condition})
 
     @staticmethod
-    def sum(x: Any, axis: int) -> Any:
-        return op("reduce_sum", {"X": x}, {"dim": [axis], "keep_dim": False, "reduce_all": False})
+    def sum(x: Any, axis: list[int]) -> Any:
+        return op("reduce_sum", {"X": x}, {"dim": axis, "keep_dim": False, "reduce_all": False})
+
+    @staticmethod
+    def sort(x: Any, axis: int) -> Any:
+        helper = LayerHelper("argsort")
+        out = helper.create_variable_for_type_inference(dtype=x.dtype)
+        places = helper.create_variable_for_type_inference(dtype="int64")
+        outputs = {"Out": out, "Indices": places}
+        helper.append_op(type="argsort", inputs={"X": x}, outputs=outputs, attrs={"axis": axis, "descending": False})
+        return out
 
     @staticmethod
     def isfinite(x: Any) -> Any:

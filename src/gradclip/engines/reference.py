@@ -6,16 +6,18 @@ Every other engine is tested against this one, and this one against numbers work
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 
-from gradclip.engines.base import NO_ORDER, Measure, UnsupportedGradient, repeats
+from gradclip.engines.base import NO_ORDER, Measure, UnsupportedGradient, repeats, row_axes, rows_first
 from gradclip.rules.arrays import Array
 from gradclip.rules.norm import Norm
 from gradclip.rules.response import Rescale, Response
-from gradclip.rules.scope import Element, Global, Row, Scope, rows_of
+from gradclip.rules.scope import Element, Global, Scope
+from gradclip.rules.segments import Shape
 
 
 class NumpyFunctions:
@@ -43,7 +45,19 @@ class NumpyFunctions:
 
     @staticmethod
     def take(a: Array, index: Array) -> Array:
-        return a[index]
+        return a[..., index]
+
+    @staticmethod
+    def sort(a: Array) -> Array:
+        return np.sort(a, axis=0)
+
+    @staticmethod
+    def sum(a: Array) -> Array:
+        return np.sum(a, axis=0)
+
+    @staticmethod
+    def column(n: int, like: Array) -> Array:
+        return _column(n)
 
     @staticmethod
     def combine(a: Array, index: Array, segments: int, how: str) -> Array:
@@ -52,7 +66,42 @@ class NumpyFunctions:
         return out
 
 
+@cache
+def _column(n: int) -> np.ndarray:
+    numbers = np.arange(n, dtype=np.float64)[:, None]
+    numbers.flags.writeable = False
+    return numbers
+
+
 NUMPY = NumpyFunctions()
+
+
+class NumpyValues:
+    """`Values` for NumPy arrays."""
+
+    @staticmethod
+    def wide(tensor: np.ndarray, index: int) -> np.ndarray:
+        return tensor.astype(np.promote_types(tensor.dtype, np.float32))
+
+    @staticmethod
+    def tensor(value: np.ndarray) -> np.ndarray:
+        return np.array(value)
+
+    @staticmethod
+    def zeros(value: np.ndarray) -> np.ndarray:
+        return np.zeros_like(value)
+
+    @staticmethod
+    def where(flag: Array, then: np.ndarray, other: np.ndarray) -> np.ndarray:
+        return np.where(flag, then, other)
+
+    @staticmethod
+    def put_(tensor: np.ndarray, source: np.ndarray) -> None:
+        tensor[...] = source
+
+    @staticmethod
+    def beside(saved: np.ndarray, value: np.ndarray) -> np.ndarray:
+        return saved.astype(value.dtype)
 
 
 class Batch:
@@ -66,11 +115,25 @@ class Batch:
         return [tensor.astype(np.complex128 if tensor.dtype.kind == "c" else np.float64) for tensor in self.tensors]
 
 
+def first_axis(shape: Shape) -> int:
+    return 0
+
+
 class ReferenceEngine:
-    """NumPy arrays of any float or complex type; every number is made in float64."""
+    """NumPy arrays of any float or complex type; every number is made in float64.
+
+    NumPy has no layers and so no output units: `unit_axis` says where another framework has them.
+    """
 
     name = "reference"
     waits = False
+    values = NumpyValues()
+
+    def __init__(self, unit_axis: Callable[[Shape], int] = first_axis) -> None:
+        self._unit_axis = unit_axis
+
+    def unit_axis(self, shape: Shape) -> int:
+        return self._unit_axis(shape)
 
     def owns(self, tensor: Any) -> bool:
         return isinstance(tensor, np.ndarray) and tensor.dtype.kind in "fc"
@@ -93,7 +156,8 @@ class ReferenceEngine:
         if isinstance(scope, Element):
             self.refuse_unordered(batch)
             return _peaks(batch.values)
-        parts = [segment for value in batch.values for segment in _segments(value, scope)]
+        axes = self._axes(batch, scope)
+        parts = [one for value, axis in zip(batch.values, axes, strict=True) for one in _segments(value, axis)]
         if isinstance(scope, Global):
             parts = [np.concatenate([value.ravel() for value in batch.values])]
         totals, scales = zip(*(_total(np.abs(part), norm) for part in parts), strict=True)
@@ -103,14 +167,15 @@ class ReferenceEngine:
     def apply_(self, batch: Batch, scope: Scope, coefficient: Array, zeroes: bool = True) -> None:
         factors = iter(np.broadcast_to(coefficient, 1) if isinstance(scope, Global) else coefficient)
         shared = next(factors) if isinstance(scope, Global) else None
-        for tensor, value in zip(batch.tensors, batch.values, strict=True):
-            for out, part in zip(_segments(tensor, scope), _segments(value, scope), strict=True):
+        for tensor, value, axis in zip(batch.tensors, batch.values, self._axes(batch, scope), strict=True):
+            for out, part in zip(_segments(tensor, axis), _segments(value, axis), strict=True):
                 factor = shared if shared is not None else next(factors)
                 if factor != 1.0:
                     out[...] = part * factor if factor != 0.0 else 0.0
 
-    def map_(self, batch: Batch, response: Response, low: float, high: float) -> None:
-        for tensor, value in zip(batch.tensors, batch.values, strict=True):
+    def map_(self, batch: Batch, response: Response, low: Array, high: Array) -> None:
+        lows, highs = (np.broadcast_to(bound, len(batch.tensors)) for bound in (low, high))
+        for tensor, value, low, high in zip(batch.tensors, batch.values, lows, highs, strict=True):
             if isinstance(response, Rescale):
                 tensor[...] = np.clip(value, low, high)
                 continue
@@ -122,8 +187,11 @@ class ReferenceEngine:
         for tensor in batch.tensors:
             tensor[~np.isfinite(tensor)] = 0.0
 
-    def shapes(self, batch: Batch) -> list[tuple[int, ...]]:
-        return [tensor.shape for tensor in batch.tensors]
+    def shapes(self, batch: Batch, scope: Scope) -> list[Shape]:
+        return rows_first([tensor.shape for tensor in batch.tensors], self._axes(batch, scope))
+
+    def _axes(self, batch: Batch, scope: Scope) -> list[int | None]:
+        return row_axes(scope, [tensor.shape for tensor in batch.tensors], self._unit_axis)
 
     def holds_float64(self, batch: Batch) -> bool:
         return any(tensor.dtype in (np.float64, np.complex128) for tensor in batch.tensors)
@@ -132,11 +200,9 @@ class ReferenceEngine:
         return list(np.atleast_1d(array).tolist())
 
 
-def _segments(value: np.ndarray, scope: Scope) -> list[np.ndarray]:
+def _segments(value: np.ndarray, axis: int | None) -> list[np.ndarray]:
     """Views of the segments of one tensor."""
-    if isinstance(scope, Row) and value.ndim >= 2:
-        return [value[row] for row in range(rows_of(value.shape))]
-    return [value[...]]
+    return [value[...]] if axis is None else list(np.moveaxis(value, axis, 0))
 
 
 def _total(magnitude: np.ndarray, norm: Norm) -> tuple[float, float]:

@@ -13,12 +13,22 @@ from typing import Any, NamedTuple
 
 import torch
 
-from gradclip.engines.base import NO_ORDER, Measure, UnsupportedGradient, repeats
-from gradclip.engines.torch_layout import COMPLEX, distinct, magnitudes, parts, plain, refuse_overlap, rows
+from gradclip.engines.base import NO_ORDER, Measure, UnsupportedGradient, around, repeats, row_axes, rows_first
+from gradclip.engines.torch_layout import (
+    COMPLEX,
+    VALUES,
+    distinct,
+    magnitudes,
+    parts,
+    plain,
+    refuse_overlap,
+    unit_axis,
+)
 from gradclip.rules.arrays import Array
 from gradclip.rules.norm import Norm
 from gradclip.rules.response import Rescale, Response
-from gradclip.rules.scope import Element, Global, Row, Scope, rows_of
+from gradclip.rules.scope import Element, Global, Row, Scope
+from gradclip.rules.segments import Shape
 
 
 class TorchFunctions:
@@ -47,6 +57,8 @@ class TorchFunctions:
 
     @staticmethod
     def array(values: Sequence[float], like: Array) -> Array:
+        if values and isinstance(values[0], list):
+            return torch.tensor(values, dtype=like.dtype, device=like.device)
         return _uploaded(tuple(values), like.dtype, like.device)
 
     @staticmethod
@@ -55,7 +67,19 @@ class TorchFunctions:
 
     @staticmethod
     def take(a: Array, index: Array) -> Array:
-        return a[index]
+        return a[..., index]
+
+    @staticmethod
+    def sort(a: Array) -> Array:
+        return torch.sort(a, dim=0).values
+
+    @staticmethod
+    def sum(a: Array) -> Array:
+        return a.sum(dim=0)
+
+    @staticmethod
+    def column(n: int, like: Array) -> Array:
+        return torch.arange(n, dtype=like.dtype, device=like.device)[:, None]
 
     @staticmethod
     def combine(a: Array, index: Array, segments: int, how: str) -> Array:
@@ -72,11 +96,17 @@ class Batch(NamedTuple):
     tensors: list[torch.Tensor]
     targets: list[torch.Tensor]
 
+    def axes(self, scope: Scope) -> list[int | None]:
+        """The axis of the rows of each gradient."""
+        return row_axes(scope, [tensor.shape for tensor in self.tensors], unit_axis)
+
 
 class TorchEngine:
     """Any dense, sparse COO or complex gradient on any device. `waits` is true for all devices but the CPU."""
 
     name = "torch"
+    values = VALUES
+    unit_axis = staticmethod(unit_axis)
 
     def __init__(self, waits: bool) -> None:
         self.waits = waits
@@ -117,15 +147,17 @@ class TorchEngine:
 
     def apply_(self, batch: Batch, scope: Scope, coefficient: Array, zeroes: bool = True) -> None:
         factors = _factors(batch, scope, coefficient)
-        for target, factor in zip(batch.targets, factors, strict=True):
+        for target, axis, factor in zip(batch.targets, batch.axes(scope), factors, strict=True):
+            view = parts(target) if axis is None else parts(target).movedim(axis, 0)
             if self.waits:
-                _scale_on_device(parts(target), factor, zeroes)
+                _scale_on_device(view, factor, zeroes)
             else:
-                _scale_where_needed(parts(target), factor)
+                _scale_where_needed(view, factor)
 
     def map_(self, batch: Batch, response: Response, low: Any, high: Any) -> None:
         self.refuse_unordered(batch)
-        for target in batch.targets:
+        lows, highs = (_each(bound, len(batch.targets)) for bound in (low, high))
+        for target, low, high in zip(batch.targets, lows, highs, strict=True):
             if isinstance(response, Rescale):
                 if self.waits or bool(((target < low) | (target > high)).any()):
                     target.clamp_(low, high)
@@ -139,21 +171,22 @@ class TorchEngine:
         for target in batch.targets:
             target.masked_fill_(~torch.isfinite(target), 0.0)
 
-    def shapes(self, batch: Batch) -> list[tuple[int, ...]]:
-        return [tuple(tensor.shape) for tensor in batch.tensors]
+    def shapes(self, batch: Batch, scope: Scope) -> list[Shape]:
+        return rows_first([tensor.shape for tensor in batch.tensors], batch.axes(scope))
 
     def holds_float64(self, batch: Batch) -> bool:
         return any(tensor.dtype in (torch.float64, torch.complex128) for tensor in batch.tensors)
 
     def to_host(self, array: Array) -> list[float]:
-        return list(array.reshape(-1).tolist()) if isinstance(array, torch.Tensor) else [array]
+        return list(array.tolist()) if isinstance(array, torch.Tensor) and array.ndim else [float(array)]
 
     def _nonfinite(self, batch: Batch, scope: Scope, norms: torch.Tensor) -> torch.Tensor:
         """The non-finite elements of each segment; on an accelerator, where that costs a read, 1 for any number."""
         flags = ~torch.isfinite(norms)
         if self.waits or not bool(flags.any()):
             return flags.to(norms.dtype)
-        counts = [(~torch.isfinite(rows(tensor, scope))).sum(dim=1) for tensor in batch.tensors]
+        pairs = zip(batch.tensors, batch.axes(scope), strict=True)
+        counts = [(~torch.isfinite(rows(tensor, axis))).sum(dim=AROUND) for tensor, axis in pairs]
         return torch.cat(counts).to(norms.dtype)
 
     def _peaks(self, batch: Batch) -> Measure:
@@ -186,23 +219,32 @@ def _norms_at_once(batch: Batch, norm: Norm) -> tuple[torch.Tensor, torch.Tensor
 
 
 def _norms_one_by_one(batch: Batch, scope: Scope, norm: Norm) -> tuple[torch.Tensor, torch.Tensor]:
-    norms, scales = zip(*(_norms(tensor, scope, norm) for tensor in batch.tensors), strict=True)
+    pairs = zip(batch.tensors, batch.axes(scope), strict=True)
+    norms, scales = zip(*(_norms(tensor, axis, norm) for tensor, axis in pairs), strict=True)
     return torch.cat(norms), torch.cat(scales)
 
 
-def _norms(tensor: torch.Tensor, scope: Scope, norm: Norm) -> tuple[torch.Tensor, torch.Tensor]:
+def _norms(tensor: torch.Tensor, axis: int | None, norm: Norm) -> tuple[torch.Tensor, torch.Tensor]:
     """The norm of each segment of one tensor and its scale; the scale leaves 1 where powers could leave the range."""
-    flat, wide = rows(tensor, scope), wide_of(tensor)
-    one = torch.ones(flat.shape[0], dtype=wide, device=flat.device)
-    if flat.shape[1] == 0:
+    cut, wide = rows(tensor, axis), wide_of(tensor)
+    one = torch.ones(cut.shape[1], dtype=wide, device=cut.device)
+    if cut.numel() == 0:
         return torch.zeros_like(one), one
     if wide is torch.float64 and norm.p in (1.0, 2.0, math.inf):
         dtype = torch.complex128 if tensor.dtype in COMPLEX else wide
-        return torch.linalg.vector_norm(flat, norm.p, dim=1, dtype=dtype).to(wide), one
-    magnitude = magnitudes(flat, wide)
-    peak = magnitude.amax(dim=1)
+        return torch.linalg.vector_norm(cut, norm.p, dim=AROUND, dtype=dtype).to(wide), one
+    magnitude = magnitudes(cut, wide)
+    peak = magnitude.amax(dim=AROUND)
     scale = torch.where((peak > 0) & torch.isfinite(peak), peak, one)
-    return torch.linalg.vector_norm(magnitude / scale[:, None], norm.p, dim=1), scale
+    return torch.linalg.vector_norm(magnitude / scale[:, None], norm.p, dim=AROUND), scale
+
+
+AROUND = (0, 2)
+
+
+def rows(tensor: torch.Tensor, axis: int | None) -> torch.Tensor:
+    """`tensor` as [before, rows, after]: its segments lie along the middle axis."""
+    return tensor.reshape(around(tensor.shape, axis))
 
 
 def norm_of_all(norms: torch.Tensor, norm: Norm) -> tuple[torch.Tensor, torch.Tensor]:
@@ -215,16 +257,22 @@ def norm_of_all(norms: torch.Tensor, norm: Norm) -> tuple[torch.Tensor, torch.Te
 
 
 def _factors(batch: Batch, scope: Scope, coefficient: torch.Tensor) -> Sequence[torch.Tensor]:
-    """The coefficient of each target: one number, or for rows one for each, shaped to multiply the target."""
+    """The coefficient of each target: one number, or for rows one for each, to multiply the target with rows first."""
     if isinstance(scope, Global):
         return [coefficient[0]] * len(batch.targets)
     if not isinstance(scope, Row):
         return list(coefficient.unbind())
-    split = torch.split(coefficient, [rows_of(tensor.shape) for tensor in batch.tensors])
+    axes = batch.axes(scope)
+    sizes = [around(tensor.shape, axis)[1] for tensor, axis in zip(batch.tensors, axes, strict=True)]
     return [
-        factor[: target.shape[0]].reshape([-1] + [1] * (parts(target).dim() - 1)) if target.dim() >= 2 else factor[0]
-        for factor, target in zip(split, batch.targets, strict=True)
+        factor[0] if axis is None else factor[: target.shape[axis]].reshape([-1] + [1] * (parts(target).dim() - 1))
+        for factor, target, axis in zip(torch.split(coefficient, sizes), batch.targets, axes, strict=True)
     ]
+
+
+def _each(bound: Any, count: int) -> Sequence[Any]:
+    """One bound for each of `count` tensors, from one for all or from an array of them."""
+    return bound.expand(count).unbind() if isinstance(bound, torch.Tensor) else [bound] * count
 
 
 def _scale_where_needed(target: torch.Tensor, factor: torch.Tensor) -> None:

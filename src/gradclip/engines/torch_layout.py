@@ -6,39 +6,45 @@ facts about PyTorch that an engine needs.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import torch
 
-from gradclip.engines.base import UnsupportedGradient
-from gradclip.rules.scope import Row, Scope
+from gradclip.engines.base import SPARSE, UnsupportedGradient
+from gradclip.rules.segments import Shape
 
 FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 COMPLEX = frozenset({torch.complex32, torch.complex64, torch.complex128})
 
 
-TENSOR = torch.Tensor
-"""The class whose instances may be read by pointer; a subclass may mean anything."""
+TENSOR, PARAMETER = torch.Tensor, torch.nn.Parameter
+"""The classes whose own instances may be read by pointer; another subclass may mean anything."""
 
 
 class Payload(NamedTuple):
     """A contiguous real tensor that stands for a gradient.
 
     `magnitudes` is |z| of a complex gradient, to be measured by every norm but L2. `writeback` copies a written payload
-    to the gradient; None where they share memory.
+    to the gradient; None where they share memory. `order` has the axes of the gradient in the order in which they lie
+    in the payload; None where it is their own.
     """
 
     tensor: torch.Tensor
     magnitudes: torch.Tensor | None = None
     writeback: Callable[[], object] | None = None
+    order: Sequence[int] | None = None
 
 
 def threads() -> int:
     """How many threads PyTorch would use here: one in a data loader's worker."""
     return torch.get_num_threads()
+
+
+def unit_axis(shape: Shape) -> int:
+    """The axis of the output units: `Linear` keeps (out, in), and `Conv2d` (out, in, height, width)."""
+    return 0
 
 
 def describable(tensors: Sequence[object]) -> bool:
@@ -107,15 +113,8 @@ def distinct(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-def rows(tensor: torch.Tensor, scope: Scope) -> torch.Tensor:
-    """`tensor` as [segments, elements]: a line for each row at scope `Row`, else one line."""
-    if isinstance(scope, Row) and tensor.dim() >= 2:
-        return tensor.reshape(tensor.shape[0], math.prod(tensor.shape[1:]))
-    return tensor.reshape(1, tensor.numel())
-
-
-def _in_order(tensor: torch.Tensor) -> torch.Tensor | None:
-    """The same memory with its axes in the order of their strides, if that is contiguous and the rows stay rows.
+def _in_order(tensor: torch.Tensor) -> Payload | None:
+    """The same memory with its axes in the order of their strides, if that is contiguous and the first axis stays it.
 
     Nothing that is done to a gradient depends on the order of the elements of a row; channels_last weights are so.
     """
@@ -124,7 +123,7 @@ def _in_order(tensor: torch.Tensor) -> torch.Tensor | None:
     strides = tensor.stride()
     order = sorted(range(tensor.dim()), key=lambda axis: (-strides[axis], axis))
     view = tensor.permute(order)
-    return view if order[:1] == [0] and view.is_contiguous() else None
+    return Payload(view, order=order) if order[:1] == [0] and view.is_contiguous() else None
 
 
 def refuse_overlap(tensor: torch.Tensor, index: int) -> None:
@@ -139,8 +138,8 @@ def refuse_overlap(tensor: torch.Tensor, index: int) -> None:
 def _dense(tensor: torch.Tensor, index: int) -> Payload:
     if tensor.is_contiguous() and not tensor.is_conj() and not tensor.is_neg():
         return Payload(tensor)
-    if (view := _in_order(tensor)) is not None:
-        return Payload(view)
+    if (own := _in_order(tensor)) is not None:
+        return own
     target = distinct(tensor)
     refuse_overlap(target, index)
     copy = tensor.resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
@@ -156,3 +155,33 @@ def _coalesced(gradient: torch.Tensor) -> torch.Tensor:
         return gradient
     with torch.no_grad():
         return gradient.copy_(gradient.coalesce())
+
+
+class TorchValues:
+    """`Values` for PyTorch tensors: each new one has memory of its own."""
+
+    zeros = staticmethod(torch.zeros_like)
+    tensor = staticmethod(torch.clone)
+
+    @staticmethod
+    def wide(tensor: torch.Tensor, index: int) -> torch.Tensor:
+        if tensor.layout is not torch.strided:
+            raise UnsupportedGradient(index, SPARSE)
+        own = plain(tensor, index)
+        refuse_overlap(own, index)
+        return own.to(torch.promote_types(own.dtype, torch.float32), copy=True)
+
+    @staticmethod
+    def put_(tensor: torch.Tensor, source: torch.Tensor) -> None:
+        tensor.detach().copy_(source)
+
+    @staticmethod
+    def beside(saved: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        return saved.to(value)
+
+    @staticmethod
+    def where(flag: object, then: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        return torch.where(flag, then, other) if isinstance(flag, torch.Tensor) else then if flag else other
+
+
+VALUES = TorchValues()

@@ -52,10 +52,10 @@ def own_leaves(part: Tree, whole: Tree) -> Tree:
     return replaced(part, leaves)
 
 
-def beside(tree: Tree, paths: Iterable[Path]) -> list[Array]:
-    """The parameters at `paths`."""
+def beside(tree: Tree, paths: Iterable[Path], argument: str = "params") -> list[Array]:
+    """The leaves at `paths` of the tree that was given as `argument`."""
     paths, leaves = list(paths), _by_path(tree)
-    _require(leaves, paths, "params", "the parameters")
+    _require(leaves, paths, argument, "the parameters" if argument == "params" else "them")
     return [jnp.asarray(leaves[path]) for path in paths]
 
 

@@ -7,9 +7,11 @@ from typing import Any, NamedTuple, TypeAlias
 import jax.numpy as jnp
 import numpy as np
 
-from gradclip.clipper import Memory, key_of, text_of
+from gradclip.clipper import Memory
+from gradclip.memory import Key, key_of, text_of
 from gradclip.optax.last import Last
 from gradclip.rules.arrays import Array
+from gradclip.rules.threshold import State
 
 Thresholds: TypeAlias = dict[str, dict[str, Array]]
 """The memory of each threshold that adapts."""
@@ -20,26 +22,29 @@ class ClipState(NamedTuple):
 
     `step` counts the updates (int32). `thresholds` has the memory of each threshold that adapts, float32 (float64 under
     `jax_enable_x64`). `last` says what the last step did. `inner` is the state of the wrapped optimizer, empty if there
-    is none.
+    is none. `carried` has what a rule that carries over took away from each leaf, float32 or wider, by name.
     """
 
     step: Array
     thresholds: Thresholds
     last: Last
     inner: Any = ()
+    carried: dict[str, Array] = {}  # noqa: RUF012  # of a named tuple, and never changed
 
 
-def plain(memory: Memory, dtype: Any) -> Thresholds:
-    """What the thresholds of `memory` remember: text as keys, arrays as values, those of floats as `dtype`."""
-    return {
+def state_of(memory: Memory, last: Last, dtype: Any) -> ClipState:
+    """The state with this memory: text as keys, arrays as values, the floats of thresholds as `dtype`."""
+    thresholds = {
         text_of(key): {name: _kept(value, dtype) for name, value in state.items()}
         for key, state in memory.thresholds.items()
     }
+    return ClipState(memory.step, thresholds, last, carried=memory.carried)
 
 
-def memory_of(step: Array, thresholds: Thresholds) -> Memory:
-    """The memory that was made `plain`, as a clipper takes it."""
-    return Memory(step, {key_of(text): dict(each) for text, each in thresholds.items()})
+def memory_of(state: ClipState) -> Memory:
+    """The memory in a state, as a clipper takes it."""
+    thresholds: dict[Key, State] = {key_of(text): dict(each) for text, each in state.thresholds.items()}
+    return Memory(state.step, thresholds, state.carried)
 
 
 def _kept(value: Any, dtype: Any) -> Array:

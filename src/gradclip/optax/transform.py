@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,12 +15,12 @@ from gradclip.engines.base import Slot
 from gradclip.engines.jax import JAX
 from gradclip.engines.jax_numbers import in_float64
 from gradclip.optax.across import across_axes, refuse_mixed
-from gradclip.optax.last import Last, last_of, nothing
+from gradclip.optax.last import last_of, nothing
 from gradclip.optax.leaves import NeedClip, Tree, beside, chosen_leaves, name_of, own_leaves, replaced, zeros_like
-from gradclip.optax.state import ClipState, Thresholds, memory_of, plain
+from gradclip.optax.state import ClipState, memory_of, state_of
 from gradclip.result import Gradients
 from gradclip.rules.arrays import Array
-from gradclip.rules.rule import AnyRule, rules_in
+from gradclip.rules.rule import AnyRule, Carry, rules_in
 
 
 def clip(
@@ -44,6 +44,9 @@ def clip(
     of a `shard_map` over which gradients are sharded; under `jit` with sharded arrays leave it out.
 
     The state is a `ClipState`; `optax.tree.get(opt_state, "last")` finds its `Last` in the state of a chain.
+    After an optimizer in a chain it clips the update: `optax.chain(optax.adam(1e-3), clip(rule))`. A rule that reads
+    the loss is told it by `update(..., loss=loss)`, or `value=`; one that reads the second moments by `moments=`, a
+    tree like the gradients: `moments=optax.tree.get(opt_state, "nu")`.
     A number that the program computes, as under `optax.inject_hyperparams`, is a threshold as
     `Schedule(lambda step: number)`. One norm over the parts of `optax.multi_transform`: put `clip` before it in a
     chain; or put it first in each part and call `update(grads, state, params, all_updates=grads)`, which
@@ -82,24 +85,31 @@ class Door:
         self._can_skip = clipper.can_skip
         self._inner = None if inner is None else optax.with_extra_args_support(inner)
         self._need_clip, self._axes = need_clip, axes
-        self._adapts = any(one.threshold.adapts for one in rules_in(rule))
+        self._remembers = isinstance(rule, Carry) or any(one.threshold.adapts for one in rules_in(rule))
         self._reads_weights = any(one.threshold.reads_weights for one in rules_in(rule))
+        self._reads_given, self._reads_moments = clipper.reads_given, clipper.reads_moments
 
     def init(self, params: Tree) -> ClipState:
         """The state before the first step; thresholds that adapt have seen zeros, which teach them nothing."""
         inner = () if self._inner is None else self._inner.init(params)
         state = ClipState(jnp.zeros((), jnp.int32), {}, nothing(), inner)
-        if not self._adapts:
+        if not self._remembers:
             return state
-        seen = jax.jit(lambda params: self._clipped(zeros_like(params), state, params, ())[1].thresholds)
-        return state._replace(thresholds=seen(params))
+        nan = dict.fromkeys(self._reads_given, jnp.nan)
+
+        def first(params: Tree) -> ClipState:
+            zeros = zeros_like(params)
+            return self._clipped(zeros, state, params, (), nan, zeros)[1]
+
+        seen = jax.jit(first)(params)
+        return state._replace(thresholds=seen.thresholds, carried=seen.carried)
 
     def update(
         self, updates: Tree, state: ClipState, params: Tree = None, *, all_updates: Tree = None, **extra: Any
     ) -> tuple[Tree, ClipState]:
         """Clip `updates`, or `all_updates`, of which they are a part; then the wrapped optimizer steps, if any."""
         tree = updates if all_updates is None else all_updates
-        clipped, after = self._clipped(tree, state, params, self._axes)
+        clipped, after = self._clipped(tree, state, params, self._axes, self._given(extra), extra.get("moments"))
         if all_updates is not None:
             clipped = own_leaves(updates, clipped)
         if self._inner is None:
@@ -111,16 +121,32 @@ class Door:
             inner = jax.tree.map(lambda old, new: jnp.where(skipped, old, new), state.inner, inner)
         return stepped, after._replace(inner=inner)
 
-    def _clipped(self, tree: Tree, state: ClipState, params: Tree, axes: tuple[str, ...]) -> tuple[Tree, ClipState]:
+    def _given(self, extra: Mapping[str, Any]) -> dict[str, Any]:
+        """The numbers among the extra arguments that the rule reads; Optax calls the loss `value`."""
+        named = {"loss": extra["value"], **extra} if "value" in extra else extra
+        return {name: named[name] for name in self._reads_given & named.keys()}
+
+    def _clipped(
+        self,
+        tree: Tree,
+        state: ClipState,
+        params: Tree,
+        axes: tuple[str, ...],
+        given: dict[str, Any],
+        moments: Tree,
+    ) -> tuple[Tree, ClipState]:
         """`tree` clipped, and the state after it."""
         leaves = chosen_leaves(tree, self._need_clip)
         if not leaves:
             return tree, state._replace(step=state.step + 1, last=nothing())
         names = [name_of(path) for path in leaves]
-        weights = beside(params, leaves) if self._reads_weights and params is not None else None
+        others = {
+            "weights": beside(params, leaves) if self._reads_weights and params is not None else None,
+            "moments": beside(moments, leaves, "moments") if self._reads_moments and moments is not None else None,
+        }
         step = in_float64(partial(self._step, names, axes, jax.dtypes.canonicalize_dtype(jnp.float64)))
-        arrays, number, thresholds, last = step(list(leaves.values()), weights, state.step, state.thresholds)
-        return replaced(tree, dict(zip(leaves, arrays, strict=True))), ClipState(number, thresholds, last, state.inner)
+        arrays, after = step(list(leaves.values()), others, given, state._replace(inner=()))
+        return replaced(tree, dict(zip(leaves, arrays, strict=True))), after._replace(inner=state.inner)
 
     def _step(
         self,
@@ -128,21 +154,28 @@ class Door:
         axes: tuple[str, ...],
         dtype: Any,
         arrays: list[Array],
-        weights: list[Array] | None,
-        step: Array,
-        thresholds: Thresholds,
-    ) -> tuple[list[Array], Array, Thresholds, Last]:
-        """The arrays clipped, and the first fields of the state after it, its floats as `dtype`."""
+        others: dict[str, list[Array] | None],
+        given: dict[str, Any],
+        state: ClipState,
+    ) -> tuple[list[Array], ClipState]:
+        """The arrays clipped, and the state after it, the floats of its thresholds as `dtype`."""
         if not axes:
             refuse_mixed(arrays)
         across = across_axes(axes, arrays) if axes else None
         clipper = self._new_clipper()
-        clipper.memory = memory_of(step, thresholds)
+        clipper.memory = memory_of(state)
         slots = [Slot(array) for array in arrays]
-        given = None if weights is None else lambda: [Slot(array) for array in weights]
-        result = clipper.clip_gradients(Gradients(slots, names.__getitem__, None, given, across=across), JAX)
-        memory = clipper.memory
-        return [slot.value for slot in slots], memory.step, plain(memory, dtype), last_of(result, across)
+        weights, moments = others["weights"], others["moments"]
+        gradients = Gradients(
+            slots,
+            names.__getitem__,
+            weights=None if weights is None else lambda: [Slot(array) for array in weights],
+            across=across,
+            given={name: jnp.asarray(number, jnp.float64).reshape(1) for name, number in given.items()},
+            moments=None if moments is None else lambda: moments,
+        )
+        result = clipper.clip_gradients(gradients, JAX)
+        return [slot.value for slot in slots], state_of(clipper.memory, last_of(result, across), dtype)
 
 
 def _refuse_host(clipper: Clipper, inner: optax.GradientTransformation | None) -> None:

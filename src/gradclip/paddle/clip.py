@@ -71,6 +71,10 @@ class Clip(ClipGradBase):  # type: ignore[misc]
         """What the last step did: in a static graph, the last run of the program in the current scope."""
         return self.clipper.last if self._graph is None else self._graph.last
 
+    def give(self, **numbers: Any) -> None:
+        """Hand over numbers that the rule reads beside the gradients, before `optimizer.step()`: `give(loss=loss)`."""
+        self.clipper.give(**numbers)
+
     def state_dict(self) -> dict[str, Any]:
         """The memory as plain data: the count of steps and what thresholds that adapt remember."""
         return self.clipper.state_dict()
@@ -84,6 +88,7 @@ class Clip(ClipGradBase):  # type: ignore[misc]
         pairs = [pair for pair in params_grads if pair[1] is not None]
         call = call_with(params_grads)
         if call.overflowed:
+            self.clipper.taken_given()
             return pairs
         if self.clipper.can_skip:
             call.refuse_skips()
@@ -98,7 +103,7 @@ class Clip(ClipGradBase):  # type: ignore[misc]
             return []  # a group without gradients; another one clips
         self._graph, before = None, self.clipper.step
         groups = None if call.number is None else [call.number] * len(pairs) + numbers
-        clipped = self.clipper.clip_pairs(pairs + later, groups)
+        clipped = self.clipper.clip_pairs(pairs + later, groups, optimizer=call.optimizer)
         if self.clipper.step == before:
             self._report_nothing(call)
         self._turns.put(later, clipped[len(pairs) :])

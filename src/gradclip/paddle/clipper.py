@@ -11,6 +11,8 @@ from gradclip import clipper
 from gradclip.engines import choice, paddle_layout
 from gradclip.engines.base import Engine, Slot, UnsupportedGradient
 from gradclip.engines.paddle import ENGINE as PADDLE
+from gradclip.engines.paddle_arrays import WIDE, Wide
+from gradclip.memory import Memories
 from gradclip.paddle.fleet import across_of, shares
 from gradclip.paddle.parameters import (
     NeedClip,
@@ -80,12 +82,17 @@ class Clipper(clipper.Clipper):
         return self.last
 
     def clip_pairs(
-        self, pairs: list[Pair], groups: Sequence[int] | None = None, name: Callable[[int], str] | None = None
+        self,
+        pairs: list[Pair],
+        groups: Sequence[int] | None = None,
+        name: Callable[[int], str] | None = None,
+        optimizer: Any = None,
     ) -> list[Pair]:
         """`pairs` with clipped gradients, in their order; none at all if the step is to be skipped.
 
         Gradients on the CPU are written in place, others are new tensors. Where there is none to clip, `last` stays.
         """
+        numbers = self.taken_given()
         chosen = [i for i, (parameter, _) in enumerate(pairs) if needs_clip(parameter, self.need_clip)]
         kept, shared = pairs if len(chosen) == len(pairs) else [pairs[i] for i in chosen], shares()
         parameters, gradients = [parameter for parameter, _ in kept], [gradient for _, gradient in kept]
@@ -99,6 +106,8 @@ class Clipper(clipper.Clipper):
             None if groups is None else [groups[i] for i in chosen],
             lambda: parameters,
             across=across_of(parameters, self.rule) if shared else None,
+            given=numbers,
+            moments=None if optimizer is None else lambda: second_moments(optimizer, parameters),
         )
         clipped = self._clipped(own)
         if clipped is None or clipped is own.tensors:
@@ -111,6 +120,7 @@ class Clipper(clipper.Clipper):
     def _clipped(self, own: Gradients) -> list[Any] | None:
         """The gradients after the clip, the list itself where they were written in place; None to skip the step."""
         engine = engine_for(own.tensors, self.engine_name)
+        own = own._replace(given={name: number_for(engine, number) for name, number in own.given.items()})
         if engine is not PADDLE:
             result = self.clip_gradients(own, engine)
             return None if self.can_skip and result.skipped else own.tensors
@@ -123,8 +133,9 @@ class Clipper(clipper.Clipper):
 
     def __getstate__(self) -> dict[str, Any]:
         """What copies and pickles keep: the rule, its options and the memory, and not the last step's numbers."""
-        states = {key: self._plain(state) for key, state in self._states.items()}
-        return {**self.__dict__, "_states": states, "_last": None}
+        memories = Memories()
+        memories.load(self._memories.plain(lambda array: self.last.to_host(array)))
+        return {**self.__dict__, "_memories": memories, "_given": {}, "_last": None}
 
 
 def checked_engine(name: str | None) -> str | None:
@@ -136,6 +147,31 @@ def engine_for(gradients: list[Any], name: str | None = None) -> Engine:
     """The engine called `name`, or the fastest that is installed for the device of the first gradient."""
     here = not gradients or not isinstance(gradients[0], paddle.Tensor) or gradients[0].place.is_cpu_place()
     return (None if name == "paddle" or not here else cpu_engine()) or PADDLE
+
+
+def number_for(engine: Engine, number: Any) -> Any:
+    """A number or a tensor of one element as an array [1]; a float for the compiled engine."""
+    if not isinstance(number, paddle.Tensor):
+        return float(number)
+    if engine is not PADDLE:
+        return float(number.item())
+    return Wide(paddle.reshape(number.detach().astype(WIDE), [1]))
+
+
+SECOND = "moment2"
+"""What Paddle's optimizers call the second moment."""
+
+
+def second_moments(optimizer: Any, parameters: list[Any]) -> list[Any]:
+    """What the optimizer keeps of the squares of each gradient; None where a parameter was not stepped yet."""
+    if not hasattr(optimizer, "_moment2_acc_str") or getattr(optimizer, "_use_multi_tensor", False):
+        raise ValueError(
+            f"{type(optimizer).__name__} keeps no second moment ({SECOND!r}) of each parameter, which this rule reads: "
+            "use it with Adam, AdamW or NAdam, and without use_multi_tensor"
+        )
+    known, masters = optimizer._accumulators.get(SECOND, {}), optimizer._master_weights
+    names = [(parameter.name, getattr(masters.get(parameter.name), "name", None)) for parameter in parameters]
+    return [known.get(name, known.get(master)) for name, master in names]
 
 
 def cpu_engine() -> Engine | None:

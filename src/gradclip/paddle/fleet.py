@@ -18,7 +18,7 @@ from paddle.distributed import fleet
 from gradclip.engines.base import Across
 from gradclip.engines.paddle_arrays import Wide
 from gradclip.rules.arrays import Array
-from gradclip.rules.rule import AnyRule, rules_in
+from gradclip.rules.rule import AnyRule, Rule, rules_in
 from gradclip.rules.scope import Element, Global
 
 OPERATIONS = {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX}
@@ -98,5 +98,10 @@ def _reduced(tensor: Any, how: str, groups: list[Any]) -> Any:
 def _refuse_slices(rule: AnyRule) -> None:
     """Sharding with `split_param` gives each process a slice of each parameter, whose own norm nobody knows."""
     configs = fleet.fleet._user_defined_strategy.hybrid_configs["sharding_configs"]
-    if configs.split_param and not all(isinstance(one.scope, Global | Element) for one in rules_in(rule)):
+    if configs.split_param and not all(_takes_slices(one) for one in rules_in(rule)):
         raise ValueError(f"sharding with split_param=True cuts parameters into slices, and {rule!r} needs whole ones")
+
+
+def _takes_slices(rule: Rule) -> bool:
+    by_value = isinstance(rule.scope, Element) and not rule.threshold.adapts
+    return by_value or isinstance(rule.scope, Global)

@@ -22,7 +22,7 @@ from gradclip.paddle.parameters import Pair
 from gradclip.paddle.variables import Remembering, publish, variable, write
 from gradclip.result import Gradients, Part, Result
 from gradclip.rules.arrays import Array
-from gradclip.rules.rule import AnyRule, rewritten
+from gradclip.rules.rule import AnyRule, Carry, rewritten
 from gradclip.verdict import report_nothing
 
 
@@ -100,6 +100,9 @@ def _with_variables(rule: AnyRule) -> AnyRule:
     )
 
 
+DYNAMIC = "Clip in dynamic mode"
+
+
 def _refuse_stops(clipper: Clipper) -> None:
     if clipper.can_skip or clipper.can_raise or clipper.max_consecutive_skips is not None:
         raise NotImplementedError(
@@ -107,6 +110,13 @@ def _refuse_stops(clipper: Clipper) -> None:
             f"{clipper.rule!r}, on_nonfinite={clipper.on_nonfinite!r}, "
             f"max_consecutive_skips={clipper.max_consecutive_skips}. Respond with Zero(), use on_nonfinite='zero', "
             "look at `last` after a run, or let paddle.static.amp leave out such steps"
+        )
+    if isinstance(clipper.rule, Carry):
+        raise NotImplementedError(f"a static graph carries nothing over to the next run: {clipper.rule!r}. {DYNAMIC}")
+    for name in clipper.reads_given:
+        raise NotImplementedError(
+            f"a static graph is given nothing beside the gradients, and the rule reads the {name}: {clipper.rule!r}. "
+            + DYNAMIC
         )
 
 

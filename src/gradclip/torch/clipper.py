@@ -59,10 +59,18 @@ class Clipper(clipper.Clipper):
             if given.tensors:
                 report_nothing("no parameter has a gradient that needs clipping; call it between backward() and step()")
             return Result(self.step, torch_engine.CPU)
-        result = self.clip_gradients(gradients, self.engine_for(gradients))
+        engine = self.engine_for(gradients)
+        result = self.clip_gradients(self.with_given(gradients, engine), engine)
         if self.can_skip and result.skipped:
             drop(given.tensors)
         return result
+
+    def with_given(self, gradients: Gradients, engine: Engine) -> Gradients:
+        """`gradients` with the numbers that were given for this step."""
+        if not self._given:
+            return gradients
+        numbers, like = self.taken_given(), gradients.tensors[0]
+        return gradients._replace(given={name: number_for(engine, one, like) for name, one in numbers.items()})
 
     def engine_for(self, gradients: Gradients) -> Engine:
         """The engine that serves these gradients."""
@@ -84,6 +92,17 @@ def engine_for(tensors: list[torch.Tensor], name: str | None = None) -> Engine:
 def cpu_engine() -> Engine | None:
     """The compiled engine for the CPU; None where numba is not installed."""
     return choice.compiled(torch_layout)
+
+
+def number_for(engine: Engine, number: Any, like: torch.Tensor) -> Any:
+    """A number or a tensor of one element as an array [1] on the device of `like`; a float for the compiled engine."""
+    number = number.detach() if isinstance(number, torch.Tensor) else number
+    if not isinstance(engine, torch_engine.TorchEngine):
+        return float(number)
+    wide = torch_engine.wide_of(like)
+    if isinstance(number, torch.Tensor):
+        return number.reshape(1).to(like.device, wide)
+    return torch.full((1,), float(number), dtype=wide, device=like.device)
 
 
 def drop(parameters: list[torch.Tensor]) -> None:

@@ -17,12 +17,13 @@ from torch.optim import Optimizer
 
 from gradclip.engines.base import Engine
 from gradclip.result import Part, Result
-from gradclip.rules.rule import AnyRule, checked_rule, rules_in
+from gradclip.rules.rule import AnyRule, Carry, checked_rule, rules_in
 from gradclip.rules.scope import Global, Group
 from gradclip.rules.sweep import Phase
 from gradclip.torch.clipper import Clipper, drop
-from gradclip.torch.parameters import NeedClip, gradients_of, of_optimizers
+from gradclip.torch.parameters import NeedClip, gradients_of, of_optimizers, second_moments
 from gradclip.torch.pinned import PinnedNorm
+from gradclip.torch.update import PLACES, Before, clip_update, refuse_for_updates, values_before
 from gradclip.verdict import report_nothing
 
 MISSING = object()
@@ -39,13 +40,18 @@ def attach(
     need_clip: NeedClip | None = None,
     engine: str | None = None,
     through_grad_scale: bool = False,
+    place: str = "gradient",
 ) -> AttachedClipper:
     """Clip the gradients of an optimizer by `rule` in each of its steps, before it updates the parameters.
 
     `attach(optimizer, rule)`; or `attach(a, b, rule=rule)` for several optimizers under one norm. `model` gives the
     parameters their names. A group with `need_clip: False`, a parameter with the attribute `need_clip=False` and one
     that the function `need_clip` refuses are neither measured nor scaled. `through_grad_scale` hands the coefficient
-    of a global rule to a fused optimizer instead of writing the gradients a second time.
+    of a global rule to a fused optimizer instead of writing the gradients a second time. `place="update"` applies the
+    rule to what the step has moved, `p - p_old`, instead of to the gradients; it keeps a copy of the parameters
+    during the step, and takes one optimizer and no rule that skips or raises.
+
+    A rule that reads the loss is told it by `clipper.give(loss=loss)` before each step, if no closure returns it.
 
     Works with closures, GradScaler, accumulation, schedulers, `torch.compile` and wrapped optimizers. A closure that is
     evaluated several times (LBFGS) is clipped each time, and each is a step of the clipper. `copy.deepcopy`
@@ -67,7 +73,9 @@ def attach(
     rule = checked_rule(rule)
     inner = list(dict.fromkeys(unwrapped(optimizer) for optimizer in optimizers))
     refuse_step_in_backward(inner, rule)
-    options = (on_nonfinite, max_consecutive_skips, need_clip, engine, through_grad_scale)
+    if place not in PLACES:
+        raise ValueError(f"place is one of {', '.join(map(repr, PLACES))}, got {place!r}")
+    options = (on_nonfinite, max_consecutive_skips, need_clip, engine, through_grad_scale, place)
     if (before := already_attached(inner, rule, options)) is not None:
         before.model = model or before.model
         return before
@@ -131,7 +139,7 @@ class AttachedClipper(Clipper):
     def __init__(
         self, optimizers: list[Optimizer], rule: AnyRule, model: torch.nn.Module | None, options: tuple[Any, ...]
     ) -> None:
-        on_nonfinite, max_consecutive_skips, need_clip, engine, through_grad_scale = options
+        on_nonfinite, max_consecutive_skips, need_clip, engine, through_grad_scale, place = options
         super().__init__(
             rule,
             on_nonfinite=on_nonfinite,
@@ -145,6 +153,10 @@ class AttachedClipper(Clipper):
         self._through = through_grad_scale
         if through_grad_scale:
             refuse_through(optimizers, self._phases, rule, self._zeroes)
+        self._on_update = place == "update"
+        if self._on_update:
+            refuse_for_updates(optimizers, self, through_grad_scale)
+        self._before: Before | None = None
         self._spans = _spans_tensors(rule)
         self._clipped: dict[int, list[tuple[torch.Tensor, int]]] = {}
         self._lent: list[tuple[Optimizer, str, Any, torch.Tensor]] = []
@@ -172,6 +184,9 @@ class AttachedClipper(Clipper):
 
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The hook. A closure makes the gradients inside the step, so it is wrapped: run it, then clip."""
+        if self._on_update:
+            self._before = values_before(optimizer, self.model, self.need_clip)
+            return None
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
         if closure is None:
             self._clip_for(optimizer)
@@ -179,36 +194,44 @@ class AttachedClipper(Clipper):
 
         def closure_then_clip() -> Any:
             loss = closure()
-            self._clip_for(optimizer)
+            self._clip_for(optimizer, loss)
             return loss
 
         if "closure" in kwargs:
             return args, {**kwargs, "closure": closure_then_clip}
         return (args[0], closure_then_clip, *args[2:]), kwargs
 
-    def _clip_for(self, optimizer: Optimizer) -> None:
+    def _clip_for(self, optimizer: Optimizer, loss: Any = None) -> None:
+        """Clip for the step of `optimizer`; `loss` is what its closure returned."""
         self._take_back()
         if self._was_clipped(optimizer):
             return
+        if loss is not None and "loss" in self.reads_given - self._given.keys():
+            self.give(loss=loss)
         if len(self.optimizers) > 1:
             _refuse_scaled([other for other in self.optimizers if other is not optimizer], optimizer)
         if self._spans and torch._C._current_graph_task_id() != -1:
             raise RuntimeError(f"{STEP_IN_BACKWARD} ({self.rule!r})")
         divisor, overflow = getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None)
         gradients = gradients_of(of_optimizers(self.optimizers, self.model), self.need_clip)
+        if self.reads_moments:
+            weights = gradients.weights or list
+            gradients = gradients._replace(moments=lambda: second_moments(self.optimizers, weights()))
         if not gradients.tensors:
             self._report_no_gradients()
+            self.taken_given()
             return
         engine = self.engine_for(gradients)
         reads = not engine.waits or self.can_raise
         if overflow is not None and reads and float(overflow) > 0:
+            self.taken_given()
             return  # GradScaler found the overflow and skips this step itself
         if divisor is not None:
             gradients = gradients._replace(divisor=divisor if engine.waits else float(divisor))
         if self._through and len(gradients.tensors) != len(_states_of(optimizer)):
             raise ValueError("through_grad_scale scales every gradient of the optimizer, and need_clip leaves some out")
         self._stepping = optimizer
-        result = self.clip_gradients(gradients, engine)
+        result = self.clip_gradients(self.with_given(gradients, engine), engine)
         if self.can_skip:
             self._skip(result, engine, optimizer, overflow)
         self._note_clipped(optimizer)
@@ -261,6 +284,9 @@ class AttachedClipper(Clipper):
 
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._take_back()
+        if self._before is not None:
+            before, self._before = self._before, None
+            clip_update(self, before)
 
     def _take_back(self) -> None:
         """Undo what was lent; also before a step, because one that raised never came to its end."""
@@ -291,6 +317,8 @@ def _spans_tensors(rule: AnyRule) -> bool:
 
 def refuse_through(optimizers: list[Optimizer], phases: tuple[Phase, ...], rule: AnyRule, zeroes: bool) -> None:
     """Refuse to lend a coefficient where there is more than one, or where it may be 0: the optimizer divides by it."""
+    if isinstance(rule, Carry):
+        raise ValueError("through_grad_scale writes no gradient, and UClip must know what it left of each")
     single = len(phases) == 1 and phases[0].names is None
     if not single or not isinstance(phases[0].sweeps[0].leaf, Global):  # type: ignore[union-attr]
         raise ValueError(f"through_grad_scale hands over one coefficient, so it needs one global rule, not {rule!r}")

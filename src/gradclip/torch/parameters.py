@@ -116,3 +116,22 @@ def found_in(parameters: list[torch.Tensor]) -> list[torch.Tensor]:
         wrong = next(p for p in parameters if not isinstance(p, torch.Tensor))
         place = next(i for i, p in enumerate(parameters) if p is wrong)
         raise TypeError(f"parameters[{place}] is a {type(wrong).__name__}, not a torch.Tensor") from None
+
+
+SECOND = "exp_avg_sq"
+"""What PyTorch's optimizers call the second moment."""
+
+
+def second_moments(
+    optimizers: list[torch.optim.Optimizer], parameters: list[torch.Tensor]
+) -> list[torch.Tensor | None]:
+    """What the optimizers keep of the squares of each gradient; None where a parameter was not stepped yet."""
+    for optimizer in optimizers:
+        seen = next((state for state in optimizer.state.values() if state), None)
+        if "betas" not in optimizer.defaults or (seen is not None and SECOND not in seen):
+            raise ValueError(
+                f"{type(optimizer).__name__} keeps no second moment ({SECOND!r}), which this rule reads: use it with "
+                "Adam, AdamW, NAdam or RAdam"
+            )
+    states = [optimizer.state for optimizer in optimizers]
+    return [next((state[p][SECOND] for state in states if state.get(p)), None) for p in parameters]

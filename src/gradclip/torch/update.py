@@ -1,0 +1,72 @@
+"""The rule on the update that an optimizer has made, instead of on the gradients that it makes it from."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch.optim import Optimizer
+
+from gradclip.engines.torch_layout import VALUES
+from gradclip.result import Gradients
+from gradclip.torch.clipper import Clipper
+from gradclip.torch.parameters import NeedClip, Parameters, of_optimizers
+
+PLACES = ("gradient", "update")
+
+
+class Before(NamedTuple):
+    """The parameters that a step may move, and their values before it."""
+
+    parameters: Parameters
+    values: list[torch.Tensor]
+
+
+def values_before(optimizer: Optimizer, model: torch.nn.Module | None, need_clip: NeedClip | None) -> Before:
+    """What the step of `optimizer` starts from; what needs no clipping is left out."""
+    every = of_optimizers([optimizer], model)
+    kept = [
+        i for i, p in enumerate(every.tensors) if getattr(p, "need_clip", True) and (need_clip is None or need_clip(p))
+    ]
+    chosen = Parameters(
+        [every.tensors[i] for i in kept],
+        lambda index: every.name(kept[index]),
+        None if every.groups is None else [every.groups[i] for i in kept],
+    )
+    return Before(chosen, [p.detach().clone() for p in chosen.tensors])
+
+
+@torch.no_grad()
+def clip_update(clipper: Clipper, before: Before) -> None:
+    """`p <- p_old + clip(p - p_old)` for each parameter; elements whose update is not changed keep their bits."""
+    parameters, old = before.parameters, before.values
+    moved = [VALUES.wide(p, i) for i, p in enumerate(parameters.tensors)]
+    updates = [new - VALUES.wide(value, i) for i, (new, value) in enumerate(zip(moved, old, strict=True))]
+    clipped = [update.clone() for update in updates]
+    gradients = Gradients(clipped, parameters.name, parameters.groups, lambda: old)
+    engine = clipper.engine_for(gradients)
+    clipper.clip_gradients(gradients, engine)
+    for p, value, update, own in zip(parameters.tensors, old, updates, clipped, strict=True):
+        changed = own != update
+        if engine.waits or changed.any():
+            p.copy_(torch.where(changed, value + own, p))
+
+
+def refuse_for_updates(optimizers: list[Optimizer], clipper: Clipper, through_grad_scale: bool) -> None:
+    """Refuse what cannot be done once an optimizer has stepped."""
+    if len(optimizers) > 1 or isinstance(optimizers[0], torch.optim.LBFGS):
+        raise ValueError(
+            'place="update" clips what one step of one optimizer has moved: not LBFGS, which searches along its own '
+            "updates, and several optimizers each with a clipper of their own"
+        )
+    if clipper.can_skip or clipper.can_raise:
+        raise ValueError(
+            'place="update" comes after the step, when the memory of the optimizer has moved, and '
+            f"{clipper.rule!r} with on_nonfinite={clipper.on_nonfinite!r} may skip or refuse the step: place such a "
+            'rule on the gradients, or use on_nonfinite="zero", which leaves out non-finite updates'
+        )
+    if clipper.reads_given or clipper.reads_moments or through_grad_scale:
+        raise ValueError(
+            f"{clipper.rule!r} reads the loss or the second moments, or hands its coefficient to the step: "
+            'that is for place="gradient"'
+        )
