@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -44,6 +45,11 @@ def numbers_of(tensor: paddle.Tensor) -> np.ndarray:
     return tensor.astype("complex128" if tensor.is_complex() else "float64").numpy()
 
 
+def last_of_matrices(shape: tuple[int, ...]) -> int:
+    """The axis of the output units: `paddle.nn.Linear` keeps (in, out), convolutions begin with theirs."""
+    return {2: 1}.get(len(shape), 0)
+
+
 @contextmanager
 def unread() -> Iterator[None]:
     """A context in which reading a number of a tensor raises."""
@@ -61,9 +67,10 @@ def unread() -> Iterator[None]:
             setattr(paddle.Tensor, name, method)
 
 
-ON_A_DEVICE = Bench(ENGINE, make, read, unread=unread)
+ON_A_DEVICE = Bench(ENGINE, make, read, unit_axis=last_of_matrices, unread=unread)
 
 
 def on_cpu(engine: Engine) -> Bench:
     """The bench of an engine that writes eager tensors in place."""
-    return Bench(engine, tensor_of, numbers_of, stamp=lambda tensor: tensor.inplace_version)
+    stamp = operator.attrgetter("inplace_version")
+    return Bench(engine, tensor_of, numbers_of, stamp=stamp, unit_axis=last_of_matrices)

@@ -14,15 +14,23 @@ FRAMEWORK = re.compile(r"\b(torch|pytorch|paddle\w*|jax|optax|tensorflow|keras|m
 
 INNER = ("gradclip.rules",)
 DECIDING = (*INNER, "gradclip.engines.base")
-CORE = (*DECIDING, "gradclip.decide", "gradclip.errors", "gradclip.result", "gradclip.verdict", "gradclip.clipper")
+CORE = (
+    *(*DECIDING, "gradclip.decide", "gradclip.errors", "gradclip.memory"),
+    *("gradclip.result", "gradclip.parts", "gradclip.carry", "gradclip.moments"),
+    *("gradclip.verdict", "gradclip.clipper"),
+)
 MAY_IMPORT = {
     "rules": INNER,
     "errors.py": (),
     "engines/base.py": INNER,
     "decide.py": DECIDING,
     "engines": (*INNER, "gradclip.engines", "gradclip.errors"),
-    "result.py": (*DECIDING, "gradclip.decide"),
+    "memory.py": INNER,
+    "result.py": (*DECIDING, "gradclip.decide", "gradclip.memory"),
     "verdict.py": CORE[:-1],
+    "parts.py": (*DECIDING, "gradclip.decide", "gradclip.result"),
+    "carry.py": (*DECIDING, "gradclip.result"),
+    "moments.py": (*DECIDING, "gradclip.result"),
     "clipper.py": CORE[:-1],
     "testing": (*CORE, "gradclip.engines.reference", "gradclip.testing"),
     "torch": (*CORE, "gradclip.engines", "gradclip.torch"),

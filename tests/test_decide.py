@@ -4,9 +4,7 @@ import math
 
 import pytest
 
-from gradclip import decide as module
-from gradclip.engines.base import Measure
-from gradclip.rules import (
+from gradclip import (
     L2,
     RMS,
     ClipGradByGlobalNorm,
@@ -22,6 +20,8 @@ from gradclip.rules import (
     Tensor,
     Zero,
 )
+from gradclip import decide as module
+from gradclip.engines.base import Measure
 from gradclip.rules.arrays import SCALARS
 from gradclip.rules.response import KEEP, PASS, RAISE, SCALE, SKIP, ZERO
 from gradclip.rules.segments import Segments

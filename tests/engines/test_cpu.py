@@ -20,7 +20,7 @@ from gradclip.engines.base import UnsupportedGradient  # noqa: E402
 from gradclip.engines.cpu import CpuEngine  # noqa: E402
 from gradclip.rules.norm import L1, L2, RMS, Linf, Lp  # noqa: E402
 from gradclip.rules.response import Normalize, Rescale, Smooth, Zero  # noqa: E402
-from gradclip.rules.scope import Element, Global, Row, Tensor, rows_of  # noqa: E402
+from gradclip.rules.scope import Element, Global, Row, Tensor  # noqa: E402
 
 ENGINE = CpuEngine(torch_layout)
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -52,7 +52,7 @@ def measured(tensors, scope, norm, engine=ENGINE):
 def segments_of(tensor, scope):
     x = tensor.detach().double().numpy()
     if isinstance(scope, Row) and x.ndim >= 2:
-        return [x[i] for i in range(x.shape[0])]
+        return list(np.moveaxis(x, scope.axis or 0, 0))
     return [x]
 
 
@@ -90,7 +90,7 @@ def mixed_batch(dtype=torch.float32):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("norm", [L2(), L1(), Linf(), Lp(3.0), Lp(0.5), RMS()], ids=repr)
-@pytest.mark.parametrize("scope", [Global(), Tensor(), Row()], ids=repr)
+@pytest.mark.parametrize("scope", [Global(), Tensor(), Row(), Row(1), Row(-1)], ids=repr)
 def test_each_norm_at_each_scope(scope, norm, dtype):
     tensors = mixed_batch(dtype)
     got, nonfinite = measured(tensors, scope, norm)
@@ -201,17 +201,16 @@ def test_halves_are_rounded_to_even(dtype):
 
 
 def test_a_coefficient_for_each_row_and_each_tensor():
-    for scope in (Row(), Tensor()):
+    for scope in (Row(), Row(1), Row(-1), Tensor()):
         tensors = mixed_batch()
         before = [tensor.clone() for tensor in tensors]
-        sizes = [rows_of(t.shape) if isinstance(scope, Row) else 1 for t in tensors]
+        sizes = [len(segments_of(t, scope)) for t in tensors]
         factors = np.where(np.arange(sum(sizes)) % 3 == 0, 1.0, 0.5 ** (np.arange(sum(sizes)) % 5))
         ENGINE.apply_(ENGINE.gather(tensors), scope, factors)
         own = np.split(factors, np.cumsum(sizes)[:-1])
         for tensor, old, c in zip(tensors, before, own, strict=True):
-            shape = (-1, *[1] * (old.dim() - 1)) if len(c) == old.shape[:1].numel() and old.dim() > 1 else ()
-            expected = old * torch.tensor(c, dtype=old.dtype).reshape(shape) if old.numel() else old
-            assert torch.equal(tensor, expected)
+            for part, whole, factor in zip(segments_of(tensor, scope), segments_of(old, scope), c, strict=True):
+                np.testing.assert_array_equal(part, whole * factor)  # powers of two: no rounding
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -232,6 +231,7 @@ def test_what_does_not_change_is_not_written(tmp_path):
     ENGINE.apply_(batch, Global(), 1.0)
     ENGINE.apply_(batch, Tensor(), np.ones(2))
     ENGINE.apply_(batch, Row(), np.ones(3))
+    ENGINE.apply_(batch, Row(1), np.ones(10001))
     ENGINE.apply_(ENGINE.gather([tensor, torch.ones(3)]), Tensor(), np.array([1.0, 0.5]))
     ENGINE.clamp_(batch, -100.0, math.inf)
     ENGINE.map_(batch, Zero(), -100.0, 100.0)
@@ -335,8 +335,84 @@ def test_complex_gradients_by_norm_and_never_by_value():
         ENGINE.clamp_(ENGINE.gather([z]), -1.0, 1.0)
 
 
+COLUMNS = [(100, 3), (64, 2000), (9, 70_000), (3, 5, 1500), (4, 6, 7), (5, 1), (1, 5), (2, 3, 0), (700, 2, 3)]
+"""Wider than a block, runs longer than a chunk is worth, more lines than a chunk has, one row, one line, no element."""
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", ["1e25", "1e-25", "denormal", "zeros", "ordinary"])
+def test_rows_that_lie_side_by_side_are_rescued_where_fp32_loses_them(name, dtype):
+    """The size is that of one row of each tensor; the rows beside it are ordinary."""
+    tensors = [noise(*shape, dtype=torch.float64, seed=i) for i, shape in enumerate(COLUMNS)]
+    sizes = {"1e25": 1e25, "1e-25": 1e-25, "denormal": 1e-44, "zeros": 0.0, "ordinary": 1.0}
+    for tensor in tensors:
+        tensor[:, -1] *= sizes[name]
+    top = torch.finfo(dtype).max
+    tensors = [tensor.clamp(-top, top).to(dtype) for tensor in tensors]
+    for norm in (L2(), L1(), Linf(), Lp(3.0)):
+        got, nonfinite = measured(tensors, Row(1), norm)
+        np.testing.assert_allclose(got, norms(tensors, Row(1), norm.p), rtol=TOLERANCE)
+        assert not np.any(nonfinite)
+
+
+@pytest.mark.parametrize("norm", [L2(), L1(), Linf(), Lp(3.0)], ids=repr)
+def test_non_finite_elements_are_counted_in_the_row_that_they_are_in(norm):
+    tensors = [noise(*shape, seed=i) for i, shape in enumerate(COLUMNS)]
+    for tensor, bad in zip(tensors, (math.nan, math.inf, -math.inf, math.nan, math.inf), strict=False):
+        tensor[-1, 1] = bad
+    got, nonfinite = measured(tensors, Row(1), norm)
+    expected = [np.count_nonzero(~np.isfinite(row)) for tensor in tensors for row in segments_of(tensor, Row(1))]
+    np.testing.assert_array_equal(nonfinite, expected)
+    np.testing.assert_array_equal(np.isfinite(got), np.array(expected) == 0)
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.3, 1e-40, 1e40])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_rows_that_lie_side_by_side_are_scaled_as_fp64_would(dtype, factor):
+    """Every second row; the others keep their bits, a NaN included."""
+    tensors = [noise(*shape, dtype=dtype, seed=i, scale=1e-3) for i, shape in enumerate(COLUMNS)]
+    for tensor in tensors:
+        tensor[-1:, :1] = math.nan
+    before = [tensor.clone() for tensor in tensors]
+    ENGINE.apply_(
+        ENGINE.gather(tensors),
+        Row(1),
+        np.concatenate([np.where(np.arange(tensor.shape[1]) % 2 == 1, factor, 1.0) for tensor in tensors]),
+    )
+    for tensor, old in zip(tensors, before, strict=True):
+        integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[old.element_size()]
+        assert torch.equal(tensor[:, ::2].contiguous().view(integer), old[:, ::2].contiguous().view(integer))
+        assert_within(tensor[:, 1::2], values(old[:, 1::2]) * factor, 2.0)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2, 3])
+def test_weights_in_another_order_of_memory_have_the_rows_of_their_axes(axis):
+    """channels_last: axis 1 lies last in memory."""
+    tensor = noise(6, 5, 4, 3).to(memory_format=torch.channels_last)
+    old = tensor.clone()
+    got, _ = measured([tensor], Row(axis), L2())
+    np.testing.assert_allclose(got, norms([tensor], Row(axis), 2), rtol=TOLERANCE)
+    factors = 0.5 ** np.arange(tensor.shape[axis])
+    ENGINE.apply_(ENGINE.gather([tensor]), Row(axis), factors)
+    shape = [-1 if place == axis else 1 for place in range(4)]
+    assert torch.equal(tensor, old * torch.tensor(factors, dtype=torch.float32).reshape(shape))
+
+
+def test_a_tensor_without_the_axis_is_refused_with_its_place():
+    batch = ENGINE.gather([noise(3), noise(2, 3, 4), noise(4, 5)])
+    for verb in (lambda: ENGINE.measure(batch, Row(2), L2()), lambda: ENGINE.shapes(batch, Row(2))):
+        with pytest.raises(UnsupportedGradient, match=r"shape \(4, 5\) has no axis 2") as caught:
+            verb()
+        assert caught.value.index == 2
+
+
 def large_batch():
-    return [noise(700, 1001, seed=1), noise(900000, seed=2).bfloat16(), *(noise(40, seed=i) for i in range(50))]
+    return [
+        noise(700, 1001, seed=1),
+        noise(3000, 300, seed=3),
+        noise(900000, seed=2).bfloat16(),
+        *(noise(40, seed=i) for i in range(50)),
+    ]
 
 
 def test_the_result_does_not_depend_on_the_number_of_threads(monkeypatch):
@@ -345,7 +421,8 @@ def test_the_result_does_not_depend_on_the_number_of_threads(monkeypatch):
     for threads in (1, 2, 7):
         engine = CpuEngine(SimpleNamespace(**{**vars(torch_layout), "threads": lambda n=threads: n}))
         batch = engine.gather(tensors)
-        totals.append([engine.measure(batch, Global(), L2()).total, *engine.measure(batch, Row(), L2()).total])
+        rows = [engine.measure(batch, scope, L2()).total for scope in (Row(), Row(1))]
+        totals.append([engine.measure(batch, Global(), L2()).total, *np.concatenate(rows)])
     assert totals[0] == totals[1] == totals[2]
 
 
@@ -408,7 +485,7 @@ def clipped_to_range(shape, dtype, scale, seed):
 @given(st.lists(parts, min_size=1, max_size=6), st.data())
 def test_any_batch_is_measured_and_scaled_as_fp64_would(parts, data):
     tensors = [clipped_to_range(*part) for part in parts]
-    scope = data.draw(st.sampled_from([Global(), Tensor(), Row()]))
+    scope = data.draw(st.sampled_from([Global(), Tensor(), Row(), Row(1), Row(-1)]))
     norm = data.draw(st.sampled_from([L2(), L1(), Linf()]))
     got, nonfinite = measured(tensors, scope, norm)
     np.testing.assert_allclose(np.atleast_1d(got), norms(tensors, scope, norm.p), rtol=TOLERANCE)

@@ -60,6 +60,7 @@ def zoo():
         "axes of one": base.view(1, 240, 1)[:, :7],
         "odd strides of one": torch.as_strided(base, (1, 7, 1), (99, 1, 3)),
         "requires grad": base.clone().requires_grad_(),
+        "parameter": torch.nn.Parameter(base.clone()),
     }
 
 
@@ -70,7 +71,6 @@ def strange():
         "strided": base[::2],
         "expanded": base[:1].expand(4),
         "channels last": base.view(2, 3, 4, 10).to(memory_format=torch.channels_last),
-        "parameter": torch.nn.Parameter(base.clone()),
         "complex": torch.complex(base, base),
         "conjugate": torch.complex(base, base).conj(),
         "negated": torch.complex(base[:1], base[:1]).conj().imag,

@@ -11,6 +11,7 @@ from gradclip.clipper import Clipper
 from gradclip.engines.base import Slot, UnsupportedGradient
 from gradclip.engines.paddle import ENGINE
 from gradclip.engines.paddle_arrays import FUNCTIONS, Wide
+from gradclip.paddle.clipper import cpu_engine
 from gradclip.result import Gradients
 from paddle_bench import tensor_of, unread
 from paddle_graph import MODES, graph
@@ -137,8 +138,20 @@ def test_shapes_without_an_axis_or_an_element_stay():
 
 
 def test_rows_of_complex_numbers_are_scaled_each_by_its_own_norm():
-    (after,) = clipped(Rule(Row(), L2()), tensor_of(np.array([[3.0 + 4.0j, 0.0], [0.1j, 0.2]]), "complex64"))
-    np.testing.assert_allclose(after.numpy(), [[0.6 + 0.8j, 0.0], [0.1j, 0.2]], rtol=1e-6)
+    """The columns of a matrix, as `Linear` keeps (in, out): norms 5 and (0.04 + 0.01)^(1/2)."""
+    (after,) = clipped(Rule(Row(), L2()), tensor_of(np.array([[3.0 + 4.0j, 0.1j], [0.0, 0.2]]), "complex64"))
+    np.testing.assert_allclose(after.numpy(), [[0.6 + 0.8j, 0.1j], [0.0, 0.2]], rtol=1e-6)
+
+
+def test_rows_are_the_last_axis_of_a_matrix_and_the_first_of_all_others():
+    """`Linear` keeps (in, out), `Conv2D` (out, in, height, width); the compiled engine goes by it too."""
+    shapes = {(2, 3): [2.0, 2.0, 2.0], (2, 3, 5): [15.0, 15.0], (2, 3, 1, 1): [3.0, 3.0], (4,): [4.0]}
+    for shape, totals in shapes.items():
+        measure = ENGINE.measure(ENGINE.gather([Slot(paddle.ones(shape))]), Row(), L2())
+        assert ENGINE.to_host(measure.total) == totals
+        tensor = paddle.ones(shape)
+        own = Clipper(Rule(Row(), L2())).clip_gradients(Gradients([tensor], str), cpu_engine())
+        assert [row.norm_before**2 for row in own.segments] == pytest.approx(totals)
 
 
 def test_a_complex_number_that_is_half_nan_is_zeroed_as_a_whole():

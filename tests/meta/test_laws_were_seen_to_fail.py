@@ -19,7 +19,9 @@ from gradclip import (
     ClipGradByNorm,
     ClipGradByValue,
     Constant,
+    EMARatio,
     Global,
+    PercentileClip,
     Rescale,
     Row,
     Rule,
@@ -99,8 +101,8 @@ def narrow_norms(tensor, scope, norm, _norms=torch_engine._norms):
 
 
 def write_first(self, works, engine, result, across, heed=Clipper._heed):
-    for part, batch, _ in works:
-        engine.apply_(batch, part.sweep.leaf, part.plan.coefficient)
+    for work in works:
+        engine.apply_(work.batch, work.part.sweep.leaf, work.part.plan.coefficient)
     return heed(self, works, engine, result, across)
 
 
@@ -269,10 +271,24 @@ PLANTS = [
         laws.bad_steps_teach_nothing,
         gradclip.decide,
         "Observed",
-        lambda norm, step, weights, learns, xp: gradclip.rules.threshold.Observed(
-            norm, step, weights, learns | True, xp
-        ),
+        around(gradclip.rules.threshold.Observed, lambda seen: seen._replace(learns=seen.learns | True)),
         rule=MEMORY,
+    ),
+    Plant(
+        "the norms of a window are not sorted",
+        laws.it_learns_as_the_reference_does,
+        TorchFunctions,
+        "sort",
+        staticmethod(lambda a: a),
+        rule=PercentileClip(50, window=4),
+    ),
+    Plant(
+        "the memory of a tensor is another's",
+        laws.it_learns_as_the_reference_does,
+        TorchFunctions,
+        "take",
+        staticmethod(around(TorchFunctions.take, lambda taken: taken.flip(-1))),
+        rule=EMARatio(),
     ),
     Plant(
         "a kind that is not read back",

@@ -20,7 +20,7 @@ import test_clipper
 import test_decide
 import test_result
 from doors import Door, parameter
-from gradclip import ClipGradByGlobalNorm, Global, GradclipWarning, Group, Rescale, Tensor
+from gradclip import ClipGradByGlobalNorm, Global, GradclipWarning, Group, Rescale
 from gradclip.engines import torch as torch_engine
 from gradclip.engines.torch import TorchEngine
 from gradclip.rules.rule import rewritten
@@ -54,24 +54,24 @@ class Plant(NamedTuple):
     bug: Any
 
 
-def narrow_norms(tensor, scope, norm):
+def narrow_norms(tensor, axis, norm):
     """The norm in the gradient's own dtype, as PyTorch takes it."""
-    flat = torch_engine.rows(tensor, scope)
-    found = torch.linalg.vector_norm(flat, norm.p, dim=1) if flat.numel() else flat.new_zeros(len(flat))
+    cut = torch_engine.rows(tensor, axis)
+    found = torch.linalg.vector_norm(cut, norm.p, dim=(0, 2)) if cut.numel() else cut.new_zeros(cut.shape[1])
     return found.double(), torch.ones_like(found, dtype=torch.float64)
 
 
-def single_squares(tensor, scope, norm):
+def single_squares(tensor, axis, norm):
     """The power sum in fp32, without a rescue."""
-    flat = torch_engine.rows(tensor, scope).abs().float()
-    return flat.pow(norm.p).sum(1).pow(1 / norm.p).double(), torch.ones(len(flat), dtype=torch.float64)
+    cut = torch_engine.rows(tensor, axis).abs().float()
+    return cut.pow(norm.p).sum((0, 2)).pow(1 / norm.p).double(), torch.ones(cut.shape[1], dtype=torch.float64)
 
 
 def at_once(norms):
     """The same bug where the norms of all tensors are taken in one call."""
 
     def of_batch(batch, norm):
-        found, scales = zip(*(norms(tensor, Tensor(), norm) for tensor in batch.tensors), strict=True)
+        found, scales = zip(*(norms(tensor, None, norm) for tensor in batch.tensors), strict=True)
         return torch.cat(found), torch.cat(scales)
 
     return of_batch
@@ -116,14 +116,14 @@ def half_precision_product(target, factor):
 
 
 def write_everything_first(self, works, engine, result, across, heed=gradclip.clipper.Clipper._heed):
-    for part, batch, written in works:
-        if not written:
-            self._write(part, batch, engine)
+    for work in works:
+        if not work.written:
+            self._write(work.part, work.batch, engine)
     return heed(self, works, engine, result, across)
 
 
-def learning(norm, step, weights, learns, xp):
-    return gradclip.rules.threshold.Observed(norm, step, weights, xp.where(learns, True, True), xp)
+def learning(norm, step, weights, learns, xp, given):
+    return gradclip.rules.threshold.Observed(norm, step, weights, xp.where(learns, True, True), xp, given)
 
 
 def shifted(*args, segments=gradclip.rules.segments.segments, **kwargs):

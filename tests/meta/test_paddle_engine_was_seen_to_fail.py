@@ -42,6 +42,8 @@ PLANTS = [
      Rule(response=Zero()), BROKEN),
     ("segments are mixed up", PaddleFunctions, "combine", staticmethod(largest_only), laws.it_agrees_with_the_reference,
      Rule(Row(), Linf(), Constant(0.9)) >> Rule(Tensor(), Linf(), Constant(0.5)), None),
+    ("units along the wrong axis", paddle_engine, "unit_axis", lambda shape: 0, laws.it_agrees_with_the_reference,
+     Rule(Row(), Linf(), Constant(0.5)), None),
     ("a number is read on the host", PaddleFunctions, "where", staticmethod(read_a_number),
      laws.no_number_is_read_on_the_host, ONE, None),
 ]  # fmt: skip

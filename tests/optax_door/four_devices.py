@@ -9,16 +9,22 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from gradclip import (
+    EMA,
     L2,
     ClipGradByGlobalNorm,
     ClipGradByNorm,
     ClipGradByValue,
     Constant,
+    Element,
     Global,
+    History,
+    Linf,
     Lp,
+    Ratio,
     Row,
     Rule,
     SkipStep,
+    UClip,
 )
 from gradclip.optax import clip
 from remembering import Following
@@ -139,3 +145,19 @@ def test_gradients_averaged_in_pmap_need_no_axis():
 def test_rows_of_shards_are_refused_with_words():
     with pytest.raises(ValueError, match="shared among processes"):
         mapped(clip(Rule(Row(), L2(), Constant(1.0)), axis_name="data"))
+
+
+def test_bounds_that_adapt_are_those_of_the_whole_tensor():
+    """The largest of [1, 2, 3, 4], of which each device has one number, is 4: the bound of the next step on all."""
+    rule = Rule(Element(), Linf(), History(EMA(0.5), Ratio(1.0)))
+    spec, tx = {"a": P("data")}, clip(rule, axis_name="data")
+    step = jax.jit(jax.shard_map(tx.update, mesh=MESH, in_specs=(spec, P()), out_specs=(spec, P())))
+    state = tx.init({"a": jnp.zeros(4)})
+    _, state = step({"a": jnp.array([1.0, 2.0, 3.0, 4.0])}, state)
+    updates, _ = step({"a": jnp.array([9.0, -9.0, 1.0, 4.0])}, state)
+    np.testing.assert_array_equal(updates["a"], [4.0, -4.0, 1.0, 4.0])
+
+
+def test_nothing_is_carried_over_by_devices_that_share_gradients():
+    with pytest.raises(ValueError, match="processes that share gradients cannot carry over"):
+        mapped(clip(UClip(ClipGradByGlobalNorm(1.0)), axis_name="data"))

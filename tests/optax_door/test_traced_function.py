@@ -28,7 +28,7 @@ def equations(jaxpr):
 def traced(rule, gradients):
     skips = any(isinstance(one.response, SkipStep) for one in rules_in(rule))
     tx = clip(rule, inner=optax.identity() if skips else None)
-    return jax.make_jaxpr(tx.update)(gradients, tx.init(gradients)).jaxpr
+    return jax.make_jaxpr(tx.update)(gradients, tx.init(gradients), gradients).jaxpr
 
 
 @pytest.mark.parametrize("rule", RULES[::3], ids=repr)

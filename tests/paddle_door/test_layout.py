@@ -19,6 +19,7 @@ def plain_tensors():
     return [paddle.ones([3, 4], dtype=dtype) for dtype in ("float16", "bfloat16", "float32", "float64")] + [
         paddle.ones([2, 3, 5]),
         paddle.zeros([0, 3]),
+        paddle.create_parameter([2, 3], "float32"),
     ]
 
 
@@ -29,7 +30,6 @@ def others():
         "sliced": paddle.ones([4, 6])[:, 1:3],
         "without axes": paddle.to_tensor(5.0),
         "complex": paddle.ones([3], dtype="complex64"),
-        "a parameter": paddle.create_parameter([2, 3], "float32"),
     }
 
 

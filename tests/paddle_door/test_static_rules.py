@@ -12,18 +12,22 @@ import paddle
 import pytest
 
 from benches import DTYPES
-from gradclip import Raise, SkipStep
+from gradclip import Linf, Lp, Raise, Row, Rule, SkipStep, Tensor
 from gradclip.clipper import Clipper
-from gradclip.engines.reference import ReferenceEngine
 from gradclip.errors import GradclipWarning
 from gradclip.paddle.static import clip_in_graph
 from gradclip.result import Gradients
 from gradclip.rules.rule import rules_in
 from gradclip.testing import REFERENCE, adversarial_gradients, ordinary_gradients, standard_rules
 from gradclip.testing.bench import differences
+from paddle_bench import ON_A_DEVICE
 from paddle_graph import MODES, graph
 
-RULES = [r for r in standard_rules() if not any(isinstance(one.response, SkipStep | Raise) for one in rules_in(r))]
+RULES = [
+    rule
+    for rule in standard_rules()
+    if not any(isinstance(one.response, SkipStep | Raise) or one.threshold.adapts for one in rules_in(rule))
+]
 LISTS = ["ordinary", *adversarial_gradients()]
 SAMPLES = {"pir": (1, 2), "legacy": (3, 2)}
 """For each mode: every how many rules, and how many lists each of them meets."""
@@ -63,7 +67,7 @@ class Clipped:
         with np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore", GradclipWarning)
             gradients = Gradients(truth, lambda i: f"t{i}")
-            expected = Clipper(self.rule, **self.options).clip_gradients(gradients, ReferenceEngine())
+            expected = Clipper(self.rule, **self.options).clip_gradients(gradients, ON_A_DEVICE.oracle.engine)
         bench = replace(REFERENCE, dtype=self.dtype)
         for found, right in zip(fetched[half:], truth, strict=True):
             wrong = differences(found, right, 2 * bench.tolerance, bench.smallest)
@@ -99,3 +103,9 @@ def test_every_rule_gives_the_numbers_of_the_reference(mode):
 def test_zeroed_gradients_are_those_of_the_reference(mode):
     for rule in RULES[::12]:
         check_in_graph(mode, rule, [("NaN and inf", "float32"), ("a NaN", "float16")], on_nonfinite="zero")
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("rule", [Rule(Row()), Rule(Row(1), Linf()), Rule(Row(-1), Lp(3.0)) >> Rule(Tensor(), Lp(3.0))])
+def test_rows_in_a_graph_lie_along_the_axis_that_they_are_asked_for(mode, rule):
+    check_in_graph(mode, rule, [("ordinary", "float32"), ("rows without elements", "float32")])

@@ -13,6 +13,7 @@ from gradclip import (
     Element,
     Linf,
     Normalize,
+    Row,
     Rule,
     Rules,
     Schedule,
@@ -75,3 +76,10 @@ def test_a_schedule_made_from_a_function_says_that_it_cannot_be_written():
     rule = ClipGradByNorm(Schedule(lambda step: 1.0 + step))
     with pytest.raises(ValueError, match=r"give it points, Schedule\(\(0, 10.0\)"):
         rule.to_dict()
+
+
+def test_a_row_written_before_it_had_an_axis_is_read():
+    data = Rule(Row()).to_dict()
+    assert data["scope"] == {"type": "Row", "axis": None}
+    del data["scope"]["axis"]
+    assert from_dict(data) == Rule(Row())

@@ -74,7 +74,7 @@ def test_the_named_rules_are_rules():
         ),
         (
             Rules({"*.bias": None, "*": ClipGradByNorm(1.0)}),
-            "by name: *.bias ('left alone'); * (each tensor: an L2 norm above 1 is rescaled to it)",
+            "by name: *.bias (left alone); * (each tensor: an L2 norm above 1 is rescaled to it)",
         ),
     ],
 )

@@ -5,6 +5,7 @@ import itertools
 import pytest
 
 from gradclip import Element, Global, Group, Row, Tensor
+from gradclip.engines.base import UnsupportedGradient, around, row_axes, rows_first
 from gradclip.rules.scope import finest, rows_of
 from gradclip.rules.segments import Segments, segment_names, segments
 
@@ -14,6 +15,22 @@ GROUPS = [1, 0, 0, 1, 0]
 
 def test_the_rows_of_a_tensor_are_those_of_its_first_axis():
     assert [rows_of(shape) for shape in SHAPES] == [2, 1, 1, 0, 3]
+
+
+def test_an_axis_is_a_whole_number_or_none():
+    assert [Row().axis, Row(1).axis, Row(axis=-2).axis] == [None, 1, -2]
+    for wrong in (True, 1.0, "1"):
+        with pytest.raises(TypeError, match=r"whole number or None.*write Row\(1\)"):
+            Row(wrong)
+
+
+def test_rows_along_another_axis_are_another_scope_and_say_so():
+    assert Row(1) != Row()
+    assert [scope.words for scope in (Row(), Row(0), Row(-1))] == [
+        "each row",
+        "each index of axis 0",
+        "each index of axis -1",
+    ]
 
 
 def test_scopes_are_ordered_from_fine_to_coarse():
@@ -99,3 +116,30 @@ def test_there_is_a_name_for_each_segment():
     for scope, shapes in itertools.product((Row(), Tensor(), Global()), (SHAPES, SHAPES[:1], [(0, 4)], [()])):
         count = segments(scope, scope, shapes, None).number
         assert len(segment_names(scope, str, shapes, count)) == count
+
+
+@pytest.mark.parametrize(
+    ("scope", "axes", "fronted"),
+    [
+        (Row(), [1, None, None, 1, 2], [(3, 2), (), (5,), (4, 0), (2, 3, 2)]),
+        (Row(0), [0, None, None, 0, 0], SHAPES),
+        (Row(1), [1, None, None, 1, 1], [(3, 2), (), (5,), (4, 0), (2, 3, 2)]),
+        (Row(-2), [0, None, None, 0, 1], [(2, 3), (), (5,), (0, 4), (2, 3, 2)]),
+        (Tensor(), [None] * 5, SHAPES),
+    ],
+)
+def test_rows_lie_along_the_axis_of_the_scope_or_of_the_framework(scope, axes, fronted):
+    found = row_axes(scope, SHAPES, lambda shape: len(shape) - 1)
+    assert found == axes
+    assert rows_first(SHAPES, found) == fronted
+
+
+def test_a_shape_without_the_axis_is_refused_with_its_place():
+    for axis in (2, -3):
+        with pytest.raises(UnsupportedGradient, match=rf"shape \(2, 3\) has no axis {axis}") as caught:
+            row_axes(Row(axis), [(3, 2, 2), (5,), (2, 3)], len)
+        assert caught.value.index == 2
+
+
+def test_a_tensor_is_seen_around_the_axis_of_its_rows():
+    assert [around((2, 3, 4, 5), axis) for axis in (None, 0, 2, 3)] == [(1, 1, 120), (1, 2, 60), (6, 4, 5), (24, 5, 1)]

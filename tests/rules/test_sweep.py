@@ -20,6 +20,7 @@ from gradclip.rules.sweep import phases_of
 
 TENSOR, GLOBAL, VALUE = ClipGradByNorm(1.0), ClipGradByGlobalNorm(2.0), ClipGradByValue(3.0)
 ROW = Rule(Row(), L2(), Constant(1.0), Smooth())
+COLUMN = Rule(Row(1), L2(), Constant(1.0))
 
 
 def stages(rule):
@@ -32,6 +33,8 @@ def stages(rule):
         (TENSOR, [[(TENSOR,)]]),
         (TENSOR >> GLOBAL, [[(TENSOR, GLOBAL)]]),
         (ROW >> TENSOR >> GLOBAL, [[(ROW, TENSOR, GLOBAL)]]),
+        (ROW >> TENSOR >> ROW, [[(ROW, TENSOR, ROW)]]),
+        (ROW >> TENSOR >> COLUMN >> GLOBAL, [[(ROW, TENSOR)], [(COLUMN, GLOBAL)]]),
         (VALUE >> GLOBAL, [[(VALUE,)], [(GLOBAL,)]]),
         (GLOBAL >> VALUE, [[(GLOBAL,)], [(VALUE,)]]),
         (VALUE >> VALUE, [[(VALUE,)], [(VALUE,)]]),

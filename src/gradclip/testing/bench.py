@@ -5,17 +5,18 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from gradclip.clipper import Clipper
 from gradclip.engines.base import Engine
-from gradclip.engines.reference import ReferenceEngine
+from gradclip.engines.reference import ReferenceEngine, first_axis
 from gradclip.errors import GradclipWarning, GradientAboveThreshold, NonFiniteGradient
 from gradclip.result import Gradients, Result
 from gradclip.rules.rule import AnyRule
+from gradclip.rules.segments import Shape
 
 Values = np.ndarray[Any, np.dtype[Any]]
 """float64, or complex128 for complex gradients: every gradient fits, and the laws calculate in it."""
@@ -46,6 +47,7 @@ class Bench:
     `make(values, dtype)` makes a tensor of the dtype with this name, `read(tensor)` gives its numbers as NumPy floats.
     `stamp(tensor)` is anything that changes when the tensor is written. Without it a write is seen by
     its bits: so for an engine that waits for a device and multiplies by 1 sooner than ask.
+    `unit_axis(shape)` is the axis that `Row()` is to mean for a tensor of two axes or more.
     `unread()` is a context in which reading a number of a tensor raises; it is asked of engines that wait for a device.
     """
 
@@ -54,7 +56,13 @@ class Bench:
     read: Callable[[Any], Values]
     dtype: str = "float32"
     stamp: Callable[[Any], object] | None = None
+    unit_axis: Callable[[Shape], int] = first_axis
     unread: Callable[[], AbstractContextManager[Any]] = field(default=nullcontext)
+
+    @property
+    def oracle(self) -> Bench:
+        """The reference engine, with rows along the same axis."""
+        return replace(REFERENCE, engine=ReferenceEngine(self.unit_axis))
 
     @property
     def tolerance(self) -> float:
@@ -82,7 +90,10 @@ class Bench:
     def clip_tensors(
         self, rule: AnyRule | Clipper, tensors: list[Any], order: Sequence[int] | None = None, **options: Any
     ) -> Outcome:
-        """Clip `tensors`; one with the number i in `order` is called "t<i>" and belongs to group i modulo 2."""
+        """Clip `tensors`; one with the number i in `order` is called "t<i>" and belongs to group i modulo 2.
+
+        The weights are those of `weights_like`.
+        """
         clipper = rule if isinstance(rule, Clipper) else Clipper(rule, **options)
         numbers = range(len(tensors)) if order is None else order
         names, groups = [f"t{i}" for i in numbers], [i % 2 for i in numbers]
@@ -92,7 +103,8 @@ class Bench:
             warnings.simplefilter("ignore", GradclipWarning)
             warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's, of calculating with infinities
             try:
-                result = clipper.clip_gradients(Gradients(tensors, names.__getitem__, groups), self.engine)
+                gradients = Gradients(tensors, names.__getitem__, groups, lambda: self.tensors(weights_like(before)))
+                result = clipper.clip_gradients(gradients, self.engine)
             except (NonFiniteGradient, GradientAboveThreshold) as caught:
                 error = caught
         after = [self.values(tensor) for tensor in tensors]
@@ -103,6 +115,12 @@ class Bench:
 
     def _stamps(self, tensors: list[Any]) -> list[object]:
         return [] if self.stamp is None else [self.stamp(tensor) for tensor in tensors]
+
+
+def weights_like(arrays: Sequence[Values]) -> list[Values]:
+    """Weights from -1 to 1, with the shapes of `arrays`; zeros where there are three axes."""
+    ends = [(-1.0, 1.0) if array.ndim < 3 else (0.0, 0.0) for array in arrays]
+    return [np.linspace(*end, array.size).reshape(array.shape) for end, array in zip(ends, arrays, strict=True)]
 
 
 def _array(values: Values, dtype: str) -> Values:

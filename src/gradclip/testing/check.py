@@ -6,8 +6,25 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from gradclip.rules.codec import KINDS
+from gradclip.rules.combine import max_of, until
+from gradclip.rules.estimators import EMA, Window
+from gradclip.rules.history import History
+from gradclip.rules.levels import Quantile, Ratio
 from gradclip.rules.norm import L1, L2, RMS, Linf, Lp, Norm
-from gradclip.rules.recipes import ClipGradByValue
+from gradclip.rules.recipes import (
+    AGC,
+    LARC,
+    AdaGC,
+    AutoClip,
+    ClipGradByValue,
+    EMARatio,
+    NormGrowth,
+    PercentileClip,
+    QuantileClip,
+    SkipSpikes,
+    StableSPAM,
+    ZClip,
+)
 from gradclip.rules.response import Normalize, Raise, Rescale, Response, SkipStep, Smooth, Zero
 from gradclip.rules.rule import AnyRule, Rule, Rules, rules_in, stages_of
 from gradclip.rules.scope import Element, Global, Group, Row, Scope, Tensor
@@ -33,9 +50,11 @@ RESPONSES: tuple[Response, ...] = (
 
 
 def standard_rules() -> list[AnyRule]:
-    """Scopes with norms, scopes with responses, norms with responses; by value, in chains, by name, by schedule."""
+    """Scopes with norms, scopes with responses, norms with responses; by value, in chains, by name, by schedule; and
+    those that adapt."""
     half, one = Constant(0.5), Constant(1.0)
     single = [Rule(s, n, half) for s in SCOPES for n in NORMS]
+    single += [Rule(Row(1), L2(), half), Rule(Row(-1), Lp(3.0), half, Smooth())]
     single += [Rule(s, L2(), half, r) for s in SCOPES for r in RESPONSES[1:]]
     single += [Rule(Tensor(), n, half, r) for n in NORMS if n != L2() for r in RESPONSES[1:]]
     by_value = [Rule(Element(), Linf(), half, r) for r in RESPONSES if not isinstance(r, SkipStep)]
@@ -67,6 +86,27 @@ def standard_rules() -> list[AnyRule]:
         Rule(Tensor(), L2(), Constant(None)),
         Rule(Global(), L2(), Constant(1e9), Raise()),
         Rule(Tensor(), Linf(), half, Raise()),
+        *adaptive_rules(),
+    ]
+
+
+def adaptive_rules() -> list[AnyRule]:
+    """Each kind of memory and what is fed to it, with warm-ups that a stream of a dozen steps leaves behind."""
+    return [
+        AGC(0.01, exclude="t2"),
+        LARC(0.02, lr=0.1),
+        AutoClip(50, window=4),
+        ZClip(z=1.5, warmup=3, max_norm=None, readmit=2),
+        ZClip(z=1.5, warmup=3, max_norm=2.0, feed="accepted"),
+        AdaGC(warmup=2),
+        EMARatio(1.2, 0.9),
+        SkipSpikes(1.5, window=5, warmup=3, max_norm=0.5),
+        PercentileClip(90, window=4),
+        NormGrowth(1.01),
+        QuantileClip(0.5, 0.3),
+        StableSPAM(0.9).stages[1],
+        Rule(Row(), L2(), max_of(0.05, History(EMA(0.5, "debiased"), Ratio(1.1), "clipped"))),
+        Rule(Group(), L2(), until(3, 2.0, History(Window(3), Quantile(0.3), "limit", 2, readmit=3))),
     ]
 
 
@@ -82,6 +122,8 @@ def _laws_of_every(rule: AnyRule) -> Iterator[Law]:
     yield laws.it_agrees_with_the_reference
     yield laws.a_restored_clipper_goes_on_bit_for_bit
     yield laws.bad_steps_teach_nothing
+    if any(one.threshold.adapts for one in inside):
+        yield laws.it_learns_as_the_reference_does
     yield laws.raising_names_the_tensor_and_writes_nothing
     if all(one.response == Rescale() or isinstance(one.response, Zero) for one in inside):
         yield laws.below_the_threshold_nothing_is_written

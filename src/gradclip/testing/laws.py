@@ -11,7 +11,7 @@ import numpy as np
 
 from gradclip.clipper import Clipper
 from gradclip.decide import combined, norm_of
-from gradclip.engines.base import Slot
+from gradclip.engines.base import Slot, row_axes
 from gradclip.errors import NonFiniteGradient
 from gradclip.rules.codec import from_dict
 from gradclip.rules.norm import RMS, Norm
@@ -19,7 +19,7 @@ from gradclip.rules.response import Normalize
 from gradclip.rules.rule import AnyRule, Rule, Rules, rules_in
 from gradclip.rules.scope import Element, Global, Group, Row, Scope, Tensor
 from gradclip.rules.segments import Segments, segments
-from gradclip.testing.bench import NORM_TOLERANCE, REFERENCE, Bench, Outcome, Values, differences, same_bits
+from gradclip.testing.bench import NORM_TOLERANCE, Bench, Outcome, Values, differences, same_bits
 from gradclip.testing.rewrite import measuring, quiet, scaled, segments_by_reference
 
 Law: TypeAlias = Callable[[Bench, Any, list[Values]], None]
@@ -30,7 +30,7 @@ Law: TypeAlias = Callable[[Bench, Any, list[Values]], None]
 
 def below_the_threshold_nothing_is_written(bench: Bench, rule: AnyRule, arrays: list[Values]) -> None:
     """What is at or below its threshold is bit-identical afterwards, and was not written."""
-    outcome = bench.clip(rule, quiet(rule, arrays))
+    outcome = bench.clip(rule, quiet(rule, arrays, bench))
     _require_untouched(outcome, rule, "although every measure is below its threshold")
 
 
@@ -38,7 +38,7 @@ def the_bound_holds(bench: Bench, rule: AnyRule, arrays: list[Values]) -> None:
     """After clipping no measure is above its threshold."""
     outcome = bench.clip(rule, arrays)
     assert outcome.result is not None, f"{rule!r} raised {outcome.error}"
-    left = segments_by_reference(measuring(rule), outcome.after)
+    left = segments_by_reference(measuring(rule), outcome.after, bench)
     smallest = bench.smallest * sum(array.size for array in arrays) ** 2
     for found, row in zip(left, outcome.result.segments, strict=True):
         assert found.norm_before <= row.threshold * (1 + bench.tolerance) + smallest, (
@@ -47,16 +47,19 @@ def the_bound_holds(bench: Bench, rule: AnyRule, arrays: list[Values]) -> None:
 
 
 def the_direction_stays(bench: Bench, rule: AnyRule, arrays: list[Values]) -> None:
-    """Each row is multiplied by one number that is not negative; by value, no element changes sign or grows."""
+    """Each row is multiplied by one number that is not negative; by value, and by rows along several axes, no element
+    changes sign or grows."""
     outcome = bench.clip(rule, arrays)
-    elementwise = any(isinstance(one.scope, Element) for one in rules_in(rule))
+    rows = {one.scope for one in rules_in(rule) if isinstance(one.scope, Row)}
+    elementwise = len(rows) > 1 or any(isinstance(one.scope, Element) for one in rules_in(rule))
+    axes = row_axes(next(iter(rows), Row()), [before.shape for before in outcome.before], bench.unit_axis)
     room = np.inf if any(isinstance(one.response, Normalize) for one in rules_in(rule)) else 1 + bench.tolerance
     for index, (before, after) in enumerate(zip(outcome.before, outcome.after, strict=True)):
         if elementwise:
             kept = (np.sign(before) * np.sign(after) >= 0) & ((before == 0) | (np.abs(after) <= np.abs(before) * room))
             assert kept.all(), f"{rule!r} turned or enlarged an element of t{index}"
             continue
-        for g, out in zip(_rows(before), _rows(after), strict=True):
+        for g, out in zip(_rows(before, axes[index]), _rows(after, axes[index]), strict=True):
             wrong = differences(out, _along(g, out) * g, 2 * bench.tolerance, 2 * bench.smallest)
             assert not wrong, f"{rule!r} changed the direction of t{index}: {wrong}"
 
@@ -95,7 +98,7 @@ def shape_and_dtype_stay(bench: Bench, rule: AnyRule, arrays: list[Values]) -> N
     """The tensors are written in place: their shape and dtype are those from before."""
     outcome = bench.clip(rule, arrays)
     for tensor, before in zip(outcome.tensors, outcome.before, strict=True):
-        held = tensor.value if isinstance(tensor, Slot) else tensor
+        held = _held(tensor)
         name = str(held.dtype).rpartition(".")[2]
         assert name == bench.dtype, f"{rule!r} turned {bench.dtype} into {name}"
         assert tuple(held.shape) == before.shape, f"{rule!r} turned the shape {before.shape} into {held.shape}"
@@ -104,19 +107,20 @@ def shape_and_dtype_stay(bench: Bench, rule: AnyRule, arrays: list[Values]) -> N
 def it_agrees_with_the_reference(bench: Bench, rule: AnyRule, arrays: list[Values], **options: Any) -> None:
     """The same numbers as the reference engine gives, NaN and infinity in the same places, the same verdict."""
     outcome = bench.clip(rule, arrays, **options)
-    expected = REFERENCE.clip(rule, outcome.before, **options)
-    assert type(outcome.error) is type(expected.error), (
-        f"{rule!r} on {bench.engine.name} ended with {outcome.error!r}, on the reference with {expected.error!r}"
-    )
-    skipped = outcome.result is not None and outcome.result.skipped
-    if not (skipped and bench.engine.waits):  # then the optimizer does not look at them
-        what = f"{rule!r} on {bench.engine.name} differs from the reference"
-        _require_equal(bench, outcome.after, expected.after, what)
-    if outcome.result is None or expected.result is None:
-        return
-    assert skipped == expected.result.skipped, f"{rule!r}: skipped on one engine and not on the other"
-    if not (skipped and bench.engine.waits):  # it goes on where others stop, and the optimizer forgets it
-        _require_same_report(bench, rule, outcome, expected)
+    _require_agreement(bench, rule, outcome, bench.oracle.clip(rule, outcome.before, **options))
+
+
+STREAM = (1.0, 1.25, 0.8, 1.1, 8.0, 0.9, math.nan, 0.0, 1.3, 1.0, 2.0, 2.1)
+"""What the gradients of each step of a stream are multiplied by."""
+
+
+def it_learns_as_the_reference_does(bench: Bench, rule: AnyRule, arrays: list[Values]) -> None:
+    """Step after step the same numbers as on the reference; in every third step a tensor is missing."""
+    clipper, other = Clipper(rule), Clipper(rule)
+    for step, factor in enumerate(STREAM):
+        order = [i for i in range(len(arrays)) if step % 3 != 2 or i != 1]
+        outcome = bench.clip(clipper, [arrays[i] * factor for i in order], order)
+        _require_agreement(bench, rule, outcome, bench.oracle.clip(other, outcome.before, order))
 
 
 def a_kept_segment_is_not_written(bench: Bench, rule: AnyRule, arrays: list[Values]) -> None:
@@ -177,9 +181,9 @@ def bad_steps_teach_nothing(bench: Bench, rule: AnyRule, arrays: list[Values]) -
     clipper = Clipper(rule)
     bench.clip(clipper, arrays)
     for what, bad in (("NaN", np.nan), ("inf", np.inf), ("0", 0.0)):
-        before = _memory(bench, clipper)
+        before = clipper.state_dict()["thresholds"]
         bench.clip(clipper, [np.full_like(array, bad) for array in arrays])
-        after = _memory(bench, clipper)
+        after = clipper.state_dict()["thresholds"]
         assert before == after, f"{rule!r} learnt from a step with only {what}: {before} became {after}"
 
 
@@ -196,7 +200,7 @@ def no_number_is_read_on_the_host(bench: Bench, rule: AnyRule, arrays: list[Valu
     bench.clip(rule, arrays)  # constants are copied to the device once
     tensors = bench.tensors(arrays)
     with bench.unread():
-        outcome = Bench(bench.engine, bench.make, lambda tensor: np.zeros(0), bench.dtype).clip_tensors(rule, tensors)
+        outcome = Bench(bench.engine, bench.make, _zeros_like, bench.dtype).clip_tensors(rule, tensors)
     assert outcome.result is not None
     norms = [row.norm_before for row in outcome.result.segments]
     assert norms, "the result cannot be read afterwards"
@@ -223,7 +227,7 @@ def every_norm_is_right(bench: Bench, rule: Rule, arrays: list[Values]) -> None:
     stamps = [bench.stamp(tensor) if bench.stamp else None for tensor in tensors]
     scope = Tensor() if isinstance(rule.scope, Group) else rule.scope
     found = np.array(_norm_of_tensors(bench, rule.norm, scope, tensors))
-    expected = np.array(_norm_of_tensors(REFERENCE, rule.norm, scope, before))
+    expected = np.array(_norm_of_tensors(bench.oracle, rule.norm, scope, before))
     wrong = differences(found, expected, NORM_TOLERANCE, 0.0)
     assert not wrong, f"{rule.norm} over {rule.scope} on {bench.engine.name}: {wrong}"
     assert [bench.stamp(tensor) if bench.stamp else None for tensor in tensors] == stamps, "measuring wrote"
@@ -270,6 +274,21 @@ def _require_equal(
         assert not wrong, f"{what}: t{index} ({bench.dtype}): {wrong}"
 
 
+def _require_agreement(bench: Bench, rule: AnyRule, outcome: Outcome, expected: Outcome) -> None:
+    assert type(outcome.error) is type(expected.error), (
+        f"{rule!r} on {bench.engine.name} ended with {outcome.error!r}, on the reference with {expected.error!r}"
+    )
+    skipped = outcome.result is not None and outcome.result.skipped
+    if not (skipped and bench.engine.waits):  # then the optimizer does not look at them
+        what = f"{rule!r} on {bench.engine.name} differs from the reference"
+        _require_equal(bench, outcome.after, expected.after, what)
+    if outcome.result is None or expected.result is None:
+        return
+    assert skipped == expected.result.skipped, f"{rule!r}: skipped on one engine and not on the other"
+    if not (skipped and bench.engine.waits):  # it goes on where others stop, and the optimizer forgets it
+        _require_same_report(bench, rule, outcome, expected)
+
+
 def _require_same_report(bench: Bench, rule: AnyRule, outcome: Outcome, expected: Outcome) -> None:
     """The same segments; an action may differ where the measure is its threshold within the tolerance."""
     assert outcome.result is not None
@@ -287,8 +306,17 @@ def _require_same_report(bench: Bench, rule: AnyRule, outcome: Outcome, expected
                 assert not wrong, f"{rule!r}: {field} of {a.name} on {bench.engine.name}: {wrong}"
 
 
-def _rows(values: Values) -> list[Values]:
-    return list(values) if values.ndim >= 2 else [values]
+def _held(tensor: Any) -> Any:
+    return tensor.value if isinstance(tensor, Slot) else tensor
+
+
+def _zeros_like(tensor: Any) -> Values:
+    """What stands for the numbers of a tensor where none may be read."""
+    return np.zeros(tuple(_held(tensor).shape))
+
+
+def _rows(values: Values, axis: int | None) -> list[Values]:
+    return [values] if axis is None else list(np.moveaxis(values, axis, 0))
 
 
 def _along(g: Values, out: Values) -> float:
@@ -301,15 +329,6 @@ def _along(g: Values, out: Values) -> float:
     return max(c, 0.0)
 
 
-def _memory(bench: Bench, clipper: Clipper) -> dict[str, dict[str, Any]]:
-    """What the thresholds remember, as lists of numbers."""
-    host = bench.engine.to_host
-    return {
-        key: {name: value if isinstance(value, str) else host(value) for name, value in memory.items()}
-        for key, memory in clipper.state_dict()["thresholds"].items()
-    }
-
-
 def _norm(bench: Bench, norm: Norm, scope: Scope, arrays: list[Values]) -> list[float]:
     return _norm_of_tensors(bench, norm, scope, bench.tensors(arrays))
 
@@ -320,7 +339,7 @@ def _norm_of_tensors(bench: Bench, norm: Norm, scope: Scope, tensors: list[Any])
     measure = engine.measure(batch, scope, norm)
     if isinstance(scope, Element):
         return engine.to_host(measure.total)
-    sizes = segments(scope, scope, engine.shapes(batch), None, isinstance(norm, RMS)).sizes
+    sizes = segments(scope, scope, engine.shapes(batch, scope), None, isinstance(norm, RMS)).sizes
     with np.errstate(all="ignore"):
         return engine.to_host(norm_of(measure, Rule(norm=norm), sizes))
 

@@ -8,7 +8,7 @@ from gradclip.result import Segment
 from gradclip.rules.response import Rescale
 from gradclip.rules.rule import AnyRule, rewritten
 from gradclip.rules.threshold import Bounds, Constant, Schedule, Threshold
-from gradclip.testing.bench import REFERENCE, Values
+from gradclip.testing.bench import Bench, Values
 
 
 def measuring(rule: AnyRule) -> AnyRule:
@@ -37,17 +37,17 @@ def scaled_threshold(threshold: Threshold, factor: float) -> Threshold:
     raise TypeError(f"nobody knows how {threshold!r} scales")
 
 
-def segments_by_reference(rule: AnyRule, arrays: list[Values]) -> list[Segment]:
+def segments_by_reference(rule: AnyRule, arrays: list[Values], bench: Bench) -> list[Segment]:
     """Each segment of each stage of `rule` as the reference engine sees it, float64."""
-    outcome = REFERENCE.clip(rule, arrays)
+    outcome = bench.oracle.clip(rule, arrays)
     assert outcome.result is not None
     return outcome.result.segments
 
 
-def quiet(rule: AnyRule, arrays: list[Values]) -> list[Values]:
+def quiet(rule: AnyRule, arrays: list[Values], bench: Bench) -> list[Values]:
     """`arrays` times a power of two that brings every measure to a quarter of its threshold or below."""
     hard = rewritten(rule, lambda one: replace(one, response=Rescale()))
-    limits, rows = segments_by_reference(hard, arrays), segments_by_reference(measuring(rule), arrays)
+    limits, rows = (segments_by_reference(one, arrays, bench) for one in (hard, measuring(rule)))
     pairs = [(limit.threshold, row.norm_before) for limit, row in zip(limits, rows, strict=True)]
     room = min([threshold / norm for threshold, norm in pairs if norm > 0], default=1.0)
     factor = 1.0
