@@ -1,0 +1,68 @@
+"""`gradclip methods`: the catalogue as text for a terminal, or as data."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from typing import Any
+
+from gradclip.rules.catalogue import Method, methods
+
+WIDEST = 100
+
+
+def overview() -> str:
+    """A line for each method: its name and what it does."""
+    known = methods()
+    indent = max(map(len, known)) + 2
+    lines = [_wrapped(method.law, indent, name.ljust(indent)) for name, method in known.items()]
+    return "\n".join([*lines, "", "`gradclip methods NAME` explains one; each is gradclip.NAME(...) in Python"])
+
+
+def explanation(method: Method) -> str:
+    """Everything that is known of a method."""
+    stages = method.coordinates
+    parts = [
+        f"gradclip.{method.signature}",
+        "",
+        _wrapped(method.law, 0),
+        "",
+        _labelled("formula", method.formula),
+        _labelled("the rule", repr(method.rule)),
+        *(_labelled(f"stage {number}" if len(stages) > 1 else "", _stage(one)) for number, one in enumerate(stages, 1)),
+        _labelled("remembers", method.state),
+        _labelled("source", method.source),
+        *(_labelled(f"differs ({number})", text) for number, text in enumerate(method.differences, 1)),
+        *([_labelled("mind", method.mind)] if method.mind else []),
+    ]
+    return "\n".join(parts)
+
+
+def as_data(method: Method) -> dict[str, Any]:
+    """The same for JSON."""
+    return {
+        "name": method.name,
+        "signature": method.signature,
+        "law": method.law,
+        "formula": method.formula,
+        "rule": method.rule.to_dict(),
+        "sentence": repr(method.rule),
+        "stages": method.coordinates,
+        "remembers": method.state,
+        "source": method.source,
+        "differs": method.differences,
+        "mind": method.mind or None,
+    }
+
+
+def _stage(stage: dict[str, str]) -> str:
+    return "; ".join(f"{name}: {value}" for name, value in stage.items() if name != "threshold")
+
+
+def _labelled(label: str, text: str) -> str:
+    return _wrapped(text, 13, label.ljust(13))
+
+
+def _wrapped(text: str, indent: int, first: str = "") -> str:
+    width = min(shutil.get_terminal_size().columns, WIDEST)
+    return textwrap.fill(text, width, initial_indent=first, subsequent_indent=" " * indent, break_on_hyphens=False)

@@ -1,0 +1,141 @@
+"""Rules by short text: what a command line, a configuration or a table holds instead of an expression.
+
+A text is the name of a recipe, and after a colon its arguments: `"zclip:z=2.5"`, `"agc:0.02,exclude=head*"`. Capitals,
+hyphens and underscores in a name do not count. `none`, `value`, `norm` and `global` are short for measuring alone and
+for the three `ClipGradBy...`. `>>` chains.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import inspect
+import operator
+import re
+from collections.abc import Callable, Iterator
+from functools import reduce
+from typing import Any
+
+from gradclip.rules import recipes
+from gradclip.rules.rule import AnyRule, Rule
+
+Recipe = Callable[..., AnyRule]
+SHORT = {
+    "value": recipes.ClipGradByValue,
+    "norm": recipes.ClipGradByNorm,
+    "global": recipes.ClipGradByGlobalNorm,
+}
+KINDS_OF_RULE = {"Rule", "Chain", "Rules", "Carry", "AnyRule"}
+OPENING, CLOSING = "([{", ")]}"
+
+
+def rule_from_text(text: str) -> AnyRule:
+    """The rule that `text` describes: `NAME`, `NAME:ARGUMENT,NAME=ARGUMENT`, or several of them joined by `>>`.
+
+    An argument is a Python literal, `inf`, a rule in this notation where the recipe takes a rule, or else a word.
+    Brackets keep commas and `>>` together. Raises `ValueError` for a name that does not exist and for arguments that
+    the recipe refuses.
+
+    >>> rule_from_text("global:0.25")
+    all tensors together: an L2 norm above 0.25 is rescaled to it
+    >>> rule_from_text("value:1 >> global:1") == ClipGradByValue(1.0) >> ClipGradByGlobalNorm(1.0)
+    True
+    >>> rule_from_text("global")
+    Traceback (most recent call last):
+    ValueError: global: missing a required argument: 'clip_norm'; it is written global:clip_norm,norm_type=2.0
+    """
+    stages = [_stage(stage) for stage in _split(text, ">>")]
+    try:
+        return reduce(operator.rshift, stages)
+    except TypeError as error:
+        raise ValueError(f"{text}: {error}") from None
+
+
+def recipes_by_name() -> dict[str, Recipe]:
+    """Every recipe by the name that a text calls it: its own, and the short ones."""
+    return {**{name: getattr(recipes, name) for name in recipes.NAMES}, "none": measure_only, **SHORT}
+
+
+def measure_only() -> Rule:
+    """The rule that clips nothing: the norm of the whole gradient is measured."""
+    return recipes.ClipGradByGlobalNorm(None)
+
+
+def _stage(text: str) -> AnyRule:
+    if text.startswith("(") and text.endswith(")"):
+        return rule_from_text(text[1:-1])
+    name, _, rest = text.partition(":")
+    recipe = _recipe(name.strip(), text)
+    positional, named = [], {}
+    for argument in _split(rest, ",") if rest.strip() else ():
+        key, equals, value = argument.partition("=")
+        if equals and key.strip().isidentifier():
+            named[key.strip()] = value.strip()
+        else:
+            positional.append(argument.strip())
+    return _called(recipe, name.strip(), positional, named)
+
+
+def _called(recipe: Recipe, name: str, positional: list[str], named: dict[str, str]) -> AnyRule:
+    """The recipe with its arguments read, or the error that shows its signature."""
+    signature = inspect.signature(recipe)
+    try:
+        bound = signature.bind(*positional, **named)
+        arguments = {key: _value(text, signature.parameters[key]) for key, text in bound.arguments.items()}
+        return recipe(**arguments)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: {error}; it is written {_usage(name, signature)}") from None
+
+
+def _value(text: str, parameter: inspect.Parameter) -> Any:
+    """One argument, read as what its parameter takes."""
+    if _names_in(parameter.annotation) & KINDS_OF_RULE:
+        return rule_from_text(text)
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return float(text) if text.lower().lstrip("+-") in ("inf", "infinity", "nan") else text
+
+
+def _recipe(name: str, text: str) -> Recipe:
+    if not name:
+        raise ValueError(f"a rule is missing in {text!r}: write for example 'global:1' or 'value:1 >> global:1'")
+    known = {_plain(one): (one, recipe) for one, recipe in recipes_by_name().items()}
+    if _plain(name) in known:
+        return known[_plain(name)][1]
+    near = difflib.get_close_matches(_plain(name), known, n=1)
+    meant = f"did you mean {known[near[0]][0]!r}? " if near else ""
+    raise ValueError(f"no rule is called {name!r}: {meant}There are {', '.join(one for one, _ in known.values())}")
+
+
+def _usage(name: str, signature: inspect.Signature) -> str:
+    """The text of a rule with its parameters in their places and their defaults."""
+    shown = [
+        one.name if one.default is one.empty else f"{one.name}={one.default}" for one in signature.parameters.values()
+    ]
+    return f"{name}:{','.join(shown)}" if shown else name
+
+
+def _split(text: str, separator: str) -> Iterator[str]:
+    """The parts of `text` between separators that stand outside brackets and quotes."""
+    depth, quote, begin = 0, "", 0
+    for place, character in enumerate(text):
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "'\"":
+            quote = character
+        elif depth == 0 and text.startswith(separator, place):
+            yield text[begin:place].strip()
+            begin = place + len(separator)
+        else:
+            depth += (character in OPENING) - (character in CLOSING)
+    yield text[begin:].strip()
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_]", "", name).lower()
+
+
+def _names_in(annotation: Any) -> set[str]:
+    """The names in an annotation, which is text under `from __future__ import annotations`."""
+    return set(re.findall(r"\w+", annotation if isinstance(annotation, str) else repr(annotation)))
