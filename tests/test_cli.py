@@ -1,16 +1,20 @@
 """The command line, called as a user calls it."""
 
 import importlib.util
+import json
 import os
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import gradclip
 from gradclip.cli import main
+from gradclip.experiments import show_comparison
+from gradclip.experiments.tasks import TASKS, bias, task_called
 
 SOURCE = Path(gradclip.__file__).parents[1]
 
@@ -67,6 +71,12 @@ def test_help_takes_less_than_150_ms() -> None:
         (["demo", "--framework", "tensorflow"], "choose from"),
         (["demo", "--out", "/dev/null/here"], "give a folder"),
         (["demo", "--out", "/dev/null"], "give a folder"),
+        (["compare", "mnist"], "there are temporal-order, char-lm"),
+        (["compare", "bias", "--rules", "none", "gobal:1"], "did you mean 'global'?"),
+        (["compare", "bias", "--rules", "global"], "it is written global:clip_norm"),
+        (["compare", "bias", "--rules", "none", "none"], "given twice"),
+        (["compare", "bias", "--seeds", "0"], "a whole number above 0"),
+        (["compare", "bias", "--out", "/dev/null/here"], "give a folder"),
     ],
 )
 def test_a_mistake_gets_one_line_with_the_cure_and_exit_code_2(arguments: list[str], cure: str) -> None:
@@ -88,3 +98,52 @@ def test_a_missing_extra_gets_one_line_with_the_pip_command(
     assert capsys.readouterr().err == (
         'gradclip demo: the demo needs torch and matplotlib: pip install "gradclip[demo,torch]"\n'
     )
+
+
+def test_compare_needs_what_its_task_needs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    present = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "sklearn" else present(name))
+    assert main(["compare", "digits"]) == 2
+    assert capsys.readouterr().err == 'gradclip compare: digits needs sklearn: pip install "gradclip[demo,torch]"\n'
+
+
+def test_compare_without_a_task_lists_them_and_imports_nothing_heavy() -> None:
+    code = """
+import sys
+from gradclip.cli import main
+main(["compare"])
+print([name for name in ("torch", "numpy", "sklearn", "matplotlib", "rich") if name in sys.modules])
+"""
+    lines = call(program=("-c", code)).stdout.splitlines()
+    assert [line.split()[0] for line in lines[:-1]] == list(TASKS)
+    assert lines[-1] == "[]"
+
+
+@pytest.fixture
+def short_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The task `bias` with twenty steps, in this process."""
+    monkeypatch.setattr(show_comparison, "PROCESSES", 1)
+    short = replace(task_called("bias"), train=lambda rule, seed: bias.train(rule, seed, steps=20))
+    monkeypatch.setattr(bias, "TASK", short)
+
+
+@pytest.mark.usefixtures("short_task")
+def test_compare_prints_a_document_and_leaves_it_with_a_picture(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", "bias", "--rules", "global:2", "--seeds", "1", "--json", "--out", str(tmp_path)]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["task"] == "bias"
+    assert [rule["text"] for rule in document["rules"]] == ["global:2"]
+    assert json.loads((tmp_path / "bias.json").read_text()) == document
+    assert (tmp_path / "bias.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.mark.usefixtures("short_task")
+def test_compare_tells_a_person_of_each_run_and_of_the_claims(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "bias", "--rules", "none", "global:2"]) == 0
+    told = capsys.readouterr().out
+    assert "  none | seed 0 | " in told
+    assert "against none" in told
+    assert "A. Koloskova" in told
+    assert "none beat global:2 on " in told

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from gradclip import __version__
 
@@ -61,7 +62,39 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="where the picture goes (default: here)")
     demo.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
     demo.set_defaults(command=_demo)
+    _add_compare(commands)
+    _add_methods(commands)
     return parser
+
+
+def _add_compare(commands: Any) -> None:
+    compare = commands.add_parser(
+        "compare",
+        help="train one task under several rules and see which is better; without a task, list them",
+        description="Trains a task under several rules on the same seeds, and shows a table with the differences that "
+        "are noise called so, and what became of the published claims.",
+    )
+    compare.add_argument(
+        "task", nargs="?", metavar="TASK", help="for example char-lm; without it, the tasks are listed"
+    )
+    compare.add_argument(
+        "--rules", nargs="+", metavar="RULE", help='such as none global:1 "zclip:z=2.5" (default: those of the task)'
+    )
+    compare.add_argument("--seeds", type=_count, default=5, metavar="N", help="how many (default: 5, from seed 0 on)")
+    compare.add_argument("--out", type=Path, metavar="DIR", help="where TASK.json and TASK.png go (default: nowhere)")
+    compare.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
+    compare.set_defaults(command=_compare)
+
+
+def _add_methods(commands: Any) -> None:
+    methods = commands.add_parser(
+        "methods",
+        help="list the clipping methods, or explain one: formula, defaults, memory, source",
+        description="Lists the clipping methods; with a NAME it explains one.",
+    )
+    methods.add_argument("name", nargs="?", metavar="NAME", help="for example ZClip")
+    methods.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
+    methods.set_defaults(command=_methods)
 
 
 def _seed(text: str) -> int:
@@ -70,21 +103,89 @@ def _seed(text: str) -> int:
     return int(text)
 
 
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text!r}")
+    return int(text)
+
+
 def _demo(options: argparse.Namespace) -> int:
     framework = options.framework
     if missing := [name for name in DEMO_NEEDS[framework] if importlib.util.find_spec(name) is None]:
         return _mistake(f'the demo needs {" and ".join(missing)}: pip install "gradclip[demo,{framework}]"')
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        return _mistake(f"--out {options.out}: {error.strerror}; give a folder that can be written")
-    if not os.access(options.out, os.W_OK):
-        return _mistake(f"--out {options.out}: cannot be written; give a folder that can be")
+    if wrong := _no_folder(options.out):
+        return _mistake(wrong)
     from gradclip.experiments.show import show_demo
 
     return show_demo(framework, options.seed, options.out, as_json=options.json)
 
 
-def _mistake(message: str) -> int:
-    print(f"gradclip demo: {message}", file=sys.stderr)
+def _methods(options: argparse.Namespace) -> int:
+    from gradclip import methods
+    from gradclip.rules.catalogue import method_called
+    from gradclip.rules.catalogue import methods as every
+
+    try:
+        chosen = None if options.name is None else method_called(options.name)
+    except ValueError as error:
+        print(f"gradclip methods: {error}", file=sys.stderr)
+        return MISTAKE
+    if options.json:
+        found = [methods.as_data(one) for one in every().values()] if chosen is None else methods.as_data(chosen)
+        print(json.dumps(found, allow_nan=False))
+    else:
+        print(methods.overview() if chosen is None else methods.explanation(chosen))
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from gradclip.experiments.tasks import TASKS
+
+    if options.task is None:
+        print(_list_of_tasks(options.json))
+        return 0
+    if options.task not in TASKS:
+        return _mistake(f"no task is called {options.task!r}: there are {', '.join(TASKS)}", "compare")
+    if missing := [name for name in TASKS[options.task].needs if importlib.util.find_spec(name) is None]:
+        return _mistake(f'{options.task} needs {" and ".join(missing)}: pip install "gradclip[demo,torch]"', "compare")
+    if wrong := _wrong_rules(options.rules or ()) or _no_folder(options.out):
+        return _mistake(wrong, "compare")
+    from gradclip.experiments.show_comparison import show_comparison
+
+    return show_comparison(options.task, options.rules, options.seeds, options.out, as_json=options.json)
+
+
+def _list_of_tasks(as_json: bool) -> str:
+    from gradclip.experiments.tasks import TASKS
+
+    if as_json:
+        return json.dumps({name: listed.title for name, listed in TASKS.items()})
+    return "\n".join(f"{name:16}{listed.title}" for name, listed in TASKS.items())
+
+
+def _wrong_rules(texts: Sequence[str]) -> str | None:
+    """What is wrong with the texts of rules."""
+    from gradclip.rules.text import rule_from_text
+
+    try:
+        for text in texts:
+            rule_from_text(text)
+    except ValueError as error:
+        return f"--rules: {error}"
+    return f"--rules: a rule is given twice in {' '.join(texts)}" if len(set(texts)) < len(texts) else None
+
+
+def _no_folder(folder: Path | None) -> str | None:
+    """What keeps a folder from being written, after it was made."""
+    if folder is None:
+        return None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return f"--out {folder}: {error.strerror}; give a folder that can be written"
+    return None if os.access(folder, os.W_OK) else f"--out {folder}: cannot be written; give a folder that can be"
+
+
+def _mistake(message: str, command: str = "demo") -> int:
+    print(f"gradclip {command}: {message}", file=sys.stderr)
     return MISTAKE

@@ -1,0 +1,127 @@
+"""The same training under several rules: `compare` runs it, for the tasks here and for a user's own function."""
+
+from __future__ import annotations
+
+import platform
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from importlib import metadata
+
+from gradclip import __version__
+from gradclip.experiments.comparison import Comparison, Contender
+from gradclip.experiments.outcome import Metric, Outcome, Trained
+from gradclip.rules.rule import AnyRule, checked_rule
+from gradclip.rules.text import rule_from_text
+
+Train = Callable[[AnyRule, int], Outcome]
+"""Trains from the beginning with a rule and a seed; the same two give the same outcome."""
+Watch = Callable[[str, Trained], None]
+"""Told of each run when it has ended, with the text of its rule."""
+Named = Iterable[str | AnyRule] | Mapping[str, str | AnyRule]
+FRAMEWORKS = {"torch": "torch", "paddle": "paddlepaddle", "jax": "jax"}
+"""The modules whose version is written down if they are in use, and the packages that they come in."""
+
+
+def compare(
+    train: Train,
+    rules: Named,
+    seeds: int | Iterable[int] = 5,
+    *,
+    metric: Metric | None = None,
+    title: str = "training",
+    processes: int = 1,
+    watch: Watch = lambda text, trained: None,
+) -> Comparison:
+    """Train once for each rule and seed, and compare what came of it.
+
+    `rules` are texts (`"zclip:z=2.5"`), rules, or either of them by name; the first is the one that the others are
+    compared with, usually `"none"`. `seeds` is a number of them, from 0 on, or the seeds; five or more give a verdict.
+    `metric` says what `Outcome.metric` is and whether low is good. `train` starts anew in each call: weights and
+    batches are drawn from the seed, the same for every rule. With several `processes` it has to be a function of a
+    module, for new processes to find it. Raises `ValueError` for no rules or seeds or repeated ones, `TypeError` where
+    `train` returns something else.
+
+    >>> def train(rule, seed):
+    ...     weight = torch.nn.Parameter(torch.tensor([10.0 + seed]))
+    ...     optimizer = torch.optim.SGD([weight], lr=0.03)
+    ...     gradclip.attach(optimizer, rule)
+    ...     for step in range(2):
+    ...         optimizer.zero_grad()
+    ...         (weight**4).sum().backward()
+    ...         optimizer.step()
+    ...     return Outcome(metric=abs(weight.item()))
+    >>> comparison = compare(train, ["none", "global:1"], metric=Metric("distance"))
+    >>> comparison.verdict("global:1")
+    'better'
+    """
+    contenders, numbers = _named(rules), _numbers(seeds)
+    jobs = [(text, seed) for text in contenders for seed in numbers]
+    runs: dict[tuple[str, int], Trained] = {}
+    for (text, seed), trained in _all_trained(train, contenders, jobs, processes):
+        runs[text, seed] = trained
+        watch(text, trained)
+    found = [
+        Contender(text, repr(rule), tuple(runs[text, seed] for seed in numbers)) for text, rule in contenders.items()
+    ]
+    return Comparison(title, metric or Metric(), tuple(found), versions())
+
+
+def timed(train: Train, rule: AnyRule, seed: int) -> Trained:
+    """One run, with its duration."""
+    began = time.perf_counter()
+    outcome = train(rule, seed)
+    if not isinstance(outcome, Outcome):
+        raise TypeError(f"train(rule, seed) must return an Outcome, got {outcome!r}: write Outcome(metric=...)")
+    return Trained(seed, outcome, time.perf_counter() - began)
+
+
+def versions() -> dict[str, str]:
+    """The versions that the numbers depend on: those of the frameworks that are in use."""
+    used = {name: metadata.version(package) for name, package in FRAMEWORKS.items() if name in sys.modules}
+    return {"gradclip": __version__, "python": platform.python_version(), **used}
+
+
+def _all_trained(
+    train: Train, rules: Mapping[str, AnyRule], jobs: list[tuple[str, int]], processes: int
+) -> Iterable[tuple[tuple[str, int], Trained]]:
+    """Each job with its run, as they end."""
+    if min(processes, len(jobs)) == 1:
+        yield from (((text, seed), timed(train, rules[text], seed)) for text, seed in jobs)
+        return
+    from concurrent.futures import ProcessPoolExecutor, as_completed
+    from multiprocessing import get_context
+
+    # Started afresh, since a process that was forked while a framework has threads may hang; deaf to Ctrl-C, which this
+    # process answers for all of them.
+    deaf = (signal.SIGINT, signal.SIG_IGN)
+    with ProcessPoolExecutor(processes, get_context("spawn"), signal.signal, deaf) as pool:
+        futures = {pool.submit(timed, train, rules[text], seed): (text, seed) for text, seed in jobs}
+        try:
+            yield from ((futures[future], future.result()) for future in as_completed(futures))
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _named(rules: Named) -> dict[str, AnyRule]:
+    """The rules by the text that names each."""
+    if isinstance(rules, str):
+        raise TypeError(f"expected several rules, got the text {rules!r}: write a list, [{rules!r}]")
+    pairs = rules.items() if isinstance(rules, Mapping) else ((_text(rule), rule) for rule in rules)
+    listed = [(text, rule_from_text(rule) if isinstance(rule, str) else checked_rule(rule)) for text, rule in pairs]
+    found = dict(listed)
+    if not found or len(found) < len(listed):
+        raise ValueError(f"a comparison needs different rules, got {', '.join(text for text, _ in listed) or 'none'}")
+    return found
+
+
+def _text(rule: str | AnyRule) -> str:
+    return rule if isinstance(rule, str) else repr(rule)
+
+
+def _numbers(seeds: int | Iterable[int]) -> list[int]:
+    numbers = list(range(seeds) if isinstance(seeds, int) else seeds)
+    if not numbers or len(set(numbers)) < len(numbers):
+        raise ValueError(f"a comparison needs different seeds, got {numbers}: write 5 for the seeds 0 to 4")
+    return numbers

@@ -1,0 +1,98 @@
+"""What one training run found, in the form in which runs under different rules are compared."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from gradclip.experiments.run import number
+
+DIGITS = 5
+"""Significant digits of a curve in a document."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What rules are compared by: its name with the unit, whether the lowest or the highest is best, and how the curve
+    beside it is drawn (the labels of its axes, and those of "x" and "y" that are logarithmic)."""
+
+    name: str = "validation loss"
+    best: Literal["lowest", "highest"] = "lowest"
+    x: str = "step"
+    y: str = "loss"
+    log: Literal["", "x", "y", "xy"] = ""
+
+    def cost(self, value: float) -> float:
+        """A number that is lower where `value` is better; infinite where it is not finite."""
+        if not math.isfinite(value):
+            return math.inf
+        return value if self.best == "lowest" else -value
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one training run found.
+
+    `metric` is what rules are compared by, so take it on the validation set, where there is one. `training` is the same
+    on the training data. `curve` has points (x, y). `clipped` is the share of the steps whose gradient was clipped.
+    `diverged` says where training blew up, such as "step 12"; a `metric` that is not finite is a run that diverged.
+    """
+
+    metric: float
+    training: float | None = None
+    curve: tuple[tuple[float, float], ...] = ()
+    clipped: float | None = None
+    diverged: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The outcome for JSON; a number that is not finite is null."""
+        return {
+            "metric": number(self.metric),
+            "training": None if self.training is None else number(self.training),
+            "clipped": self.clipped,
+            "diverged": self.diverged,
+            "curve": [[_rounded(x), _rounded(y)] for x, y in self.curve],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Outcome:
+        """The outcome that `to_json` wrote."""
+        curve = tuple((_number(x), _number(y)) for x, y in data["curve"])
+        return cls(_number(data["metric"]), data["training"], curve, data["clipped"], data["diverged"])
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run: its seed, what it found, and how long it took."""
+
+    seed: int
+    outcome: Outcome
+    seconds: float
+
+    @property
+    def diverged(self) -> str | None:
+        """Which run this is and where it blew up, None where it did not."""
+        if self.outcome.diverged is not None:
+            return f"seed {self.seed} at {self.outcome.diverged}"
+        if not math.isfinite(self.outcome.metric):
+            return f"seed {self.seed} at the end"
+        return None
+
+    def to_json(self) -> dict[str, Any]:
+        """The run for JSON."""
+        return {"seed": self.seed, "seconds": round(self.seconds, 2), **self.outcome.to_json()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Trained:
+        """The run that `to_json` wrote."""
+        return cls(data["seed"], Outcome.from_json(data), data["seconds"])
+
+
+def _rounded(value: float) -> float | None:
+    return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)

@@ -1,0 +1,142 @@
+"""The character RNN again, at a rate that it survives, with a bad batch every 50 steps.
+
+The bad batches are such as real training meets: the targets of a batch in another order (labels that do not belong to
+their inputs), and windows of one character repeated (a broken document), in turns. Their loss weighs a hundred times
+as much, as that of a few examples does where a loss is not divided by their number. The optimizer is Adam with its
+usual settings, whose memory of a large gradient outlasts it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gradclip.experiments.char_rnn import (
+    BATCH,
+    BIT,
+    UNITS,
+    WINDOW,
+    drawn_weights,
+    english,
+    validation_windows,
+    windows,
+)
+from gradclip.experiments.framework import Array
+from gradclip.experiments.in_torch import CharRNN, alone
+from gradclip.experiments.outcome import Metric, Outcome
+from gradclip.experiments.tasks.descent import descend, thinned
+from gradclip.experiments.tasks.task import Claim, Task
+from gradclip.rules.rule import AnyRule
+
+RATE, STEPS, EVERY, WEIGHT = 0.01, 600, 50, 100.0
+"""The learning rate of Adam, the number of steps, the distance of bad batches, and the weight of their loss."""
+QUIET = 100
+"""Steps before the first bad batch, so that a rule has something to learn from."""
+
+
+def is_bad(step: int) -> bool:
+    """Whether the batch of `step` is a bad one."""
+    return step > QUIET and step % EVERY == 0
+
+
+def bad_batch(window: Array, step: int, random: np.random.Generator) -> tuple[Array, Array]:
+    """Inputs and targets [B, T] made of the window [B, T + 1]: shuffled targets and repeated characters in turns."""
+    inputs, targets = window[:, :-1], window[:, 1:]
+    if step // EVERY % 2:
+        return inputs, random.permuted(targets)
+    repeated = np.repeat(inputs[:, :1], inputs.shape[1], axis=1)
+    return repeated, np.roll(repeated, 1, axis=0)
+
+
+def train(rule: AnyRule, seed: int, steps: int = STEPS) -> Outcome:
+    """Trains through the bad batches; the metric is the cross entropy on the validation text, in bits per character."""
+    text, random = english(), np.random.default_rng(seed)
+    net = CharRNN(text.symbols, UNITS)
+    drawn = drawn_weights(random, text.symbols)
+    net.load_state_dict(dict(zip(net.state_dict(), map(torch.from_numpy, drawn.values()), strict=True)))
+    batches = windows(text.train, random)
+    good: list[float] = []
+
+    def loss(step: int) -> Tensor:
+        (window,) = next(batches)
+        if is_bad(step):
+            return WEIGHT * cross_entropy(net, *bad_batch(window, step, random))
+        value = cross_entropy(net, window[:, :-1], window[:, 1:])
+        good.append(value.item() / BIT)
+        return value
+
+    run = descend(torch.optim.Adam(net.parameters(), RATE), rule, loss, steps, net)
+    curve = thinned(good, of=steps - sum(map(is_bad, range(1, steps + 1))))
+    return Outcome(_validation(net), curve=curve, clipped=run.clipped, diverged=run.diverged)
+
+
+def cross_entropy(net: CharRNN, inputs: Array, targets: Array) -> Tensor:
+    """The mean cross entropy of targets [B, T] given inputs [B, T], in nats."""
+    logits = net(torch.from_numpy(inputs))
+    return nn.functional.cross_entropy(logits.flatten(0, 1), torch.from_numpy(targets).flatten())
+
+
+def _validation(net: CharRNN) -> float:
+    held = validation_windows(english().validation)
+    with alone(), torch.no_grad():
+        return cross_entropy(net, held[:, :-1], held[:, 1:]).item() / BIT
+
+
+TASK = Task(
+    name="bad-batches",
+    about=(
+        f"The tanh RNN of the character task, Adam {RATE:g}, {STEPS} steps on {BATCH} windows of {WINDOW} characters. "
+        f"After step {QUIET} every {EVERY}th batch has shuffled targets or repeats one character, and its loss weighs "
+        f"{WEIGHT:g} times as much. The metric is the cross entropy on text that nobody trains on."
+    ),
+    claims=(
+        Claim(
+            "A threshold on the z-score of the norm takes loss spikes away that come without clipping.",
+            "A. Kumar, L. Owen, N. R. Chowdhury, F. Güra 2025, arXiv:2504.02507 (ZClip)",
+            better="zclip",
+            than="none",
+        ),
+        Claim(
+            "A threshold on the z-score trains better through spikes than a fixed one.",
+            "A. Kumar, L. Owen, N. R. Chowdhury, F. Güra 2025, arXiv:2504.02507 (ZClip)",
+            better="zclip",
+            than="global:1",
+        ),
+        Claim(
+            "A threshold for each tensor that follows its own norms trains better than one for the global norm.",
+            "G. Wang et al. 2025, arXiv:2502.11034 (AdaGC)",
+            better="adagc",
+            than="global:1",
+        ),
+        Claim(
+            "Clipping elements far above the root of their second moment takes spikes away from Adam.",
+            "T. Huang et al. 2025, arXiv:2501.06842 (SPAM)",
+            better="spam",
+            than="none",
+        ),
+        Claim(
+            "Clipping spiked elements and normalising each tensor by its past keeps Adam stable.",
+            "T. Huang et al. 2025, arXiv:2502.17055 (Stable-SPAM)",
+            better="stablespam",
+            than="none",
+        ),
+    ),
+    metric=Metric("validation bits per character", y="bits per character, good batches", log="y"),
+    rules=(
+        "none",
+        "global:1",
+        "global:0.25",
+        "value:0.01",
+        "agc",
+        "autoclip",
+        "adagc",
+        "zclip",
+        "zclip:max_norm=None",
+        "skipspikes",
+        "skipspikes:max_norm=None",
+        "spam",
+        "stablespam",
+    ),
+    train=train,
+)

@@ -1,0 +1,248 @@
+"""Comparing rules on a user's own training: verdicts by hand, documents there and back, table and picture."""
+
+import io
+import json
+import math
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+import gradclip
+from gradclip import ClipGradByGlobalNorm
+from gradclip.experiments import Comparison, Contender, Metric, Outcome, Trained, compare
+from gradclip.experiments.bars import Bars
+from gradclip.experiments.comparison_picture import draw
+from gradclip.experiments.comparison_table import between, diverged_runs, figure, rows
+from gradclip.experiments.sign_test import BETTER, TOO_FEW, WITHIN_NOISE, WORSE, chance, paired_verdict
+from gradclip.rules.rule import AnyRule
+
+WITH_SOURCE = {**os.environ, "PYTHONPATH": str(Path(gradclip.__file__).parents[1])}
+
+
+def descend(rule: AnyRule, seed: int) -> Outcome:
+    """Two steps on x^4 / 4 at a rate of 0.1 from 10 + seed: without clipping they jump past -90."""
+    weight = torch.nn.Parameter(torch.tensor([10.0 + seed]))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    clipper = gradclip.attach(optimizer, rule)
+    curve, clipped = [], 0
+    for step in (1, 2):
+        optimizer.zero_grad()
+        (weight**4 / 4).sum().backward()
+        optimizer.step()
+        clipped += clipper.last.clipped
+        curve.append((float(step), abs(weight.item())))
+    return Outcome(curve[-1][1], curve=tuple(curve), clipped=clipped / 2)
+
+
+@pytest.fixture(scope="module")
+def comparison() -> Comparison:
+    return compare(descend, ["none", "global:1", "global:2"], metric=Metric("distance", log="y"), title="a jump")
+
+
+def made(**metrics: list[float]) -> Comparison:
+    """A comparison of rules with these metrics, seed by seed."""
+    contenders = [
+        Contender(text, text, tuple(Trained(seed, Outcome(value), 1.0) for seed, value in enumerate(values)))
+        for text, values in metrics.items()
+    ]
+    return Comparison("made up", Metric(), tuple(contenders), {})
+
+
+def test_the_metrics_are_those_of_the_training(comparison: Comparison) -> None:
+    # x - 0.1 * min(1, t / x^3) * x^3 twice, which is x - 0.2 t while x^3 > t.
+    assert comparison["global:1"].metrics == pytest.approx([9.8 + seed for seed in range(5)])
+    assert comparison["global:2"].metrics == pytest.approx([9.6 + seed for seed in range(5)])
+    assert comparison.median("global:1") == pytest.approx(11.8)
+    assert comparison.spread("global:2") == pytest.approx((9.6, 13.6))
+    assert comparison["global:1"].clipped == 1.0
+    assert comparison["none"].clipped == 0.0
+
+
+def test_rules_are_compared_with_the_first_and_with_each_other(comparison: Comparison) -> None:
+    assert comparison.verdict("global:1") == BETTER
+    assert comparison.verdict("none", than="global:1") == WORSE
+    assert comparison.verdict("global:1", than="global:1") == WITHIN_NOISE
+    assert comparison.best.text == "global:2"
+    assert comparison.as_good_as_the_best() == []
+    assert comparison.wins("global:2", "global:1") == 5
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "verdict"),
+    [
+        ([1, 1, 1, 1, 1], [2, 2, 2, 2, 2], BETTER),
+        ([3, 3, 3, 3, 3], [2, 2, 2, 2, 2], WORSE),
+        ([1, 1, 1, 1, 3], [2, 2, 2, 2, 2], WITHIN_NOISE),
+        ([1, 1, 1, 1, 2], [2, 2, 2, 2, 2], WITHIN_NOISE),
+        ([1, 1, 1, 1], [2, 2, 2, 2], TOO_FEW),
+        ([1, 1, 1, 1, math.inf], [math.inf] * 5, WITHIN_NOISE),
+        ([1, 1, 1, 1, 9], [2, 2, 2, 2, math.inf], BETTER),
+        ([1] * 9 + [3], [2] * 10, BETTER),
+        ([1] * 8 + [3] * 2, [2] * 10, WITHIN_NOISE),
+    ],
+)
+def test_a_verdict_needs_the_agreement_of_pairs(ours: list[float], theirs: list[float], verdict: str) -> None:
+    assert paired_verdict(ours, theirs) == verdict
+
+
+@pytest.mark.parametrize(("wins", "seeds", "expected"), [(5, 5, 2 / 32), (9, 10, 2 * 11 / 1024), (0, 5, 1.0)])
+def test_the_chance_is_that_of_fair_coins(wins: int, seeds: int, expected: float) -> None:
+    assert chance(wins, seeds) == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_run_that_diverged_is_worse_than_any_number_and_named() -> None:
+    found = made(none=[math.nan, math.inf, 3.0, math.nan, 2.0], ours=[1e9, 5.0, 2.0, 4.0, 1.0])
+    assert found.verdict("ours") == BETTER
+    assert found.median("none") == math.inf
+    assert found.spread("none") == (2.0, 3.0)
+    assert diverged_runs(found) == ["none: seed 0 at the end; seed 1 at the end; seed 3 at the end"]
+    assert rows(found)[0].diverged == "3 of 5"
+
+
+def test_the_highest_is_best_where_the_metric_says_so() -> None:
+    runs = [tuple(Trained(seed, Outcome(value), 1.0) for seed in range(5)) for value in (0.5, 0.9, math.nan)]
+    names = ("none", "ours", "broken")
+    contenders = tuple(Contender(name, name, run) for name, run in zip(names, runs, strict=True))
+    found = Comparison("made up", Metric("accuracy", best="highest"), contenders, {})
+    assert [found.verdict(name) for name in names] == [WITHIN_NOISE, BETTER, WORSE]
+    assert found.best.text == "ours"
+    assert found.median("ours") == 0.9
+    assert found.median("broken") == math.inf
+
+
+def test_a_document_is_read_back_as_the_same_comparison(comparison: Comparison) -> None:
+    text = json.dumps(comparison.to_json(), allow_nan=False)
+    again = Comparison.from_json(json.loads(text))
+    assert again.to_json() == json.loads(text)
+    assert again["global:1"].metrics == comparison["global:1"].metrics
+    assert again.seeds == [0, 1, 2, 3, 4]
+    assert {"gradclip", "python", "torch"} <= set(again.versions)
+
+
+def test_another_document_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected the schema 'gradclip\.compare/1'"):
+        Comparison.from_json({"schema": "gradclip.demo/1"})
+
+
+def test_the_table_has_a_row_for_each_rule_and_fits_a_terminal(comparison: Comparison) -> None:
+    output = io.StringIO()
+    Console(file=output, width=80).print(comparison.table())
+    lines = output.getvalue().splitlines()
+    assert "distance, lowest is best" in lines[0]
+    assert "against none" in output.getvalue()
+    (row,) = [line for line in lines if line.strip().startswith("global:1")]
+    assert row.split()[:5] == ["global:1", "11.8", "9.8", "to", "13.8"]
+    assert row.rstrip().endswith("better")
+    assert all(len(line) <= 80 for line in lines)
+
+
+def test_the_picture_shows_every_run_and_the_runs_without_a_number(tmp_path: Path) -> None:
+    found = made(none=[math.nan, 1.0, 3.0], ours=[1.0, 2.0, 400.0])
+    (axes,) = draw(found).axes
+    dots = [len(line.get_xdata()) for line in axes.lines if line.get_marker() == "o"]
+    assert dots == [2, 3]
+    assert sum(line.get_marker() == "X" for line in axes.lines) == 1
+    assert axes.get_xscale() == "log"
+
+
+def test_the_picture_is_a_small_png_with_curves_beside(comparison: Comparison, tmp_path: Path) -> None:
+    curves, _ = draw(comparison).axes
+    assert [list(line.get_xdata()) for line in curves.lines] == [[1.0, 2.0]] * 3
+    data = comparison.save_picture(tmp_path / "jump.png").read_bytes()
+    assert struct.unpack(">I", data[16:20]) == (1000,)
+    assert len(data) < 120_000
+
+
+def test_each_run_is_told_of_in_a_line_where_there_is_no_terminal() -> None:
+    output = io.StringIO()
+    with Bars(Console(file=output, width=80), ["none"], 2) as bars:
+        compare(descend, ["none"], 2, watch=bars.ended)
+    assert [line.split(" | ")[:2] for line in output.getvalue().splitlines()] == [
+        ["  none", "seed 0"],
+        ["  none", "seed 1"],
+    ]
+
+
+def test_rules_may_be_named_and_be_rules() -> None:
+    by_name = {"a": "norm:1", "b": ClipGradByGlobalNorm(2.0)}
+    found = compare(lambda rule, seed: Outcome(1.0), by_name, [7])
+    assert [(one.text, one.sentence) for one in found.contenders] == [
+        ("a", "each tensor: an L2 norm above 1 is rescaled to it"),
+        ("b", "all tensors together: an L2 norm above 2 is rescaled to it"),
+    ]
+    (one,) = compare(lambda rule, seed: Outcome(1.0), [ClipGradByGlobalNorm(2.0)], 1).contenders
+    assert one.text == one.sentence
+
+
+@pytest.mark.parametrize(
+    ("rules", "seeds", "kind", "words"),
+    [
+        ([], 5, ValueError, "different rules"),
+        (["none", "none"], 5, ValueError, "different rules"),
+        (["none"], 0, ValueError, "different seeds"),
+        (["none"], [1, 1], ValueError, "different seeds"),
+        ("none", 5, TypeError, "write a list"),
+        (["nonne"], 5, ValueError, "did you mean 'none'"),
+        ([3.0], 5, TypeError, "expected a clipping rule"),
+    ],
+)
+def test_a_comparison_of_nothing_or_twice_the_same_is_refused(rules, seeds, kind, words) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(kind, match=words):
+        compare(descend, rules, seeds)
+
+
+def test_a_training_function_that_returns_a_number_is_told_what_to_write() -> None:
+    with pytest.raises(TypeError, match=r"write Outcome\(metric=\.\.\.\)"):
+        compare(lambda rule, seed: 2.5, ["none"])  # type: ignore[arg-type,return-value]
+
+
+def test_a_rule_that_was_not_compared_is_named(comparison: Comparison) -> None:
+    assert "zclip" not in comparison
+    with pytest.raises(KeyError, match="there are none, global:1, global:2"):
+        comparison.verdict("zclip")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (2.4567, "2.457"),
+        (0.0456789, "0.0457"),
+        (12345.6, "1.2e+04"),
+        (1e-5, "1e-05"),
+        (math.inf, "diverged"),
+        (7.0, "7"),
+    ],
+)
+def test_figures_are_short(value: float, text: str) -> None:
+    assert figure(value) == text
+
+
+def test_a_spread_is_one_figure_where_both_ends_read_alike() -> None:
+    assert [between(1.0, 1.00001), between(1.0, 2.0), between(math.nan, math.nan)] == ["1", "1 to 2", ""]
+
+
+def test_two_processes_find_the_same_as_one(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        "from gradclip.experiments import Outcome, compare\n"
+        "def train(rule, seed):\n"
+        "    return Outcome(seed + len(repr(rule)))\n"
+        "if __name__ == '__main__':\n"
+        "    one, two = (compare(train, ['none', 'global:1'], 3, processes=n) for n in (1, 2))\n"
+        "    print([c.metrics for c in one.contenders] == [c.metrics for c in two.contenders])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "own.py"], cwd=tmp_path, env=WITH_SOURCE, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "True\n", done.stderr
+
+
+def test_importing_the_experiments_imports_nothing_heavy() -> None:
+    code = "import sys, gradclip.experiments; print({'torch', 'numpy', 'matplotlib', 'rich'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], env=WITH_SOURCE, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
