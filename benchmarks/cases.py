@@ -7,7 +7,7 @@ from functools import partial
 from typing import NamedTuple
 
 import gradclip
-from benchmarks import peers
+from benchmarks import adaptive, peers
 from benchmarks.frameworks import (
     OPTAX,
     OUR_CLIP,
@@ -212,6 +212,21 @@ def jax_cases(workload: str, dtype: str, ratio: float) -> list[Case]:
     ]
 
 
+def adaptive_cases(workload: str) -> list[Case]:
+    """AGC beside timm's, and the rules that follow a history beside straightforward ones and a fixed limit."""
+    timm = Goal(adaptive.TIMM, 5.0) if peers.agc_of_timm() else None
+    never, always = (partial(adaptive.unit_wise, weight) for weight in (adaptive.HEAVY, adaptive.LIGHT))
+    histories = [
+        Row(ours, Goal(adaptive.FIXED, 1.1), Goal(plain, 1.0))
+        for ours, plain in ((adaptive.AUTOCLIP, adaptive.PLAIN_AUTOCLIP), (adaptive.ZCLIP, adaptive.PLAIN_ZCLIP))
+    ]
+    return [
+        Case(workload, "fp32", "AGC, nothing to clip", never, [Row(adaptive.AGC, Goal(adaptive.READ_BOTH, 1.5), timm)]),
+        Case(workload, "fp32", "AGC, clipped", always, [Row(adaptive.AGC, Goal(adaptive.READ_BOTH_WRITE), timm)]),
+        Case(workload, "fp32", "thresholds that follow the norm", adaptive.over_time, histories),
+    ]
+
+
 def _by_both_doors(ratio: float) -> list[Row]:
     return [Row(door, None, Goal(TORCH, ratio)) for door in (OURS, OURS_DROP_IN)]
 
@@ -253,6 +268,9 @@ CASES = [
     Case("4 x 4096²", "fp32", "clipped", clipped, _whole(Goal(READ_WRITE), None)),
     Case("4 x 4096²", "bf16", "nothing to clip", unclipped, _whole(Goal(READ), None)),
     Case("4 x 4096²", "bf16", "clipped", clipped, _whole(Goal(READ_WRITE), None)),
+    *adaptive_cases("GPT-2"),
+    *adaptive_cases("ResNet-50"),
+    *adaptive_cases("4 x 4096²"),
     *paddle_cases("GPT-2", {"global norm, nothing to clip": 7.0, "each tensor, nothing to clip": 20.0}),
     Case(
         "GPT-2",

@@ -18,7 +18,7 @@ from benchmarks.growth import draw
 from benchmarks.report import Results, Table, ratios, tables, trusted, verdict
 from gradclip.torch import Clipper
 
-VERSIONS = ("gradclip", "torch", "paddlepaddle", "jax", "jaxlib", "optax", "numpy", "numba")
+VERSIONS = ("gradclip", "torch", "paddlepaddle", "jax", "jaxlib", "optax", "timm", "numpy", "numba")
 
 
 def machine() -> dict[str, str]:

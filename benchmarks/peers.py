@@ -1,8 +1,12 @@
-"""What else clips: PyTorch's own functions, as their users call them."""
+"""What else clips: PyTorch's own functions, and timm's, as their users call them."""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
@@ -44,3 +48,22 @@ def norm_then_step(parameters: Parameters, limit: float, optimizer: torch.optim.
         optimizer.step()
 
     return clip_and_step
+
+
+@cache
+def agc_of_timm() -> Callable[[Parameters], Any] | None:
+    """timm's adaptive gradient clipping, None where timm is not installed.
+
+    It is loaded from its file alone: the package around it would ask for torchvision.
+    """
+    package = importlib.util.find_spec("timm")
+    if package is None or not package.submodule_search_locations:
+        return None
+    file = Path(package.submodule_search_locations[0]) / "utils" / "agc.py"
+    spec = importlib.util.spec_from_file_location("timm_agc", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    function: Callable[[Parameters], Any] = module.adaptive_clip_grad
+    return function

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 
 import pytest
 import torch
 from benchmarks.__main__ import main
-from benchmarks.cases import CASES, Case, Goal, Row
+from benchmarks.cases import CASES, Case, Goal, Row, adaptive_cases
 from benchmarks.output import fill
 from benchmarks.report import Found, Results, verdict
 from benchmarks.sampling import Timing
 
-from benchmarks import limits, workloads
+import gradclip
+from benchmarks import adaptive, limits, peers, workloads
+from gradclip.torch import Clipper
 
 
 def found(seconds: dict[str, float], rows: list[Row]) -> Found:
@@ -83,6 +86,52 @@ def test_every_row_names_candidates_of_its_case() -> None:
         names = {candidate.name for candidate in case.candidates(workload)}
         for row in case.rows:
             assert {row.ours} | {goal.candidate for goal in (row.limit, row.peer) if goal} <= names, case.name
+
+
+def test_without_timm_its_line_has_no_peer_and_the_run_says_why(monkeypatch, capsys) -> None:
+    workload = workloads.with_gradients("GPT-2", [(3, 4), (3,)])
+    monkeypatch.setattr(peers, "agc_of_timm", lambda: None)
+    monkeypatch.setattr(adaptive, "agc_of_timm", lambda: None)
+    assert adaptive_cases("GPT-2")[0].rows == [Row(adaptive.AGC, Goal(adaptive.READ_BOTH, 1.5), None)]
+    names = [candidate.name for candidate in adaptive.unit_wise(adaptive.HEAVY, workload)]
+    assert names == [adaptive.AGC, adaptive.READ_BOTH]
+    assert "pip install --no-deps timm" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("weight", [adaptive.HEAVY, adaptive.LIGHT])
+def test_agc_and_its_peer_do_the_same_to_the_gradients(weight) -> None:
+    """All of them exceed light weights and none heavy ones; the peer adds no epsilon to norms above 1e-6."""
+    if peers.agc_of_timm() is None:
+        pytest.skip("timm is not installed")
+    found = {}
+    for name in (adaptive.AGC, adaptive.TIMM):
+        workload = workloads.with_gradients("two layers", [(40, 30), (20, 3, 2, 2), (50,)])
+        (call,) = [one.call for one in adaptive.unit_wise(weight, workload) if one.name == name]
+        call()
+        found[name] = workload.gradients
+    changed = [not torch.equal(new, old) for new, old in zip(found[adaptive.AGC], workload.originals, strict=True)]
+    assert changed == [weight == adaptive.LIGHT] * 3
+    torch.testing.assert_close(found[adaptive.AGC], found[adaptive.TIMM])
+
+
+@pytest.mark.parametrize(
+    ("plain", "rule"),
+    [
+        (adaptive.autoclip, gradclip.AutoClip(window=5000)),
+        (adaptive.zclip, gradclip.ZClip(max_norm=None, readmit=None)),
+    ],
+)
+def test_straightforward_methods_clip_as_the_rules_do(plain, rule) -> None:
+    """A stream with a spike after the warm-up: the peers' own 1e-6 and fp32 sums are within 1e-4 of it."""
+    ours, theirs = (workloads.with_gradients("one layer", [(40, 30), (7,)]) for _ in range(2))
+    clippers = [partial(Clipper(rule).clip_, ours.parameters), plain(theirs.parameters)]
+    for step in range(40):
+        factor = 20.0 if step == 33 else 1.0 + 0.1 * (step * 7 % 5)
+        for workload, clip in zip((ours, theirs), clippers, strict=True):
+            workload.restore()
+            torch._foreach_mul_(workload.gradients, factor)
+            clip()
+    torch.testing.assert_close(ours.gradients, theirs.gradients, rtol=1e-3, atol=1e-6)
 
 
 def test_a_trial_run_saves_its_tables(tmp_path, capsys) -> None:
