@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gradclip import EMA, L2, Group, History, Ratio, Row, Rule, Tensor
+from gradclip import EMA, L2, ClipGradByValue, Constant, Global, Group, History, Ratio, Row, Rule, Tensor
 from gradclip.clipper import Clipper
 from gradclip.engines.reference import NUMPY, ReferenceEngine
 from gradclip.memory import Remembered
@@ -80,3 +80,15 @@ def test_arrays_with_several_rows_are_arranged_by_their_last_axis():
 def test_a_memory_whose_owners_are_not_known_is_taken_as_it_is(live):
     state = {"mean": np.ones(1)}
     assert Remembered(state).of(live, np.zeros(1), NUMPY) is state
+
+
+@pytest.mark.parametrize("first", [ClipGradByValue(5.0), Rule(Tensor(), L2(), Constant(5.0))], ids=repr)
+def test_what_an_earlier_part_of_the_rule_made_finite_teaches_nothing(first):
+    """By value an infinity becomes its bound, and under "zero" a broken tensor becomes zeros: neither is a gradient."""
+    clipper = Clipper(first >> Rule(Global(), L2(), TWICE_THE_LAST), on_nonfinite="zero")
+    step(clipper, a=1, b=1)
+    before = clipper.state_dict()["thresholds"]
+    step(clipper, a=np.inf, b=3)
+    assert clipper.state_dict()["thresholds"] == before
+    step(clipper, a=1, b=1)
+    assert clipper.state_dict()["thresholds"] != before

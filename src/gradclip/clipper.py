@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from numbers import Real
 from typing import Any, NamedTuple
 
 from gradclip.carry import clip_carrying
-from gradclip.decide import POLICIES, Plan, decide_sweep, elementwise_decision
+from gradclip.decide import POLICIES, Plan, decide_sweep, either, elementwise_decision
 from gradclip.engines.base import Across, Engine, Measure, UnsupportedGradient
-from gradclip.errors import TooManySkips
+from gradclip.errors import GradientAboveThreshold, NonFiniteGradient, TooManySkips
 from gradclip.memory import Key, Memories, Owners
 from gradclip.moments import over_moments
 from gradclip.parts import (
@@ -33,11 +34,12 @@ from gradclip.parts import (
 from gradclip.result import Gradients, Part, Result
 from gradclip.rules.arrays import SCALARS
 from gradclip.rules.response import Raise, Rescale, SkipStep, Zero
-from gradclip.rules.rule import AnyRule, Carry, Rule, checked_rule, rules_in
+from gradclip.rules.rule import AnyRule, Carry, checked_rule, rules_in
 from gradclip.rules.segments import Segments
 from gradclip.rules.sweep import Phase, Sweep, phases_of
 from gradclip.rules.threshold import SecondMoment, State
-from gradclip.verdict import alarming, asks_to_skip, refuse_nonfinite, warn_nonfinite, warn_unmatched
+from gradclip.telemetry import Telemetry
+from gradclip.verdict import alarming, asks_to_skip, offenders, refuse_nonfinite, warn_nonfinite, warn_unmatched
 
 STATE_VERSION = 1
 NO_MOMENTS = (
@@ -61,6 +63,13 @@ class Work(NamedTuple):
     finish: Callable[[], None] = _nothing
 
 
+def broken_in(works: Sequence[Work], before: Any) -> Any:
+    """Whether any element that the works measured is not finite, or was not `before`."""
+    for work in works:
+        before = either(work.part.measure, before)
+    return before
+
+
 class Memory(NamedTuple):
     """What a clipper remembers from step to step.
 
@@ -79,9 +88,17 @@ class Clipper:
     `on_nonfinite` says what a segment with a NaN or an infinite element gets: "keep" (the default: it is not written,
     nothing is learnt from it, it is counted, and a warning names its parameter once), "skip" (the optimizer does not
     step), "zero", or "raise". `max_consecutive_skips` raises `TooManySkips` when more steps in a row are skipped.
+    `telemetry` hears of every step, of one that raises too: `gradclip.telemetry.Telemetry`.
     """
 
-    def __init__(self, rule: AnyRule, *, on_nonfinite: str = "keep", max_consecutive_skips: int | None = None) -> None:
+    def __init__(
+        self,
+        rule: AnyRule,
+        *,
+        on_nonfinite: str = "keep",
+        max_consecutive_skips: int | None = None,
+        telemetry: Telemetry | None = None,
+    ) -> None:
         self.rule = checked_rule(rule)
         if on_nonfinite not in POLICIES:
             raise ValueError(f"on_nonfinite is one of {', '.join(map(repr, POLICIES))}, got {on_nonfinite!r}")
@@ -107,6 +124,9 @@ class Clipper:
         self._given: dict[str, Any] = {}
         self._last: Result | None = None
         self._warned = self._warned_unmatched = False
+        if telemetry is not None:
+            telemetry.serve(self)
+        self.telemetry = telemetry
 
     @property
     def last(self) -> Result:
@@ -161,8 +181,20 @@ class Clipper:
         return result
 
     def _clip(self, gradients: Gradients, whole: Any, engine: Engine) -> Result:
-        """Clip `gradients`, whose batch is `whole`, phase by phase."""
+        """Clip `gradients`, whose batch is `whole`; a step that raises is one that telemetry hears of, too."""
         result = Result(self.step, engine)
+        try:
+            self._remember(result, self._clip_phases(result, gradients, whole, engine))
+        except (NonFiniteGradient, GradientAboveThreshold, TooManySkips) as error:
+            result.settle(True)
+            result.looked_up = list(getattr(error, "parameters", result.looked_up))
+            self._tell(result, gradients)
+            raise
+        self._tell(result, gradients)
+        return result
+
+    def _clip_phases(self, result: Result, gradients: Gradients, whole: Any, engine: Engine) -> bool:
+        """Clip phase by phase, and say whether a host has read what was decided."""
         if self._late:
             self._refuse_early(gradients, whole, engine)
         reads = not engine.waits or self.can_raise or self.max_consecutive_skips is not None
@@ -176,8 +208,17 @@ class Clipper:
                     self._write(work.part, work.batch, engine)
                     work.finish()
             whole = None
-        self._remember(result, reads)
-        return result
+            if self._adapts and number + 1 < len(self._phases):
+                gradients = gradients._replace(broken=broken_in(works, gradients.broken))
+        return reads
+
+    def _tell(self, result: Result, gradients: Gradients) -> None:
+        if self.telemetry is not None and self.tells():
+            self.telemetry.note(result, self.rule, gradients)
+
+    def tells(self) -> bool:
+        """Whether it is this process whose telemetry tells, of those that train together."""
+        return True
 
     def _refuse_missing(self, gradients: Gradients) -> None:
         if self.reads_moments:
@@ -213,7 +254,10 @@ class Clipper:
         if not columns and phase.names is not None and not self._warned_unmatched:
             self._warned_unmatched = warn_unmatched(phase.names, gradients)
         for column, sweep, own in columns:
-            sweep = sweep if own.across is None else apart(sweep)
+            if own.across is not None:
+                sweep = apart(sweep)
+            elif self.telemetry is not None and self.telemetry.tensors:
+                sweep = replace(sweep, apart=True)
             batch = whole if own is gradients and whole is not None else gathered(engine, own)
             decided = self._clamped if sweep.elementwise else self._rescaled
             try:
@@ -229,31 +273,44 @@ class Clipper:
         measure = engine.in_arrays(measure) if lifted else measure  # type: ignore[attr-defined]
         shapes = engine.shapes(batch, sweep.leaf) if sweep.reads_shapes else ()
         parts = segments_of(sweep, shapes, own) if shapes else [ALIKE] * len(sweep.stages)
-        owners = [self._owners((*key, stage), one, own, shapes) for stage, one in enumerate(sweep.stages)]
+        owners, states = self._recalled(key, sweep, own, shapes, measure)
         plan = decide_sweep(
             measure,
             sweep.stages,
             parts,
-            [self._state((*key, stage), live, measure) for stage, live in enumerate(owners)],
+            states,
             on_nonfinite=self.on_nonfinite,
             step=self.step,
             divisor=own.divisor,
             weights=weights_of(sweep, own, engine, shapes) if sweep.reads_weights else None,
             across=own.across,
             given=numbers_of(own, measure),
+            broken=own.broken,
         )
         if lifted:
             plan = plan._replace(coefficient=plan.coefficient.item())
         part = Part(key, sweep, own.name, shapes, own.divisor, measure, plan, parts, owners)
         return Work(part, batch, False)
 
-    def _owners(self, key: Key, one: Rule, own: Gradients, shapes: Sequence[tuple[int, ...]]) -> Owners:
-        """Whose the segments of a stage are, if its threshold remembers."""
-        groups = max(own.groups or [0]) + 1
-        return self._memories.owners(key, one, lambda: list(map(own.name, range(len(own.tensors)))), shapes, groups)
-
-    def _state(self, key: Key, live: Owners, measure: Measure) -> State:
-        return self._memories.state(key, live, measure.total, measure.xp)
+    def _recalled(
+        self,
+        key: tuple[int, int],
+        sweep: Sweep,
+        own: Gradients,
+        shapes: Sequence[tuple[int, ...]],
+        measure: Measure,
+    ) -> tuple[list[Owners], list[State]]:
+        """For each stage whose its segments are, and what its threshold remembers of them."""
+        count = len(sweep.stages)
+        if not self._adapts:
+            return [()] * count, [{}] * count
+        groups, names = max(own.groups or [0]) + 1, lambda: list(map(own.name, range(len(own.tensors))))
+        keys = [(*key, stage) for stage in range(count)]
+        owners = [
+            self._memories.owners(k, one, names, shapes, groups) for k, one in zip(keys, sweep.stages, strict=True)
+        ]
+        pairs = zip(keys, owners, strict=True)
+        return owners, [self._memories.state(k, live, measure.total, measure.xp) for k, live in pairs]
 
     def _clamped(self, key: tuple[int, int], sweep: Sweep, own: Gradients, engine: Engine, batch: Any) -> Work:
         """A stage at scope `Element`; an engine with a fused clamp measures and writes in the same read."""
@@ -269,12 +326,19 @@ class Clipper:
             measure = engine.clamp_(batch, low, high)  # type: ignore[attr-defined]
         else:
             fuses, measure = False, engine.measure(batch, rule.scope, rule.norm)
-        owners = self._owners((*key, 0), rule, own, ())
-        state = self._state((*key, 0), owners, measure)
+        owners, (state,) = self._recalled(key, sweep, own, (), measure)
         decision = elementwise_decision(
-            measure, rule, self.on_nonfinite, self.step, own.divisor, state, own.across, numbers_of(own, measure)
+            measure,
+            rule,
+            self.on_nonfinite,
+            self.step,
+            own.divisor,
+            state,
+            own.across,
+            numbers_of(own, measure),
+            own.broken,
         )
-        part = Part(key, sweep, own.name, (), own.divisor, measure, Plan(None, [decision]), [ALIKE], [owners])
+        part = Part(key, sweep, own.name, (), own.divisor, measure, Plan(None, [decision]), [ALIKE], owners)
         return Work(part, batch, fuses, finish)
 
     def _write(self, part: Part, batch: Any, engine: Engine) -> None:
@@ -298,6 +362,8 @@ class Clipper:
             measure = works[0].part.measure
             skip = engine.to_host(across.tensors(measure.xp.array([float(skip)], measure.total), "max"))[0] > 0
         result.settle(skip)
+        if self.telemetry is not None:
+            result.looked_up += [name for part, batch in alarms for name in offenders(part, batch, engine)]
         for part, batch in alarms:
             if not skip and not self._warned and self.on_nonfinite == "keep":
                 self._warned = warn_nonfinite(part, batch, engine, self.step)

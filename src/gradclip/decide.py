@@ -54,17 +54,21 @@ def decide_sweep(
     weights: Measure | None = None,
     across: Across | None = None,
     given: Mapping[str, Any] | None = None,
+    broken: Array = None,
 ) -> Plan:
     """Decide the stages of one sweep after another, each on what the ones before it leave.
 
     `parts` are the segments of each stage and `states` the memories of their thresholds.
     `divisor` is what the optimizer divides the gradients by later (a loss scale); `weights` is the measure of the
     parameters over the same S segments, for the thresholds that read it, and `given` the numbers of the caller. Where
-    processes share the gradients, the segments measured are tensors, and `across` sums them up.
+    `broken`, because an earlier sweep met an element that is not finite, nothing is learnt. Where processes share the
+    gradients, the segments measured are tensors, and `across` sums them up.
     """
     if across is not None:
         measure = summed_up(measure, stages[0], across.shards)
         weights = None if weights is None else summed_up(weights, stages[0], across.shards)
+    if on_nonfinite == "zero":
+        broken = either(measure, broken)
     coefficient: Array = None
     decisions = []
     for position, (rule, segments, state) in enumerate(zip(stages, parts, states, strict=True)):
@@ -72,7 +76,9 @@ def decide_sweep(
         seen = None
         if weights is not None:
             seen = norm_of(combined(weights, rule, segments, across)[0], rule, segments.sizes)
-        decision = decide(whole, rule, segments.sizes, on_nonfinite, step, state, divisor, seen, given or NOTHING)
+        decision = decide(
+            whole, rule, segments.sizes, on_nonfinite, step, state, divisor, seen, given or NOTHING, broken
+        )
         decisions.append(decision)
         own = decision.coefficient if index is None else measure.xp.take(decision.coefficient, index)
         coefficient = own if coefficient is None else coefficient * own
@@ -91,13 +97,14 @@ def decide(
     divisor: Array = 1.0,
     weights: Array = None,
     given: Mapping[str, Any] = NOTHING,
+    broken: Array = None,
 ) -> Decision:
     """The decision of one stage: `coefficient = phi(norm / threshold)`, unless the segment is non-finite."""
     xp = measure.xp
     norm = norm_of(measure, rule, sizes) / divisor
     bad = xp.either(measure.nonfinite > 0, xp.nonfinite(norm))
     if rule.threshold.adapts:
-        learns = xp.where(bad, False, norm > 0)
+        learns = xp.where(bad if broken is None else xp.either(bad, broken), False, norm > 0)
         threshold, state = rule.threshold.at(Observed(norm, step, weights, learns, xp, given), state)
         numbers = isinstance(threshold, int | float)
         threshold = (SCALARS if numbers else xp).where(threshold > 0.0, threshold, math.inf)
@@ -107,6 +114,12 @@ def decide(
     action = xp.where(coefficient != 1.0, rule.response.action, PASS)
     forced, forced_action = POLICIES[on_nonfinite]
     return Decision(norm, threshold, xp.where(bad, forced, coefficient), xp.where(bad, forced_action, action), state)
+
+
+def either(measure: Measure, broken: Array) -> Array:
+    """Whether any element measured is not finite, or `broken` is true already."""
+    found = measure.xp.any(measure.nonfinite > 0)
+    return found if broken is None else measure.xp.either(found, broken)
 
 
 def norm_of(measure: Measure, rule: Rule, sizes: Sequence[int]) -> Array:
@@ -167,6 +180,7 @@ def elementwise_decision(
     state: State = NOTHING,
     across: Across | None = None,
     given: Mapping[str, Any] = NOTHING,
+    broken: Array = None,
 ) -> Decision:
     """The decision at scope `Element`, on the largest positive and the largest negative magnitude of each tensor.
 
@@ -178,7 +192,7 @@ def elementwise_decision(
     norm = measure.total / divisor
     tensors = len(norm) // 2
     if rule.threshold.adapts:
-        limit, state = _limit_of_elements(measure._replace(total=norm), rule, step, state, across, given)
+        limit, state = _limit_of_elements(measure._replace(total=norm), rule, step, state, across, given, broken)
         limits = xp.take(limit, xp.indices([i for i in range(tensors) for _ in range(2)], measure.total))
     else:
         low, high = rule.threshold.bounds(step, xp)
@@ -191,14 +205,21 @@ def elementwise_decision(
 
 
 def _limit_of_elements(
-    measure: Measure, rule: Rule, step: Any, state: State, across: Across | None, given: Mapping[str, Any]
+    measure: Measure,
+    rule: Rule,
+    step: Any,
+    state: State,
+    across: Across | None,
+    given: Mapping[str, Any],
+    broken: Array,
 ) -> tuple[Array, State]:
     """The threshold [T] of each tensor's elements, and the memory after it."""
     xp = measure.xp
-    norm, broken = xp.maximum(*sides(measure.total, xp)), sides(measure.nonfinite, xp)[0]
+    norm, flawed = xp.maximum(*sides(measure.total, xp)), sides(measure.nonfinite, xp)[0]
     if across is not None:
-        norm, broken = across.shards(norm, "max"), across.shards(broken, "sum")
-    learns = xp.where(xp.either(broken > 0, xp.nonfinite(norm)), False, norm > 0)
+        norm, flawed = across.shards(norm, "max"), across.shards(flawed, "sum")
+    bad = xp.either(flawed > 0, xp.nonfinite(norm))
+    learns = xp.where(bad if broken is None else xp.either(bad, broken), False, norm > 0)
     limit, state = rule.threshold.at(Observed(norm, step, None, learns, xp, given), state)
     limit = limit + 0.0 * norm  # one number for all becomes one for each
     return xp.where(limit > 0.0, limit, math.inf), state

@@ -22,7 +22,7 @@ def over_moments(own: Gradients, factor: float, engine: Engine) -> tuple[list[An
     limits = [_limit(engine, moment, g) * factor**0.5 for moment, g in zip(own.moments(), wide, strict=True)]
     limits = [limit * own.divisor for limit in limits]
     open_ = [values.where(limit > 0.0, limit, values.zeros(limit) + math.inf) for limit in limits]
-    quotients = [g / limit for g, limit in zip(wide, open_, strict=True)]
+    quotients = [g / _roomy(engine, limit, g) for g, limit in zip(wide, open_, strict=True)]
     tensors = [values.tensor(quotient) for quotient in quotients]
 
     def write() -> None:
@@ -33,6 +33,14 @@ def over_moments(own: Gradients, factor: float, engine: Engine) -> tuple[list[An
                 values.put_(gradient, values.tensor(values.where(changed, after * limit, g)))
 
     return tensors, write
+
+
+def _roomy(engine: Engine, limit: Any, g: Any) -> Any:
+    """`limit`, but so large that no finite number over it leaves the range of its type."""
+    where = engine.values.where
+    size = where(g < 0.0, -g, g)
+    least = where(size < math.inf, size * 2.0**-100, engine.values.zeros(size))
+    return where(limit < least, least, limit)
 
 
 def _limit(engine: Engine, moment: Any, like: Any) -> Any:

@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from gradclip.decide import Plan
+from gradclip.decide import Plan, norm_of
 from gradclip.engines.base import Across, Engine, Measure
 from gradclip.memory import Owners
 from gradclip.rules.arrays import Array
 from gradclip.rules.norm import RMS, Linf, Norm
-from gradclip.rules.response import ACTION_NAMES, SKIP
-from gradclip.rules.scope import Element, Scope
-from gradclip.rules.segments import Segments, segment_names
+from gradclip.rules.response import ACTION_NAMES, SCALE, SKIP, ZERO
+from gradclip.rules.scope import Element, Row, Scope, Tensor, rows_of
+from gradclip.rules.segments import Segments, segment_names, segments
 from gradclip.rules.sweep import Sweep
 
 
@@ -25,7 +25,8 @@ class Gradients(NamedTuple):
     `divisor` is what the optimizer will divide the gradients by (a loss scale); thresholds mean the divided ones.
     `across` says how to sum up over processes that hold other parts of the gradients. `given` are numbers beside the
     gradients that a rule may read, by name: floats, or arrays [1] of the engine. `moments()` are the second
-    moments that the optimizer has of each gradient, None for one that it has not seen yet.
+    moments that the optimizer has of each gradient, None for one that it has not seen yet. `broken` says that a part of
+    the rule which came before met an element that is not finite: then the others learn nothing.
     """
 
     tensors: list[Any]
@@ -36,6 +37,7 @@ class Gradients(NamedTuple):
     across: Across | None = None
     given: Mapping[str, Any] = {}
     moments: Callable[[], list[Any]] | None = None
+    broken: Any = None
 
     def only(self, indices: list[int]) -> Gradients:
         """The gradients at `indices`."""
@@ -94,6 +96,7 @@ class Result:
     def __init__(self, step: int, engine: Engine) -> None:
         self.step = step
         self.parts: list[Part] = []
+        self.looked_up: list[str] = []
         self._engine = engine
         self._skipped: bool | None = None
 
@@ -115,17 +118,17 @@ class Result:
     @property
     def threshold(self) -> float:
         """The threshold of the segment that was clipped hardest."""
-        return self._hardest.threshold
+        return self._hardest[1]
 
     @property
     def coefficient(self) -> float:
         """The smallest coefficient that was applied; 1 where nothing was clipped."""
-        return self._hardest.coefficient
+        return self._hardest[0]
 
     @cached_property
     def clipped(self) -> bool:
         """Whether any gradient was changed."""
-        return not self.skipped and any(segment.action in ("scale", "zero") for segment in self.segments)
+        return not self.skipped and any({SCALE, ZERO} & actions_of(part, self._engine) for part in self.parts)
 
     @cached_property
     def nonfinite(self) -> int:
@@ -134,6 +137,20 @@ class Result:
         for part in self.parts:
             counts[part.key[0]] = counts.get(part.key[0], 0.0) + sum(self.to_host(part.measure.nonfinite))
         return int(max(counts.values(), default=0.0))
+
+    @cached_property
+    def offenders(self) -> list[str]:
+        """The names of the tensors with a non-finite element, where each was measured.
+
+        Where not, those that were `looked_up`, by a clipper with telemetry or one that raised.
+        """
+        names = [name for part in self.parts for name in offenders_in(part, self.to_host)]
+        return list(dict.fromkeys(names)) or self.looked_up
+
+    @cached_property
+    def tensors(self) -> dict[str, float]:
+        """The norm of each tensor before clipping, in the norm of the first stage, so far as each was measured."""
+        return {name: norm for part in opening(self.parts) for name, norm in _norms_in(part, self.to_host)}
 
     @property
     def skipped(self) -> bool:
@@ -179,9 +196,15 @@ class Result:
         return [part for part in self.parts if part.key[0] <= min(asked, default=part.key[0])]
 
     @cached_property
-    def _hardest(self) -> Segment:
-        nothing = Segment("nothing", 0.0, 0.0, math.inf, 1.0, "pass")
-        return min(self.segments, key=lambda segment: segment.coefficient, default=nothing)
+    def _hardest(self) -> tuple[float, float]:
+        """The coefficient and the threshold of the segment that was clipped hardest, the first of several."""
+        found = []
+        for decision in (decision for part in self.parts for decision in part.plan.decisions):
+            factors = self._spread(decision.coefficient, 1)
+            if factors:
+                place = factors.index(min(factors))
+                found.append((factors[place], self._spread(decision.threshold, len(factors))[place]))
+        return min(found, key=lambda pair: pair[0], default=(1.0, math.inf))
 
     def _overall(self, stages: list[tuple[Part, int, bool]]) -> float:
         """The norm over all segments of the given stages, each before or after its coefficient."""
@@ -192,10 +215,12 @@ class Result:
         sizes: list[int] = []
         for part, stage, after in stages:
             decision = part.plan.decisions[stage]
-            before = self.to_host(decision.norm)
-            factors = self._spread(decision.coefficient, len(before)) if after else [1.0] * len(before)
-            values += [n if c == 1.0 else n * c if c else 0.0 for n, c in zip(before, factors, strict=True)]
-            sizes += part.segments[stage].sizes or [1] * len(before)
+            own = self.to_host(decision.norm)
+            sizes += part.segments[stage].sizes or [1] * len(own)
+            if after:
+                factors = self._spread(decision.coefficient, len(own))
+                own = [n if c == 1.0 else n * c if c else 0.0 for n, c in zip(own, factors, strict=True)]
+            values += own
         return _joined(values, sizes, norms.pop() if len(norms) == 1 else Linf())
 
     def _rows(self, part: Part, stage: int) -> list[Segment]:
@@ -232,9 +257,43 @@ def closing(parts: Sequence[Part]) -> list[tuple[Part, int]]:
     return list(latest.values())
 
 
+def offenders_in(part: Part, to_host: Callable[[Array], list[float]]) -> list[str]:
+    """The names of the tensors of a part with a non-finite element; none where a segment measured is of several."""
+    counts = to_host(part.measure.nonfinite)
+    places = _places(part, len(counts)) if any(counts) else []
+    return list(dict.fromkeys(part.name(place) for place, count in zip(places, counts, strict=False) if count))
+
+
 def actions_of(part: Part, engine: Engine) -> set[float]:
     """The actions that the stages of a part decided on."""
     return {action for decision in part.plan.decisions for action in engine.to_host(decision.action)}
+
+
+def _places(part: Part, count: int) -> list[int]:
+    """The tensor that each of `count` measured segments is of; nothing where a segment is of several tensors."""
+    leaf = part.sweep.leaf
+    if isinstance(leaf, Row):
+        return [index for index, shape in enumerate(part.shapes) for _ in range(rows_of(shape))]
+    width = 2 if isinstance(leaf, Element) else 1
+    return [index // width for index in range(count)] if isinstance(leaf, Element | Tensor) else []
+
+
+def _norms_in(part: Part, to_host: Callable[[Array], list[float]]) -> list[tuple[str, float]]:
+    """The name of each measured tensor and its norm; the largest magnitude where elements were measured."""
+    (rule, *_), leaf, measure = part.sweep.stages, part.sweep.leaf, part.measure
+    sizes = segments(leaf, leaf, part.shapes, None, isinstance(rule.norm, RMS)).sizes
+    elementwise = part.sweep.elementwise
+    found = to_host((measure.total if elementwise else norm_of(measure, rule, sizes)) / part.divisor)
+    if isinstance(leaf, Tensor):
+        return [(part.name(index), norm) for index, norm in enumerate(found)]
+    own: dict[int, list[int]] = {}
+    for index, place in enumerate(_places(part, len(found))):
+        own.setdefault(place, []).append(index)
+    norm = Linf() if elementwise else rule.norm
+    return [
+        (part.name(place), _joined([found[i] for i in of], [sizes[i] for i in of] if sizes else [], norm))
+        for place, of in own.items()
+    ]
 
 
 def _names(part: Part, scope: Scope, count: int) -> list[str]:
@@ -245,11 +304,13 @@ def _names(part: Part, scope: Scope, count: int) -> list[str]:
 
 def _joined(norms: Sequence[float], sizes: Sequence[int], norm: Norm) -> float:
     """The norm of the whole from the norms of its parts, without leaving the range of a float on the way."""
-    peak = max((value for value in norms if not math.isnan(value)), default=0.0)
-    if any(math.isnan(value) for value in norms):
+    if math.isnan(sum(norms)):
         return math.nan
+    peak = max(norms, default=0.0)
     if norm.combine == "max" or peak in (0.0, math.inf) or len(norms) == 1:
         return peak
     if isinstance(norm, RMS):
         return peak * math.sqrt(sum((n / peak) ** 2 * size for n, size in zip(norms, sizes, strict=True)) / sum(sizes))
+    if norm.p == 2.0:
+        return math.hypot(*norms)
     return float(peak * math.fsum((n / peak) ** norm.p for n in norms) ** (1 / norm.p))

@@ -45,7 +45,7 @@ def test_the_law_holds(engine, law):
     chosen = [rule for rule in RULES if law in laws_of(rule)]
     dtypes = DTYPES if engine != "reference" else ("float64", "float32", "float16")
 
-    @settings(max_examples=20, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=20, deadline=None, derandomize=True, database=None, report_multiple_bugs=False)
     @given(rule=st.sampled_from(chosen), arrays=gradients(), dtype=st.sampled_from(dtypes))
     def holds(rule, arrays, dtype):
         bench = replace(BENCHES[engine], dtype=dtype)

@@ -397,7 +397,7 @@ def test_a_bug_that_only_drawn_gradients_meet_is_found():
         return _norms(short, scope, norm)
 
     with mock.patch.object(torch_engine, "_norms", forgetful), pytest.raises(AssertionError):
-        drawn.test_the_law_holds("torch", laws.the_bound_holds)
+        drawn.test_the_law_holds("torch", laws.it_agrees_with_the_reference)
 
 
 def test_the_bench_sees_a_write_that_changes_no_bit():

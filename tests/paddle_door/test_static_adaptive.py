@@ -11,7 +11,8 @@ from gradclip.clipper import Clipper
 from gradclip.errors import GradclipWarning
 from gradclip.paddle.static import clip_in_graph
 from gradclip.rules.response import SkipStep
-from gradclip.rules.rule import rules_in
+from gradclip.rules.rule import Carry, rules_in
+from gradclip.rules.threshold import SecondMoment
 from gradclip.testing import ordinary_gradients
 from gradclip.testing.bench import differences, weights_like
 from gradclip.testing.check import adaptive_rules
@@ -19,12 +20,17 @@ from gradclip.testing.laws import STREAM
 from paddle_bench import ON_A_DEVICE
 from paddle_graph import MODES, graph
 
+UNKNOWN = (SkipStep, Group, SecondMoment)
+"""A graph can leave out no step, and knows no parameter groups and no second moments; it carries nothing over."""
+
 RULES = [
     rule
     for rule in adaptive_rules()
-    if not any(isinstance(one.response, SkipStep) or isinstance(one.scope, Group) for one in rules_in(rule))
+    if not isinstance(rule, Carry)
+    and not any(
+        isinstance(part, UNKNOWN) for one in rules_in(rule) for part in (one.response, one.scope, one.threshold)
+    )
 ]
-"""A graph can leave out no step, and knows no parameter groups."""
 SHAPES = slice(1, 4)
 """The tensors [3], [4, 5] and [7, 129]: static graphs want no empty ones."""
 

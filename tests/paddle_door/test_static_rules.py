@@ -20,14 +20,17 @@ from gradclip.result import Gradients
 from gradclip.rules.rule import rules_in
 from gradclip.testing import REFERENCE, adversarial_gradients, ordinary_gradients, standard_rules
 from gradclip.testing.bench import differences
+from gradclip.testing.check import adaptive_rules
 from paddle_bench import ON_A_DEVICE
 from paddle_graph import MODES, graph
 
 RULES = [
     rule
     for rule in standard_rules()
-    if not any(isinstance(one.response, SkipStep | Raise) or one.threshold.adapts for one in rules_in(rule))
+    if rule not in adaptive_rules() and not any(isinstance(one.response, SkipStep | Raise) for one in rules_in(rule))
 ]
+"""Those that adapt are in `test_static_adaptive.py`."""
+
 LISTS = ["ordinary", *adversarial_gradients()]
 SAMPLES = {"pir": (1, 2), "legacy": (3, 2)}
 """For each mode: every how many rules, and how many lists each of them meets."""

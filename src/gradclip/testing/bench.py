@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gradclip.clipper import Clipper
-from gradclip.engines.base import Engine
+from gradclip.engines.base import Engine, Slot
 from gradclip.engines.reference import ReferenceEngine, first_axis
 from gradclip.errors import GradclipWarning, GradientAboveThreshold, NonFiniteGradient
 from gradclip.result import Gradients, Result
@@ -81,6 +81,11 @@ class Bench:
     def tensors(self, arrays: Sequence[Values]) -> list[Any]:
         return [self.make(np.array(array), self.dtype) for array in arrays]
 
+    def moments(self, arrays: Sequence[Values]) -> list[Any]:
+        """Second moments with these values, as an optimizer keeps them."""
+        kept = self.tensors(arrays)
+        return [one.value if isinstance(one, Slot) else one for one in kept]
+
     def clip(
         self, rule: AnyRule | Clipper, arrays: Sequence[Values], order: Sequence[int] | None = None, **options: Any
     ) -> Outcome:
@@ -92,7 +97,7 @@ class Bench:
     ) -> Outcome:
         """Clip `tensors`; one with the number i in `order` is called "t<i>" and belongs to group i modulo 2.
 
-        The weights are those of `weights_like`.
+        The weights are those of `weights_like`, and the second moments their squares.
         """
         clipper = rule if isinstance(rule, Clipper) else Clipper(rule, **options)
         numbers = range(len(tensors)) if order is None else order
@@ -103,7 +108,14 @@ class Bench:
             warnings.simplefilter("ignore", GradclipWarning)
             warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's, of calculating with infinities
             try:
-                gradients = Gradients(tensors, names.__getitem__, groups, lambda: self.tensors(weights_like(before)))
+                weights = weights_like(before)
+                gradients = Gradients(
+                    tensors,
+                    names.__getitem__,
+                    groups,
+                    weights=lambda: self.tensors(weights),
+                    moments=lambda: self.moments([weight * weight for weight in weights]),
+                )
                 result = clipper.clip_gradients(gradients, self.engine)
             except (NonFiniteGradient, GradientAboveThreshold) as caught:
                 error = caught

@@ -14,8 +14,10 @@ from gradclip.rules.norm import L1, L2, RMS, Linf, Lp, Norm
 from gradclip.rules.recipes import (
     AGC,
     LARC,
+    SPAM,
     AdaGC,
     AutoClip,
+    ClipGradByGlobalNorm,
     ClipGradByValue,
     EMARatio,
     NormGrowth,
@@ -23,10 +25,11 @@ from gradclip.rules.recipes import (
     QuantileClip,
     SkipSpikes,
     StableSPAM,
+    UClip,
     ZClip,
 )
 from gradclip.rules.response import Normalize, Raise, Rescale, Response, SkipStep, Smooth, Zero
-from gradclip.rules.rule import AnyRule, Rule, Rules, rules_in, stages_of
+from gradclip.rules.rule import AnyRule, Carry, Rule, Rules, rules_in, stages_of
 from gradclip.rules.scope import Element, Global, Group, Row, Scope, Tensor
 from gradclip.rules.threshold import Bounds, Constant, Schedule
 from gradclip.testing import laws
@@ -104,7 +107,9 @@ def adaptive_rules() -> list[AnyRule]:
         PercentileClip(90, window=4),
         NormGrowth(1.01),
         QuantileClip(0.5, 0.3),
-        StableSPAM(0.9).stages[1],
+        StableSPAM(0.9),
+        SPAM(0.5, warmup=2),
+        UClip(ClipGradByGlobalNorm(0.5)),
         Rule(Row(), L2(), max_of(0.05, History(EMA(0.5, "debiased"), Ratio(1.1), "clipped"))),
         Rule(Group(), L2(), until(3, 2.0, History(Window(3), Quantile(0.3), "limit", 2, readmit=3))),
     ]
@@ -125,7 +130,8 @@ def _laws_of_every(rule: AnyRule) -> Iterator[Law]:
     if any(one.threshold.adapts for one in inside):
         yield laws.it_learns_as_the_reference_does
     yield laws.raising_names_the_tensor_and_writes_nothing
-    if all(one.response == Rescale() or isinstance(one.response, Zero) for one in inside):
+    whole = not isinstance(rule, Carry)  # which writes the bits that were there
+    if whole and all(one.response == Rescale() or isinstance(one.response, Zero) for one in inside):
         yield laws.below_the_threshold_nothing_is_written
     if all(scalable(one.threshold) for one in inside):
         yield laws.scaling_gradients_and_thresholds_scales_the_result
@@ -141,7 +147,8 @@ def _laws_of_one(rule: AnyRule) -> Iterator[Law]:
         yield laws.a_skipped_step_writes_nothing
     if not stops:
         yield laws.the_direction_stays
-        yield laws.a_kept_segment_is_not_written
+        if not isinstance(rule, Carry):
+            yield laws.a_kept_segment_is_not_written
         yield laws.zeroing_leaves_only_finite_numbers
     if not stops and not any(isinstance(one.response, Normalize) for one in inside[1:]):
         yield laws.the_bound_holds
