@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -23,6 +25,7 @@ from benchmarks.limits import Limit, other_ways
 from benchmarks.names import READ, READ_WRITE, WRITE
 from benchmarks.sampling import Candidate
 from benchmarks.workloads import Workload, after_backward
+from gradclip.telemetry import Telemetry, jsonl
 from gradclip.torch import AttachedClipper, Clipper, attach, clip_grad_norm_
 
 NEVER, ALWAYS = 1e9, 0.1
@@ -32,6 +35,7 @@ INSIDE, OUTSIDE = 100.0, 1.0
 """Bounds that no element here reaches, and that a third of them exceed."""
 
 OURS, OURS_DROP_IN = "Clipper.clip_", "gradclip's clip_grad_norm_"
+RECORDED, RECORDED_TENSORS = "Clipper.clip_, recorded", "Clipper.clip_, recorded with each tensor"
 TORCH, LOOP = "torch's clip_grad_norm_", "torch's clip_grad_norm_, a loop over the tensors"
 FOREACH, VALUE_LOOP = "torch's clip_grad_value_, foreach", "torch's clip_grad_value_, loop"
 STEP, OUR_STEP, TORCH_STEP = "the step alone", "attach, and step", "torch's clip, and step"
@@ -96,6 +100,24 @@ def clipped(workload: Workload) -> list[Candidate]:
         TORCH: peers.norm(workload.parameters, ALWAYS),
     }
     return restored(workload, calls)
+
+
+def recorded(workload: Workload) -> list[Candidate]:
+    """The same with nothing to clip, and with an event of every step in a run on disk."""
+    rule = gradclip.ClipGradByGlobalNorm(NEVER)
+    return [
+        Candidate(OURS, clip(workload, rule)),
+        Candidate(RECORDED, partial(Clipper(rule, telemetry=recorder(False)).clip_, workload.parameters)),
+        Candidate(RECORDED_TENSORS, partial(Clipper(rule, telemetry=recorder(True)).clip_, workload.parameters)),
+    ]
+
+
+def recorder(tensors: bool) -> Telemetry:
+    """Telemetry to a folder that goes when it goes."""
+    folder = tempfile.TemporaryDirectory()
+    telemetry = Telemetry(jsonl(folder.name), tensors=tensors)
+    weakref.finalize(telemetry, folder.cleanup)
+    return telemetry
 
 
 def each_clipped(workload: Workload) -> list[Candidate]:
@@ -235,6 +257,10 @@ def _whole(limit: Goal | None, peer: float | None) -> list[Row]:
     return [Row(OURS, limit, Goal(TORCH, peer))]
 
 
+def _recorded(ours: str) -> Row:
+    return Row(ours, Goal(OURS, 1.03), None)
+
+
 def _values(limit: Goal, foreach: float | None, loop: float | None) -> list[Row]:
     return [Row(OURS, limit, Goal(FOREACH, foreach)), Row(OURS, None, Goal(VALUE_LOOP, loop))]
 
@@ -247,6 +273,7 @@ CASES = [
     Case("GPT-2", "fp32", "memory", memory, []),
     Case("GPT-2", "fp32", "nothing to clip", unclipped, _whole(Goal(READ, 1.15), 3.5)),
     Case("GPT-2", "fp32", "clipped", clipped, _whole(Goal(READ_WRITE, 1.15), 1.6)),
+    Case("GPT-2", "fp32", "recorded", recorded, [_recorded(RECORDED), _recorded(RECORDED_TENSORS)], telling=False),
     Case("GPT-2", "fp32", "each tensor clipped", each_clipped, [Row(OURS, Goal(READ_WRITE, 1.25), Goal(LOOP, 2.5))]),
     Case("GPT-2", "fp32", "by value, nothing outside", inside, _values(Goal(READ, 1.15), 2.5, 1.4)),
     Case("GPT-2", "fp32", "by value, a third outside", outside, _values(Goal(WRITE), None, None)),

@@ -17,7 +17,7 @@ DECIDING = (*INNER, "gradclip.engines.base")
 CORE = (
     *(*DECIDING, "gradclip.decide", "gradclip.errors", "gradclip.memory"),
     *("gradclip.result", "gradclip.parts", "gradclip.carry", "gradclip.moments"),
-    *("gradclip.verdict", "gradclip.clipper"),
+    *("gradclip.verdict", "gradclip.telemetry", "gradclip.clipper"),
 )
 MAY_IMPORT = {
     "rules": INNER,
@@ -27,7 +27,9 @@ MAY_IMPORT = {
     "engines": (*INNER, "gradclip.engines", "gradclip.errors"),
     "memory.py": INNER,
     "result.py": (*DECIDING, "gradclip.decide", "gradclip.memory"),
-    "verdict.py": CORE[:-1],
+    "verdict.py": CORE[:-2],
+    "telemetry/event.py": (),
+    "telemetry": (*CORE[:-1], "gradclip.__version__"),
     "parts.py": (*DECIDING, "gradclip.decide", "gradclip.result"),
     "carry.py": (*DECIDING, "gradclip.result"),
     "moments.py": (*DECIDING, "gradclip.result"),
@@ -39,7 +41,7 @@ MAY_IMPORT = {
 }
 """For each file or folder, first match of the longest, what of gradclip it may import: rules <- decide <- engines <-
 clipper <- doors. The engines do not decide."""
-PURE = ("rules", "decide.py", "errors.py")
+PURE = ("rules", "decide.py", "errors.py", "telemetry/event.py")
 """These import the standard library alone and name no framework."""
 
 

@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(command=_demo)
     _add_compare(commands)
     _add_methods(commands)
+    _add_export(commands)
     return parser
 
 
@@ -95,6 +96,19 @@ def _add_methods(commands: Any) -> None:
     methods.add_argument("name", nargs="?", metavar="NAME", help="for example ZClip")
     methods.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
     methods.set_defaults(command=_methods)
+
+
+def _add_export(commands: Any) -> None:
+    export = commands.add_parser(
+        "export",
+        help="write the events of a run as CSV or JSON",
+        description="Writes the events of a run, which jsonl(RUN) recorded, as a table or as one JSON document.",
+    )
+    export.add_argument("run", type=Path, metavar="RUN", help="the folder of the run")
+    form = export.add_mutually_exclusive_group(required=True)
+    form.add_argument("--csv", type=Path, metavar="FILE", help="write a table with a line for each step to FILE")
+    form.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
+    export.set_defaults(command=_export)
 
 
 def _seed(text: str) -> int:
@@ -135,6 +149,23 @@ def _methods(options: argparse.Namespace) -> int:
         print(json.dumps(found, allow_nan=False))
     else:
         print(methods.overview() if chosen is None else methods.explanation(chosen))
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from gradclip.telemetry.runs import as_csv, as_json, read_run
+
+    try:
+        events = read_run(options.run)
+    except (OSError, ValueError) as error:
+        return _mistake(str(error), "export")
+    if options.json:
+        print(as_json(events))
+        return 0
+    try:
+        options.csv.write_text(as_csv(events), encoding="utf-8")
+    except OSError as error:
+        return _mistake(f"--csv {options.csv}: {error.strerror}; give a file that can be written", "export")
     return 0
 
 

@@ -8,6 +8,9 @@ __all__ = ["GradclipWarning", "GradientAboveThreshold", "NonFiniteGradient", "To
 class NonFiniteGradient(RuntimeError):
     """A gradient holds NaN or infinity and the clipper was told to raise; no gradient was written."""
 
+    parameters: tuple[str, ...] = ()
+    """The names of those that have one."""
+
 
 class GradientAboveThreshold(RuntimeError):
     """A rule with the response `Raise` met a measure above its threshold; no gradient was written."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from gradclip.engines.base import Engine
 from gradclip.errors import GradclipWarning, GradientAboveThreshold, NonFiniteGradient
-from gradclip.result import Gradients, Part, actions_of
+from gradclip.result import Gradients, Part, actions_of, offenders_in
 from gradclip.rules.norm import Linf
 from gradclip.rules.response import KEEP, RAISE, SKIP
 from gradclip.rules.rule import Rules
@@ -68,14 +68,18 @@ def refuse_nonfinite(gradients: Gradients, batch: Any, engine: Engine, step: int
 
 
 def _nonfinite(names: list[str], step: int) -> NonFiniteGradient:
-    return NonFiniteGradient(
+    error = NonFiniteGradient(
         f"the gradient of {_listed(names)} is non-finite at step {step}; no gradient was written: lower the learning "
         'rate, look at the batch, or use on_nonfinite="skip" to leave such steps out'
     )
+    error.parameters = tuple(names)
+    return error
 
 
 def offenders(part: Part, batch: Any, engine: Engine) -> list[str]:
     """The names of the tensors with a non-finite element; all, where only their sum leaves the range of float64."""
+    if known := offenders_in(part, engine.to_host):
+        return known
     if not any(math.isnan(n) or math.isinf(n) or bad for n, bad in zip(*_norms(part, engine), strict=True)):
         return []
     broken, every = _broken(part.name, batch, engine)

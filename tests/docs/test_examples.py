@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import os
 import pkgutil
 import re
 import subprocess
@@ -28,9 +29,13 @@ def blocks_of(page):
 def test_the_readme_runs_from_its_first_block_to_its_last(tmp_path):
     script = tmp_path / "readme.py"
     script.write_text("\n".join(blocks_of("README.md")))
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, check=False, cwd=tmp_path, env=environment
+    )
     assert done.returncode == 0, done.stderr
     assert "clipped, norm" in done.stdout
+    assert "25 of 25 steps were clipped" in done.stdout
     assert "all tensors together: an L2 norm above 100 is answered by skipping the step" in done.stdout
 
 

@@ -11,6 +11,7 @@ from gradclip import L2, Element, Global, Linf, Raise, Row, Rule, Schedule, Skip
 from gradclip.errors import GradclipWarning
 from gradclip.paddle import Clip, ClipGradByGlobalNorm, ClipGradByNorm
 from gradclip.rules.threshold import Threshold
+from gradclip.telemetry import Telemetry
 from paddle_graph import MODES, graph, held
 from remembering import Following
 
@@ -278,6 +279,11 @@ STOPS = [
 def test_what_operators_cannot_do_is_refused(mode, rule, options):
     with graph(mode), pytest.raises(NotImplementedError, match="neither leave out a step nor raise"):
         minimize(Clip(rule, **options))
+
+
+def test_telemetry_is_refused(mode):
+    with graph(mode), pytest.raises(NotImplementedError, match="telemetry hears of no step of a static graph"):
+        minimize(Clip(Rule(), telemetry=Telemetry(print)))
 
 
 def test_a_gradient_of_integers_is_refused_by_the_name_of_its_parameter(mode):

@@ -17,6 +17,7 @@ from gradclip.result import Result
 from gradclip.rules import recipes
 from gradclip.rules.rule import AnyRule
 from gradclip.rules.threshold import Threshold
+from gradclip.telemetry import Telemetry
 from gradclip.verdict import report_nothing
 
 
@@ -28,7 +29,8 @@ class Clip(ClipGradBase):  # type: ignore[misc]
     clipped together. A parameter with `ParamAttr(need_clip=False)`, or one that the function `need_clip` refuses, is
     neither measured nor scaled. `on_nonfinite` "keep", "skip", "zero" or "raise" and `max_consecutive_skips`:
     `gradclip.clipper.Clipper`; a skipped step leaves the parameters and the optimizer's memory alone. `engine`:
-    `gradclip.paddle.Clipper`. Names in rules and errors are those of the parameters, such as "linear_0.w_0".
+    `gradclip.paddle.Clipper`; `telemetry` (dynamic mode): `gradclip.telemetry.Telemetry`. Names in rules and errors are
+    those of the parameters, such as "linear_0.w_0".
 
     >>> linear = paddle.nn.Linear(2, 1)
     >>> clip = Clip(gradclip.ClipGradByNorm(10.0) >> gradclip.ClipGradByGlobalNorm(1.0))
@@ -47,6 +49,7 @@ class Clip(ClipGradBase):  # type: ignore[misc]
         on_nonfinite: str = "keep",
         max_consecutive_skips: int | None = None,
         engine: str | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         ClipGradBase.__init__(self)
         self.clipper = Clipper(
@@ -55,6 +58,7 @@ class Clip(ClipGradBase):  # type: ignore[misc]
             max_consecutive_skips=max_consecutive_skips,
             need_clip=need_clip,
             engine=engine,
+            telemetry=telemetry,
         )
         self._turns = Turns()
         self._graph: Graph | None = None

@@ -25,6 +25,7 @@ from gradclip.paddle.parameters import (
 )
 from gradclip.result import Gradients, Result
 from gradclip.rules.rule import AnyRule
+from gradclip.telemetry import Telemetry
 from gradclip.verdict import report_nothing
 
 
@@ -51,8 +52,11 @@ class Clipper(clipper.Clipper):
         max_consecutive_skips: int | None = None,
         need_clip: NeedClip | None = None,
         engine: str | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
-        super().__init__(rule, on_nonfinite=on_nonfinite, max_consecutive_skips=max_consecutive_skips)
+        super().__init__(
+            rule, on_nonfinite=on_nonfinite, max_consecutive_skips=max_consecutive_skips, telemetry=telemetry
+        )
         if need_clip is not None and not callable(need_clip):
             raise TypeError(f"need_clip is a function of a parameter, got {need_clip!r}")
         self.need_clip = need_clip
@@ -80,6 +84,10 @@ class Clipper(clipper.Clipper):
             if gradient is not own:
                 put_gradient(parameter, gradient)
         return self.last
+
+    def tells(self) -> bool:
+        """Whether this is rank 0, or the only process."""
+        return bool(paddle.distributed.get_rank() == 0)
 
     def clip_pairs(
         self,
@@ -132,10 +140,10 @@ class Clipper(clipper.Clipper):
             return [out_of_slot(slot, gradient) for slot, gradient in zip(held.tensors, own.tensors, strict=True)]
 
     def __getstate__(self) -> dict[str, Any]:
-        """What copies and pickles keep: the rule, its options and the memory, and not the last step's numbers."""
+        """What copies and pickles keep: the rule, its options and the memory, not the last step and no telemetry."""
         memories = Memories()
         memories.load(self._memories.plain(lambda array: self.last.to_host(array)))
-        return {**self.__dict__, "_memories": memories, "_given": {}, "_last": None}
+        return {**self.__dict__, "_memories": memories, "_given": {}, "_last": None, "telemetry": None}
 
 
 def checked_engine(name: str | None) -> str | None:

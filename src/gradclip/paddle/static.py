@@ -113,6 +113,8 @@ def _refuse_stops(clipper: Clipper) -> None:
         )
     if isinstance(clipper.rule, Carry):
         raise NotImplementedError(f"a static graph carries nothing over to the next run: {clipper.rule!r}. {DYNAMIC}")
+    if clipper.telemetry is not None:
+        raise NotImplementedError(f"telemetry hears of no step of a static graph; read `last` after a run. {DYNAMIC}")
     for name in clipper.reads_given:
         raise NotImplementedError(
             f"a static graph is given nothing beside the gradients, and the rule reads the {name}: {clipper.rule!r}. "

@@ -12,6 +12,7 @@ from gradclip.engines import torch as torch_engine
 from gradclip.engines.base import Engine
 from gradclip.result import Gradients, Result
 from gradclip.rules.rule import AnyRule
+from gradclip.telemetry import Telemetry
 from gradclip.torch.eager import eager
 from gradclip.torch.parameters import NeedClip, gradients_of, parameters_of
 from gradclip.verdict import report_nothing
@@ -40,8 +41,11 @@ class Clipper(clipper.Clipper):
         max_consecutive_skips: int | None = None,
         need_clip: NeedClip | None = None,
         engine: str | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
-        super().__init__(rule, on_nonfinite=on_nonfinite, max_consecutive_skips=max_consecutive_skips)
+        super().__init__(
+            rule, on_nonfinite=on_nonfinite, max_consecutive_skips=max_consecutive_skips, telemetry=telemetry
+        )
         self.need_clip = need_clip
         self._engine_name = checked_engine(engine)
         self._reported = False
@@ -64,6 +68,11 @@ class Clipper(clipper.Clipper):
         if self.can_skip and result.skipped:
             drop(given.tensors)
         return result
+
+    def tells(self) -> bool:
+        """Whether this is rank 0, or the only process."""
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        return not distributed or torch.distributed.get_rank() == 0
 
     def with_given(self, gradients: Gradients, engine: Engine) -> Gradients:
         """`gradients` with the numbers that were given for this step."""

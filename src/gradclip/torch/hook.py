@@ -20,6 +20,7 @@ from gradclip.result import Part, Result
 from gradclip.rules.rule import AnyRule, Carry, checked_rule, rules_in
 from gradclip.rules.scope import Global, Group
 from gradclip.rules.sweep import Phase
+from gradclip.telemetry import Telemetry
 from gradclip.torch.clipper import Clipper, drop
 from gradclip.torch.parameters import NeedClip, gradients_of, of_optimizers, second_moments
 from gradclip.torch.pinned import PinnedNorm
@@ -41,6 +42,7 @@ def attach(
     engine: str | None = None,
     through_grad_scale: bool = False,
     place: str = "gradient",
+    telemetry: Telemetry | None = None,
 ) -> AttachedClipper:
     """Clip the gradients of an optimizer by `rule` in each of its steps, before it updates the parameters.
 
@@ -50,6 +52,8 @@ def attach(
     of a global rule to a fused optimizer instead of writing the gradients a second time. `place="update"` applies the
     rule to what the step has moved, `p - p_old`, instead of to the gradients; it keeps a copy of the parameters
     during the step, and takes one optimizer and no rule that skips or raises.
+
+    `telemetry` hears of every step: `gradclip.telemetry.Telemetry`.
 
     A rule that reads the loss is told it by `clipper.give(loss=loss)` before each step, if no closure returns it.
 
@@ -75,7 +79,7 @@ def attach(
     refuse_step_in_backward(inner, rule)
     if place not in PLACES:
         raise ValueError(f"place is one of {', '.join(map(repr, PLACES))}, got {place!r}")
-    options = (on_nonfinite, max_consecutive_skips, need_clip, engine, through_grad_scale, place)
+    options = (on_nonfinite, max_consecutive_skips, need_clip, engine, through_grad_scale, place, telemetry)
     if (before := already_attached(inner, rule, options)) is not None:
         before.model = model or before.model
         return before
@@ -139,13 +143,16 @@ class AttachedClipper(Clipper):
     def __init__(
         self, optimizers: list[Optimizer], rule: AnyRule, model: torch.nn.Module | None, options: tuple[Any, ...]
     ) -> None:
-        on_nonfinite, max_consecutive_skips, need_clip, engine, through_grad_scale, place = options
+        on_nonfinite, max_consecutive_skips, need_clip, engine, through_grad_scale, place, telemetry = options
+        if through_grad_scale and telemetry is not None and telemetry.tensors:
+            raise ValueError("through_grad_scale hands over one coefficient, telemetry of tensors has one for each")
         super().__init__(
             rule,
             on_nonfinite=on_nonfinite,
             max_consecutive_skips=max_consecutive_skips,
             need_clip=need_clip,
             engine=engine,
+            telemetry=telemetry,
         )
         self.optimizers = optimizers
         self.options = options
@@ -168,8 +175,10 @@ class AttachedClipper(Clipper):
             _attached[optimizer] = weakref.ref(self)
 
     def detach(self) -> None:
-        """Take the hooks away; the optimizers step as before."""
+        """Take the hooks away; the optimizers step as before, and telemetry has heard of all steps so far."""
         self._take_back()
+        if self.telemetry is not None:
+            self.telemetry.drain()
         for handle in self._handles:
             handle.remove()
         for optimizer in self.optimizers:

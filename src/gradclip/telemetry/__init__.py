@@ -1,0 +1,9 @@
+"""Telemetry: an event of every step, given to sinks; a run of them in a folder, and back."""
+
+from gradclip.telemetry.event import Event
+from gradclip.telemetry.folder import jsonl
+from gradclip.telemetry.loggers import Metrics, memory, tensorboard, wandb
+from gradclip.telemetry.runs import read_run
+from gradclip.telemetry.telemetry import Sink, Telemetry
+
+__all__ = ["Event", "Metrics", "Sink", "Telemetry", "jsonl", "memory", "read_run", "tensorboard", "wandb"]

@@ -1,0 +1,112 @@
+"""What one step did, as plain data: one line of a run, and all that a sink is given."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+SCHEMA = 1
+MOST_OFFENDERS = 3
+TENSORS = "tensors."
+
+
+@dataclass(frozen=True)
+class Event:
+    """What one step did; norms and threshold have the unit of the gradient.
+
+    `rule` is the rule as a sentence, `offenders` are the names of the first three tensors with a non-finite element,
+    `skipped` says that the optimizer took no step (an error was raised, or the rule left it out), `time` is in seconds
+    since 1970. `tensors` has the norm of each tensor before clipping, if that was asked for.
+
+    >>> event = Event(7, "all tensors together", "cpu", 5.0, 1.0, 1.0, 0.2, True)
+    >>> Event.from_dict(event.to_dict()) == event
+    True
+    """
+
+    step: int
+    rule: str
+    engine: str
+    norm_before: float
+    norm_after: float
+    threshold: float
+    coefficient: float
+    clipped: bool
+    skipped: bool = False
+    nonfinite: int = 0
+    offenders: tuple[str, ...] = ()
+    time: float = 0.0
+    tensors: Mapping[str, float] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The event as plain data for JSON. A number that JSON has not is None there, and a word in `not_finite`."""
+        words: list[list[str]] = []
+        data: dict[str, Any] = {"schema": SCHEMA}
+        for name in NAMES:
+            value = getattr(self, name)
+            if isinstance(value, float) and not math.isfinite(value):
+                words.append([name, str(value)])
+                value = None
+            data[name] = value
+        data["offenders"] = list(self.offenders)
+        if self.tensors is not None:
+            strange = {name: norm for name, norm in self.tensors.items() if not math.isfinite(norm)}
+            words += [[TENSORS + name, str(norm)] for name, norm in strange.items()]
+            data["tensors"] = {**self.tensors, **dict.fromkeys(strange)}
+        return {**data, "not_finite": words}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Event:
+        """The event that became `data`; unknown keys are ignored, and what is no event raises `ValueError`."""
+        refuse_schema(data)
+        if missing := [name for name in NAMES if name not in data]:
+            raise ValueError(f"an event has no {missing[0]!r}")
+        whole = restored(data)
+        refuse_wrong(whole)
+        floats = {name: float(whole[name]) for name in FLOATS}
+        tensors = None if whole["tensors"] is None else {name: float(norm) for name, norm in whole["tensors"].items()}
+        return cls(**whole | floats | {"offenders": tuple(whole["offenders"]), "tensors": tensors})
+
+
+def refuse_schema(data: Any) -> None:
+    """Raise for what is no event, and for one that a later gradclip wrote."""
+    schema = data.get("schema") if isinstance(data, Mapping) else None
+    if type(schema) is not int or schema < 1:
+        raise ValueError("this is not an event: an event is an object with a 'schema' from 1")
+    if schema > SCHEMA:
+        raise ValueError(f"this event has schema {schema}, and this gradclip reads up to {SCHEMA}: upgrade gradclip")
+
+
+def restored(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields in `data`, with the numbers for which there are words."""
+    pairs = data.get("not_finite", [])
+    if not isinstance(pairs, list) or not all(isinstance(p, list) and [*map(type, p)] == [str, str] for p in pairs):
+        raise ValueError(f"'not_finite' of an event is a list of [name, word], found {pairs!r}")
+    words = {name: float(word) for name, word in pairs}
+    tensors = data["tensors"]
+    if isinstance(tensors, Mapping):
+        tensors = {name: words.get(TENSORS + str(name), norm) for name, norm in tensors.items()}
+    return {name: words.get(name, data[name]) for name in NAMES} | {"tensors": tensors}
+
+
+def refuse_wrong(whole: Mapping[str, Any]) -> None:
+    """Raise for a field of a wrong kind."""
+    for name, kinds in KINDS.items():
+        if type(whole[name]) not in kinds:
+            raise ValueError(f"the {name!r} of an event is a {kinds[0].__name__}, found {whole[name]!r}")
+    if not all(type(name) is str for name in whole["offenders"]):
+        raise ValueError(f"the 'offenders' of an event are names, found {whole['offenders']!r}")
+    for name, norm in (whole["tensors"] or {}).items():
+        if type(norm) not in NUMBER:
+            raise ValueError(f"the norm of {name!r} in an event is a float, found {norm!r}")
+
+
+NAMES = tuple(field.name for field in fields(Event))
+FLOATS = ("norm_before", "norm_after", "threshold", "coefficient", "time")
+NUMBER = (float, int)
+KINDS: dict[str, tuple[type, ...]] = {
+    **{"step": (int,), "nonfinite": (int,), "rule": (str,), "engine": (str,)},
+    **{"clipped": (bool,), "skipped": (bool,), "offenders": (list,), "tensors": (dict, type(None))},
+    **dict.fromkeys(FLOATS, NUMBER),
+}

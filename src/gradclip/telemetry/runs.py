@@ -1,0 +1,52 @@
+"""Runs read back: the events of a run, and what they are exported to."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from gradclip.telemetry.event import NAMES, TENSORS, Event
+from gradclip.telemetry.folder import EVENTS
+
+
+def read_run(path: str | os.PathLike[str]) -> list[Event]:
+    """The events of the run in the folder `path` (or of an `events.jsonl`), by step.
+
+    A torn last line is left out. Of a step that was made twice, because the training went on from a checkpoint, the
+    later event counts. Raises `FileNotFoundError` where there is no run, and `ValueError` that names the file and the
+    line for one that is no event.
+    """
+    file = Path(path) / EVENTS if Path(path).is_dir() else Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"{path} is no run: a run is a folder with {EVENTS}, as jsonl(path) writes it")
+    whole, _, _ = file.read_bytes().rpartition(b"\n")
+    by_step: dict[int, Event] = {}
+    for number, line in enumerate(whole.split(b"\n") if whole else [], 1):
+        try:
+            event = Event.from_dict(json.loads(line))
+        except ValueError as error:
+            raise ValueError(f"{file}, line {number}: {error}") from error
+        by_step[event.step] = event
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def as_json(events: Sequence[Event]) -> str:
+    """The events as one JSON document."""
+    return json.dumps([event.to_dict() for event in events], allow_nan=False)
+
+
+def as_csv(events: Sequence[Event]) -> str:
+    """The events as a table with a line of names; `tensors.NAME` has the norm of a tensor, nan and inf are words."""
+    columns = [name for name in NAMES if name != "tensors"]
+    tensors = list(dict.fromkeys(name for event in events for name in event.tensors or {}))
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow([*columns, *(TENSORS + name for name in tensors)])
+    for event in events:
+        own = {**{name: getattr(event, name) for name in columns}, "offenders": " ".join(event.offenders)}
+        table.writerow([*own.values(), *((event.tensors or {}).get(name, "") for name in tensors)])
+    return text.getvalue()

@@ -1,0 +1,108 @@
+"""An event is plain data: to JSON and back without a loss, and what is no event is refused."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gradclip.telemetry import Event
+
+EVENT = Event(3, "all", "cpu", 5.0, 1.0, 1.0, 0.2, True)
+NAMES = st.text(st.characters())  # surrogates too
+FLOATS = st.floats(allow_nan=True, allow_infinity=True)
+EVENTS = st.builds(
+    Event,
+    step=st.integers(0),
+    rule=NAMES,
+    engine=NAMES,
+    norm_before=FLOATS,
+    norm_after=FLOATS,
+    threshold=FLOATS,
+    coefficient=FLOATS,
+    clipped=st.booleans(),
+    skipped=st.booleans(),
+    nonfinite=st.integers(0),
+    offenders=st.lists(NAMES, max_size=3).map(tuple),
+    time=FLOATS,
+    tensors=st.none() | st.dictionaries(NAMES, FLOATS, max_size=4),
+)
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | FLOATS | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def strict(text):
+    """JSON as other readers have it: NaN and Infinity are no numbers there."""
+
+    def refuse(word):
+        raise AssertionError(f"{word} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def check_round_trip(event):
+    back = Event.from_dict(strict(json.dumps(event.to_dict())))
+    assert repr(back) == repr(event)  # of floats repr is exact, and NaN is like NaN
+
+
+@given(EVENTS)
+def test_an_event_comes_back_from_json_that_holds_no_nan(event):
+    check_round_trip(event)
+
+
+def test_a_norm_that_is_not_finite_is_null_and_a_word():
+    data = replace(EVENT, norm_before=math.nan, tensors={"w": math.inf, "b": 1.0}).to_dict()
+    assert data["norm_before"] is None
+    assert data["tensors"] == {"w": None, "b": 1.0}
+    assert data["not_finite"] == [["norm_before", "nan"], ["tensors.w", "inf"]]
+
+
+def test_keys_that_this_version_does_not_know_are_ignored():
+    assert Event.from_dict({**EVENT.to_dict(), "loss": 2.0}) == EVENT
+
+
+def test_an_event_of_a_later_schema_is_refused_by_name():
+    with pytest.raises(ValueError, match="schema 2, and this gradclip reads up to 1: upgrade"):
+        Event.from_dict({**EVENT.to_dict(), "schema": 2})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"schema": None}, "not an event"),
+        ({"schema": True}, "not an event"),
+        ({"step": 1.5}, "'step' of an event is a int, found 1.5"),
+        ({"norm_before": None}, "'norm_before' of an event is a float, found None"),
+        ({"clipped": 1}, "'clipped'"),
+        ({"offenders": [1]}, "'offenders'"),
+        ({"tensors": {"w": None}}, "the norm of 'w'"),
+        ({"tensors": [1]}, "'tensors'"),
+        ({"not_finite": 5}, "'not_finite'"),
+        ({"not_finite": [["norm_before"]]}, "'not_finite'"),
+        ({"not_finite": [["norm_before", "big"]]}, "big"),
+    ],
+)
+def test_what_is_wrong_with_an_event_is_named(change, words):
+    with pytest.raises(ValueError, match=words):
+        Event.from_dict({**EVENT.to_dict(), **change})
+
+
+def test_a_missing_field_is_named():
+    data = EVENT.to_dict()
+    del data["threshold"]
+    with pytest.raises(ValueError, match="no 'threshold'"):
+        Event.from_dict(data)
+
+
+@given(ANYTHING, st.sampled_from([*EVENT.to_dict()]))
+def test_anything_in_the_place_of_a_field_is_an_event_or_a_value_error(value, name):
+    try:
+        event = Event.from_dict({**EVENT.to_dict(), name: value})
+    except ValueError:
+        return
+    check_round_trip(event)
