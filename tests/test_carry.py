@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from benches import BENCHES
-from doors import DOORS
 from gradclip import (
     L2,
     ClipGradByGlobalNorm,
@@ -43,17 +42,6 @@ STEPS = [
     ([[0.0, 0.0], [0.5]], [[0.0, 0.0], [-1.0]]),  # -0.5 is left
 ]
 """What becomes of gradients by UClip(ClipGradByValue(1.0)); all numbers are exact in float16."""
-
-
-@pytest.fixture(params=list(BENCHES))
-def bench(request):
-    with jax.enable_x64(True):
-        yield BENCHES[request.param]
-
-
-@pytest.fixture(params=DOORS, ids=repr)
-def door(request):
-    return request.param
 
 
 def clipped(bench, clipper, *arrays, **options):

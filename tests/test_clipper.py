@@ -35,11 +35,6 @@ from gradclip.torch import Clipper
 from remembering import Following
 
 
-@pytest.fixture(params=DOORS, ids=repr)
-def door(request):
-    return request.param
-
-
 def clipper_of(door, rule, **options):
     return Clipper(rule, engine=door.engine, **options)
 

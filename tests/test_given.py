@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from benches import BENCHES, unread
-from doors import DOORS
 from gradclip import EMA, L2, Global, History, Linf, Ratio, Rule, SkipSpikes, SkipStep, Tensor, min_of
 from gradclip.clipper import Clipper
 from gradclip.engines.torch import DEVICE
@@ -27,11 +26,6 @@ LOSSES = [1.0, 2.0, 1.0, 2.0, 9.0, 1.5]
 
 SKIPPED = [False, False, False, False, True, False]
 RULE = SkipSpikes(sigmas=6.0, window=8, warmup=4, max_norm=None, loss=True)
-
-
-@pytest.fixture(params=DOORS, ids=repr)
-def door(request):
-    return request.param
 
 
 def linear(door):

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from benches import BENCHES
-from doors import DOORS
 from gradclip import SPAM, ClipGradByGlobalNorm, Element, Linf, Rule, Smooth, min_of
 from gradclip.clipper import Clipper
 from gradclip.engines.base import Slot
@@ -23,17 +22,6 @@ from paddle_graph import graph
 
 NOW = SPAM(4.0, warmup=0)
 """The threshold is 2 sqrt(v)."""
-
-
-@pytest.fixture(params=list(BENCHES))
-def bench(request):
-    with jax.enable_x64(True):
-        yield BENCHES[request.param]
-
-
-@pytest.fixture(params=DOORS, ids=repr)
-def door(request):
-    return request.param
 
 
 def value(bench, numbers):

@@ -49,6 +49,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="gradclip", description="Gradient clipping that is right, fast, and tells you what it did.")
     parser.add_argument("--version", action="version", version=f"gradclip {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_demo(commands)
+    _add_compare(commands)
+    _add_methods(commands)
+    _add_export(commands)
+    return parser
+
+
+def _add_demo(commands: Any) -> None:
     demo = commands.add_parser(
         "demo",
         help="train without and with clipping, side by side, and see the difference (about a minute)",
@@ -60,12 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("--seed", type=_seed, default=0, metavar="N", help="the first seed (default: 0)")
     demo.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="where the picture goes (default: here)")
-    demo.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
+    _add_json(demo)
     demo.set_defaults(command=_demo)
-    _add_compare(commands)
-    _add_methods(commands)
-    _add_export(commands)
-    return parser
 
 
 def _add_compare(commands: Any) -> None:
@@ -83,7 +87,7 @@ def _add_compare(commands: Any) -> None:
     )
     compare.add_argument("--seeds", type=_count, default=5, metavar="N", help="how many (default: 5, from seed 0 on)")
     compare.add_argument("--out", type=Path, metavar="DIR", help="where TASK.json and TASK.png go (default: nowhere)")
-    compare.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
+    _add_json(compare)
     compare.set_defaults(command=_compare)
 
 
@@ -94,7 +98,7 @@ def _add_methods(commands: Any) -> None:
         description="Lists the clipping methods; with a NAME it explains one.",
     )
     methods.add_argument("name", nargs="?", metavar="NAME", help="for example ZClip")
-    methods.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
+    _add_json(methods)
     methods.set_defaults(command=_methods)
 
 
@@ -107,8 +111,12 @@ def _add_export(commands: Any) -> None:
     export.add_argument("run", type=Path, metavar="RUN", help="the folder of the run")
     form = export.add_mutually_exclusive_group(required=True)
     form.add_argument("--csv", type=Path, metavar="FILE", help="write a table with a line for each step to FILE")
-    form.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
+    _add_json(form)
     export.set_defaults(command=_export)
+
+
+def _add_json(form: Any) -> None:
+    form.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
 
 
 def _seed(text: str) -> int:
@@ -126,9 +134,9 @@ def _count(text: str) -> int:
 def _demo(options: argparse.Namespace) -> int:
     framework = options.framework
     if missing := [name for name in DEMO_NEEDS[framework] if importlib.util.find_spec(name) is None]:
-        return _mistake(f'the demo needs {" and ".join(missing)}: pip install "gradclip[demo,{framework}]"')
+        return _mistake(f'the demo needs {" and ".join(missing)}: pip install "gradclip[demo,{framework}]"', "demo")
     if wrong := _no_folder(options.out):
-        return _mistake(wrong)
+        return _mistake(wrong, "demo")
     from gradclip.experiments.show import show_demo
 
     return show_demo(framework, options.seed, options.out, as_json=options.json)
@@ -142,8 +150,7 @@ def _methods(options: argparse.Namespace) -> int:
     try:
         chosen = None if options.name is None else method_called(options.name)
     except ValueError as error:
-        print(f"gradclip methods: {error}", file=sys.stderr)
-        return MISTAKE
+        return _mistake(str(error), "methods")
     if options.json:
         found = [methods.as_data(one) for one in every().values()] if chosen is None else methods.as_data(chosen)
         print(json.dumps(found, allow_nan=False))
@@ -217,6 +224,6 @@ def _no_folder(folder: Path | None) -> str | None:
     return None if os.access(folder, os.W_OK) else f"--out {folder}: cannot be written; give a folder that can be"
 
 
-def _mistake(message: str, command: str = "demo") -> int:
+def _mistake(message: str, command: str) -> int:
     print(f"gradclip {command}: {message}", file=sys.stderr)
     return MISTAKE

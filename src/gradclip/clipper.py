@@ -7,23 +7,27 @@ that nothing is written before everything that could refuse has been asked.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from numbers import Real
-from typing import Any, NamedTuple
+from typing import Any
 
 from gradclip.carry import clip_carrying
-from gradclip.decide import POLICIES, Plan, decide_sweep, either, elementwise_decision
+from gradclip.decide import POLICIES, Plan, decide_sweep, elementwise_decision
 from gradclip.engines.base import Across, Engine, Measure, UnsupportedGradient
 from gradclip.errors import GradientAboveThreshold, NonFiniteGradient, TooManySkips
-from gradclip.memory import Key, Memories, Owners
+from gradclip.memory import Memories, Memory, Owners
 from gradclip.moments import over_moments
 from gradclip.parts import (
+    ALIKE,
+    Work,
     apart,
     bounds_of,
+    broken_in,
     columns_of,
     gathered,
     gathered_once,
+    nothing,
     numbers_of,
     own_bounds_of,
     refuse_unfit,
@@ -35,7 +39,6 @@ from gradclip.result import Gradients, Part, Result
 from gradclip.rules.arrays import SCALARS
 from gradclip.rules.response import Raise, Rescale, SkipStep, Zero
 from gradclip.rules.rule import AnyRule, Carry, checked_rule, rules_in
-from gradclip.rules.segments import Segments
 from gradclip.rules.sweep import Phase, Sweep, phases_of
 from gradclip.rules.threshold import SecondMoment, State
 from gradclip.telemetry import Telemetry
@@ -46,40 +49,6 @@ NO_MOMENTS = (
     "this rule reads the second moments of an optimizer like Adam, and there are none: attach(optimizer, rule) in "
     "PyTorch, grad_clip= of the optimizer in Paddle (dynamic mode), update(..., moments=...) in JAX"
 )
-ALIKE = Segments(0)
-"""The segments of a stage that was measured at its own scope: no index is needed."""
-
-
-def _nothing() -> None:
-    return None
-
-
-class Work(NamedTuple):
-    """A part, the batch that it was measured from, whether it is written already, and what to do after writing."""
-
-    part: Part
-    batch: Any
-    written: bool
-    finish: Callable[[], None] = _nothing
-
-
-def broken_in(works: Sequence[Work], before: Any) -> Any:
-    """Whether any element that the works measured is not finite, or was not `before`."""
-    for work in works:
-        before = either(work.part.measure, before)
-    return before
-
-
-class Memory(NamedTuple):
-    """What a clipper remembers from step to step.
-
-    `thresholds` has the memory of each threshold that adapts, `carried` what a rule that carries over took away from
-    each tensor and has not added yet.
-    """
-
-    step: Any
-    thresholds: dict[Key, State]
-    carried: dict[str, Any] = {}  # noqa: RUF012  # of a named tuple, and never changed
 
 
 class Clipper:
@@ -314,14 +283,14 @@ class Clipper:
 
     def _clamped(self, key: tuple[int, int], sweep: Sweep, own: Gradients, engine: Engine, batch: Any) -> Work:
         """A stage at scope `Element`; an engine with a fused clamp measures and writes in the same read."""
-        (rule,), finish = sweep.stages, _nothing
-        if isinstance(rule.threshold, SecondMoment):
+        (rule,), finish = sweep.stages, nothing
+        relative = rule.threshold if isinstance(rule.threshold, SecondMoment) else None
+        if relative:
             engine.refuse_unordered(batch)
-            tensors, finish = over_moments(own, rule.threshold.factor, engine)
+            tensors, finish = over_moments(own, relative.factor, engine)
             own, batch = own._replace(tensors=tensors, divisor=1.0), engine.gather(tensors)
-        plain = not (rule.threshold.adapts or isinstance(rule.threshold, SecondMoment))
         fuses = hasattr(engine, "clamp_") and isinstance(rule.response, Rescale) and self.on_nonfinite == "keep"
-        if fuses and plain and not (self.can_skip or self.can_raise):
+        if fuses and not (relative or rule.threshold.adapts) and not (self.can_skip or self.can_raise):
             low, high = bounds_of(rule, self.step, own.divisor, engine.xp)  # type: ignore[attr-defined]
             measure = engine.clamp_(batch, low, high)  # type: ignore[attr-defined]
         else:

@@ -21,7 +21,6 @@ from gradclip.rules.threshold import Observed, State
 POLICIES = {"keep": (1.0, KEEP), "skip": (0.0, SKIP), "zero": (0.0, ZERO), "raise": (0.0, RAISE)}
 """`on_nonfinite`: the coefficient and the action for a segment that holds a non-finite element."""
 
-
 NOTHING: Mapping[str, Any] = {}
 
 
@@ -53,7 +52,7 @@ def decide_sweep(
     divisor: Array = 1.0,
     weights: Measure | None = None,
     across: Across | None = None,
-    given: Mapping[str, Any] | None = None,
+    given: Mapping[str, Any] = NOTHING,
     broken: Array = None,
 ) -> Plan:
     """Decide the stages of one sweep after another, each on what the ones before it leave.
@@ -67,7 +66,7 @@ def decide_sweep(
     if across is not None:
         measure = summed_up(measure, stages[0], across.shards)
         weights = None if weights is None else summed_up(weights, stages[0], across.shards)
-    if on_nonfinite == "zero":
+    if on_nonfinite == "zero" and any(rule.threshold.adapts for rule in stages):
         broken = either(measure, broken)
     coefficient: Array = None
     decisions = []
@@ -76,9 +75,7 @@ def decide_sweep(
         seen = None
         if weights is not None:
             seen = norm_of(combined(weights, rule, segments, across)[0], rule, segments.sizes)
-        decision = decide(
-            whole, rule, segments.sizes, on_nonfinite, step, state, divisor, seen, given or NOTHING, broken
-        )
+        decision = decide(whole, rule, segments.sizes, on_nonfinite, step, state, divisor, seen, given, broken)
         decisions.append(decision)
         own = decision.coefficient if index is None else measure.xp.take(decision.coefficient, index)
         coefficient = own if coefficient is None else coefficient * own
@@ -104,7 +101,7 @@ def decide(
     norm = norm_of(measure, rule, sizes) / divisor
     bad = xp.either(measure.nonfinite > 0, xp.nonfinite(norm))
     if rule.threshold.adapts:
-        learns = xp.where(bad if broken is None else xp.either(bad, broken), False, norm > 0)
+        learns = teaching(norm, bad, broken, xp)
         threshold, state = rule.threshold.at(Observed(norm, step, weights, learns, xp, given), state)
         numbers = isinstance(threshold, int | float)
         threshold = (SCALARS if numbers else xp).where(threshold > 0.0, threshold, math.inf)
@@ -114,6 +111,11 @@ def decide(
     action = xp.where(coefficient != 1.0, rule.response.action, PASS)
     forced, forced_action = POLICIES[on_nonfinite]
     return Decision(norm, threshold, xp.where(bad, forced, coefficient), xp.where(bad, forced_action, action), state)
+
+
+def teaching(norm: Array, bad: Array, broken: Array, xp: ArrayFunctions) -> Array:
+    """Where a norm may be learnt: it is finite and not 0, and nothing `broken` came before it."""
+    return xp.where(bad if broken is None else xp.either(bad, broken), False, norm > 0)
 
 
 def either(measure: Measure, broken: Array) -> Array:
@@ -219,7 +221,7 @@ def _limit_of_elements(
     if across is not None:
         norm, flawed = across.shards(norm, "max"), across.shards(flawed, "sum")
     bad = xp.either(flawed > 0, xp.nonfinite(norm))
-    learns = xp.where(bad if broken is None else xp.either(bad, broken), False, norm > 0)
+    learns = teaching(norm, bad, broken, xp)
     limit, state = rule.threshold.at(Observed(norm, step, None, learns, xp, given), state)
     limit = limit + 0.0 * norm  # one number for all becomes one for each
     return xp.where(limit > 0.0, limit, math.inf), state

@@ -133,6 +133,18 @@ def _listed(value: Any, to_host: Callable[[Array], Any]) -> Any:
     return value if isinstance(value, int | str | list) else to_host(value)
 
 
+class Memory(NamedTuple):
+    """What a clipper remembers from step to step.
+
+    `thresholds` has the memory of each threshold that adapts, `carried` what a rule that carries over took away from
+    each tensor and has not added yet.
+    """
+
+    step: Any
+    thresholds: dict[Key, State]
+    carried: dict[str, Any] = {}  # noqa: RUF012  # of a named tuple, and never changed
+
+
 def text_of(key: Sequence[int]) -> str:
     """A key as text, for what is saved."""
     return " ".join(map(str, key))

@@ -1,12 +1,12 @@
-"""What a sweep is about: the gradients that it is for, gathered, and what its thresholds read beside them."""
+"""What a sweep is about: the gradients that it is for, gathered, what its thresholds read beside them, and its work."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
-from gradclip.decide import sides
+from gradclip.decide import either, sides
 from gradclip.engines.base import Engine, Measure, UnsupportedGradient
 from gradclip.result import ALL, Gradients, Part
 from gradclip.rules.arrays import Array, ArrayFunctions
@@ -16,6 +16,29 @@ from gradclip.rules.scope import Group, Row, rows_of
 from gradclip.rules.segments import Segments, segments
 from gradclip.rules.sweep import Phase, Sweep
 from gradclip.rules.threshold import SecondMoment
+
+ALIKE = Segments(0)
+"""The segments of a stage that was measured at its own scope: no index is needed."""
+
+
+def nothing() -> None:
+    return None
+
+
+class Work(NamedTuple):
+    """A part, the batch that it was measured from, whether it is written already, and what to do after writing."""
+
+    part: Part
+    batch: Any
+    written: bool
+    finish: Callable[[], None] = nothing
+
+
+def broken_in(works: Sequence[Work], before: Any) -> Any:
+    """Whether any element that the works measured is not finite, or was not `before`."""
+    for work in works:
+        before = either(work.part.measure, before)
+    return before
 
 
 def columns_of(phase: Phase, gradients: Gradients) -> list[tuple[int, Sweep, Gradients]]:

@@ -41,14 +41,19 @@ class Gradients(NamedTuple):
 
     def only(self, indices: list[int]) -> Gradients:
         """The gradients at `indices`."""
-        name, groups, weights, moments = self.name, self.groups, self.weights, self.moments
+        name, groups = self.name, self.groups
         return self._replace(
             tensors=[self.tensors[i] for i in indices],
             name=lambda i: name(indices[i]),
             groups=None if groups is None else [groups[i] for i in indices],
-            weights=None if weights is None else lambda: [weights()[i] for i in indices],
-            moments=None if moments is None else lambda: [moments()[i] for i in indices],
+            weights=_some_of(self.weights, indices),
+            moments=_some_of(self.moments, indices),
         )
+
+
+def _some_of(every: Callable[[], list[Any]] | None, indices: list[int]) -> Callable[[], list[Any]] | None:
+    """`every` for those at `indices`; it is asked once for all of them."""
+    return None if every is None else lambda: list(map(every().__getitem__, indices))
 
 
 ALL = -1

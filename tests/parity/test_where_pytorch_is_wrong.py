@@ -11,13 +11,8 @@ import pytest
 import torch
 from torch.nn import utils
 
-from doors import DOORS, exact, parameter
+from doors import exact, parameter
 from gradclip import GradclipWarning
-
-
-@pytest.fixture(params=DOORS, ids=repr)
-def door(request):
-    return request.param
 
 
 def twins(*values, dtype=torch.float32):

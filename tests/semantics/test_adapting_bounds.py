@@ -6,7 +6,6 @@ import numpy as np
 import paddle
 import pytest
 
-from benches import BENCHES
 from gradclip import EMA, Element, History, Linf, Normalize, Ratio, Rule, StableSPAM, min_of
 from gradclip.clipper import Clipper
 from gradclip.paddle.static import clip_in_graph
@@ -26,11 +25,6 @@ STEPS = [
     ([[-np.inf, 7.0], [-3.0]], [[-6.5, 6.5], [-1.5]]),  # an infinity becomes its bound; only 3 is learnt: T is 2.25
     ([[5.0, -7.0], [4.0]], [[5.0, -6.5], [2.25]]),
 ]
-
-
-@pytest.fixture(params=list(BENCHES))
-def bench(request):
-    return BENCHES[request.param]
 
 
 def test_each_tensor_has_its_own_bounds(bench):

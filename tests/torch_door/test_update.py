@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from doors import DOORS
 from gradclip import (
     BlockRMS,
     ClipGradByGlobalNorm,
@@ -19,11 +18,6 @@ from gradclip import (
     UClip,
 )
 from gradclip.torch import attach
-
-
-@pytest.fixture(params=DOORS, ids=repr)
-def door(request):
-    return request.param
 
 
 def weights(*values, dtype=torch.float32):

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax.numpy as jnp
 import numpy as np
 
-from gradclip.clipper import Memory
-from gradclip.memory import Key, key_of, text_of
+from gradclip.memory import Key, Memory, key_of, text_of
 from gradclip.optax.last import Last
 from gradclip.rules.arrays import Array
 from gradclip.rules.threshold import State

@@ -14,10 +14,11 @@ import paddle
 from paddle.base.core import VarDesc
 from paddle.base.framework import name_scope
 
-from gradclip.clipper import Clipper, Memory
+from gradclip.clipper import Clipper
 from gradclip.engines.base import Slot
 from gradclip.engines.paddle import ENGINE, PaddleEngine
 from gradclip.engines.paddle_arrays import Wide
+from gradclip.memory import Memory
 from gradclip.paddle.parameters import Pair
 from gradclip.paddle.variables import Remembering, publish, variable, write
 from gradclip.result import Gradients, Part, Result

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from gradclip.rules import recipes
 from gradclip.rules.history import History
 from gradclip.rules.rule import AnyRule, Carry, Rule, rules_in
 from gradclip.rules.scope import Element, Tensor
+from gradclip.rules.text import looked_up
 from gradclip.rules.threshold import Threshold
 
 LABELS = ("Formula", "Source", "Differs from the original", "Mind")
@@ -101,12 +101,11 @@ def methods() -> dict[str, Method]:
 
 def method_called(name: str) -> Method:
     """The method of this name, whatever its capitals; `ValueError` names the nearest one."""
-    known = {one.lower(): method for one, method in methods().items()}
-    plain = name.lower().replace("-", "").replace("_", "")
-    if plain in known:
-        return known[plain]
-    near = difflib.get_close_matches(plain, known, 1)
-    hint = f"did you mean {known[near[0]].name}?" if near else "`gradclip methods` lists them all"
+    known = methods()
+    own, near = looked_up(name, known)
+    if own is not None:
+        return known[own]
+    hint = f"did you mean {near}?" if near else "`gradclip methods` lists them all"
     raise ValueError(f"no method is called {name!r}: {hint}")
 
 

@@ -12,7 +12,7 @@ import difflib
 import inspect
 import operator
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import reduce
 from typing import Any
 
@@ -100,12 +100,19 @@ def _value(text: str, parameter: inspect.Parameter) -> Any:
 def _recipe(name: str, text: str) -> Recipe:
     if not name:
         raise ValueError(f"a rule is missing in {text!r}: write for example 'global:1' or 'value:1 >> global:1'")
-    known = {_plain(one): (one, recipe) for one, recipe in recipes_by_name().items()}
-    if _plain(name) in known:
-        return known[_plain(name)][1]
-    near = difflib.get_close_matches(_plain(name), known, n=1)
-    meant = f"did you mean {known[near[0]][0]!r}? " if near else ""
-    raise ValueError(f"no rule is called {name!r}: {meant}There are {', '.join(one for one, _ in known.values())}")
+    known = recipes_by_name()
+    own, near = looked_up(name, known)
+    if own is not None:
+        return known[own]
+    meant = f"did you mean {near!r}? " if near else ""
+    raise ValueError(f"no rule is called {name!r}: {meant}There are {', '.join(known)}")
+
+
+def looked_up(name: str, known: Iterable[str]) -> tuple[str | None, str | None]:
+    """Which of the names `known` is meant by `name`, None if none is, and which is nearest to it."""
+    plain = {_plain(one): one for one in known}
+    near = difflib.get_close_matches(_plain(name), plain, n=1)
+    return plain.get(_plain(name)), plain[near[0]] if near else None
 
 
 def _usage(name: str, signature: inspect.Signature) -> str:

@@ -1,0 +1,18 @@
+"""What tests in every folder are tried on: each of the forms that clip PyTorch gradients, and each engine."""
+
+import jax
+import pytest
+
+from benches import BENCHES
+from doors import DOORS
+
+
+@pytest.fixture(params=DOORS, ids=repr)
+def door(request):
+    return request.param
+
+
+@pytest.fixture(params=list(BENCHES))
+def bench(request):
+    with jax.enable_x64(True):
+        yield BENCHES[request.param]
