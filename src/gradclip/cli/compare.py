@@ -1,0 +1,68 @@
+"""`gradclip compare`: one task trained under several rules."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gradclip.cli.common import add_json, count, mistake, no_folder
+
+
+def add(commands: Any) -> None:
+    compare = commands.add_parser(
+        "compare",
+        help="train one task under several rules and see which is better; without a task, list them",
+        description="Trains a task under several rules on the same seeds, and shows a table with the differences that "
+        "are noise called so, and what became of the published claims.",
+    )
+    compare.add_argument(
+        "task", nargs="?", metavar="TASK", help="for example char-lm; without it, the tasks are listed"
+    )
+    compare.add_argument(
+        "--rules", nargs="+", metavar="RULE", help='such as none global:1 "zclip:z=2.5" (default: those of the task)'
+    )
+    compare.add_argument("--seeds", type=count, default=5, metavar="N", help="how many (default: 5, from seed 0 on)")
+    compare.add_argument("--out", type=Path, metavar="DIR", help="where TASK.json and TASK.png go (default: nowhere)")
+    add_json(compare)
+    compare.set_defaults(command=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    from gradclip.experiments.tasks import TASKS
+
+    if options.task is None:
+        print(_list_of_tasks(options.json))
+        return 0
+    if options.task not in TASKS:
+        return mistake(f"no task is called {options.task!r}: there are {', '.join(TASKS)}", "compare")
+    if missing := [name for name in TASKS[options.task].needs if importlib.util.find_spec(name) is None]:
+        return mistake(f'{options.task} needs {" and ".join(missing)}: pip install "gradclip[demo,torch]"', "compare")
+    if wrong := _wrong_rules(options.rules or ()) or no_folder(options.out):
+        return mistake(wrong, "compare")
+    from gradclip.experiments.show_comparison import show_comparison
+
+    return show_comparison(options.task, options.rules, options.seeds, options.out, as_json=options.json)
+
+
+def _list_of_tasks(as_json: bool) -> str:
+    from gradclip.experiments.tasks import TASKS
+
+    if as_json:
+        return json.dumps({name: listed.title for name, listed in TASKS.items()})
+    return "\n".join(f"{name:16}{listed.title}" for name, listed in TASKS.items())
+
+
+def _wrong_rules(texts: Sequence[str]) -> str | None:
+    """What is wrong with the texts of rules."""
+    from gradclip.rules.text import rule_from_text
+
+    try:
+        for text in texts:
+            rule_from_text(text)
+    except ValueError as error:
+        return f"--rules: {error}"
+    return f"--rules: a rule is given twice in {' '.join(texts)}" if len(set(texts)) < len(texts) else None
