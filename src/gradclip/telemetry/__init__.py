@@ -3,7 +3,7 @@
 from gradclip.telemetry.event import Event
 from gradclip.telemetry.folder import jsonl
 from gradclip.telemetry.loggers import Metrics, memory, tensorboard, wandb
-from gradclip.telemetry.runs import read_run
+from gradclip.telemetry.runs import Run, read_run
 from gradclip.telemetry.telemetry import Sink, Telemetry
 
-__all__ = ["Event", "Metrics", "Sink", "Telemetry", "jsonl", "memory", "read_run", "tensorboard", "wandb"]
+__all__ = ["Event", "Metrics", "Run", "Sink", "Telemetry", "jsonl", "memory", "read_run", "tensorboard", "wandb"]

@@ -6,15 +6,31 @@ import csv
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from gradclip.telemetry.event import NAMES, TENSORS, Event
-from gradclip.telemetry.folder import EVENTS
+from gradclip.telemetry.folder import EVENTS, RUN
+
+HERE = Path()
 
 
-def read_run(path: str | os.PathLike[str]) -> list[Event]:
-    """The events of the run in the folder `path` (or of an `events.jsonl`), by step.
+class Run(list[Event]):
+    """The events of a run, by step.
+
+    `about` has what its `run.json` says (rule, framework, versions, shapes of the parameters), nothing where there is
+    none; `path` is its folder.
+    """
+
+    def __init__(self, events: Iterable[Event] = (), about: Mapping[str, Any] | None = None, path: Path = HERE) -> None:
+        super().__init__(events)
+        self.about = dict(about or {})
+        self.path = path
+
+
+def read_run(path: str | os.PathLike[str]) -> Run:
+    """The run in the folder `path` (or of an `events.jsonl`).
 
     A torn last line is left out. Of a step that was made twice, because the training went on from a checkpoint, the
     later event counts. Raises `FileNotFoundError` where there is no run, and `ValueError` that names the file and the
@@ -31,7 +47,17 @@ def read_run(path: str | os.PathLike[str]) -> list[Event]:
         except ValueError as error:
             raise ValueError(f"{file}, line {number}: {error}") from error
         by_step[event.step] = event
-    return [by_step[step] for step in sorted(by_step)]
+    return Run((by_step[step] for step in sorted(by_step)), facts_in(file.parent / RUN), file.parent)
+
+
+def facts_in(path: Path) -> dict[str, Any]:
+    """What a `run.json` says; `ValueError` names one that is none."""
+    if not path.exists():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def as_json(events: Sequence[Event]) -> str:
