@@ -1,0 +1,59 @@
+"""`gradclip doctor`: what is wrong with the clipping of a script or of a run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from gradclip.cli.common import add_json, add_script, mistake, script_in
+
+
+def add(commands: Any) -> None:
+    doctor = commands.add_parser(
+        "doctor",
+        usage="gradclip doctor [--steps N] [--json] (train.py [ARGUMENTS] | -m MODULE ... | RUN)",
+        help="find what is wrong with your clipping, where, and the cure",
+        description="Runs an unchanged PyTorch training script (or takes a run that `gradclip watch` or telemetry "
+        "recorded), and names what is wrong with its clipping, where, since which step, and the cure. Exit code 0: "
+        "nothing is wrong; 1: something is; 2: a mistake in the call, or the script did not train.",
+    )
+    add_json(doctor)
+    add_script(doctor, "train.py [ARGUMENTS] | RUN", "the script to run, a program such as torchrun, or a recorded run")
+    doctor.set_defaults(command=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    script = script_in(options)
+    if not script:
+        return mistake("give a script to run, or a run to read: gradclip doctor train.py", "doctor")
+    if Path(script[0]).is_dir():
+        return told(Path(script[0]), options.json)
+    from gradclip.cli.watch import missing
+    from gradclip.watch.launch import run_watched
+
+    if wrong := missing(script):
+        return mistake(wrong, "doctor")
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "run"
+        code = run_watched(script, place, options.steps, quiet=options.json)
+        if not place.exists():
+            return mistake(
+                f"the script made no optimizer step (its exit code: {code}): there is nothing to say", "doctor"
+            )
+        return told(place, options.json) or (2 if code else 0)
+
+
+def told(place: Path, as_json: bool) -> int:
+    """Say what is wrong with the run in `place`."""
+    from gradclip.doctor import diagnose
+    from gradclip.doctor.words import told as words
+
+    try:
+        findings = diagnose(place)
+    except (OSError, ValueError) as error:
+        return mistake(str(error), "doctor")
+    print(json.dumps([finding.to_dict() for finding in findings]) if as_json else words(findings))
+    return 1 if findings else 0

@@ -1,0 +1,73 @@
+"""`gradclip report`: what the clipping of a run did, as a page, as text or as one document."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gradclip.cli.common import add_json, mistake
+
+if TYPE_CHECKING:
+    from gradclip.telemetry.runs import Run
+
+PAGE = "report.html"
+NEEDS = ("jinja2", "plotly")
+
+
+def add(commands: Any) -> None:
+    report = commands.add_parser(
+        "report",
+        help="see on a page with charts whether clipping helps your run",
+        description="Writes one HTML page about a recorded run, which needs no network: a verdict in one sentence, the "
+        "norms over the steps, their spread, the layers, the worst steps and parameters, and other rules replayed. "
+        "Several runs stand side by side.",
+    )
+    report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="the folder of a run")
+    form = report.add_mutually_exclusive_group()
+    form.add_argument("--out", type=Path, metavar="FILE.html", help=f"where the page goes (default: RUN/{PAGE})")
+    form.add_argument("--text", action="store_true", help="print the report instead of writing a page")
+    add_json(form)
+    report.set_defaults(command=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    from gradclip.telemetry.runs import folders_of, read_run
+
+    try:
+        runs = [read_run(folder) for path in options.runs for folder in folders_of(path)]
+    except (OSError, ValueError) as error:
+        return mistake(str(error), "report")
+    if options.json or options.text:
+        _print(runs, as_json=options.json)
+        return 0
+    if missing := [name for name in NEEDS if importlib.util.find_spec(name) is None]:
+        needs = f'the page needs {" and ".join(missing)}: pip install "gradclip[report]", or call it with --text'
+        return mistake(needs, "report")
+    return _write(runs, options.out or runs[0].path / PAGE)
+
+
+def _print(runs: list[Run], *, as_json: bool) -> None:
+    from gradclip.report import summarise
+    from gradclip.report.text import in_colour, text
+
+    summaries = summarise(runs)
+    if as_json:
+        print(json.dumps({"runs": [one.to_dict() for one in summaries]}, allow_nan=False))
+    else:
+        print(text(summaries, colours=in_colour()))
+
+
+def _write(runs: list[Run], path: Path) -> int:
+    from gradclip.report import write_report
+
+    try:
+        summaries = write_report(runs, path)
+    except OSError as error:
+        return mistake(f"--out {path}: {error.strerror}; give a file that can be written", "report")
+    for summary in summaries:
+        print(f"{summary.name}: {summary.verdict.sentence}" if len(summaries) > 1 else summary.verdict.sentence)
+    print(f"written: {path}")
+    return 0

@@ -1,0 +1,91 @@
+"""What can be wrong with the clipping of a training script, each with its cure in one sentence."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from gradclip.watch import journal
+
+NEVER = "never-clipped"
+OTHER_OPTIMIZER = "one-optimizer-of-several"
+ALWAYS = "always-exceeded"
+UNREACHED = "never-reached"
+NONFINITE = "non-finite"
+
+
+class Disease(NamedTuple):
+    """What is wrong, as the end of a sentence, and what to do."""
+
+    wrong: str
+    cure: str
+
+
+DISEASES = {
+    journal.AFTER_STEP: Disease(
+        "clips after the optimizer has stepped, so the gradients that it cuts have been used already",
+        "move the call between backward() and optimizer.step()",
+    ),
+    journal.BEFORE_BACKWARD: Disease(
+        "clips before backward(), when there are no gradients of this step yet",
+        "move the call between backward() and optimizer.step()",
+    ),
+    journal.BEFORE_UNSCALE: Disease(
+        "clips gradients that still carry the loss scale, so the threshold means another norm whenever the scale moves",
+        "call scaler.unscale_(optimizer) before it",
+    ),
+    journal.MICRO_STEP: Disease(
+        "clips on each micro-step of an accumulation, so what was clipped is added to and clipped again",
+        "clip once, after the last backward() before optimizer.step()",
+    ),
+    journal.TWICE: Disease(
+        "clips gradients that were clipped already in the same step",
+        "keep one of the two calls",
+    ),
+    journal.TWO_KNOBS: Disease(
+        "clips by hand what {by} clips as well, so the smaller threshold rules and the other is dead",
+        "take the call away, or switch off the clipping of {by} (max_grad_norm=0 in transformers, "
+        "gradient_clip_val=None in Lightning)",
+    ),
+    journal.EMPTY: Disease(
+        "clips nothing: what it is given is empty, such as an iterator that was used up before",
+        "call model.parameters() anew each time, or make it a list once",
+    ),
+    journal.NO_PARAMETERS: Disease(
+        "is given gradients (or other tensors without a .grad) instead of parameters, so it clips nothing",
+        "give it the parameters: clip_grad_norm_(model.parameters(), ...)",
+    ),
+    journal.OVERFLOW: Disease(
+        "computes an infinite norm of finite gradients and multiplies them by zero",
+        "clip with gradclip.torch.clip_grad_norm_, whose norm does not overflow",
+    ),
+    journal.GROUP_EXCLUDED: Disease(
+        "leaves a whole parameter group of the optimizer unclipped: {missing}",
+        "give it the parameters of all groups, or say on purpose which are left out: "
+        "gradclip.attach(optimizer, rule, need_clip=...)",
+    ),
+    journal.SOME_ONLY: Disease(
+        "leaves some parameters of the optimizer unclipped: {missing}",
+        "give it all parameters that the optimizer steps: clip_grad_norm_(model.parameters(), ...)",
+    ),
+    OTHER_OPTIMIZER: Disease(
+        "does not cover {optimizer}, one of {optimizers} optimizers, whose gradients nothing clips",
+        "clip the parameters of all optimizers in one call, or gradclip.attach(first, second, rule)",
+    ),
+    NEVER: Disease(
+        "nothing clips the gradients, although {option} is {value:g}: a norm of {largest:.3g} went through",
+        "call clip_grad_norm_(model.parameters(), {option}) between backward() and optimizer.step()",
+    ),
+    ALWAYS: Disease(
+        "cuts {rate:.0%} of the steps (the median norm is {median:.3g}), so it is a hidden learning rate, not a guard",
+        "raise the threshold and lower the learning rate: gradclip suggest proposes one",
+    ),
+    UNREACHED: Disease(
+        "never acts: the largest norm, {largest:.3g}, is less than a tenth of the threshold, so a gradient ten times "
+        "as large as any would pass",
+        "lower the threshold: gradclip suggest proposes one",
+    ),
+    NONFINITE: Disease(
+        "lets the optimizer step on gradients that are not finite ({offenders})",
+        'leave such steps out, gradclip.attach(optimizer, rule, on_nonfinite="skip"), and look where they come from',
+    ),
+}

@@ -1,0 +1,43 @@
+"""Reports: what the clipping of a run did, as one page for a browser, in a notebook and in a terminal.
+
+`summary.py` finds out what is said, from the events alone and with the standard library; `html.py`, `figures.py` and
+`text.py` show it. The page needs `pip install "gradclip[report]"`, the rest needs nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gradclip.report.summary import Summary, summarise
+
+if TYPE_CHECKING:
+    from gradclip.telemetry.runs import Run
+
+__all__ = ["Summary", "page", "summarise", "write_report"]
+
+
+def page(runs: Sequence[Run]) -> str:
+    """One HTML document about `runs`, which needs no network; several runs stand side by side on the same axes.
+
+    Raises `ValueError` for no run, and `ModuleNotFoundError` without jinja2 and plotly.
+
+    >>> from gradclip.telemetry import Event, Run
+    >>> run = Run([Event(0, "all tensors together", "cpu", 5.0, 1.0, 1.0, 0.2, True)])
+    >>> page([run]).startswith("<!doctype html>")
+    True
+    """
+    from gradclip.report.html import document
+
+    return document(summarise(runs))
+
+
+def write_report(runs: Sequence[Run], path: str | os.PathLike[str]) -> list[Summary]:
+    """Write the page about `runs` to the file `path`, and give what it says of each."""
+    from gradclip.report.html import document
+
+    summaries = summarise(runs)
+    Path(path).write_text(document(summaries), encoding="utf-8")
+    return summaries

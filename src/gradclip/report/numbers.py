@@ -1,0 +1,141 @@
+"""The numbers of a run: how many steps, how many clipped, which norms."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from gradclip.telemetry.event import Event
+
+SPIKE = 10.0
+"""A norm of more than so many usual ones is a spike. Ordinary noise does not come there: for a log-normal norm with a
+coefficient of variation of 0.5 it is the 5-sigma event, less than one step in a million."""
+
+AROUND = 100
+"""The usual norm is the median over a block of so many steps: long enough that a burst of bad steps does not move it,
+short enough to follow a norm that falls as training goes on."""
+
+ONE_COEFFICIENT = 1e-3
+"""Relative difference up to which a norm counts as scaled by one coefficient. Each element of a bfloat16 gradient is
+rounded by up to 2**-9 as it is scaled, a norm of many far less; parts that are clipped on their own differ by more."""
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What is counted and measured over the steps of one run; norms have the unit of the gradient.
+
+    `clipped` counts the finite steps on which the rule acted: made smaller, or left out. `escaped` counts the steps
+    that took NaN or infinity into the optimizer. `spikes` are norms above SPIKE usual ones, `caught` those of them on
+    which the rule acted, `prominence` is the largest norm in usual ones. Numbers that no step has are NaN.
+    """
+
+    steps: int
+    first: int
+    last: int
+    finite: int
+    clipped: int
+    skipped: int
+    nonfinite: int
+    escaped: int
+    median: float
+    p99: float
+    largest: float
+    kept: float
+    spikes: int
+    caught: int
+    prominence: float
+    thresholds: tuple[float, float] | None
+    """The smallest and the largest finite one; None where no step had one."""
+    whole: bool
+    """Whether the threshold is one for the norm of the whole gradient, and not one for each part of it."""
+
+    @property
+    def clip_rate(self) -> float:
+        """The share of the finite steps on which the rule acted; NaN without finite steps."""
+        return self.clipped / self.finite if self.finite else math.nan
+
+
+def numbers_of(events: Sequence[Event], usual: Sequence[float], scope: str | None = None) -> Numbers:
+    """The numbers of the steps, whose usual norms are `usual`; `scope` is that of the rule, where it is known."""
+    finite = [event for event in events if not broken(event)]
+    norms = sorted(event.norm_before for event in finite)
+    thresholds = [event.threshold for event in events if math.isfinite(event.threshold)]
+    ratios = [(event.norm_before / one, event) for event, one in zip(events, usual, strict=True) if not broken(event)]
+    spikes = [event for ratio, event in ratios if ratio > SPIKE]
+    whole = scope in (None, "Global") and all(map(scaled_as_a_whole, finite))
+    return Numbers(
+        steps=len(events),
+        first=events[0].step if events else 0,
+        last=events[-1].step if events else 0,
+        finite=len(finite),
+        clipped=sum(map(acted, finite)),
+        skipped=sum(event.skipped for event in events),
+        nonfinite=len(events) - len(finite),
+        escaped=sum(map(escaped, events)),
+        median=quantile(norms, 0.5),
+        p99=quantile(norms, 0.99),
+        largest=norms[-1] if norms else math.nan,
+        kept=kept(finite),
+        spikes=len(spikes),
+        caught=sum(map(acted, spikes)),
+        prominence=max((ratio for ratio, _ in ratios if not math.isnan(ratio)), default=math.nan),
+        thresholds=(min(thresholds), max(thresholds)) if thresholds else None,
+        whole=whole,
+    )
+
+
+def broken(event: Event) -> bool:
+    """Whether the gradient of the step had a NaN or an infinity."""
+    return event.nonfinite > 0 or not math.isfinite(event.norm_before)
+
+
+def acted(event: Event) -> bool:
+    """Whether the rule did something: made the gradient smaller, or left the step out."""
+    return event.clipped or event.skipped
+
+
+def escaped(event: Event) -> bool:
+    """Whether a NaN or an infinity went into the optimizer."""
+    return broken(event) and not event.skipped and not math.isfinite(event.norm_after)
+
+
+def scaled_as_a_whole(event: Event) -> bool:
+    """Whether one coefficient explains what came out."""
+    expected = event.coefficient * event.norm_before
+    return event.skipped or math.isclose(event.norm_after, expected, rel_tol=ONE_COEFFICIENT)
+
+
+def kept(finite: Sequence[Event]) -> float:
+    """What came out of all steps together, over what went in; NaN where nothing went in."""
+    whole = math.fsum(event.norm_before for event in finite)
+    return math.fsum(event.norm_after for event in finite) / whole if whole else math.nan
+
+
+def usual_norms(norms: Sequence[float]) -> list[float]:
+    """For each step the median norm of its block of 100 steps, or of up to 199 in the last one.
+
+    Norms that are zero or not finite do not count; NaN where a block has no other.
+    """
+    starts = [*range(0, max(len(norms) - AROUND, 0) + 1, AROUND), len(norms)]
+    usual: list[float] = []
+    for start, end in itertools.pairwise(starts):
+        counted = [norm for norm in norms[start:end] if 0 < norm < math.inf]
+        usual += [median(counted) if counted else math.nan] * (end - start)
+    return usual
+
+
+def quantile(ordered: Sequence[float], share: float) -> float:
+    """The quantile of sorted numbers, between two of them in proportion; NaN of none.
+
+    >>> quantile([1.0, 2.0, 4.0], 0.75)
+    3.0
+    """
+    if not ordered:
+        return math.nan
+    place = share * (len(ordered) - 1)
+    below = math.floor(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (place - below) * (ordered[above] - ordered[below])

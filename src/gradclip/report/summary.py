@@ -1,0 +1,97 @@
+"""Everything that a report says of a run, from the events alone; pages, notebooks and terminals only show it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from gradclip.report.layers import Heat, heat_of
+from gradclip.report.numbers import Numbers, numbers_of, usual_norms
+from gradclip.report.verdict import Verdict, verdict_of
+from gradclip.report.what_if import WhatIf, what_if
+from gradclip.report.worst import WorstParameter, WorstStep, worst_parameters, worst_steps
+
+if TYPE_CHECKING:
+    from gradclip.telemetry.runs import Run
+
+HOW_TO_TENSORS = "The norm of each tensor is not in this run. Telemetry(..., tensors=True) records it at no cost."
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What is said of one run. `name` tells it from the others of the report, `usual` are the norms usual around it."""
+
+    name: str
+    rule: str
+    run: Run
+    usual: list[float]
+    numbers: Numbers
+    verdict: Verdict
+    worst_steps: list[WorstStep]
+    worst_parameters: list[WorstParameter]
+    heat: Heat | None
+    what_if: WhatIf | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The summary as plain data for JSON, where numbers that are not finite are None; without the events."""
+        said = {
+            "run": str(self.run.path),
+            "rule": self.rule,
+            "verdict": asdict(self.verdict),
+            **asdict(self.numbers),
+            "clip_rate": self.numbers.clip_rate,
+            "worst_steps": [asdict(one) for one in self.worst_steps],
+            "worst_parameters": [asdict(one) for one in self.worst_parameters],
+            "what_if": [asdict(one) for one in self.what_if.rows] if self.what_if else [],
+        }
+        found: dict[str, Any] = without_nan(said)
+        return found
+
+
+def summarise(runs: Sequence[Run]) -> list[Summary]:
+    """The summary of each run, in the order given; `ValueError` for none."""
+    if not runs:
+        raise ValueError("a report is about one run or more, got none")
+    return [summary_of(run, name) for run, name in zip(runs, names_of(runs), strict=True)]
+
+
+def summary_of(run: Run, name: str) -> Summary:
+    """The summary of one run that is called `name`."""
+    usual = usual_norms([event.norm_before for event in run])
+    numbers = numbers_of(run, usual, scope_of(run))
+    return Summary(
+        name=name,
+        rule=run[-1].rule if run else str(run.about.get("sentence", "")),
+        run=run,
+        usual=usual,
+        numbers=numbers,
+        verdict=verdict_of(numbers),
+        worst_steps=worst_steps(run, usual),
+        worst_parameters=worst_parameters(run),
+        heat=heat_of(run),
+        what_if=what_if(run),
+    )
+
+
+def scope_of(run: Run) -> str | None:
+    """The scope of the rule as its `run.json` names it; None where that does not say."""
+    rule = run.about.get("rule")
+    scope = rule.get("scope") if isinstance(rule, dict) else None
+    return str(scope["type"]) if isinstance(scope, dict) and "type" in scope else None
+
+
+def names_of(runs: Sequence[Run]) -> list[str]:
+    """The name of each run's folder, or its whole path where two folders have the same name."""
+    short = [run.path.resolve().name or "run" for run in runs]
+    return [str(run.path) if short.count(name) > 1 else name for run, name in zip(runs, short, strict=True)]
+
+
+def without_nan(data: Any) -> Any:
+    """The data with None for the numbers that JSON does not have."""
+    if isinstance(data, dict):
+        return {name: without_nan(value) for name, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [without_nan(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data

@@ -1,0 +1,164 @@
+"""The report in a terminal: the order of the page, with bars and lines of Unicode blocks."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+
+from gradclip.report.bins import counts, log_edges
+from gradclip.report.numbers import acted, broken
+from gradclip.report.summary import HOW_TO_TENSORS, Summary
+from gradclip.report.thin import buckets
+from gradclip.report.tiles import facts_of, tiles_of
+from gradclip.report.verdict import BAD, GOOD, LOOK
+from gradclip.report.what_if import CANNOT_KNOW
+from gradclip.report.words import known, percent, short, shortened, times
+from gradclip.telemetry.event import Event
+
+BLOCKS = " ▁▂▃▄▅▆▇█"
+PAGE, WIDTH, BAR, BINS, LAYERS, NAME = 100, 72, 40, 12, 16, 32
+COLOURS = {GOOD: "32", LOOK: "33", BAD: "31"}
+
+
+def text(summaries: Sequence[Summary], colours: bool = False) -> str:
+    """The report on the runs as lines of text, with colours of a terminal if asked for."""
+    return "\n\n\n".join("\n".join(lines_of(summary, colours)) for summary in summaries)
+
+
+def in_colour() -> bool:
+    """Whether standard output is a terminal that is not asked to do without (NO_COLOR)."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def lines_of(summary: Summary, colours: bool) -> Iterator[str]:
+    """The lines about one run."""
+    verdict, facts = summary.verdict, facts_of(summary)
+    yield plain(summary.name)
+    yield f"\033[1;{COLOURS[verdict.level]}m{verdict.sentence}\033[0m" if colours else verdict.sentence
+    yield from (plain(line) for line in (summary.rule, facts) if line)
+    yield ""
+    yield from columns([(tile.label, tile.value, tile.remark) for tile in tiles_of(summary)])
+    if summary.numbers.largest > 0:
+        yield from titled(
+            "Norm over the steps, the largest of each few, on a logarithmic scale", over_time(summary.run)
+        )
+        yield from titled("How many steps have which norm", histogram(summary))
+    yield from titled("Layers over time, each line from its smallest norm to its largest", layers(summary))
+    yield from titled("Worst steps", worst_steps(summary))
+    yield from titled("Worst parameters", worst_parameters(summary))
+    yield from titled("What if", what_if(summary))
+
+
+def titled(title: str, lines: Iterable[str]) -> Iterator[str]:
+    """The lines under a title, set off by an empty line; nothing where there are none."""
+    found = list(lines)
+    if found:
+        yield from ("", title, *(f"  {line}".rstrip() for line in found))
+
+
+def over_time(run: Sequence[Event]) -> Iterator[str]:
+    """A line of blocks for the norms, and below it where something was clipped, or broken."""
+    parts = [[run[place] for place in bucket] for bucket in buckets(len(run), WIDTH)]
+    tops = [max((event.norm_before for event in part if not broken(event)), default=math.nan) for part in parts]
+    yield sparkline(tops)
+    yield "".join("x" if any(map(broken, part)) else "·" if any(map(acted, part)) else " " for part in parts)
+    finite = [top for top in tops if top > 0]
+    yield f"from {short(min(finite))} to {short(max(finite))}; · clipped or skipped, x NaN or infinity"
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """A block for each value, as high as its logarithm; an empty place for what has none.
+
+    >>> sparkline([1.0, 10.0, 100.0, float("nan")])
+    '▁▄█ '
+    """
+    logs = [math.log10(value) if 0 < value < math.inf else None for value in values]
+    finite = [log for log in logs if log is not None]
+    low, high = min(finite, default=0.0), max(finite, default=0.0)
+    width = max(high - low, 1e-9)
+    return "".join(" " if log is None else BLOCKS[1 + int((log - low) / width * 7)] for log in logs)
+
+
+def histogram(summary: Summary) -> Iterator[str]:
+    """A bar for each bin of norms, and whether it lies below the threshold or above it."""
+    norms = [event.norm_before for event in summary.run]
+    edges = log_edges(norms, BINS)
+    found, limits = counts(norms, edges), summary.numbers.thresholds
+    limit = limits[1] if limits and summary.numbers.whole else math.inf
+    for number, low, high in zip(found, edges, edges[1:], strict=False):
+        mark = " <- threshold" if 10**low <= limit < 10**high else ""
+        bar = "█" * math.ceil(BAR * number / max(found))
+        yield f"{short(10**low):>8} to {short(10**high):<8} {bar:<{BAR}} {number:,}{mark}"
+
+
+def layers(summary: Summary) -> Iterator[str]:
+    """A line of blocks for each layer, the strongest ones where there are many."""
+    heat = summary.heat
+    if heat is None:
+        yield HOW_TO_TENSORS
+        return
+    tops = {row: max((n for n in norms if not math.isnan(n)), default=0.0) for row, norms in enumerate(heat.norms)}
+    for row in sorted(sorted(tops, key=lambda row: -tops[row])[:LAYERS]):
+        cells = [heat.norms[row][bucket.start : bucket.stop] for bucket in buckets(len(heat.spans), BAR)]
+        peaks = [max((norm for norm in cell if not math.isnan(norm)), default=math.nan) for cell in cells]
+        yield f"{plain(shortened(heat.rows[row], NAME)):<{NAME}} {sparkline(peaks)} up to {short(tops[row])}"
+
+
+def worst_steps(summary: Summary) -> Iterator[str]:
+    rows = [
+        (
+            f"{one.step}",
+            short(one.norm_before),
+            ratio(one.ratio),
+            one.outcome,
+            plain(shortened(", ".join(one.tensors), NAME)),
+        )
+        for one in summary.worst_steps
+    ]
+    return columns([("step", "norm", "x usual", "what became of it", "tensor"), *rows]) if rows else iter(())
+
+
+def worst_parameters(summary: Summary) -> Iterator[str]:
+    rows = [
+        (
+            plain(shortened(one.name, NAME)),
+            known(one.largest),
+            "" if one.at_step is None else str(one.at_step),
+            known(one.median),
+            str(one.nonfinite),
+        )
+        for one in summary.worst_parameters
+    ]
+    heading = ("parameter", "largest norm", "at step", "median", "non-finite steps")
+    return columns([heading, *rows]) if rows else iter(())
+
+
+def what_if(summary: Summary) -> Iterator[str]:
+    """The rules that were replayed, and what a replay cannot know."""
+    found = summary.what_if
+    if found is None:
+        return
+    rows = [
+        (one.words, one.rule or "", percent(one.clip_rate), percent(one.kept), short(one.largest)) for one in found.rows
+    ]
+    yield from columns([("threshold or rule", "to write it", "clip rate", "norm kept", "largest let through"), *rows])
+    yield from textwrap.wrap(f"{found.said}{CANNOT_KNOW}", PAGE)
+
+
+def columns(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    """The rows as a table, with every column as wide as its widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def ratio(value: float) -> str:
+    return "" if math.isnan(value) else times(value)
+
+
+def plain(words: str) -> str:
+    """The words without what a terminal would obey: names may hold control characters."""
+    return "".join(letter if letter.isprintable() else "?" for letter in words)

@@ -1,0 +1,64 @@
+"""The tiles of a run: a few numbers, each with what it is and a remark, as every form of the report shows them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gradclip.report.numbers import Numbers, broken
+from gradclip.report.summary import Summary
+from gradclip.report.words import count, known, percent, short
+
+
+@dataclass(frozen=True)
+class Tile:
+    label: str
+    value: str
+    remark: str
+
+
+def tiles_of(summary: Summary) -> list[Tile]:
+    """Steps, clip rate, median and 99th percentile of the norm, non-finite steps, skipped steps."""
+    numbers = summary.numbers
+    return [
+        Tile("Steps", f"{numbers.steps:,}", f"{numbers.first:,} to {numbers.last:,}" if numbers.steps else "none yet"),
+        Tile("Clip rate", percent(numbers.clip_rate), f"{numbers.clipped:,} of {count(numbers.finite, 'finite step')}"),
+        Tile("Median norm", known(numbers.median), threshold_in_words(numbers)),
+        Tile("99th percentile", known(numbers.p99), f"largest norm {known(numbers.largest)}"),
+        Tile("Non-finite steps", f"{numbers.nonfinite:,}", first_broken(summary)),
+        Tile(
+            "Skipped steps",
+            f"{numbers.skipped:,}",
+            "left out by the optimizer" if numbers.skipped else "all were taken",
+        ),
+    ]
+
+
+def threshold_in_words(numbers: Numbers) -> str:
+    """The threshold, or the range of those that changed."""
+    if numbers.thresholds is None:
+        return "no threshold"
+    low, high = map(short, numbers.thresholds)
+    kind = "threshold" if numbers.whole else "thresholds of parts"
+    return f"{kind} {low}" if low == high else f"{kind} {low} to {high}"
+
+
+def first_broken(summary: Summary) -> str:
+    """When the first non-finite step was."""
+    first = next((event.step for event in summary.run if broken(event)), None)
+    return "NaN or infinity: none" if first is None else f"the first is step {first:,}"
+
+
+def facts_of(summary: Summary) -> str:
+    """By what the run was made, so far as it says: the script that was watched, the framework, the engine."""
+    about, run = summary.run.about, summary.run
+    framework = f"{about.get('framework', '')} {about.get('framework_version', '')}".strip()
+    parameters, script = about.get("parameters"), about.get("script")
+    arguments = script.get("arguments", []) if isinstance(script, dict) else []
+    facts = [
+        " ".join(map(str, arguments)),
+        framework,
+        f"gradclip {about['gradclip']}" if "gradclip" in about else "",
+        f"engine {run[-1].engine}" if run and run[-1].engine else "",
+        count(len(parameters), "parameter tensor") if isinstance(parameters, dict) else "",
+    ]
+    return " · ".join(fact for fact in facts if fact)

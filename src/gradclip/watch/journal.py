@@ -1,0 +1,173 @@
+"""What a script did between two steps of an optimizer, and what of it looks wrong: plain data, no framework."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+CALLS = "calls.jsonl"
+SCRIPT = "script"
+"""The file beside the events, and what `run.json` has of the script."""
+
+NORM, VALUE = "norm", "value"
+
+EMPTY = "exhausted-iterator"
+NO_PARAMETERS = "gradients-not-parameters"
+AFTER_STEP = "after-step"
+BEFORE_BACKWARD = "before-backward"
+BEFORE_UNSCALE = "before-unscale"
+MICRO_STEP = "micro-step"
+TWICE = "twice"
+TWO_KNOBS = "two-knobs"
+GROUP_EXCLUDED = "group-excluded"
+SOME_ONLY = "some-parameters-only"
+OVERFLOW = "overflow"
+
+
+def nothing() -> None:
+    """No gradient."""
+
+
+class Backward(NamedTuple):
+    """Gradients were made, or added to those that were there."""
+
+
+class Zeroed(NamedTuple):
+    """The gradients of these parameters were set to zero or taken away."""
+
+    parameters: frozenset[int]
+
+
+class Scaled(NamedTuple):
+    """A GradScaler multiplied the loss by `scale`, which may lie on a device."""
+
+    scale: Any
+
+
+class Unscaled(NamedTuple):
+    """A GradScaler divided the gradients of an optimizer by its scale."""
+
+    optimizer: int
+
+
+class Clip(NamedTuple):
+    """One call of a clipping function. Parameters are known by `id`.
+
+    `where` is the line of the user's code that led to it, `by` the library that made it, if one did. `first` gives the
+    first gradient, while it lives. `norm` is what the call returned, `seen` what was measured before it.
+    """
+
+    function: str
+    kind: str
+    threshold: float
+    order: float
+    where: str
+    by: str = ""
+    parameters: frozenset[int] = frozenset()
+    given: int = 0
+    gradients: int = 0
+    made_of_parameters: bool = True
+    first: Callable[[], object] = nothing
+    norm: Any = None
+    seen: Any = None
+
+    def sentence(self) -> str:
+        """The call as a person would write it."""
+        name = {NORM: "max_norm", VALUE: "clip_value"}[self.kind]
+        return f"{self.function}({name}={self.threshold:g}) at {self.where}" + (f" by {self.by}" if self.by else "")
+
+
+Entry = Backward | Zeroed | Scaled | Unscaled | Clip
+
+
+class Flaw(NamedTuple):
+    """What is wrong, the line of the call, and the library that made it."""
+
+    name: str
+    where: str
+    by: str = ""
+
+
+class Applied(NamedTuple):
+    """A clip that acted on what the optimizer gets, and the loss scale that was on the gradients then."""
+
+    clip: Clip
+    scale: Any = 1.0
+
+
+class Examined(NamedTuple):
+    """The clips that acted on the gradients of a step, and what was wrong since the step before."""
+
+    applied: list[Applied]
+    flaws: list[Flaw]
+
+
+def examine(entries: Iterable[Entry], optimizer: int, parameters: frozenset[int]) -> Examined:
+    """What of `entries`, in their order since the last step of this optimizer, is about it.
+
+    A call belongs to an optimizer if it clips one of its parameters; one that clips no parameter at all belongs to
+    every optimizer. A clip acts on a step if gradients were made before it and not zeroed after it.
+    """
+    made = zeroed = False
+    scale: Any = None
+    last = -1
+    applied: list[Applied] = []
+    flaws: list[Flaw] = []
+    places: list[int] = []
+    for place, entry in enumerate(entries):
+        if isinstance(entry, Backward):
+            made, last = True, place
+        elif isinstance(entry, Zeroed):
+            if entry.parameters & parameters:
+                zeroed, applied, places = True, [], []
+        elif isinstance(entry, Scaled):
+            scale = entry.scale
+        elif isinstance(entry, Unscaled):
+            scale = None if entry.optimizer == optimizer else scale
+        elif entry.parameters & parameters or not (entry.parameters and entry.made_of_parameters):
+            flaw = flaw_of(entry, made, zeroed, scale)
+            if flaw in (None, BEFORE_UNSCALE):
+                flaws += repeated(entry, [one.clip for one in applied], [last > at for at in places])
+                applied.append(Applied(entry, 1.0 if scale is None else scale))
+                places.append(place)
+            if flaw is not None:
+                flaws.append(Flaw(flaw, entry.where, entry.by))
+    return Examined(applied, list(dict.fromkeys(flaws)))
+
+
+def flaw_of(clip: Clip, made: bool, zeroed: bool, scale: Any) -> str | None:
+    """What is wrong with a call by itself, of which only a loss scale lets it act all the same."""
+    if not clip.given:
+        return EMPTY
+    if not clip.made_of_parameters:
+        return NO_PARAMETERS
+    if not made:
+        return BEFORE_BACKWARD if zeroed or not clip.gradients else AFTER_STEP
+    return None if scale is None else BEFORE_UNSCALE
+
+
+def repeated(clip: Clip, before: list[Clip], accumulated: list[bool]) -> list[Flaw]:
+    """What is wrong with a call that clips again what was clipped; `accumulated`: a backward came in between."""
+    for other, more in zip(before, accumulated, strict=True):
+        if other.kind != clip.kind or not other.parameters & clip.parameters:
+            continue
+        if more and other.parameters == clip.parameters and other.first() is not clip.first():
+            continue  # those gradients were given up, and these are new ones
+        if bool(other.by) != bool(clip.by):
+            mine = other if clip.by else clip
+            return [Flaw(TWO_KNOBS, mine.where, other.by or clip.by)]
+        return [Flaw(MICRO_STEP if more else TWICE, clip.where, clip.by)]
+    return []
+
+
+def left_out(groups: list[list[int]], applied: Iterable[Applied]) -> tuple[str | None, list[int]]:
+    """What is wrong with which parameters, those with a gradient in their groups, were clipped; and which were not.
+
+    Where nothing was clipped at all, nothing was left out.
+    """
+    covered = frozenset().union(*(one.clip.parameters for one in applied))
+    missing = [parameter for group in groups for parameter in group if parameter not in covered]
+    if not covered or not missing:
+        return None, []
+    whole = any(group and not covered.intersection(group) for group in groups)
+    return GROUP_EXCLUDED if whole else SOME_ONLY, missing

@@ -1,0 +1,44 @@
+"""Running a script so that it is watched."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from gradclip.watch.start import FOLDER, STEPS
+
+SITE = Path(__file__).parent / "site"
+OPTIONS_OF_PYTHON = ("-m", "-c")
+
+
+def run_watched(command: Sequence[str], folder: Path, steps: int = 0, quiet: bool = False) -> int:
+    """Run `command` with this terminal, recorded to `folder`, and give its exit code.
+
+    `command` is a script of Python with its arguments, or `-m module`, or a program such as torchrun. What it prints
+    goes to the standard error if `quiet`.
+    """
+    path = os.pathsep.join(filter(None, [str(SITE), os.environ.get("PYTHONPATH", "")]))
+    environment = {**os.environ, "PYTHONPATH": path, FOLDER: str(folder.absolute()), STEPS: str(steps)}
+    with subprocess.Popen(whole(command), env=environment, stdout=sys.stderr if quiet else None) as process:
+        while True:
+            try:
+                code = process.wait()
+                return code if code >= 0 else 128 - code  # a signal, as a shell says it
+            except KeyboardInterrupt:
+                continue  # the terminal has told the script as well, which ends in its own way
+
+
+def whole(command: Sequence[str]) -> list[str]:
+    """The command with its Python, if it is not a program of its own."""
+    script = command[0].endswith(".py") or command[0] in OPTIONS_OF_PYTHON
+    return [sys.executable, *command] if script else list(command)
+
+
+def folder_for(command: Sequence[str]) -> Path:
+    """Where a run is recorded if nobody says: named by the script and the time."""
+    name = next((Path(one).stem for one in command if one.endswith(".py")), Path(command[0]).stem.lstrip("-"))
+    return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"

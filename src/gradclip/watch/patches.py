@@ -1,0 +1,134 @@
+"""The places where PyTorch is listened to. What is put there calls what was there, with what it was given."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from gradclip.watch.journal import NORM, VALUE
+
+if TYPE_CHECKING:
+    from gradclip.watch.recorder import Recorder
+
+KINDS = {"clip_grad_norm_": NORM, "clip_grad_value_": VALUE}
+_recorders: list[Recorder] = []
+"""The recorder of this process, once PyTorch is whole."""
+
+
+def wrap_clipping(module: ModuleType) -> None:
+    """Let the clipping functions of `module` tell of their calls."""
+    for name, kind in KINDS.items():
+        setattr(module, name, told(getattr(module, name), name, kind))
+
+
+def told(function: Callable[..., Any], name: str, kind: str) -> Callable[..., Any]:
+    """A clipping function that tells the recorder what it was called with, and what it returned."""
+
+    @functools.wraps(function)
+    def clip(parameters: Any, threshold: Any = None, *args: Any, **kwargs: Any) -> Any:
+        threshold = kwargs.pop({NORM: "max_norm", VALUE: "clip_value"}[kind], threshold)
+        if not _recorders or compiling():
+            return function(parameters, threshold, *args, **kwargs)
+        recorder = _recorders[0]
+        given = [parameters] if hasattr(parameters, "grad") else list(parameters)
+        order = kwargs.get("norm_type", args[0] if args and kind == NORM else 2.0)
+        call = recorder.clips(name, kind, given, threshold, order)
+        # an iterator that had nothing is handed on as it came: PyTorch warns of it
+        norm = function(given or parameters, threshold, *args, **kwargs)
+        if call is not None:
+            recorder.clipped(call, norm)
+        return norm
+
+    return clip
+
+
+def compiling() -> bool:
+    """Whether `torch.compile` is reading this."""
+    import torch
+
+    return torch.compiler.is_compiling()
+
+
+def watch_torch(recorder: Recorder) -> None:
+    """Let optimizers, backward passes and loss scalers tell `recorder`."""
+    import torch
+    from torch.optim import Optimizer, optimizer
+
+    _recorders[:] = [recorder]
+    optimizer.register_optimizer_step_pre_hook(functools.partial(before_step, recorder))
+    optimizer.register_optimizer_step_post_hook(functools.partial(after_step, recorder))
+    for name in ("backward", "grad"):
+        before(torch.autograd, name, lambda *_, **__: recorder.made())
+    before(Optimizer, "zero_grad", lambda own, *_, **__: recorder.zeroed(parameters_of(own)))
+    before(torch.nn.Module, "zero_grad", lambda own, *_, **__: recorder.zeroed(own.parameters()))
+    watch_scaler(torch.amp.GradScaler, recorder)
+
+
+def parameters_of(optimizer: Any) -> list[Any]:
+    """The parameters of an optimizer."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def watch_scaler(scaler: type, recorder: Recorder) -> None:
+    """Let a loss scaler tell when gradients carry its scale, and which steps it leaves out."""
+    before(scaler, "unscale_", lambda own, optimizer: recorder.unscaled(optimizer))
+    scale, step = scaler.scale, scaler.step  # type: ignore[attr-defined]
+
+    @functools.wraps(scale)
+    def scale_and_tell(self: Any, outputs: Any) -> Any:
+        scaled = scale(self, outputs)
+        if self.is_enabled():
+            recorder.scaled(self._scale)
+        return scaled
+
+    @functools.wraps(step)
+    def step_and_tell(self: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
+        inner = getattr(optimizer, "optimizer", optimizer)
+        steps = recorder.steps_of(inner)
+        found = step(self, optimizer, *args, **kwargs)
+        if self.is_enabled() and recorder.steps_of(inner) == steps:
+            recorder.left_out(inner)
+        return found
+
+    scaler.scale, scaler.step = scale_and_tell, step_and_tell  # type: ignore[attr-defined]
+
+
+def before(owner: Any, name: str, tell: Callable[..., None]) -> None:
+    """Tell of each call of `owner.name` before it is made."""
+    function = getattr(owner, name)
+
+    @functools.wraps(function)
+    def tell_and_call(*args: Any, **kwargs: Any) -> Any:
+        if not compiling():
+            tell(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    setattr(owner, name, tell_and_call)
+
+
+def before_step(recorder: Recorder, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The hook before a step. A closure makes the gradients inside it, so the step is noted when it returns."""
+    closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+    if closure is None:
+        recorder.before_step(optimizer)
+        return None
+
+    @functools.wraps(closure)
+    def closure_then_note() -> Any:
+        loss = closure()
+        recorder.before_step(optimizer)
+        recorder.evaluated(optimizer)
+        return loss
+
+    if "closure" in kwargs:
+        return args, {**kwargs, "closure": closure_then_note}
+    return (args[0], closure_then_note, *args[2:]), kwargs
+
+
+def after_step(recorder: Recorder, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """The hook after a step, where a run that has enough steps ends."""
+    recorder.after_step(optimizer)
+    if recorder.enough():
+        raise SystemExit(0)

@@ -1,0 +1,231 @@
+"""The recorder of one process: what the patches tell it becomes a run for each optimizer. It changes no gradient."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import itertools
+import math
+import os
+import sys
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from threading import get_ident
+from typing import Any, ParamSpec
+
+import torch
+from torch.optim import Optimizer
+
+from gradclip.torch.hook import clipper_of
+from gradclip.watch.asked import asked_for
+from gradclip.watch.journal import Backward, Clip, Entry, Scaled, Unscaled, Zeroed, examine, left_out
+from gradclip.watch.names import names_of
+from gradclip.watch.record import Record, claimed
+from gradclip.watch.seen import first_of, see
+from gradclip.watch.steps import Step
+from gradclip.watch.where import caller
+
+MOST_ENTRIES = 10_000
+"""The entries that are kept for an optimizer that does not step."""
+
+P = ParamSpec("P")
+
+
+def harmless(method: Callable[P, Any]) -> Callable[P, Any]:
+    """`method` of a recorder, silent while the recorder is at work itself, and given up with one line if it fails."""
+
+    @functools.wraps(method)
+    def tried(*args: P.args, **kwargs: P.kwargs) -> Any:
+        recorder: Any = args[0]
+        if recorder.failed or recorder.at_work == get_ident():
+            return None
+        recorder.at_work = get_ident()
+        try:
+            return method(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001  # whatever goes wrong here, the training is worth more
+            recorder.failed = True
+            print(f"gradclip watch: nothing more is recorded, {type(error).__name__}: {error}", file=sys.stderr)
+            return None
+        finally:
+            recorder.at_work = 0
+
+    return tried
+
+
+class Watched:
+    """One optimizer: what is known of it, and where its run goes."""
+
+    def __init__(self, optimizer: Optimizer, record: Record | None, position: int) -> None:
+        self.optimizer = weakref.ref(optimizer)
+        self.record = record
+        self.position = position
+        self.steps = 0
+        self.began = False
+        self.names: dict[int, str] = {}
+
+
+class Recorder:
+    """Records each optimizer to a run of its own: the first to `folder`, the others to folders in it.
+
+    After `most` steps of an optimizer the process ends; 0: it does not.
+    """
+
+    def __init__(self, folder: Path, most: int = 0) -> None:
+        self.folder = folder
+        self.most = most
+        self.failed = False
+        self.at_work = 0
+        self._log: deque[Entry] = deque(maxlen=MOST_ENTRIES)
+        self._logged = 0
+        self._watched: dict[int, Watched] = {}
+        atexit.register(self.close)
+
+    @harmless
+    def made(self) -> None:
+        """A backward pass begins."""
+        self._add(Backward())
+
+    @harmless
+    def zeroed(self, parameters: Iterable[torch.Tensor]) -> None:
+        """The gradients of `parameters` are about to be zeroed."""
+        self._add(Zeroed(frozenset(map(id, parameters))))
+
+    @harmless
+    def scaled(self, scale: torch.Tensor) -> None:
+        """A GradScaler has scaled a loss."""
+        self._add(Scaled(scale.detach().clone()))
+
+    @harmless
+    def unscaled(self, optimizer: Any) -> None:
+        """A GradScaler is about to unscale the gradients of an optimizer."""
+        self._add(Unscaled(id(optimizer)))
+
+    @harmless
+    def clips(self, function: str, kind: str, parameters: list[Any], threshold: Any, order: Any) -> Clip:
+        """A clipping function was called and has not acted yet: what there is to know of it."""
+        where, by = caller()
+        order = math.inf if kind == "value" else float(order)
+        tensors = [one for one in parameters if isinstance(one, torch.Tensor)]
+        gradients = sum(p.grad is not None for p in tensors)
+        first = first_of(tensors)
+        clip = Clip(
+            function=function,
+            kind=kind,
+            threshold=float(threshold),
+            order=order,
+            where=where,
+            by=by,
+            parameters=frozenset(map(id, tensors)),
+            given=len(tensors),
+            gradients=gradients,
+            made_of_parameters=bool(gradients) or any(p.requires_grad for p in tensors),
+            first=(lambda: None) if first is None else weakref.ref(first),
+            seen=see(tensors, math.inf if order == math.inf else 2.0),
+        )
+        return clip
+
+    @harmless
+    def clipped(self, clip: Clip, norm: Any) -> None:
+        """The call has acted, and returned `norm`."""
+        self._add(clip._replace(norm=norm))
+
+    @harmless
+    def before_step(self, optimizer: Optimizer) -> None:
+        """An optimizer is about to use its gradients."""
+        watched = self._watched.get(id(optimizer)) or self._new(optimizer)
+        if watched.began:
+            return  # a closure that is evaluated again within one step
+        watched.began = True
+        self._note(watched, optimizer, skipped=False)
+
+    @harmless
+    def after_step(self, optimizer: Optimizer) -> None:
+        """An optimizer has stepped."""
+        watched = self._watched.get(id(optimizer))
+        if watched is None:
+            return
+        clipper = clipper_of(optimizer)
+        if watched.record is not None and clipper is not None and clipper._last is not None:
+            watched.record.take(clipper.last, repr(clipper.rule), watched.steps)
+        watched.began = False
+        watched.steps += 1
+        watched.position = self._logged
+
+    @harmless
+    def evaluated(self, optimizer: Optimizer) -> None:
+        """A closure was evaluated and its gradients were used: what comes is about the next ones."""
+        if (watched := self._watched.get(id(optimizer))) is not None:
+            watched.position = self._logged
+
+    @harmless
+    def left_out(self, optimizer: Any) -> None:
+        """A GradScaler left a step of `optimizer` out."""
+        watched = self._watched.get(id(optimizer)) or self._new(optimizer)
+        self._note(watched, optimizer, skipped=True)
+        watched.steps += 1
+        watched.position = self._logged
+
+    def steps_of(self, optimizer: Any) -> int:
+        """How many steps of `optimizer` were seen."""
+        watched = self._watched.get(id(optimizer))
+        return watched.steps if watched is not None else 0
+
+    def enough(self) -> bool:
+        """Whether an optimizer has made as many steps as were asked for."""
+        return bool(self.most) and any(one.steps >= self.most for one in self._watched.values())
+
+    def close(self) -> None:
+        """Write what is left."""
+        for watched in self._watched.values():
+            if watched.record is not None:
+                watched.record.close()
+
+    def _add(self, entry: Entry) -> None:
+        self._log.append(entry)
+        self._logged += 1
+
+    def _since(self, position: int) -> Iterable[Entry]:
+        return itertools.islice(self._log, max(0, len(self._log) - (self._logged - position)), None)
+
+    def _new(self, optimizer: Optimizer) -> Watched:
+        """Begin to watch an optimizer; only the first of several processes that train together records."""
+        watched = Watched(optimizer, None, 0)
+        if rank() == 0:
+            watched.names = names_of(optimizer)
+            shapes = {watched.names[id(p)]: list(p.shape) for group in optimizer.param_groups for p in group["params"]}
+            watched.record = Record(claimed(self.folder), watched.names)
+            watched.record.begin(type(optimizer).__name__, shapes, asked_for())
+        weakref.finalize(optimizer, self._forget, id(optimizer)).atexit = False
+        self._watched[id(optimizer)] = watched
+        return watched
+
+    def _forget(self, key: int) -> None:
+        """The optimizer is gone, and its `id` may be another's soon."""
+        watched = self._watched.pop(key)
+        if watched.record is not None:
+            watched.record.close()
+
+    def _note(self, watched: Watched, optimizer: Optimizer, skipped: bool) -> None:
+        if watched.record is None or clipper_of(optimizer) is not None:
+            return
+        groups = [[p for p in group["params"] if p.grad is not None] for group in optimizer.param_groups]
+        own = frozenset(id(p) for group in optimizer.param_groups for p in group["params"])
+        examined = examine(self._since(watched.position), id(optimizer), own)
+        orders = {one.clip.order for one in examined.applied}
+        covered = frozenset().union(*(one.clip.parameters for one in examined.applied))
+        rest = see(
+            (p for group in groups for p in group if id(p) not in covered), math.inf if orders == {math.inf} else 2.0
+        )
+        divisor = getattr(optimizer, "grad_scale", None)
+        step = Step(watched.steps, time.time(), examined, rest, 1.0 if divisor is None else divisor, skipped)
+        missing = left_out([[id(p) for p in group] for group in groups], examined.applied)
+        watched.record.note(step, *missing)
+
+
+def rank() -> int:
+    """The number of this process among those that train together."""
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_rank() if distributed else int(os.environ.get("RANK", 0))

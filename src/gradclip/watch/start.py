@@ -1,0 +1,34 @@
+"""The beginning of a watched process: a recorder is set up as soon as the script imports PyTorch, and not before."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from gradclip.watch.finder import After
+
+FOLDER = "GRADCLIP_WATCH"
+STEPS = "GRADCLIP_WATCH_STEPS"
+"""The environment of a watched run: where it is recorded, and after how many steps it ends (0: it is not ended)."""
+
+
+def wait_for_torch() -> None:
+    """Watch what this process does with PyTorch."""
+    sys.meta_path.insert(0, After({"torch.nn.utils.clip_grad": wrap_clipping, "torch": watch}))
+
+
+def wrap_clipping(module: ModuleType) -> None:
+    """Record the calls of PyTorch's clipping functions; here, because modules of PyTorch itself take them by name."""
+    from gradclip.watch.patches import wrap_clipping
+
+    wrap_clipping(module)
+
+
+def watch(module: ModuleType) -> None:
+    """Record the steps of all optimizers."""
+    from gradclip.watch.patches import watch_torch
+    from gradclip.watch.recorder import Recorder
+
+    watch_torch(Recorder(Path(os.environ[FOLDER]), int(os.environ.get(STEPS, 0))))

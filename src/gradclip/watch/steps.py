@@ -1,0 +1,91 @@
+"""From what was recorded of a step to its event: which clip acted hardest, and what it left."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from gradclip.telemetry.event import MOST_OFFENDERS, Event
+from gradclip.watch.journal import NORM, OVERFLOW, Applied, Examined, Flaw
+from gradclip.watch.seen import Seen, joined
+
+EPSILON = 1e-6
+"""What `torch.nn.utils` adds to the norm that it divides by."""
+UNCLIPPED = "the script does not clip"
+
+
+class Step(NamedTuple):
+    """One step of an optimizer as it was recorded; numbers may lie on a device until it is read.
+
+    `rest` are the gradients that no clip has seen, measured as the optimizer got them, `divisor` what it divides them
+    by. `skipped`: GradScaler left the step out.
+    """
+
+    number: int
+    time: float
+    examined: Examined
+    rest: Seen
+    divisor: Any
+    skipped: bool = False
+
+
+class Acted(NamedTuple):
+    """What a clip did, in numbers."""
+
+    sentence: str
+    norm: float
+    threshold: float
+    coefficient: float
+    overflow: Flaw | None
+
+
+def event_and_flaws(step: Step, names: Mapping[int, str]) -> tuple[Event, list[Flaw]]:
+    """The event of a step, and what is wrong with it; this reads the numbers."""
+    read = step.rest.read(float(step.divisor))
+    acted = []
+    for one in step.examined.applied:
+        own = one.clip.seen.read(float(one.scale))
+        acted.append(acted_of(one, own))
+        read = own | read
+    tensors = {names.get(parameter, "?"): norm for parameter, (norm, _) in read.items()}
+    offenders = [names.get(parameter, "?") for parameter, (_, count) in read.items() if count]
+    hardest = min(acted, key=lambda one: one.coefficient, default=None)
+    whole = joined(tensors.values(), step.rest.order)
+    if hardest is None:
+        hardest = Acted(UNCLIPPED, whole, math.inf, 1.0, None)
+    event = Event(
+        step=step.number,
+        rule=hardest.sentence,
+        engine="torch",
+        norm_before=hardest.norm,
+        norm_after=0.0 if step.skipped else left(hardest),
+        threshold=hardest.threshold,
+        coefficient=hardest.coefficient,
+        clipped=not step.skipped and hardest.coefficient < 1.0,
+        skipped=step.skipped,
+        nonfinite=int(sum(count for _, count in read.values())),
+        offenders=tuple(offenders[:MOST_OFFENDERS]),
+        time=step.time,
+        tensors=tensors,
+    )
+    return event, step.examined.flaws + [one.overflow for one in acted if one.overflow]
+
+
+def acted_of(applied: Applied, read: Mapping[int, tuple[float, float]]) -> Acted:
+    """What a clip did to the gradients that were `read` before it."""
+    clip, scale = applied
+    own = clip.order in (2.0, math.inf)
+    norm = joined((n for n, _ in read.values()), clip.order) if own else float(clip.norm) / float(scale)
+    threshold = clip.threshold / float(scale)
+    returned = norm if clip.norm is None else float(clip.norm)
+    finite = not any(count for _, count in read.values())
+    overflow = Flaw(OVERFLOW, clip.where, clip.by) if finite and not math.isfinite(returned) else None
+    divisor = returned / float(scale) + (EPSILON if clip.kind == NORM else 0.0)
+    coefficient = 1.0 if divisor <= threshold else threshold / divisor
+    return Acted(clip.sentence(), norm, threshold, coefficient, overflow)
+
+
+def left(acted: Acted) -> float:
+    """The norm after a clip."""
+    return acted.norm if acted.coefficient == 1.0 else acted.norm * acted.coefficient

@@ -1,0 +1,12 @@
+"""Gives the gradients themselves."""
+
+import torch
+from net import batches, loss_of, net
+
+model = net()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+for batch in batches():
+    optimizer.zero_grad()
+    loss_of(model, batch).backward()
+    torch.nn.utils.clip_grad_norm_([p.grad for p in model.parameters()], 2.0)  # sick
+    optimizer.step()

@@ -1,0 +1,85 @@
+"""Each disease in a small script that has it, and the healthy scripts: run as their users run them."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+import gradclip
+from gradclip.doctor.diseases import DISEASES
+
+SCRIPTS = Path(__file__).parent / "scripts"
+SOURCE = Path(gradclip.__file__).parents[1]
+STEPS = 60
+HEALTHY = sorted(path.stem for path in SCRIPTS.glob("*_healthy.py"))
+SICK = sorted(path.stem for path in SCRIPTS.glob("*.py") if path.stem not in (*HEALTHY, "net"))
+ALSO = {"lightning_two_knobs": {"micro-step", "two-knobs"}, "two_knobs": {"two-knobs"}}
+NEW_FROM = {"after_step": 1, "exhausted_iterator": 1, "non_finite": 40}
+
+
+def doctor(name: str, folder: Path) -> tuple[int, list[dict], str]:
+    """What `gradclip doctor` says of a script, called in the folder of the scripts."""
+    script = [f"{name}.py"]
+    if name.startswith("torchrun"):
+        script = ["-m", "torch.distributed.run", "--nproc-per-node", "2", *script]
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE), "TMPDIR": str(folder), "HF_HUB_OFFLINE": "1"}
+    # the Trainer of transformers writes to the folder "out" where it is started
+    links = [(folder / path.name, path) for path in SCRIPTS.glob("*.py")]
+    for link, path in links:
+        link.symlink_to(path)
+    answer = subprocess.run(
+        [sys.executable, "-m", "gradclip", "doctor", "--json", *script],
+        env=environment, cwd=folder, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert answer.stdout, answer.stderr
+    return answer.returncode, json.loads(answer.stdout), answer.stderr
+
+
+def test_every_disease_has_a_script_and_every_script_a_healthy_twin() -> None:
+    assert {name.replace("_", "-") for name in SICK if name not in ALSO} | {"two-knobs"} == set(DISEASES)
+    assert {f"{name}_healthy" for name in SICK} - {"lightning_two_knobs_healthy"} <= set(HEALTHY)
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+    """The doctor's answer for each script, once it is there; as many are asked at a time as there are processors."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield {name: pool.submit(doctor, name, tmp_path_factory.mktemp(name)) for name in SICK + HEALTHY}
+
+
+@pytest.mark.parametrize("name", SICK)
+def test_a_disease_is_found_where_it_is(name: str, answers) -> None:
+    code, findings, _ = answers[name].result()
+    assert code == 1
+    assert {finding["disease"] for finding in findings} == ALSO.get(name, {name.replace("_", "-")})
+    lines = (SCRIPTS / f"{name}.py").read_text(encoding="utf-8").split("\n")
+    (sick,) = [number for number, line in enumerate(lines, 1) if "# sick" in line]
+    for finding in findings:
+        assert finding["where"] == (f"{name}.py" if name == "never_clipped" else f"{name}.py:{sick}")
+        assert finding["since"] == NEW_FROM.get(name, finding["since"] if name in ("overflow", "never_clipped") else 0)
+        assert 0 < finding["steps"] <= finding["of"]
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_a_healthy_script_is_left_in_peace(name: str, answers) -> None:
+    code, findings, said = answers[name].result()
+    assert findings == []
+    assert code == 0
+    assert "nothing more is recorded" not in said
+
+
+def test_the_words_name_the_line_the_steps_and_the_cure() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
+    answer = subprocess.run(
+        [sys.executable, "-m", "gradclip", "doctor", "twice.py"],
+        env=environment, cwd=SCRIPTS, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert answer.returncode == 1
+    assert re.search(r"twice\.py:18: clips gradients that were clipped already", answer.stdout)
+    assert "in 60 of 60 steps, first in step 0" in answer.stdout
+    assert "cure  keep one of the two calls" in answer.stdout

@@ -1,0 +1,72 @@
+"""For the report: bugs planted, on which its tests are red."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from markupsafe import Markup
+
+import gradclip.report.html
+import gradclip.report.numbers
+import gradclip.report.summary
+import gradclip.report.thin
+import gradclip.report.verdict
+from planting import RED, Plant
+from report import test_numbers, test_page, test_summary, test_thin, test_verdict
+
+
+def every_nth(values, most):
+    return list(range(0, len(values), math.ceil(len(values) / most)))
+
+
+def middle_of_each_bucket(values, most):
+    return [bucket[len(bucket) // 2] for bucket in gradclip.report.thin.buckets(len(values), most)]
+
+
+def without_autoescape(make=gradclip.report.html.environment.__wrapped__):
+    found = make()
+    found.autoescape = False
+    return found
+
+
+def as_it_is(data):
+    return Markup(json.dumps(data))
+
+
+def median_of_all(norms):
+    return [sorted(norms)[len(norms) // 2]] * len(norms)
+
+
+def unchanged(data):
+    return data
+
+
+PLANTS = [
+    Plant("every n-th step is drawn", test_thin.check_spikes_stay, (), gradclip.report.thin, "thin", every_nth),
+    Plant("the middle of each bucket is drawn", test_thin.check_spikes_stay, (),
+          gradclip.report.thin, "thin", middle_of_each_bucket),
+    Plant("names are not escaped", test_page.check_names_are_escaped, (),
+          gradclip.report.html, "environment", without_autoescape),
+    Plant("the data end their script", test_page.check_data_cannot_end_its_script, (),
+          gradclip.report.html, "in_script", as_it_is),
+    Plant("a NaN is written as it is", test_summary.test_the_summary_is_json_without_nan, (),
+          gradclip.report.summary, "without_nan", unchanged, (*RED, ValueError)),
+    Plant("a spike is measured against all steps",
+          test_numbers.test_a_spike_is_measured_against_the_steps_around_it, (),
+          test_numbers, "usual_norms", median_of_all),
+    Plant("a NaN that was zeroed has escaped", test_numbers.test_a_nan_escapes_where_the_step_is_taken_with_it, (),
+          gradclip.report.numbers, "escaped", gradclip.report.numbers.broken),
+    Plant("skipping is not acting", test_verdict.test_skipping_the_spikes_helps_as_well, (),
+          gradclip.report.numbers, "acted", lambda event: event.clipped),
+    Plant("always is never said", test_verdict.check_verdict, ("always",), gradclip.report.verdict, "ALWAYS", 2.0),
+    Plant("a median that is clipped is not often", test_verdict.check_verdict, ("often",),
+          gradclip.report.verdict, "OFTEN", 1.0),
+    Plant("a few steps are enough", test_verdict.check_verdict, ("few",), gradclip.report.verdict, "FEW", 0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.what)
+def test_the_oracle_is_green_and_with_the_bug_red(plant):
+    plant.check()

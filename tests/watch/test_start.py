@@ -1,0 +1,113 @@
+"""How a watched process begins: the finder, names, places in code, and the thresholds that were asked for."""
+
+import argparse
+import dataclasses
+import sys
+import types
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from gradclip.watch.asked import asked_for, thresholds
+from gradclip.watch.finder import After
+from gradclip.watch.names import names_of
+from gradclip.watch.record import claimed
+from gradclip.watch.where import caller, owner
+
+
+def test_a_module_is_told_of_once_it_is_whole(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "waited_for.py").write_text("value = 3\n", encoding="utf-8")
+    (tmp_path / "another.py").write_text("value = 4\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    told: list[int] = []
+    monkeypatch.setattr(sys, "meta_path", [After({"waited_for": lambda one: told.append(one.value)}), *sys.meta_path])
+    __import__("another")
+    assert told == []
+    __import__("waited_for")
+    assert told == [3]
+
+
+def test_a_module_that_is_nowhere_is_nowhere(monkeypatch) -> None:
+    monkeypatch.setattr(sys, "meta_path", [After({"nowhere_at_all": print}), *sys.meta_path])
+    with pytest.raises(ModuleNotFoundError):
+        __import__("nowhere_at_all")
+    assert isinstance(After({"json": print}).find_spec("json"), ModuleSpec)
+
+
+def test_parameters_have_the_names_of_the_outermost_module() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1))
+    wrapped = torch.nn.DataParallel(model)
+    names = names_of(torch.optim.SGD(wrapped.parameters(), lr=0.1))
+    assert list(names.values()) == ["0.weight", "0.bias", "1.weight", "1.bias"]
+
+
+def test_names_of_two_models_differ_and_a_lonely_parameter_has_its_place() -> None:
+    first, second = torch.nn.Linear(2, 1, bias=False), torch.nn.Linear(2, 1, bias=False)
+    lonely = torch.nn.Parameter(torch.zeros(1))
+    names = names_of(torch.optim.SGD([first.weight, second.weight, lonely], lr=0.1))
+    assert list(names.values()) == ["weight", "weight (2)", "group 0, parameter 2"]
+
+
+def test_the_caller_is_the_line_of_the_user() -> None:
+    line = sys._getframe().f_lineno + 1
+    where, by = caller()
+    assert where.endswith(f"test_start.py:{line}")
+    assert by == ""
+
+
+def test_whose_a_file_is() -> None:
+    assert owner(torch.__file__) == "torch"
+    assert owner(pytest.__file__) == "pytest"
+    assert owner(types.__file__) == "python"
+    assert owner(sys.modules["gradclip"].__file__) == "gradclip"
+    assert owner("<frozen runpy>") == "python"
+    assert owner(__file__) == ""
+
+
+THRESHOLDS = ["max_norm", "max_grad_norm", "clip", "grad_clip", "GRAD_CLIP", "gradient_clip_val", "clip_grad_norm"]
+
+
+@pytest.mark.parametrize("name", THRESHOLDS)
+def test_a_name_that_says_threshold(name: str) -> None:
+    assert thresholds(name, 0.5) == [(name, 0.5)]
+
+
+@pytest.mark.parametrize(
+    "name", ["clip_range", "clip_skip", "grad_norm", "eclipse", "clip_model", "norm", "max_length"]
+)
+def test_a_name_that_says_something_else(name: str) -> None:
+    assert thresholds(name, 0.5) == []
+
+
+@pytest.mark.parametrize("value", [0, 0.0, -1.0, True, None, "1.0"])
+def test_a_threshold_is_a_number_above_zero(value) -> None:
+    assert thresholds("max_norm", value) == []
+
+
+@dataclasses.dataclass
+class Config:
+    lr: float = 0.1
+    grad_clip: float = 0.7
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [Config(), {"lr": 0.1, "grad_clip": 0.7}, argparse.Namespace(grad_clip=0.7), SimpleNamespace(grad_clip=0.7)],
+)
+def test_settings_hold_thresholds(settings) -> None:
+    assert thresholds("config", settings) == [("grad_clip", 0.7)]
+
+
+def test_what_a_running_function_was_asked_for() -> None:
+    max_grad_norm = 1.5
+    assert {"name": "max_grad_norm", "value": max_grad_norm} in [
+        {"name": one["name"], "value": one["value"]} for one in asked_for()
+    ]
+
+
+def test_each_run_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    places = [claimed(tmp_path / "run") for _ in range(3)]
+    assert places == [tmp_path / "run", tmp_path / "run" / "run-2", tmp_path / "run" / "run-3"]

@@ -1,0 +1,160 @@
+"""`gradclip watch`, called as a user calls it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import gradclip
+from gradclip.telemetry import read_run
+from gradclip.watch.launch import folder_for, whole
+
+SCRIPTS = Path(__file__).parents[1] / "doctor" / "scripts"
+SOURCE = Path(gradclip.__file__).parents[1]
+EXACT = [
+    "after_step", "before_unscale_healthy", "closure_healthy", "gan_healthy", "micro_step", "non_finite",
+    "overflow", "twice_healthy", "attached_healthy", "lightning_trainer_healthy", "two_knobs_healthy",
+]  # fmt: skip
+
+
+def python(*arguments: str, folder: Path, **options) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
+    return subprocess.run(
+        [sys.executable, *arguments], env=environment, cwd=folder, capture_output=True, text=True, timeout=300,
+        check=False, **options,
+    )  # fmt: skip
+
+
+def watch(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return python("-m", "gradclip", "watch", *arguments, folder=folder)
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_no_bit_of_the_parameters_changes(name: str, tmp_path: Path) -> None:
+    script = str(SCRIPTS / f"{name}.py")
+    plain, watched = python(script, folder=tmp_path), watch("--out", "run", script, folder=tmp_path)
+    assert plain.returncode == watched.returncode == 0, watched.stderr
+    assert "nothing more is recorded" not in watched.stderr
+    (before,), (after,) = (
+        [line for line in said.stdout.split("\n") if "parameters" in line] for said in (plain, watched)
+    )
+    assert after == before
+    assert len(read_run(tmp_path / "run")) >= 60
+
+
+def test_a_run_has_the_norms_the_names_and_what_the_script_clipped(tmp_path: Path) -> None:
+    answer = watch("--out", "run", str(SCRIPTS / "after_step_healthy.py"), folder=tmp_path)
+    run = read_run(tmp_path / "run")
+    assert [event.step for event in run] == list(range(60))
+    assert run[0].rule.startswith("clip_grad_norm_(max_norm=2) at ")
+    assert list(run[0].tensors) == ["0.weight", "0.bias", "2.weight", "2.bias"]
+    assert run.about["script"]["optimizer"] == "SGD"
+    assert run.about["parameters"]["0.weight"] == [16, 8]
+    clipped = [event for event in run if event.clipped]
+    assert clipped
+    assert all(event.norm_before > 2.0 >= event.norm_after > 1.99 for event in clipped)
+    assert all(event.norm_before == event.norm_after <= 2.0 for event in run if not event.clipped)
+    assert f"60 steps of SGD, {len(clipped) / 60:.0%} of them clipped: run" in answer.stderr
+    assert "see it: gradclip report run" in answer.stderr
+
+
+def test_each_optimizer_has_a_run(tmp_path: Path) -> None:
+    watch("--out", "run", str(SCRIPTS / "gan_healthy.py"), folder=tmp_path)
+    judge, maker = read_run(tmp_path / "run"), read_run(tmp_path / "run" / "run-2")
+    assert len(judge) == len(maker) == 60
+    assert (judge[0].threshold, maker[0].threshold) == (0.3, 0.2)
+
+
+def test_steps_that_a_grad_scaler_leaves_out_are_recorded_as_skipped(tmp_path: Path) -> None:
+    watch("--out", "run", str(SCRIPTS / "non_finite_healthy.py"), folder=tmp_path)
+    run = read_run(tmp_path / "run")
+    assert len(run) == 60
+    skipped = [event for event in run if event.skipped]
+    assert [event.step for event in skipped] == list(range(len(skipped))) != []
+    assert all(event.nonfinite and not event.clipped and event.norm_after == 0.0 for event in skipped)
+
+
+def test_what_a_killed_script_has_done_can_be_read(tmp_path: Path) -> None:
+    killed = """
+import os, time, torch
+p = torch.nn.Parameter(torch.ones(2))
+optimizer = torch.optim.SGD([p], lr=0.1)
+for number in range(170):
+    p.grad = torch.ones(2)
+    optimizer.step()
+os.kill(os.getpid(), 9)
+"""
+    (tmp_path / "killed.py").write_text(killed, encoding="utf-8")
+    answer = watch("--out", "run", "killed.py", folder=tmp_path)
+    assert answer.returncode == 128 + signal.SIGKILL
+    # the first step, then fifty at a time: of 170 the last 19 were waiting (more only if it took longer than a second)
+    steps = [event.step for event in read_run(tmp_path / "run")]
+    assert 151 <= len(steps) < 170
+    assert steps == list(range(len(steps)))
+
+
+def test_a_script_is_stopped_after_as_many_steps_as_were_asked_for(tmp_path: Path) -> None:
+    answer = watch("--out", "run", "--steps", "7", str(SCRIPTS / "after_step_healthy.py"), folder=tmp_path)
+    assert answer.returncode == 0
+    assert len(read_run(tmp_path / "run")) == 7
+
+
+def test_a_script_keeps_its_arguments_its_output_and_its_exit_code(tmp_path: Path) -> None:
+    script = "import sys\nprint(sys.argv[1:], __name__)\nsys.exit(5)\n"
+    (tmp_path / "script.py").write_text(script, encoding="utf-8")
+    answer = watch("script.py", "--lr", "3", "--json", folder=tmp_path)
+    assert answer.stdout == "['--lr', '3', '--json'] __main__\n"
+    assert answer.returncode == 5
+    assert "no optimizer of PyTorch made a step" in answer.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_json_is_the_only_thing_on_the_output(tmp_path: Path) -> None:
+    answer = watch("--json", "--steps", "5", "--out", "run", str(SCRIPTS / "twice.py"), folder=tmp_path)
+    told = json.loads(answer.stdout)
+    assert told["exit"] == 0
+    assert told["runs"]["run"]["steps"] == 5
+    assert [finding["disease"] for finding in told["findings"]] == ["twice"]
+
+
+def test_a_sitecustomize_that_was_there_still_runs(tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text("print('mine')\n", encoding="utf-8")
+    (tmp_path / "script.py").write_text("import sitecustomize\nprint(sitecustomize.__file__)\n", encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SOURCE), str(tmp_path / "site")])}
+    answer = subprocess.run(
+        [sys.executable, "-m", "gradclip", "watch", "script.py"],
+        env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert answer.stdout.split("\n")[-3:] == ["mine", str(tmp_path / "site" / "sitecustomize.py"), ""]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "give a script to run"),
+        (("nowhere.py",), "there is no script nowhere.py"),
+        (("no-such-program",), "neither a script, a run nor a program"),
+        (("--out", ".", "script.py"), "there is something already"),
+        (("--steps", "many", "script.py"), "expected a whole number above 0"),
+    ],
+)
+def test_a_mistake_gets_one_line(arguments, said, tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text("", encoding="utf-8")
+    answer = watch(*arguments, folder=tmp_path)
+    assert answer.returncode == 2
+    assert said in answer.stderr
+    assert answer.stderr.count("\n") == 1
+
+
+def test_what_is_run() -> None:
+    assert whole(["train.py", "--lr", "1"]) == [sys.executable, "train.py", "--lr", "1"]
+    assert whole(["-m", "package.train"]) == [sys.executable, "-m", "package.train"]
+    assert whole(["torchrun", "train.py"]) == ["torchrun", "train.py"]
+    assert folder_for(["torchrun", "here/train.py"]).parts[0] == "runs"
+    assert folder_for(["torchrun", "here/train.py"]).name.startswith("train-")
+    assert folder_for(["-m", "package.train"]).name.startswith("m-")
