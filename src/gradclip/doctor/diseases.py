@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from gradclip.watch import journal
+import gradclip.watch.journal as journal
 
 NEVER = "never-clipped"
 OTHER_OPTIMIZER = "one-optimizer-of-several"

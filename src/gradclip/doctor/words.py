@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gradclip.doctor.diagnose import Finding
+from gradclip.doctor.diagnosis import Finding
 
 
 def told(findings: Sequence[Finding]) -> str:

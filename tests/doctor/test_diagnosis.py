@@ -1,0 +1,145 @@
+"""From runs that are written by hand to findings."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from gradclip.cli import main
+from gradclip.doctor import Finding, diagnose
+from gradclip.doctor.diagnosis import ENOUGH, listed
+from gradclip.doctor.words import told
+from gradclip.telemetry import Event, jsonl
+
+CALL = "clip_grad_norm_(max_norm=1) at train.py:9"
+
+
+def event(step: int, norm: float, threshold: float = 1.0, **facts) -> Event:
+    coefficient = min(1.0, threshold / norm) if norm else 1.0
+    return Event(step, CALL, "torch", norm, norm * coefficient, threshold, coefficient, coefficient < 1.0, **facts)
+
+
+def written(folder: Path, events, calls=(), **script) -> Path:
+    """A run with these events and lines of `calls.jsonl`."""
+    sink = jsonl(folder)
+    sink.begin({"parameters": {"weight": [2], "bias": [1]}, "script": {"optimizer": "SGD", "asked": [], **script}})
+    for one in events:
+        sink(one)
+    sink.close()
+    lines = [json.dumps({"flaws": [], "missing": [], **line}) + "\n" for line in calls]
+    (folder / "calls.jsonl").write_text("".join(lines), encoding="utf-8")
+    return folder
+
+
+def found(*arguments, **script) -> dict[str, Finding]:
+    return {finding.disease: finding for finding in diagnose(written(*arguments, **script))}
+
+
+def test_a_flaw_counts_as_long_as_its_line_holds(tmp_path: Path) -> None:
+    flawed = {"calls": [CALL], "flaws": [["twice", "train.py:9", ""]]}
+    lines = [
+        {"step": 0, "calls": [CALL]},
+        {"step": 10, **flawed},
+        {"step": 12, "calls": [CALL]},
+        {"step": 90, **flawed},
+    ]
+    finding = found(tmp_path / "run", [event(i, 0.5 + i % 2) for i in range(100)], lines)["twice"]
+    assert (finding.where, finding.since, finding.steps, finding.of) == ("train.py:9", 10, 2 + 10, 100)
+
+
+@pytest.mark.parametrize(("clipped", "sick"), [(94, False), (95, True), (100, True)])
+def test_from_95_percent_on_a_threshold_is_a_hidden_learning_rate(clipped: int, sick: bool, tmp_path: Path) -> None:
+    events = [event(i, 3.0 if i < clipped else 0.5) for i in range(100)]
+    findings = found(tmp_path / "run", events, [{"step": 0, "calls": [CALL]}])
+    assert ("always-exceeded" in findings) == sick
+    if sick:
+        assert findings["always-exceeded"].steps == clipped
+        assert findings["always-exceeded"].where == "train.py:9"
+
+
+@pytest.mark.parametrize(("largest", "sick"), [(0.09, True), (0.11, False), (0.9, False), (1.1, False)])
+def test_a_threshold_ten_times_above_all_norms_guards_nothing(largest: float, sick: bool, tmp_path: Path) -> None:
+    findings = found(tmp_path / "run", [event(i, largest if i == 30 else 0.05) for i in range(100)])
+    assert ("never-reached" in findings) == sick
+
+
+def test_of_few_steps_nothing_is_said(tmp_path: Path) -> None:
+    assert found(tmp_path / "run", [event(i, 5.0) for i in range(ENOUGH - 1)]) == {}
+    assert "always-exceeded" in found(tmp_path / "more", [event(i, 5.0) for i in range(ENOUGH)])
+
+
+def test_a_step_on_what_is_not_finite_is_one_that_was_not_skipped(tmp_path: Path) -> None:
+    bad = {"nonfinite": 3, "offenders": ("weight",)}
+    events = [event(0, 1.5), event(1, math.nan, **bad, skipped=True), event(2, math.nan, **bad), event(3, 1.5)]
+    finding = found(tmp_path / "run", events)["non-finite"]
+    assert (finding.since, finding.steps) == (2, 1)
+    assert "(weight)" in finding.sentence
+
+
+ASKED = [{"name": "max_norm", "value": 2.0, "where": "train.py"}]
+
+
+def unclipped(norm: float) -> Event:
+    return event(0, norm, math.inf)
+
+
+@pytest.mark.parametrize(("norm", "sick"), [(2.1, True), (2.0, False), (2.000001, False)])
+def test_a_threshold_that_was_asked_for_and_exceeded_was_never_applied(norm, sick, tmp_path: Path) -> None:
+    lines = [{"step": 0, "calls": []}]
+    assert ("never-clipped" in found(tmp_path / "run", [unclipped(norm)], lines, asked=ASKED)) == sick
+
+
+def test_who_clips_in_the_wrong_place_is_not_told_that_nothing_clips(tmp_path: Path) -> None:
+    lines = [{"step": 0, "calls": [], "flaws": [["after-step", "train.py:9", ""]]}]
+    assert set(found(tmp_path / "run", [unclipped(9.0)], lines, asked=ASKED)) == {"after-step"}
+
+
+def test_an_optimizer_beside_one_that_is_clipped(tmp_path: Path) -> None:
+    folder = written(tmp_path / "run", [event(0, 1.5)], [{"step": 0, "calls": [CALL]}])
+    written(folder / "run-2", [unclipped(3.0)], [{"step": 0, "calls": []}], optimizer="Muon")
+    (finding,) = diagnose(folder)
+    assert finding.disease == "one-optimizer-of-several"
+    assert "the Muon that holds weight, bias, one of 2 optimizers" in finding.sentence
+    assert finding.where == "train.py:9"
+
+
+def test_two_optimizers_that_nothing_clips_are_nobodys_mistake(tmp_path: Path) -> None:
+    folder = written(tmp_path / "run", [unclipped(3.0)], [{"step": 0, "calls": []}])
+    written(folder / "run-2", [unclipped(3.0)], [{"step": 0, "calls": []}])
+    assert diagnose(folder) == []
+
+
+def test_a_run_of_telemetry_is_read_as_well(tmp_path: Path) -> None:
+    sink = jsonl(tmp_path / "run")
+    for step in range(60):
+        sink(event(step, 5.0))
+    assert [finding.disease for finding in diagnose(tmp_path / "run")] == ["always-exceeded"]
+
+
+def test_a_torn_last_line_of_the_calls_is_left_out(tmp_path: Path) -> None:
+    folder = written(tmp_path / "run", [event(0, 1.5)], [{"step": 0, "calls": [CALL]}])
+    with open(folder / "calls.jsonl", "a", encoding="utf-8") as file:
+        file.write('{"step": 1, "ca')
+    assert diagnose(folder) == []
+
+
+def test_names_are_listed_once_and_not_all_of_them() -> None:
+    assert listed(["a", "b", "a"]) == "a, b"
+    assert listed(list("abcde")) == "a, b, c and 2 more"
+    assert listed([]) == ""
+
+
+def test_the_command_reads_a_run(tmp_path: Path, capsys) -> None:
+    folder = written(tmp_path / "run", [event(i, 5.0) for i in range(60)], [{"step": 0, "calls": [CALL]}])
+    assert main(["doctor", str(folder)]) == 1
+    assert capsys.readouterr().out.startswith("train.py:9: cuts 100% of the steps")
+    assert main(["doctor", "--json", str(folder)]) == 1
+    assert json.loads(capsys.readouterr().out)[0]["disease"] == "always-exceeded"
+    (tmp_path / "empty").mkdir()
+    assert main(["doctor", str(tmp_path / "empty")]) == 2
+    assert "is no run" in capsys.readouterr().err
+
+
+def test_a_run_without_findings_is_said_to_be_right() -> None:
+    assert told([]) == "nothing is wrong with the clipping"

@@ -1,0 +1,90 @@
+"""For what watches and judges a script: bugs planted, on which its tests are red."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+import gradclip.doctor.diagnosis as diagnosis
+import gradclip.watch.asked as asked
+import gradclip.watch.journal as journal
+import gradclip.watch.seen as seen
+import gradclip.watch.steps as steps
+import gradclip.watch.where as where
+from doctor import test_diagnosis
+from planting import RED, Plant
+from watch import test_journal, test_seen, test_start
+
+
+def in_folder(test, *arguments, **named):
+    """A test that wants a folder, given one of its own at each call."""
+
+    def run():
+        with TemporaryDirectory() as folder:
+            test(*arguments, **named, tmp_path=Path(folder))
+
+    return run
+
+
+def healthy(name):
+    return partial(test_journal.test_what_is_right_has_no_flaw, test_journal.HEALTHY[name])
+
+
+def sick(name):
+    return partial(test_journal.test_what_is_wrong_has_its_name, name)
+
+
+def repeated_whatever_came_between(clip, before, accumulated):
+    return [journal.Flaw(journal.TWICE, clip.where)] if before else []
+
+
+def never_stale(clip, made, zeroed, scale):
+    return None
+
+
+def whose_a_file_is():
+    where.owner.cache_clear()
+    test_start.test_whose_a_file_is()
+
+
+value_test = test_seen.test_clipping_by_value_is_told_by_the_largest_magnitude
+PLANTS = [
+    Plant("a second clip is always the same one", healthy("two halves"), (), journal, "repeated",
+          repeated_whatever_came_between),
+    Plant("gradients that were given up are clipped again", healthy("given up by hand"), (), journal, "repeated",
+          repeated_whatever_came_between),
+    Plant("a clip is never in the wrong place", sick(journal.AFTER_STEP), (), journal, "flaw_of", never_stale),
+    Plant("a clip always finds its gradients", sick(journal.BEFORE_BACKWARD), (), journal, "flaw_of", never_stale),
+    Plant("a scale is never on them", sick(journal.BEFORE_UNSCALE), (), journal, "flaw_of", never_stale),
+    Plant("a sum that became zero is believed", test_seen.test_a_norm_is_that_of_float64, ("tiny", 2.0), seen, "LEAST",
+          -1.0),
+    Plant("the largest magnitude is taken for a norm", value_test, (), steps, "joined", lambda norms, order: 7.0),
+    Plant("nothing is left of what was clipped", test_seen.test_the_event_says_what_pytorch_left, (2.0, 0.5),
+          steps, "left", lambda acted: acted.norm),
+    Plant("every number is a threshold", test_start.test_a_name_that_says_something_else, ("grad_norm",),
+          asked, "NAMED", asked.re.compile(".*")),
+    Plant("a library is the user's", whose_a_file_is, (), where, "PATHS", ()),
+    Plant("a line holds for one step", in_folder(test_diagnosis.test_a_flaw_counts_as_long_as_its_line_holds), (),
+          diagnosis, "watched", lambda folder: diagnosis.Watched(diagnosis.read_run(folder), [
+              (diagnosis.json.loads(line), 1) for line in (folder / "calls.jsonl").read_text().splitlines()])),
+    Plant("few steps are enough", in_folder(test_diagnosis.test_of_few_steps_nothing_is_said), (),
+          diagnosis, "ENOUGH", 1),
+    Plant("a guard that was not needed is sick",
+          in_folder(test_diagnosis.test_a_threshold_ten_times_above_all_norms_guards_nothing, 0.9, False), (),
+          diagnosis, "FAR_BELOW", 1.0),
+    Plant("always is not said",
+          in_folder(test_diagnosis.test_from_95_percent_on_a_threshold_is_a_hidden_learning_rate, 95, True), (),
+          diagnosis, "NEARLY_ALL", 0.99),
+    Plant("what the script clips by itself is not seen",
+          in_folder(test_diagnosis.test_a_threshold_that_was_asked_for_and_exceeded_was_never_applied, 2.000001, False),
+          (), diagnosis, "ABOVE", 1.0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.what)
+def test_the_oracle_is_green_and_with_the_bug_red(plant):
+    plant._replace(red=(*RED, KeyError)).check()
+    where.owner.cache_clear()
