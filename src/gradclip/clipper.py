@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from numbers import Real
 from typing import Any
 
@@ -27,6 +26,7 @@ from gradclip.parts import (
     columns_of,
     gathered,
     gathered_once,
+    measured,
     nothing,
     numbers_of,
     own_bounds_of,
@@ -42,7 +42,15 @@ from gradclip.rules.rule import AnyRule, Carry, checked_rule, rules_in
 from gradclip.rules.sweep import Phase, Sweep, phases_of
 from gradclip.rules.threshold import SecondMoment, State
 from gradclip.telemetry import Telemetry
-from gradclip.verdict import alarming, asks_to_skip, offenders, refuse_nonfinite, warn_nonfinite, warn_unmatched
+from gradclip.verdict import (
+    alarming,
+    asks_to_skip,
+    broken_names,
+    offenders,
+    refuse_nonfinite,
+    warn_nonfinite,
+    warn_unmatched,
+)
 
 STATE_VERSION = 1
 NO_MOMENTS = (
@@ -151,7 +159,7 @@ class Clipper:
 
     def _clip(self, gradients: Gradients, whole: Any, engine: Engine) -> Result:
         """Clip `gradients`, whose batch is `whole`; a step that raises is one that telemetry hears of, too."""
-        result = Result(self.step, engine)
+        result = Result(self.step, engine, gradients.overflow)
         try:
             self._remember(result, self._clip_phases(result, gradients, whole, engine))
         except (NonFiniteGradient, GradientAboveThreshold, TooManySkips) as error:
@@ -184,6 +192,14 @@ class Clipper:
     def _tell(self, result: Result, gradients: Gradients) -> None:
         if self.telemetry is not None and self.tells():
             self.telemetry.note(result, self.rule, gradients)
+
+    def tell_left_out(self, gradients: Gradients, engine: Engine) -> None:
+        """Tell telemetry of a step that a loss scaler leaves out: nothing is measured but which tensors are broken."""
+        if self.telemetry is not None and self.tells():
+            result = Result(self.step, engine)
+            result.settle(True)
+            result.looked_up = broken_names(gradients, gathered(engine, gradients), engine)
+            self.telemetry.note(result, self.rule, gradients, left_out=True)
 
     def tells(self) -> bool:
         """Whether it is this process whose telemetry tells, of those that train together."""
@@ -225,8 +241,6 @@ class Clipper:
         for column, sweep, own in columns:
             if own.across is not None:
                 sweep = apart(sweep)
-            elif self.telemetry is not None and self.telemetry.tensors:
-                sweep = replace(sweep, apart=True)
             batch = whole if own is gradients and whole is not None else gathered(engine, own)
             decided = self._clamped if sweep.elementwise else self._rescaled
             try:
@@ -237,7 +251,8 @@ class Clipper:
 
     def _rescaled(self, key: tuple[int, int], sweep: Sweep, own: Gradients, engine: Engine, batch: Any) -> Work:
         """A sweep of rescaling stages: one measure, then one decision a stage."""
-        measure = engine.measure(batch, sweep.leaf, sweep.norm)
+        tells = self.telemetry is not None and self.telemetry.tensors
+        measure, each = measured(engine, batch, sweep, len(own.tensors) if tells else 0)
         lifted = sweep.keeps_rows and measure.xp is SCALARS
         measure = engine.in_arrays(measure) if lifted else measure  # type: ignore[attr-defined]
         shapes = engine.shapes(batch, sweep.leaf) if sweep.reads_shapes else ()
@@ -258,7 +273,7 @@ class Clipper:
         )
         if lifted:
             plan = plan._replace(coefficient=plan.coefficient.item())
-        part = Part(key, sweep, own.name, shapes, own.divisor, measure, plan, parts, owners)
+        part = Part(key, sweep, own.name, shapes, own.divisor, measure, plan, parts, owners, each)
         return Work(part, batch, False)
 
     def _recalled(

@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from gradclip.decide import either, sides
+from gradclip.decide import combined, either, sides
 from gradclip.engines.base import Engine, Measure, UnsupportedGradient
 from gradclip.result import ALL, Gradients, Part
 from gradclip.rules.arrays import Array, ArrayFunctions
 from gradclip.rules.norm import RMS
 from gradclip.rules.rule import Rule
-from gradclip.rules.scope import Group, Row, rows_of
+from gradclip.rules.scope import Global, Group, Row, Tensor, rows_of
 from gradclip.rules.segments import Segments, segments
 from gradclip.rules.sweep import Phase, Sweep
 from gradclip.rules.threshold import SecondMoment
@@ -67,6 +67,15 @@ def apart(sweep: Sweep) -> Sweep:
                 "tensor or all together, by a norm other than RMS"
             )
     return replace(sweep, apart=True)
+
+
+def measured(engine: Engine, batch: Any, sweep: Sweep, tensors: int) -> tuple[Measure, Measure | None]:
+    """The measure of a sweep; and that of each of so many `tensors`, of the same read, where only all are measured."""
+    if not tensors or not isinstance(sweep.leaf, Global):
+        return engine.measure(batch, sweep.leaf, sweep.norm), None
+    each = engine.measure(batch, Tensor(), sweep.norm)
+    whole, _ = combined(each, sweep.stages[0], Segments(1, [0] * tensors))
+    return engine.in_floats(whole) if hasattr(engine, "in_floats") else whole, each
 
 
 def weights_of(sweep: Sweep, own: Gradients, engine: Engine, shapes: Sequence[tuple[int, ...]]) -> Measure:

@@ -26,7 +26,8 @@ class Gradients(NamedTuple):
     `across` says how to sum up over processes that hold other parts of the gradients. `given` are numbers beside the
     gradients that a rule may read, by name: floats, or arrays [1] of the engine. `moments()` are the second
     moments that the optimizer has of each gradient, None for one that it has not seen yet. `broken` says that a part of
-    the rule which came before met an element that is not finite: then the others learn nothing.
+    the rule which came before met an element that is not finite: then the others learn nothing. `overflow` is above 0
+    where a loss scaler leaves the step out.
     """
 
     tensors: list[Any]
@@ -38,6 +39,7 @@ class Gradients(NamedTuple):
     given: Mapping[str, Any] = {}
     moments: Callable[[], list[Any]] | None = None
     broken: Any = None
+    overflow: Any = None
 
     def only(self, indices: list[int]) -> Gradients:
         """The gradients at `indices`."""
@@ -65,7 +67,8 @@ class Part(NamedTuple):
 
     `key` is the number of the phase and that of the pattern, `ALL` where there are no patterns. A part outlives its
     step, so it knows the names and shapes of the gradients and holds none of them. `owners` says for each stage whose
-    its segments are, where its threshold remembers.
+    its segments are, where its threshold remembers. `each` is the measure of each tensor, if it was asked for where the
+    sweep needs that of all together.
     """
 
     key: tuple[int, int]
@@ -77,6 +80,12 @@ class Part(NamedTuple):
     plan: Plan
     segments: list[Segments]
     owners: Sequence[Owners] = ()
+    each: Measure | None = None
+
+    @property
+    def finest(self) -> tuple[Scope, Measure]:
+        """The finest scope that was measured, and its measure."""
+        return (self.sweep.leaf, self.measure) if self.each is None else (Tensor(), self.each)
 
 
 class Segment(NamedTuple):
@@ -98,17 +107,18 @@ class Result:
     are those of the segment that was clipped hardest; `segments` has each.
     """
 
-    def __init__(self, step: int, engine: Engine) -> None:
+    def __init__(self, step: int, engine: Engine, overflow: Any = None) -> None:
         self.step = step
+        self.overflow = overflow
         self.parts: list[Part] = []
         self.looked_up: list[str] = []
-        self._engine = engine
+        self.source = engine
         self._skipped: bool | None = None
 
     @property
     def engine(self) -> str:
         """The name of the engine that measured and wrote."""
-        return self._engine.name
+        return self.source.name
 
     @cached_property
     def norm_before(self) -> float:
@@ -133,7 +143,7 @@ class Result:
     @cached_property
     def clipped(self) -> bool:
         """Whether any gradient was changed."""
-        return not self.skipped and any({SCALE, ZERO} & actions_of(part, self._engine) for part in self.parts)
+        return not self.skipped and any({SCALE, ZERO} & actions_of(part, self.source) for part in self.parts)
 
     @cached_property
     def nonfinite(self) -> int:
@@ -155,7 +165,7 @@ class Result:
     @cached_property
     def tensors(self) -> dict[str, float]:
         """The norm of each tensor before clipping, in the norm of the first stage, so far as each was measured."""
-        return {name: norm for part in opening(self.parts) for name, norm in _norms_in(part, self.to_host)}
+        return dict(pair for part in opening(self.parts) for pair in _norms_in(part, self.to_host))
 
     @property
     def skipped(self) -> bool:
@@ -176,8 +186,10 @@ class Result:
         self._skipped = skipped
 
     def skip_flags(self) -> list[Array]:
-        """For each stage a flag on the device: whether it asks to skip the step."""
-        return [part.measure.xp.any(decision.action == SKIP) for part in self.parts for decision in part.plan.decisions]
+        """Flags on the device: whether a stage asks to skip the step, for each, and whether a loss scaler does."""
+        pairs = [(part, decision) for part in self.parts for decision in part.plan.decisions]
+        flags = [part.measure.xp.any(decision.action == SKIP) for part, decision in pairs]
+        return flags if self.overflow is None else [*flags, self.overflow > 0]
 
     def __float__(self) -> float:
         return self.norm_before
@@ -192,12 +204,12 @@ class Result:
 
     def to_host(self, array: Array) -> list[float]:
         """The numbers of an array of the engine that served."""
-        return self._engine.to_host(array)
+        return self.source.to_host(array)
 
     @cached_property
     def _taken(self) -> list[Part]:
         """The parts up to the phase that asked to skip; an engine that waits went on, not knowing of it."""
-        asked = [part.key[0] for part in self.parts if SKIP in actions_of(part, self._engine)] if self.skipped else []
+        asked = [part.key[0] for part in self.parts if SKIP in actions_of(part, self.source)] if self.skipped else []
         return [part for part in self.parts if part.key[0] <= min(asked, default=part.key[0])]
 
     @cached_property
@@ -264,7 +276,7 @@ def closing(parts: Sequence[Part]) -> list[tuple[Part, int]]:
 
 def offenders_in(part: Part, to_host: Callable[[Array], list[float]]) -> list[str]:
     """The names of the tensors of a part with a non-finite element; none where a segment measured is of several."""
-    counts = to_host(part.measure.nonfinite)
+    counts = to_host(part.finest[1].nonfinite)
     places = _places(part, len(counts)) if any(counts) else []
     return list(dict.fromkeys(part.name(place) for place, count in zip(places, counts, strict=False) if count))
 
@@ -276,7 +288,7 @@ def actions_of(part: Part, engine: Engine) -> set[float]:
 
 def _places(part: Part, count: int) -> list[int]:
     """The tensor that each of `count` measured segments is of; nothing where a segment is of several tensors."""
-    leaf = part.sweep.leaf
+    leaf, _ = part.finest
     if isinstance(leaf, Row):
         return [index for index, shape in enumerate(part.shapes) for _ in range(rows_of(shape))]
     width = 2 if isinstance(leaf, Element) else 1
@@ -285,12 +297,11 @@ def _places(part: Part, count: int) -> list[int]:
 
 def _norms_in(part: Part, to_host: Callable[[Array], list[float]]) -> list[tuple[str, float]]:
     """The name of each measured tensor and its norm; the largest magnitude where elements were measured."""
-    (rule, *_), leaf, measure = part.sweep.stages, part.sweep.leaf, part.measure
-    sizes = segments(leaf, leaf, part.shapes, None, isinstance(rule.norm, RMS)).sizes
-    elementwise = part.sweep.elementwise
+    rule, elementwise, (leaf, measure) = part.sweep.stages[0], part.sweep.elementwise, part.finest
+    sizes = segments(leaf, leaf, part.shapes, None, sized=True).sizes if isinstance(rule.norm, RMS) else ()
     found = to_host((measure.total if elementwise else norm_of(measure, rule, sizes)) / part.divisor)
     if isinstance(leaf, Tensor):
-        return [(part.name(index), norm) for index, norm in enumerate(found)]
+        return list(zip(map(part.name, range(len(found))), found, strict=True))
     own: dict[int, list[int]] = {}
     for index, place in enumerate(_places(part, len(found))):
         own.setdefault(place, []).append(index)

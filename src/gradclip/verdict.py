@@ -63,8 +63,13 @@ def warn_unmatched(rules: Rules, gradients: Gradients) -> bool:
 
 def refuse_nonfinite(gradients: Gradients, batch: Any, engine: Engine, step: int) -> None:
     """Raise if any gradient is non-finite."""
-    if names := _broken(gradients.name, batch, engine)[0]:
+    if names := broken_names(gradients, batch, engine):
         raise _nonfinite(names, step)
+
+
+def broken_names(gradients: Gradients, batch: Any, engine: Engine) -> list[str]:
+    """The names of the gradients with a non-finite element."""
+    return _broken(gradients.name, batch, engine)[0]
 
 
 def _nonfinite(names: list[str], step: int) -> NonFiniteGradient:

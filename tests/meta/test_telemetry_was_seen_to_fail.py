@@ -9,14 +9,18 @@ from pathlib import Path
 
 import pytest
 
+import gradclip.clipper
 import gradclip.result
 import gradclip.telemetry.folder
-import gradclip.torch
+import gradclip.telemetry.telemetry
+import gradclip.torch.hook
 import gradclip.verdict
 from gradclip import ClipGradByGlobalNorm
+from gradclip.engines.torch import TorchEngine
+from gradclip.result import Result
 from gradclip.telemetry import Event, Telemetry
 from planting import RED, Plant, nothing
-from telemetry import test_event, test_jsonl, test_telemetry
+from telemetry import test_drain, test_event, test_jsonl, test_left_out, test_telemetry
 
 
 def in_folder(check):
@@ -43,6 +47,18 @@ def norms_of_all(part, to_host):
     return [("all", norm) for norm in to_host(part.plan.decisions[0].norm)]
 
 
+def measured_as_one(engine, batch, sweep, tensors):
+    return engine.measure(batch, sweep.leaf, sweep.norm), None
+
+
+def flags_of_stages(self, flags=Result.skip_flags):
+    return flags(self)[: len(self.parts)]
+
+
+def uncounted(self, result, rule, gradients, left_out=False, note=Telemetry.note):
+    note(self, result, rule, gradients)
+
+
 PLANTS = [
     Plant("a NaN is written as it is", test_event.check_round_trip, (replace(test_event.EVENT, norm_before=math.nan),),
           Event, "to_dict", lambda self: {"schema": 1, **asdict(self)}),
@@ -62,6 +78,24 @@ PLANTS = [
           (ClipGradByGlobalNorm(1.0), {"a": 5.0, "b": 2.0}, "torch"), gradclip.result, "_norms_in", norms_of_all),
     Plant("by value all tensors are named", test_telemetry.test_by_value_only_the_tensor_with_an_infinity_is_named,
           (test_telemetry.ENGINES[-1],), gradclip.verdict, "offenders_in", lambda *arguments: []),
+    Plant("tensors are measured as one", test_telemetry.test_the_norm_of_each_tensor_is_told_if_asked_for,
+          (ClipGradByGlobalNorm(1.0), {"a": 5.0, "b": 2.0}, test_telemetry.ENGINES[-1]),
+          gradclip.clipper, "measured", measured_as_one),
+    Plant("a device is read number by number", test_drain.check_a_drain_is_one_copy, (3,),
+          gradclip.telemetry.telemetry, "on_host", list),
+    Plant("what is moved to the host loses its type", test_drain.test_arrays_keep_their_type_and_their_bits, (),
+          TorchEngine, "on_host", lambda self, arrays: [array.double() for array in arrays]),
+    Plant("a result that waits keeps the memory", (test_drain
+          .test_a_result_that_waits_keeps_neither_gradients_nor_the_memory_of_the_rule), (),
+          gradclip.telemetry.telemetry, "light", lambda result: result),
+    Plant("a GradScaler leaves steps out unheard", test_left_out.check_steps_left_out, ("plain",),
+          gradclip.torch.hook.AttachedClipper, "left_out", nothing),
+    Plant("a fused optimizer leaves steps out unheard", test_left_out.check_steps_left_out, ("fused",),
+          gradclip.torch.hook.AttachedClipper, "tell_left_out", nothing),
+    Plant("an overflow on a device is not a skip", test_left_out.check_steps_left_out, ("fused", False, True),
+          Result, "skip_flags", flags_of_stages),
+    Plant("a step left out is not counted", test_left_out.check_steps_left_out, ("plain",),
+          Telemetry, "note", uncounted),
 ]  # fmt: skip
 
 

@@ -109,7 +109,7 @@ PLANTS = [
           traps.test_gradients_that_one_optimizer_gets_after_the_other_stepped_are_clipped_as_well,
           (), AttachedClipper, "_was_clipped", in_turns),
     Plant("scaled and unscaled gradients mix", traps.test_two_optimizers_under_grad_scaler_must_be_unscaled_first,
-          (), door, "_refuse_scaled", nothing),
+          (), door, "refuse_scaled", nothing),
     Plant("attached twice", traps.test_attaching_twice_is_attaching_once, (), door, "already_attached", nothing),
     Plant("another rule joins in", traps.test_another_rule_on_an_attached_optimizer_is_refused_until_detached,
           (), door, "already_attached", nothing),

@@ -1,6 +1,7 @@
 """`gradclip export`: the events of a run as a table or as a document."""
 
 import csv
+import importlib.util
 import json
 import math
 from dataclasses import replace
@@ -36,6 +37,39 @@ def test_csv_has_a_line_for_each_step_and_a_column_for_each_tensor(run, tmp_path
     assert second["tensors.w"] == ""
 
 
+def test_parquet_has_the_same_columns_with_types(run, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    assert main(["export", run, "--parquet", str(tmp_path / "table.parquet")]) == 0
+    table = parquet.read_table(tmp_path / "table.parquet")
+    assert main(["export", run, "--csv", str(tmp_path / "table.csv")]) == 0
+    assert table.column_names == next(csv.reader((tmp_path / "table.csv").open()))
+    types = {name: str(kind) for name, kind in zip(table.column_names, table.schema.types, strict=True)}
+    assert (types["step"], types["norm_before"], types["clipped"]) == ("int64", "double", "bool")
+    assert (types["offenders"], types["tensors.w"]) == ("list<element: string>", "double")
+    first, second = table.to_pylist()
+    assert (first["norm_before"], first["tensors.b"], first["time"]) == (5.0, 4.0, 1.5)
+    assert math.isnan(second["norm_before"])
+    assert (second["threshold"], second["offenders"], second["tensors.w"]) == (math.inf, ["w", "b"], None)
+
+
+def test_a_run_without_an_event_is_a_table_without_a_line(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    (tmp_path / "events.jsonl").touch()
+    assert main(["export", str(tmp_path), "--parquet", str(tmp_path / "table.parquet")]) == 0
+    table = parquet.read_table(tmp_path / "table.parquet")
+    assert (table.num_rows, str(table.schema.field("step").type)) == (0, "int64")
+    assert main(["export", str(tmp_path), "--csv", str(tmp_path / "table.csv")]) == 0
+    assert (tmp_path / "table.csv").read_text() == ",".join(table.column_names) + "\n"
+
+
+def test_parquet_without_pyarrow_gets_one_line(run, capsys, monkeypatch):
+    present = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pyarrow" else present(name))
+    assert main(["export", run, "--parquet", "table.parquet"]) == 2
+    cure = 'gradclip export: --parquet needs pyarrow: pip install "gradclip[parquet]"\n'
+    assert capsys.readouterr().err == cure
+
+
 def test_json_is_one_document_that_holds_the_events(run, capsys):
     assert main(["export", run, "--json"]) == 0
     document = capsys.readouterr().out
@@ -49,6 +83,7 @@ def test_json_is_one_document_that_holds_the_events(run, capsys):
         (["nowhere", "--json"], "is no run: a run is a folder with events.jsonl"),
         (["RUN", "--csv", "/dev/null/table"], "give a file that can be written"),
         (["RUN", "--csv", "/dev/full"], "No space left on device"),
+        (["RUN", "--parquet", "/dev/null/table"], "--parquet /dev/null/table: Not a directory; give a file that can"),
     ],
 )
 def test_a_mistake_gets_one_line_with_the_cure(run, capsys, arguments, cure):
@@ -59,9 +94,16 @@ def test_a_mistake_gets_one_line_with_the_cure(run, capsys, arguments, cure):
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("arguments", [["run"], ["run", "--csv", "a", "--json"]])
-def test_one_form_must_be_chosen(arguments, capsys):
+@pytest.mark.parametrize(
+    ("arguments", "cure"),
+    [
+        ([], "one of the arguments --csv --parquet --json is required"),
+        (["--csv", "a", "--json"], "argument --json: not allowed with argument --csv"),
+        (["--csv", "a", "--parquet", "b"], "argument --parquet: not allowed with argument --csv"),
+    ],
+)
+def test_one_form_must_be_chosen(arguments, cure, capsys):
     with pytest.raises(SystemExit) as stopped:
-        main(["export", *arguments])
+        main(["export", "run", *arguments])
     assert stopped.value.code == 2
-    assert "--json" in capsys.readouterr().err
+    assert cure in capsys.readouterr().err

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from gradclip.telemetry import Event, Metrics, tensorboard, wandb
+from gradclip.telemetry import Event, Metrics, mlflow, tensorboard, wandb
 
 EVENT = Event(7, "all", "cpu", 5.0, 1.0, 1.0, 0.2, True, time=12.0)
 QUIET = replace(EVENT, step=8, norm_before=0.5, norm_after=0.5, coefficient=1.0, clipped=False, nonfinite=3)
@@ -30,6 +30,14 @@ def test_the_rate_is_over_the_last_hundred_steps():
     metrics = Metrics()
     rates = [metrics(EVENT if step < 50 else QUIET)["clip/rate"] for step in range(150)]
     assert (rates[49], rates[99], rates[124], rates[149]) == (1.0, 0.5, 0.25, 0.0)
+
+
+def test_what_something_else_logs_is_left_out():
+    found = Metrics("train/", without=["grad_norm", "clip/rate"])(replace(EVENT, tensors={"w": 3.0}))
+    assert {"train/" + name for name in METRICS} - found.keys() == {"train/grad_norm", "train/clip/rate"}
+    assert found["train/grad_norm/w"] == 3.0
+    with pytest.raises(TypeError, match=r"write \['grad_norm'\]"):
+        Metrics(without="grad_norm")
 
 
 def test_the_norm_of_each_tensor_is_a_metric_of_its_own():
@@ -83,7 +91,9 @@ def test_wandb_has_the_metrics_of_the_last_step(tmp_path, monkeypatch):
     assert list(tmp_path.rglob("*.wandb"))
 
 
-@pytest.mark.parametrize(("sink", "module"), [(lambda: tensorboard("folder"), "tensorboardX"), (wandb, "wandb")])
+@pytest.mark.parametrize(
+    ("sink", "module"), [(lambda: tensorboard("folder"), "tensorboardX"), (wandb, "wandb"), (mlflow, "mlflow")]
+)
 def test_a_package_that_is_missing_is_named_with_the_cure(sink, module, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, module, None)
     with pytest.raises(ModuleNotFoundError, match=f"pip install {module}"):

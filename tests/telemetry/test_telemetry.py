@@ -71,6 +71,42 @@ def test_the_norm_of_each_tensor_is_told_if_asked_for(rule, norms, engine):
     assert event.tensors == pytest.approx(norms, rel=1e-15)
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e-30, 1e30])
+@pytest.mark.parametrize("norm", [gradclip.L2(), gradclip.L1(), gradclip.Linf(), gradclip.Lp(3.0), gradclip.RMS()])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_asked_for_tensors_or_not_the_norm_of_all_and_what_is_written_are_the_same(engine, norm, scale):
+    rule, steps = Rule(norm=norm, threshold=gradclip.Constant(0.5 * scale)), {}
+    for tensors in (False, True):
+        parameters = weights([[3.0 * scale], [-4.0 * scale]], [2.0 * scale, 0.0, 1.0 * scale])
+        (event,), _ = recorded(rule, parameters, tensors=tensors, engine=engine)
+        steps[tensors] = [event.norm_before, event.norm_after, event.coefficient]
+        steps[tensors] += [number for p in parameters.values() for number in p.grad.flatten().tolist()]
+    # The sums are in float64, taken in another order; the gradients are in float32, which may round to a neighbour.
+    assert steps[True][:3] == pytest.approx(steps[False][:3], rel=1e-14)
+    assert steps[True][3:] == pytest.approx(steps[False][3:], rel=2**-23, abs=0.0)
+
+
+def test_a_layer_that_the_model_gains_is_told_by_its_name():
+    model, seen = make_model(), memory()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    attach(optimizer, RULE, model=model, telemetry=Telemetry(seen, tensors=True))
+    train(model, optimizer, 1)
+    model.append(torch.nn.Linear(4, 4))
+    optimizer.add_param_group({"params": list(model[3].parameters())})
+    train(model, optimizer, 1)
+    assert seen[0].tensors.keys() == {"0.weight", "0.bias", "2.weight", "2.bias"}
+    assert seen[1].tensors.keys() == seen[0].tensors.keys() | {"3.weight", "3.bias"}
+
+
+def test_a_parameter_that_the_model_has_not_is_told_by_its_place():
+    model, seen, other = make_model(), memory(), torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([*model.parameters(), other], lr=0.1)
+    attach(optimizer, RULE, model=model, telemetry=Telemetry(seen, tensors=True))
+    other.grad = torch.ones(1)
+    optimizer.step()
+    assert seen[0].tensors == {"group 0, parameter 4": 1.0}
+
+
 @pytest.mark.parametrize("tensors", [False, True])
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_tensors_that_are_not_finite_are_named_at_every_step(engine, tensors):
@@ -227,7 +263,12 @@ def test_what_is_no_sink_and_no_number_of_steps_is_refused(sinks, every):
         Telemetry(*sinks, every=every)
 
 
-def test_norms_of_tensors_and_one_coefficient_through_grad_scale_exclude_each_other():
-    optimizer = torch.optim.AdamW(make_model().parameters(), fused=True)
-    with pytest.raises(ValueError, match="one coefficient"):
-        attach(optimizer, RULE, through_grad_scale=True, telemetry=Telemetry(print, tensors=True))
+@pytest.mark.parametrize("through", [False, True])
+def test_norms_of_tensors_and_one_coefficient_through_grad_scale_go_together(through):
+    model, seen = make_model(), memory()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, fused=True)
+    attach(optimizer, RULE, model=model, through_grad_scale=through, telemetry=Telemetry(seen, tensors=True))
+    train(model, optimizer, 2)
+    assert seen[1].tensors.keys() == {"0.weight", "0.bias", "2.weight", "2.bias"}
+    assert math.hypot(*seen[1].tensors.values()) == pytest.approx(seen[1].norm_before, rel=1e-15)
+    assert seen[1].norm_after == pytest.approx(0.05, rel=1e-15)

@@ -97,7 +97,9 @@ class Engine(Protocol):
 
     An engine may also have `clamp_(batch, low, high) -> Measure`: `measure` at scope `Element` and `map_` with the
     response `Rescale` in one read; and with it `xp`, the array functions that its bounds are made with. One that
-    measures in plain floats has `in_arrays(measure) -> Measure`, for thresholds that remember arrays of [n, G].
+    measures in plain floats has `in_arrays(measure) -> Measure`, for thresholds that remember arrays of [n, G], and the
+    way back, `in_floats(measure) -> Measure`, for one segment that was summed up from several. One that waits may have
+    `on_host(arrays) -> list[Array]`: the same arrays on the host, all of them moved in one copy.
     """
 
     name: str

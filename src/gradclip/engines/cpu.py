@@ -112,6 +112,11 @@ class CpuEngine:
         total, nonfinite, scale = (np.array([float(number)]) for number in numbers)
         return Measure(total, nonfinite, NUMPY, scale)
 
+    def in_floats(self, measure: Measure) -> Measure:
+        """The measure of one segment in floats instead of arrays [1]."""
+        total, nonfinite, scale = (np.ravel(n)[0].item() for n in (measure.total, measure.nonfinite, measure.scale))
+        return Measure(total, nonfinite, SCALARS, scale)
+
     def apply_(self, batch: Batch, scope: Scope, coefficient: Array, zeroes: bool = True) -> None:
         """One read and one write of the segments whose coefficient is not 1."""
         if isinstance(scope, Global):

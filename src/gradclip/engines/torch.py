@@ -180,6 +180,16 @@ class TorchEngine:
     def to_host(self, array: Array) -> list[float]:
         return list(array.tolist()) if isinstance(array, torch.Tensor) and array.ndim else [float(array)]
 
+    def on_host(self, arrays: Sequence[Array]) -> list[Array]:
+        """The arrays on the host, moved in one copy for each device; the widest float holds all that they count."""
+        moved: dict[int, Array] = {}
+        for device in {array.device for array in arrays}:
+            own = [array for array in arrays if array.device == device]
+            flat = torch.cat([array.reshape(-1).to(wide_of(array)) for array in own]).cpu()
+            parts = torch.split(flat, [array.numel() for array in own])
+            moved |= {id(a): part.reshape(a.shape).to(a.dtype) for a, part in zip(own, parts, strict=True)}
+        return [moved[id(array)] for array in arrays]
+
     def _nonfinite(self, batch: Batch, scope: Scope, norms: torch.Tensor) -> torch.Tensor:
         """The non-finite elements of each segment; on an accelerator, where that costs a read, 1 for any number."""
         flags = ~torch.isfinite(norms)

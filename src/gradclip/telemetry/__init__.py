@@ -2,8 +2,21 @@
 
 from gradclip.telemetry.event import Event
 from gradclip.telemetry.folder import jsonl
-from gradclip.telemetry.loggers import Metrics, memory, tensorboard, wandb
+from gradclip.telemetry.loggers import Metrics, lightning, memory, mlflow, tensorboard, wandb
 from gradclip.telemetry.runs import Run, read_run
 from gradclip.telemetry.telemetry import Sink, Telemetry
 
-__all__ = ["Event", "Metrics", "Run", "Sink", "Telemetry", "jsonl", "memory", "read_run", "tensorboard", "wandb"]
+__all__ = [
+    "Event",
+    "Metrics",
+    "Run",
+    "Sink",
+    "Telemetry",
+    "jsonl",
+    "lightning",
+    "memory",
+    "mlflow",
+    "read_run",
+    "tensorboard",
+    "wandb",
+]

@@ -17,8 +17,9 @@ class Event:
     """What one step did; norms and threshold have the unit of the gradient.
 
     `rule` is the rule as a sentence, `offenders` are the names of the first three tensors with a non-finite element,
-    `skipped` says that the optimizer took no step (an error was raised, or the rule left it out), `time` is in seconds
-    since 1970. `tensors` has the norm of each tensor before clipping, if that was asked for.
+    `skipped` says that the optimizer took no step (an error was raised, or the rule or a loss scaler left it out; such
+    steps count in `step`), `time` is in seconds since 1970. `tensors` has the norm of each tensor before clipping, if
+    that was asked for.
 
     >>> event = Event(7, "all tensors together", "cpu", 5.0, 1.0, 1.0, 0.2, True)
     >>> Event.from_dict(event.to_dict()) == event
@@ -51,9 +52,11 @@ class Event:
             data[name] = value
         data["offenders"] = list(self.offenders)
         if self.tensors is not None:
-            strange = {name: norm for name, norm in self.tensors.items() if not math.isfinite(norm)}
-            words += [[TENSORS + name, str(norm)] for name, norm in strange.items()]
-            data["tensors"] = {**self.tensors, **dict.fromkeys(strange)}
+            data["tensors"] = self.tensors
+            if not math.isfinite(sum(self.tensors.values())):
+                strange = {name: norm for name, norm in self.tensors.items() if not math.isfinite(norm)}
+                words += [[TENSORS + name, str(norm)] for name, norm in strange.items()]
+                data["tensors"] = {**self.tensors, **dict.fromkeys(strange)}
         return {**data, "not_finite": words}
 
     @classmethod

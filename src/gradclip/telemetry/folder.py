@@ -17,6 +17,7 @@ EVENTS = "events.jsonl"
 RUN = "run.json"
 RUN_SCHEMA = 1
 BLOCK = 1 << 16
+LINE = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
 
 
 class jsonl:  # noqa: N801  # a sink reads as a function: Telemetry(jsonl("runs/first"))
@@ -48,7 +49,7 @@ class jsonl:  # noqa: N801  # a sink reads as a function: Telemetry(jsonl("runs/
 
     def __call__(self, event: Event) -> None:
         """Append the line of `event`."""
-        line = json.dumps(event.to_dict(), allow_nan=False, separators=(",", ":")).encode() + b"\n"
+        line = LINE.encode(event.to_dict()).encode() + b"\n"
         if self._file is None:
             self.begin({})
         assert self._file is not None

@@ -1,10 +1,13 @@
-"""Sinks for what people look at: a list, TensorBoard, Weights & Biases. `Metrics` has the numbers for any other one."""
+"""Sinks for what people look at: a list, TensorBoard, Weights & Biases, MLflow, Lightning; `Metrics` for any other."""
 
 from __future__ import annotations
 
 import importlib
 import os
+import re
+import time
 from collections import deque
+from collections.abc import Collection
 from typing import Any
 
 from gradclip.telemetry.event import Event
@@ -13,6 +16,12 @@ WINDOW = 100
 """Steps over which `clip/rate` is taken."""
 
 STEP = "clip/step"
+
+EACH = "grad_norm/"
+"""In front of the name of a tensor."""
+
+MOST_METRICS, MOST_SECONDS = 1000, 10.0
+"""What one call of MLflow takes, and how long a number waits for it at most while events come."""
 
 
 class memory(list[Event]):  # noqa: N801  # a sink reads as a function: Telemetry(memory())
@@ -25,6 +34,9 @@ class memory(list[Event]):  # noqa: N801  # a sink reads as a function: Telemetr
 class Metrics:
     """The numbers of one event after another, by the names that are customary, each with `prefix` in front.
 
+    Those `without` are left out, which is for names that something else logs: the Trainer of Hugging Face writes
+    `grad_norm` itself, so there it is `without=["grad_norm"]`.
+
     `grad_norm` is the norm before clipping, `grad_norm_clipped` the one after; `clip/threshold`, `clip/scale` (the
     coefficient), `clip/rate` (the share of clipped steps of the last 100), `clip/nonfinite` (elements), `clip/skipped`
     (0 or 1); `grad_norm/NAME` for each tensor where the events have them.
@@ -33,8 +45,10 @@ class Metrics:
     5.0
     """
 
-    def __init__(self, prefix: str = "") -> None:
-        self.prefix = prefix
+    def __init__(self, prefix: str = "", without: Collection[str] = (), each: str = EACH) -> None:
+        if isinstance(without, str):
+            raise TypeError(f"without is a list of names, got {without!r}: write [{without!r}]")
+        self.prefix, self.without, self._each = prefix, without, each
         self._clipped: deque[bool] = deque(maxlen=WINDOW)
 
     def __call__(self, event: Event) -> dict[str, float]:
@@ -47,19 +61,19 @@ class Metrics:
             "clip/rate": sum(self._clipped) / len(self._clipped),
             "clip/nonfinite": float(event.nonfinite),
             "clip/skipped": float(event.skipped),
-            **{f"grad_norm/{name}": norm for name, norm in (event.tensors or {}).items()},
+            **{self._each + name: norm for name, norm in (event.tensors or {}).items()},
         }
-        return {self.prefix + name: number for name, number in numbers.items()}
+        return {self.prefix + name: number for name, number in numbers.items() if name not in self.without}
 
 
 class tensorboard:  # noqa: N801
     """Writes `Metrics` for TensorBoard to the folder `log_dir`, or to a SummaryWriter that you have; tensorboardX."""
 
-    def __init__(self, log_dir: Any, prefix: str = "") -> None:
+    def __init__(self, log_dir: Any, prefix: str = "", without: Collection[str] = ()) -> None:
         self._where, self._own = log_dir, isinstance(log_dir, str | os.PathLike)
         package = needed("tensorboardX", "tensorboardX") if self._own else None
         self._writer = log_dir if package is None else package.SummaryWriter(str(log_dir))
-        self._metrics = Metrics(prefix)
+        self._metrics = Metrics(prefix, without)
 
     def __call__(self, event: Event) -> None:
         for name, number in self._metrics(event).items():
@@ -82,12 +96,12 @@ class wandb:  # noqa: N801
     its own is not disturbed.
     """
 
-    def __init__(self, run: Any = None, prefix: str = "", **options: Any) -> None:
+    def __init__(self, run: Any = None, prefix: str = "", without: Collection[str] = (), **options: Any) -> None:
+        self._metrics, self._step = Metrics(prefix, without), prefix + STEP
         self._own = run is None
         self._run = needed("wandb", "wandb").init(**options) if run is None else run
-        self._metrics, self._step = Metrics(prefix), prefix + STEP
         self._run.define_metric(self._step, hidden=True)
-        for name in ("grad_norm", "grad_norm_clipped", "clip/*", "grad_norm/*"):
+        for name in ("grad_norm", "grad_norm_clipped", "clip/*", f"{EACH}*"):
             self._run.define_metric(prefix + name, step_metric=self._step)
 
     def __call__(self, event: Event) -> None:
@@ -100,6 +114,72 @@ class wandb:  # noqa: N801
 
     def __repr__(self) -> str:
         return f"wandb({self._run!r})"
+
+
+class mlflow:  # noqa: N801
+    """Logs `Metrics` to MLflow: to the `run` that you have (or its id), to the active one, or to one that is started.
+
+    `options` are those of `mlflow.start_run`. A call of MLflow takes tens of milliseconds, so the numbers of many
+    events go in one: when there are 1000 of them, ten seconds after the first, and at the close. The norms of tensors
+    are `grad_norms/NAME` there, because a store of files has a file `grad_norm`; in names what MLflow refuses is `_`.
+    """
+
+    def __init__(self, run: Any = None, prefix: str = "", without: Collection[str] = (), **options: Any) -> None:
+        self._metrics = Metrics(prefix, without, each="grad_norms/")
+        self._mlflow = needed("mlflow", "mlflow-skinny")
+        found = run or self._mlflow.active_run()
+        self._own = found is None
+        found = found or self._mlflow.start_run(**options)
+        self._run = found if isinstance(found, str) else found.info.run_id
+        self._client = self._mlflow.MlflowClient()
+        self._waiting: list[Any] = []
+        self._since = 0.0
+
+    def __call__(self, event: Event) -> None:
+        self._since = self._since if self._waiting else time.monotonic()
+        metric, when = self._mlflow.entities.Metric, int(1000 * event.time)
+        self._waiting += [
+            metric(re.sub(r"[^\w\-. :/]", "_", name)[:250], number, when, event.step)
+            for name, number in self._metrics(event).items()
+        ]
+        if len(self._waiting) >= MOST_METRICS or time.monotonic() - self._since >= MOST_SECONDS:
+            self._flush()
+
+    def _flush(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for start in range(0, len(waiting), MOST_METRICS):
+            self._client.log_batch(self._run, metrics=waiting[start : start + MOST_METRICS])
+
+    def close(self) -> None:
+        """Send what is left, and end the run if it is ours."""
+        self._flush()
+        active = self._mlflow.active_run()
+        if self._own and active is not None and active.info.run_id == self._run:
+            self._mlflow.end_run()
+
+    def __repr__(self) -> str:
+        return f"mlflow({self._run!r})"
+
+
+class lightning:  # noqa: N801
+    """Logs `Metrics` by `module.log_dict(..., on_step=True, **options)`: to the loggers of its Trainer, to callbacks.
+
+    Lightning takes numbers for the present step of a fit alone: where `Telemetry` reads `every` k steps, the last of
+    them is logged and stays until the next, so there the Trainer's `log_every_n_steps` is best k too; what is read
+    after the fit is left out. A sink such as `jsonl` beside this one has each step.
+    """
+
+    def __init__(self, module: Any, prefix: str = "", without: Collection[str] = (), **options: Any) -> None:
+        self._module, self._options = module, {"on_step": True, "on_epoch": False, **options}
+        self._metrics = Metrics(prefix, without)
+
+    def __call__(self, event: Event) -> None:
+        numbers = self._metrics(event)
+        if self._module.trainer.training:
+            self._module.log_dict(numbers, **self._options)
+
+    def __repr__(self) -> str:
+        return f"lightning({type(self._module).__name__})"
 
 
 def needed(module: str, package: str) -> Any:

@@ -8,11 +8,14 @@ from gradclip.result import Result
 from gradclip.telemetry.event import MOST_OFFENDERS, Event
 
 
-def event_of(result: Result, rule: str, time: float, tensors: bool = False) -> Event:
-    """The event of `result`. A clip that refused before it measured knows no norm, only which tensors are broken."""
-    refused = bool(result.looked_up) and not result.parts
+def event_of(result: Result, rule: str, time: float, tensors: bool = False, left_out: int = 0) -> Event:
+    """The event of `result`, before which a loss scaler has left out so many steps.
+
+    A clip that refused before it measured, and a step that was left out, know no norm, only which tensors are broken.
+    """
+    refused = result.skipped and not result.parts
     return Event(
-        step=int(result.step),
+        step=int(result.step) + left_out,
         rule=rule,
         engine=result.engine,
         norm_before=math.nan if refused else float(result.norm_before),
@@ -21,8 +24,8 @@ def event_of(result: Result, rule: str, time: float, tensors: bool = False) -> E
         coefficient=float(result.coefficient),
         clipped=result.clipped,
         skipped=result.skipped,
-        nonfinite=len(result.offenders) if refused else result.nonfinite,
+        nonfinite=max(1, len(result.offenders)) if refused else result.nonfinite,
         offenders=tuple(result.offenders[:MOST_OFFENDERS]),
         time=time,
-        tensors=result.tensors if tensors else None,
+        tensors=result.tensors if tensors and not refused else None,
     )

@@ -1,17 +1,18 @@
-"""Runs read back: the events of a run, and what they are exported to."""
+"""Runs read back: the events of a run, and what stands beside them."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gradclip.telemetry.event import NAMES, TENSORS, Event
+from gradclip.telemetry.event import Event
 from gradclip.telemetry.folder import EVENTS, RUN
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
 
 HERE = Path()
 
@@ -27,6 +28,23 @@ class Run(list[Event]):
         super().__init__(events)
         self.about = dict(about or {})
         self.path = path
+
+    def plot(self) -> Figure:
+        """The norms over the steps with the threshold, as a Plotly figure; needs `pip install "gradclip[report]"`.
+
+        >>> run = Run([Event(0, "all tensors together", "cpu", 5.0, 1.0, 1.0, 0.2, True)])
+        >>> [trace.name for trace in run.plot().data]
+        ['norm', 'threshold', 'clipped']
+        """
+        from gradclip.report.html import plot
+
+        return plot(self)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the verdict, the tiles and the plot; some 5 MB, for it needs no network."""
+        from gradclip.report.html import fragment
+
+        return fragment(self)
 
 
 def read_run(path: str | os.PathLike[str]) -> Run:
@@ -50,6 +68,13 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     return Run((by_step[step] for step in sorted(by_step)), facts_in(file.parent / RUN), file.parent)
 
 
+def folders_of(path: str | os.PathLike[str]) -> list[Path]:
+    """The folder of a run, and those in it where the runs of further optimizers are."""
+    folder = Path(path)
+    inner = sorted((one.parent for one in folder.glob(f"*/{EVENTS}")), key=lambda one: (len(one.name), one.name))
+    return [folder, *inner]
+
+
 def facts_in(path: Path) -> dict[str, Any]:
     """What a `run.json` says; `ValueError` names one that is none."""
     if not path.exists():
@@ -58,21 +83,3 @@ def facts_in(path: Path) -> dict[str, Any]:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from error
-
-
-def as_json(events: Sequence[Event]) -> str:
-    """The events as one JSON document."""
-    return json.dumps([event.to_dict() for event in events], allow_nan=False)
-
-
-def as_csv(events: Sequence[Event]) -> str:
-    """The events as a table with a line of names; `tensors.NAME` has the norm of a tensor, nan and inf are words."""
-    columns = [name for name in NAMES if name != "tensors"]
-    tensors = list(dict.fromkeys(name for event in events for name in event.tensors or {}))
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow([*columns, *(TENSORS + name for name in tensors)])
-    for event in events:
-        own = {**{name: getattr(event, name) for name in columns}, "offenders": " ".join(event.offenders)}
-        table.writerow([*own.values(), *((event.tensors or {}).get(name, "") for name in tensors)])
-    return text.getvalue()

@@ -17,25 +17,27 @@ from gradclip.errors import GradclipWarning
 from gradclip.result import Gradients, Result
 from gradclip.telemetry.event import Event
 from gradclip.telemetry.observed import event_of
+from gradclip.telemetry.pending import light, on_host
 from gradclip.verdict import user_level
 
 Sink = Callable[[Event], object]
 
 
 class Noted(NamedTuple):
-    """A result that nobody has read yet, and when it was made."""
+    """A result that nobody has read yet, when it was made, and the steps that a loss scaler had left out before."""
 
     result: Result
     time: float
+    left_out: int
 
 
 class Telemetry:
     """Gives an event of every step of one clipper to each of `sinks`, which are functions of an `Event`.
 
-    The results of `every` steps are kept and read together; on an accelerator that is when the host waits for it, so
-    there `every` is best 10 or more. `close()`, the end of a `with` and the end of the interpreter read what is left.
-    `tensors` asks for the norm of each tensor before clipping, which the same read of the gradients gives; the norm of
-    all is then summed up from those, which may change its last bits.
+    The results of `every` steps are kept and read together, on an accelerator in one copy, which is when the host waits
+    for it; so there `every` is best 10 or more. `close()`, the end of a `with` and the end of the interpreter read what
+    is left. `tensors` asks for the norm of each tensor before clipping, which the same read of the gradients gives; the
+    norm of all is then summed up from those, which may change its last bits.
 
     A sink that raises is dropped with a warning, and training goes on. One with a method `begin(about)` is told before
     the first event what is clipped; one with a method `close()` is closed. With several processes rank 0 tells alone.
@@ -61,6 +63,7 @@ class Telemetry:
         self._clipper: Callable[[], object] | None = None
         self._sentence = ""
         self._begun = False
+        self.left_out = 0
 
     def serve(self, clipper: Any) -> None:
         """Be the telemetry of `clipper`, and of no other one: their steps would not be told apart."""
@@ -68,19 +71,24 @@ class Telemetry:
             raise ValueError("this Telemetry has a clipper already: make one for each, with sinks of its own")
         self._clipper, self._sentence = weakref.ref(clipper), repr(clipper.rule)
 
-    def note(self, result: Result, rule: Any, gradients: Gradients) -> None:
-        """Take in the result of a step, and read it if as many as `every` are waiting."""
+    def note(self, result: Result, rule: Any, gradients: Gradients, left_out: bool = False) -> None:
+        """Take in the result of a step, and read it if as many as `every` are waiting.
+
+        A step that was `left_out` by a loss scaler is one that the clipper does not count: the later ones move up.
+        """
         if not self._begun:
             self._begin(about(rule, gradients))
-        self._pending.append(Noted(result, time.time()))
+        self._pending.append(Noted(light(result) if self.every > 1 else result, time.time(), self.left_out))
+        self.left_out += left_out
         if len(self._pending) >= self.every:
             self.drain()
 
     def drain(self) -> None:
         """Read the results that are waiting, and give their events to the sinks."""
         pending, self._pending = self._pending, []
-        for result, when in pending:
-            event = event_of(result, self._sentence, when, self.tensors)
+        results = on_host([noted.result for noted in pending])
+        for result, (_, when, left_out) in zip(results, pending, strict=True):
+            event = event_of(result, self._sentence, when, self.tensors, left_out)
             for sink in self._sinks:
                 self._call(sink, sink, event)
 

@@ -7,12 +7,11 @@ by construction is handled here, one function for each trap.
 from __future__ import annotations
 
 import math
-import sys
 import weakref
+from collections.abc import Mapping
 from typing import Any, Self
 
 import torch
-from torch.amp.grad_scaler import GradScaler, OptState
 from torch.optim import Optimizer
 
 from gradclip.engines.base import Engine
@@ -24,6 +23,7 @@ from gradclip.telemetry import Telemetry
 from gradclip.torch.clipper import Clipper, drop
 from gradclip.torch.parameters import NeedClip, gradients_of, of_optimizers, second_moments
 from gradclip.torch.pinned import PinnedNorm
+from gradclip.torch.scaler import listen, refuse_scaled, stop_listening
 from gradclip.torch.update import PLACES, Before, clip_update, refuse_for_updates, values_before
 from gradclip.verdict import report_nothing
 
@@ -144,8 +144,6 @@ class AttachedClipper(Clipper):
         self, optimizers: list[Optimizer], rule: AnyRule, model: torch.nn.Module | None, options: tuple[Any, ...]
     ) -> None:
         on_nonfinite, max_consecutive_skips, need_clip, engine, through_grad_scale, place, telemetry = options
-        if through_grad_scale and telemetry is not None and telemetry.tensors:
-            raise ValueError("through_grad_scale hands over one coefficient, telemetry of tensors has one for each")
         super().__init__(
             rule,
             on_nonfinite=on_nonfinite,
@@ -168,6 +166,10 @@ class AttachedClipper(Clipper):
         self._clipped: dict[int, list[tuple[torch.Tensor, int]]] = {}
         self._lent: list[tuple[Optimizer, str, Any, torch.Tensor]] = []
         self._pinned = PinnedNorm()
+        self.stepping = False
+        self._told: dict[int, list[tuple[torch.Tensor, int]]] = {}
+        if telemetry is not None:
+            listen(self)
         before, after = map(torch.compiler.disable, (self._before_step, self._after_step))
         self._handles = [optimizer.register_step_pre_hook(before) for optimizer in optimizers]
         self._handles += [optimizer.register_step_post_hook(after) for optimizer in optimizers]
@@ -178,12 +180,24 @@ class AttachedClipper(Clipper):
         """Take the hooks away; the optimizers step as before, and telemetry has heard of all steps so far."""
         self._take_back()
         if self.telemetry is not None:
+            stop_listening(self)
             self.telemetry.drain()
         for handle in self._handles:
             handle.remove()
         for optimizer in self.optimizers:
             if clipper_of(optimizer) is self:
                 del _attached[optimizer]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The memory, as that of every clipper; with telemetry also how many steps a GradScaler has left out."""
+        count = {} if self.telemetry is None else {"left_out": self.telemetry.left_out}
+        return {**super().state_dict(), **count}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up the memory that `state_dict` gave; a memory of another rule is refused."""
+        super().load_state_dict(state)
+        if self.telemetry is not None:
+            self.telemetry.left_out = state.get("left_out", 0)
 
     def __enter__(self) -> Self:
         return self
@@ -193,6 +207,7 @@ class AttachedClipper(Clipper):
 
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The hook. A closure makes the gradients inside the step, so it is wrapped: run it, then clip."""
+        self.stepping = True
         if self._on_update:
             self._before = values_before(optimizer, self.model, self.need_clip)
             return None
@@ -218,7 +233,7 @@ class AttachedClipper(Clipper):
         if loss is not None and "loss" in self.reads_given - self._given.keys():
             self.give(loss=loss)
         if len(self.optimizers) > 1:
-            _refuse_scaled([other for other in self.optimizers if other is not optimizer], optimizer)
+            refuse_scaled([other for other in self.optimizers if other is not optimizer], optimizer)
         if self._spans and torch._C._current_graph_task_id() != -1:
             raise RuntimeError(f"{STEP_IN_BACKWARD} ({self.rule!r})")
         divisor, overflow = getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None)
@@ -234,7 +249,9 @@ class AttachedClipper(Clipper):
         reads = not engine.waits or self.can_raise
         if overflow is not None and reads and float(overflow) > 0:
             self.taken_given()
+            self.left_out(optimizer)
             return  # GradScaler found the overflow and skips this step itself
+        gradients = gradients._replace(overflow=overflow if engine.waits else None)
         if divisor is not None:
             gradients = gradients._replace(divisor=divisor if engine.waits else float(divisor))
         if self._through and len(gradients.tensors) != len(_states_of(optimizer)):
@@ -242,30 +259,31 @@ class AttachedClipper(Clipper):
         self._stepping = optimizer
         result = self.clip_gradients(self.with_given(gradients, engine), engine)
         if self.can_skip:
-            self._skip(result, engine, optimizer, overflow)
-        self._note_clipped(optimizer)
+            self._skip(result, engine, optimizer)
+        self._clipped = self._states_beside(optimizer)
         self._pinned.watch(result, engine)
+
+    def left_out(self, optimizer: Optimizer) -> None:
+        """Hear that GradScaler did not call `optimizer`, because a gradient of it is not finite."""
+        again = _unchanged(optimizer, self._told) or self._was_clipped(optimizer)
+        gradients = gradients_of(of_optimizers(self.optimizers, self.model), self.need_clip)
+        if gradients.tensors and not again:
+            self.tell_left_out(gradients, self.engine_for(gradients))
+            self._told = self._states_beside(optimizer)
 
     def _was_clipped(self, optimizer: Optimizer) -> bool:
         """Whether the gradients of this optimizer are just those that were clipped when another one stepped."""
-        if len(self.optimizers) == 1:
-            return False
-        now, clipped = _states_of(optimizer), self._clipped.pop(id(optimizer), None)
-        if clipped is not None and len(now) == len(clipped):
-            return all(a is b and m == n for (a, m), (b, n) in zip(now, clipped, strict=True))
-        return False
+        return len(self.optimizers) > 1 and _unchanged(optimizer, self._clipped)
 
-    def _note_clipped(self, optimizer: Optimizer) -> None:
-        """Remember what was clipped for the optimizers that have not stepped yet."""
-        others = [other for other in self.optimizers if other is not optimizer]
-        self._clipped = {id(other): _states_of(other) for other in others}
+    def _states_beside(self, optimizer: Optimizer) -> dict[int, list[tuple[torch.Tensor, int]]]:
+        """The gradients of the optimizers that have not stepped yet, as they are now."""
+        return {id(other): _states_of(other) for other in self.optimizers if other is not optimizer}
 
-    def _skip(self, result: Result, engine: Engine, optimizer: Optimizer, overflow: Any) -> None:
+    def _skip(self, result: Result, engine: Engine, optimizer: Optimizer) -> None:
         """Skip the step if the result says so: on the device where the optimizer can, else by taking gradients away."""
         alone = len(self.optimizers) == 1 and getattr(optimizer, "_step_supports_amp_scaling", False)
         if engine.waits and alone:
             flags = [flag.reshape(()).to(torch.float32) for flag in result.skip_flags()]
-            flags += [] if overflow is None else [overflow.reshape(()).to(torch.float32)]
             self._lend(optimizer, "found_inf", torch.stack(flags).amax())
         elif result.skipped:
             drop([p for other in self.optimizers for group in other.param_groups for p in group["params"]])
@@ -320,6 +338,14 @@ def _states_of(optimizer: Optimizer) -> list[tuple[torch.Tensor, int]]:
     return [(g, 0 if g.is_inference() else g._version) for g in every if g is not None]
 
 
+def _unchanged(optimizer: Optimizer, known: dict[int, list[tuple[torch.Tensor, int]]]) -> bool:
+    """Whether the gradients of an optimizer are as they are `known`, which is forgotten."""
+    now, before = _states_of(optimizer), known.pop(id(optimizer), None)
+    if before is None or len(now) != len(before):
+        return False
+    return all(a is b and m == n for (a, m), (b, n) in zip(now, before, strict=True))
+
+
 def _spans_tensors(rule: AnyRule) -> bool:
     return any(isinstance(one.scope, Global | Group) for one in rules_in(rule))
 
@@ -335,27 +361,3 @@ def refuse_through(optimizers: list[Optimizer], phases: tuple[Phase, ...], rule:
         raise ValueError("through_grad_scale cannot write zeros: take another response or on_nonfinite, or scale here")
     if len(optimizers) > 1 or not getattr(optimizers[0], "_step_supports_amp_scaling", False):
         raise ValueError("through_grad_scale needs one fused optimizer: torch.optim.AdamW(..., fused=True)")
-
-
-def _refuse_scaled(others: list[Optimizer], stepping: Optimizer) -> None:
-    """Under a GradScaler the others' gradients still carry the loss scale unless they were unscaled first."""
-    scaler = _calling(GradScaler)
-    if scaler is None or not scaler.is_enabled():
-        return
-    fused = getattr(stepping, "grad_scale", None) is not None
-    stages = [scaler._per_optimizer_states[id(other)]["stage"] for other in others]
-    if fused or OptState.READY in stages:
-        raise RuntimeError(
-            "several optimizers under one norm need unscaled gradients: call scaler.unscale_(optimizer) for each of "
-            "them before the first scaler.step(...)"
-        )
-
-
-def _calling(kind: type[GradScaler]) -> GradScaler | None:
-    """The scaler whose `step` is calling, if one is: PyTorch hands it to no hook."""
-    frame, depth = sys._getframe(1), 0
-    while frame is not None and depth < 30:
-        if isinstance(found := frame.f_locals.get("self"), kind):
-            return found
-        frame, depth = frame.f_back, depth + 1  # type: ignore[assignment]
-    return None

@@ -1,0 +1,66 @@
+"""Results that wait to be read: what they keep meanwhile, and how their numbers come to the host together."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+
+from gradclip.decide import Plan
+from gradclip.engines.base import Measure
+from gradclip.result import Part, Result
+from gradclip.rules.arrays import Array
+
+
+def light(result: Result) -> Result:
+    """`result` with what can be read of it, and without the memory of the rule and what was only for writing."""
+    return with_arrays(result, lambda array: array)
+
+
+def on_host(results: Sequence[Result]) -> list[Result]:
+    """The results with their numbers on the host; an engine that waits for a device moves them in one copy."""
+    found: dict[int, Array] = {}
+    far = [result for result in results if moves(result)]
+    for result in far:
+        with_arrays(result, lambda array: found.setdefault(id(array), array))
+    if not found:
+        return list(results)
+    moved = dict(zip(found, far[0].source.on_host(list(found.values())), strict=True))  # type: ignore[attr-defined]
+    return [with_arrays(result, lambda array: moved.get(id(array), array)) for result in results]
+
+
+def moves(result: Result) -> bool:
+    """Whether the numbers of a result lie on a device from which its engine moves many at once."""
+    return result.source.waits and hasattr(result.source, "on_host")
+
+
+def with_arrays(result: Result, given: Callable[[Array], Array]) -> Result:
+    """A copy of `result` with other arrays for those that it reads; plain numbers stay."""
+
+    def array(value: Array) -> Array:
+        return value if value is None or isinstance(value, float | int) else given(value)
+
+    def measure(own: Measure) -> Measure:
+        return own._replace(total=array(own.total), nonfinite=array(own.nonfinite), scale=array(own.scale))
+
+    def part(own: Part) -> Part:
+        decisions = [
+            one._replace(
+                norm=array(one.norm),
+                threshold=array(one.threshold),
+                coefficient=array(one.coefficient),
+                action=array(one.action),
+                state={},
+            )
+            for one in own.plan.decisions
+        ]
+        return own._replace(
+            measure=measure(own.measure),
+            each=None if own.each is None else measure(own.each),
+            divisor=array(own.divisor),
+            plan=Plan(None, decisions),
+            owners=(),
+        )
+
+    other = copy.copy(result)
+    other.parts, other.overflow = list(map(part, result.parts)), array(result.overflow)
+    return other

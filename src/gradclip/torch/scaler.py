@@ -1,0 +1,91 @@
+"""GradScaler: found among the callers of a step, and heard when it leaves a step out."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import weakref
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from torch.amp.grad_scaler import GradScaler, OptState
+from torch.optim import Optimizer
+
+
+class Listener(Protocol):
+    """Who is told of the steps that a GradScaler leaves out."""
+
+    optimizers: list[Optimizer]
+    stepping: bool
+    """Set where an optimizer of these begins to step."""
+
+    def left_out(self, optimizer: Optimizer) -> None:
+        """Hear that the optimizer was not called, because a gradient of it is not finite."""
+
+
+_listeners: weakref.WeakSet[Listener] = weakref.WeakSet()
+_wrapped: list[Callable[..., Any]] = []
+"""While `GradScaler.step` is wrapped: what it was, and what it is."""
+
+
+def listen(listener: Listener) -> None:
+    """Tell `listener` of each step that a GradScaler leaves out; `GradScaler.step` is wrapped while anybody listens."""
+    _listeners.add(listener)
+    weakref.finalize(listener, unwrap).atexit = False
+    if not _wrapped:
+        _wrapped[:] = GradScaler.step, telling(GradScaler.step)
+        GradScaler.step = _wrapped[1]  # type: ignore[method-assign]
+
+
+def stop_listening(listener: Listener) -> None:
+    """Tell `listener` no more."""
+    _listeners.discard(listener)
+    unwrap()
+
+
+def unwrap() -> None:
+    """Make `GradScaler.step` what it was, if nobody listens and nobody else has wrapped it since."""
+    if not list(_listeners) and _wrapped and GradScaler.step is _wrapped[1]:
+        GradScaler.step = _wrapped[0]  # type: ignore[method-assign]
+        _wrapped.clear()
+
+
+def telling(step: Callable[..., Any]) -> Callable[..., Any]:
+    """`GradScaler.step`, which leaves a step out without a word, so that the listener of the optimizer is told."""
+
+    @functools.wraps(step)
+    def step_and_tell(self: GradScaler, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
+        listener = next((one for one in _listeners if any(own is optimizer for own in one.optimizers)), None)
+        if listener is None or not self.is_enabled():
+            return step(self, optimizer, *args, **kwargs)
+        listener.stepping = False
+        returned = step(self, optimizer, *args, **kwargs)
+        if not listener.stepping:
+            listener.left_out(optimizer)
+        return returned
+
+    return step_and_tell
+
+
+def refuse_scaled(others: list[Optimizer], stepping: Optimizer) -> None:
+    """Under a GradScaler the others' gradients still carry the loss scale unless they were unscaled first."""
+    scaler = _calling(GradScaler)
+    if scaler is None or not scaler.is_enabled():
+        return
+    fused = getattr(stepping, "grad_scale", None) is not None
+    stages = [scaler._per_optimizer_states[id(other)]["stage"] for other in others]
+    if fused or OptState.READY in stages:
+        raise RuntimeError(
+            "several optimizers under one norm need unscaled gradients: call scaler.unscale_(optimizer) for each of "
+            "them before the first scaler.step(...)"
+        )
+
+
+def _calling(kind: type[GradScaler]) -> GradScaler | None:
+    """The scaler whose `step` is calling, if one is: PyTorch hands it to no hook."""
+    frame, depth = sys._getframe(1), 0
+    while frame is not None and depth < 30:
+        if isinstance(found := frame.f_locals.get("self"), kind):
+            return found
+        frame, depth = frame.f_back, depth + 1  # type: ignore[assignment]
+    return None
