@@ -17,6 +17,7 @@ from gradclip.experiments import show_comparison
 from gradclip.experiments.tasks import TASKS, bias, task_called
 
 SOURCE = Path(gradclip.__file__).parents[1]
+NAMES = ["demo", "watch", "doctor", "report", "suggest", "compare", "methods", "export", "completion"]
 
 
 def call(*arguments: str, program: tuple[str, ...] = ("-m", "gradclip")) -> subprocess.CompletedProcess[str]:
@@ -30,10 +31,24 @@ def test_version() -> None:
     assert call("--version").stdout == f"gradclip {gradclip.__version__}\n"
 
 
-def test_help_names_the_demo() -> None:
+def test_help_has_a_line_for_each_command_and_says_the_exit_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     answer = call("--help")
+    listed = answer.stdout.partition("COMMAND\n")[2].partition("\n\n")[0].splitlines()
     assert answer.returncode == 0
-    assert "demo" in answer.stdout
+    assert [line.split()[0] for line in listed] == NAMES
+    assert all(len(line.split()) > 5 for line in listed)
+    assert "Exit codes: 0 " in answer.stdout
+    assert "130 interrupted" in answer.stdout
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_command_has_json_and_a_description(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([name, "--help"])
+    told = capsys.readouterr().out
+    assert "--json" in told
+    assert len(told.partition("\n\n")[2].partition("\n\n")[0]) > 40
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -63,7 +78,14 @@ def test_help_takes_less_than_150_ms() -> None:
     ("arguments", "cure"),
     [
         ([], "COMMAND"),
-        (["dmeo"], "demo"),
+        (["dmeo"], "there is no command 'dmeo', did you mean demo?"),
+        (["Report"], "did you mean report?"),
+        (["xyzzy"], "there are demo, watch,"),
+        (["demo", "--sede", "1"], "gradclip demo: there is no option --sede, did you mean --seed?"),
+        (["demo", "--ouut=x"], "did you mean --out?"),
+        (["demo", "here"], "gradclip demo: 'here' is one argument too many; see gradclip demo --help"),
+        (["report"], "are required: RUN; see gradclip report --help"),
+        (["completion", "fish"], "choose from 'bash', 'zsh', 'tcsh'"),
         (["demo", "--seed", "x"], "a whole number from 0"),
         (["demo", "--seed", "-1"], "a whole number from 0"),
         (["demo", "--seed", str(2**40)], "a whole number from 0"),

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
+import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,6 +20,22 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(MISTAKE, f"{self.prog}: {message}; see {self.prog} --help\n")
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """What the arguments say; one that nobody knows is a mistake in the command that it stands behind."""
+        options, unknown = super().parse_known_args(args, namespace)
+        if unknown and unknown[0].startswith("-"):
+            known = re.findall(r"--[\w-]+", f"--help {self.format_usage()}")
+            self.error(f"there is no option {unknown[0]}{meant(unknown[0], known)}")
+        if unknown:
+            self.error(f"{unknown[0]!r} is one argument too many")
+        return options, []
+
+
+def meant(word: str, words: Iterable[str]) -> str:
+    """The question whether the nearest of `words` was meant; nothing where none is near."""
+    near = difflib.get_close_matches(word.partition("=")[0].lower(), words, n=1)
+    return f", did you mean {near[0]}?" if near else ""
+
 
 def mistake(message: str, command: str) -> int:
     print(f"gradclip {command}: {message}", file=sys.stderr)
@@ -25,6 +44,19 @@ def mistake(message: str, command: str) -> int:
 
 def add_json(form: Any) -> None:
     form.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
+
+
+def add_script(form: Any, metavar: str, meaning: str) -> None:
+    """A script with its arguments as `script`: a file, a program, or `-m MODULE`."""
+    form.add_argument("script", nargs=argparse.REMAINDER, metavar=metavar, help=meaning)
+    form.add_argument("-m", dest="module", nargs=argparse.REMAINDER, metavar="MODULE", help="run a module instead")
+    form.add_argument("--steps", type=count, default=0, metavar="N", help="stop the script after N optimizer steps")
+
+
+def script_in(options: argparse.Namespace) -> list[str]:
+    """The command that `add_script` took."""
+    given = options.script[1:] if options.script[:1] == ["--"] else list(options.script)
+    return ["-m", *options.module] if options.module else given
 
 
 def count(text: str) -> int:

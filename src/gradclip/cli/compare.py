@@ -15,7 +15,7 @@ from gradclip.cli.common import add_json, count, mistake, no_folder
 def add(commands: Any) -> None:
     compare = commands.add_parser(
         "compare",
-        help="train one task under several rules and see which is better; without a task, list them",
+        help="see which of several rules trains a task best",
         description="Trains a task under several rules on the same seeds, and shows a table with the differences that "
         "are noise called so, and what became of the published claims.",
     )

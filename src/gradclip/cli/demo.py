@@ -20,7 +20,7 @@ DEMO_NEEDS = {
 def add(commands: Any) -> None:
     demo = commands.add_parser(
         "demo",
-        help="train without and with clipping, side by side, and see the difference (about a minute)",
+        help="see training without and with clipping, side by side",
         description="Trains an exploding net and a character RNN without and with clipping, and shows what happened in "
         "a table, a sentence and a picture. Exit code 0: as described; 1: not, with the reasons.",
     )

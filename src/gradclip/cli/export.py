@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -12,28 +13,34 @@ from gradclip.cli.common import add_json, mistake
 def add(commands: Any) -> None:
     export = commands.add_parser(
         "export",
-        help="write the events of a run as CSV or JSON",
-        description="Writes the events of a run, which jsonl(RUN) recorded, as a table or as one JSON document.",
+        help="take a run to other programs: as CSV, Parquet or JSON",
+        description="Writes the events of a run, which jsonl(RUN) recorded, as a table with a line for each step or as "
+        "one JSON document.",
     )
     export.add_argument("run", type=Path, metavar="RUN", help="the folder of the run")
     form = export.add_mutually_exclusive_group(required=True)
-    form.add_argument("--csv", type=Path, metavar="FILE", help="write a table with a line for each step to FILE")
+    form.add_argument("--csv", type=Path, metavar="FILE", help="write the table to FILE as CSV")
+    form.add_argument("--parquet", type=Path, metavar="FILE", help="write the table to FILE as Parquet, typed")
     add_json(form)
     export.set_defaults(command=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    from gradclip.telemetry.runs import as_csv, as_json, read_run
+    from gradclip.telemetry.export import as_csv, as_json, as_parquet
+    from gradclip.telemetry.runs import read_run
 
+    if options.parquet and importlib.util.find_spec("pyarrow") is None:
+        return mistake('--parquet needs pyarrow: pip install "gradclip[parquet]"', "export")
     try:
         events = read_run(options.run)
     except (OSError, ValueError) as error:
         return mistake(str(error), "export")
     if options.json:
-        print(as_json(events))
+        print(as_json(events).decode())
         return 0
+    name, file = ("--parquet", options.parquet) if options.parquet else ("--csv", options.csv)
     try:
-        options.csv.write_text(as_csv(events), encoding="utf-8")
+        file.write_bytes(as_parquet(events) if options.parquet else as_csv(events))
     except OSError as error:
-        return mistake(f"--csv {options.csv}: {error.strerror}; give a file that can be written", "export")
+        return mistake(f"{name} {file}: {error.strerror}; give a file that can be written", "export")
     return 0

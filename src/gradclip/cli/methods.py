@@ -12,7 +12,7 @@ from gradclip.cli.common import add_json, mistake
 def add(commands: Any) -> None:
     methods = commands.add_parser(
         "methods",
-        help="list the clipping methods, or explain one: formula, defaults, memory, source",
+        help="list the clipping methods, or have one explained",
         description="Lists the clipping methods; with a NAME it explains one.",
     )
     methods.add_argument("name", nargs="?", metavar="NAME", help="for example ZClip")

@@ -1,0 +1,65 @@
+"""`gradclip completion`: what a shell needs to complete commands, options, methods and tasks."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+from gradclip.cli.common import add_json, mistake
+
+SHELLS = ("bash", "zsh", "tcsh")
+
+
+def add(commands: Any) -> None:
+    completion = commands.add_parser(
+        "completion",
+        help="let your shell complete what you type",
+        description="Prints the script by which a shell completes commands, options, methods and tasks. In bash: "
+        '`eval "$(gradclip completion bash)"` in ~/.bashrc; in zsh: `gradclip completion zsh > _gradclip` in a folder '
+        "of $fpath; in tcsh: `gradclip completion tcsh > ~/.gradclip.csh` and `source` that in ~/.tcshrc.",
+    )
+    completion.add_argument("shell", choices=SHELLS, help="the shell that you use")
+    add_json(completion)
+    completion.set_defaults(command=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    if importlib.util.find_spec("shtab") is None:
+        return mistake('it needs shtab: pip install "gradclip[completion]"', "completion")
+    script = script_for(options.shell)
+    print(json.dumps({"shell": options.shell, "script": script}) if options.json else script)
+    return 0
+
+
+def script_for(shell: str) -> str:
+    """The script for `shell`, with the words and files that each argument takes."""
+    import shtab
+
+    from gradclip.cli import parser
+
+    whole, words = parser(), words_of()
+    for command, form in commands_of(whole).items():
+        for argument in form._actions:  # shtab reads them there, too
+            argument.choices = words.get((command, argument.dest), argument.choices)
+            if argument.type is Path or argument.nargs == argparse.REMAINDER:
+                argument.complete = shtab.FILE  # type: ignore[attr-defined]
+    return str(shtab.complete(whole, shell))
+
+
+def commands_of(whole: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """The parser of each command."""
+    (commands,) = (action for action in whole._actions if isinstance(action, argparse._SubParsersAction))
+    return dict(commands.choices)
+
+
+def words_of() -> dict[tuple[str, str], list[str]]:
+    """What an argument of a command may be, where its parser does not know it: those lists take long to import."""
+    from gradclip.experiments.tasks import TASKS
+    from gradclip.rules.catalogue import methods
+    from gradclip.rules.text import recipes_by_name
+
+    rules = list(recipes_by_name())
+    return {("methods", "name"): list(methods()), ("compare", "task"): list(TASKS), ("compare", "rules"): rules}
