@@ -17,7 +17,8 @@ SCRIPTS = Path(__file__).parents[1] / "doctor" / "scripts"
 SOURCE = Path(gradclip.__file__).parents[1]
 EXACT = [
     "after_step", "before_unscale_healthy", "closure_healthy", "gan_healthy", "micro_step", "non_finite",
-    "overflow", "twice_healthy", "attached_healthy", "lightning_trainer_healthy", "two_knobs_healthy",
+    "overflow", "twice_healthy", "attached_healthy", "compiled_healthy", "own_functions_healthy",
+    "lightning_trainer_healthy", "two_knobs_healthy",
 ]  # fmt: skip
 
 
@@ -69,13 +70,37 @@ def test_each_optimizer_has_a_run(tmp_path: Path) -> None:
     assert (judge[0].threshold, maker[0].threshold) == (0.3, 0.2)
 
 
-def test_steps_that_a_grad_scaler_leaves_out_are_recorded_as_skipped(tmp_path: Path) -> None:
-    watch("--out", "run", str(SCRIPTS / "non_finite_healthy.py"), folder=tmp_path)
+@pytest.mark.parametrize("name", ["non_finite_healthy", "fused_scaler_healthy"])
+def test_steps_that_a_grad_scaler_leaves_out_are_recorded_as_skipped(name: str, tmp_path: Path) -> None:
+    watch("--out", "run", str(SCRIPTS / f"{name}.py"), folder=tmp_path)
     run = read_run(tmp_path / "run")
     assert len(run) == 60
     skipped = [event for event in run if event.skipped]
     assert [event.step for event in skipped] == list(range(len(skipped))) != []
     assert all(event.nonfinite and not event.clipped and event.norm_after == 0.0 for event in skipped)
+    # 100 times a loss near 1, whose gradient has a norm near 1; a scale that was left on would be 2^100 and more
+    assert all(1.0 < event.norm_before < 1000.0 for event in run if not event.skipped)
+
+
+def test_the_example_is_watched(tmp_path: Path) -> None:
+    example = Path(__file__).parents[2] / "examples" / "char_lm.py"
+    answer = watch(str(example), "--steps", "10", folder=tmp_path)
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.startswith("char_lm-")
+    assert len(read_run(folder)) == 10
+    assert f"see it: gradclip report runs/{folder.name}" in answer.stderr
+
+
+def test_a_script_with_an_optimizer_for_each_parameter_is_recorded_for_some(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(
+        "import torch\nps = [torch.nn.Parameter(torch.ones(2)) for _ in range(20)]\n"
+        "optimizers = [torch.optim.SGD([p], lr=0.1) for p in ps]\n"
+        "for p, optimizer in zip(ps, optimizers):\n    p.grad = torch.ones(2)\n    optimizer.step()\n",
+        encoding="utf-8",
+    )
+    answer = watch("--out", "run", "script.py", folder=tmp_path)
+    assert "more than 16 optimizers" in answer.stderr
+    assert len(list((tmp_path / "run").glob("run-*"))) == 15
 
 
 def test_what_a_killed_script_has_done_can_be_read(tmp_path: Path) -> None:

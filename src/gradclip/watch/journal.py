@@ -9,7 +9,8 @@ CALLS = "calls.jsonl"
 SCRIPT = "script"
 """The file beside the events, and what `run.json` has of the script."""
 
-NORM, VALUE = "norm", "value"
+NORM, VALUE, RULE = "norm", "value", "rule"
+"""What a call clips by; a rule of this library knows itself what it did."""
 
 EMPTY = "exhausted-iterator"
 NO_PARAMETERS = "gradients-not-parameters"
@@ -54,7 +55,8 @@ class Clip(NamedTuple):
     """One call of a clipping function. Parameters are known by `id`.
 
     `where` is the line of the user's code that led to it, `by` the library that made it, if one did. `first` gives the
-    first gradient, while it lives. `norm` is what the call returned, `seen` what was measured before it.
+    first gradient, while it lives. `norm` is what the call returned (of a rule its `Result`), `seen` what was measured
+    before it.
     """
 
     function: str
@@ -73,8 +75,8 @@ class Clip(NamedTuple):
 
     def sentence(self) -> str:
         """The call as a person would write it."""
-        name = {NORM: "max_norm", VALUE: "clip_value"}[self.kind]
-        return f"{self.function}({name}={self.threshold:g}) at {self.where}" + (f" by {self.by}" if self.by else "")
+        arguments = {NORM: "(max_norm={:g})", VALUE: "(clip_value={:g})", RULE: ""}[self.kind].format(self.threshold)
+        return f"{self.function}{arguments} at {self.where}" + (f" by {self.by}" if self.by else "")
 
 
 Entry = Backward | Zeroed | Scaled | Unscaled | Clip
@@ -102,13 +104,14 @@ class Examined(NamedTuple):
     flaws: list[Flaw]
 
 
-def examine(entries: Iterable[Entry], optimizer: int, parameters: frozenset[int]) -> Examined:
+def examine(entries: Iterable[Entry], optimizer: int, parameters: frozenset[int], made: bool = False) -> Examined:
     """What of `entries`, in their order since the last step of this optimizer, is about it.
 
     A call belongs to an optimizer if it clips one of its parameters; one that clips no parameter at all belongs to
-    every optimizer. A clip acts on a step if gradients were made before it and not zeroed after it.
+    every optimizer. A clip acts on a step if gradients were made before it and not zeroed after it; `made` says that
+    they were, where nobody hears how the script makes them.
     """
-    made = zeroed = False
+    zeroed = False
     scale: Any = None
     last = -1
     applied: list[Applied] = []

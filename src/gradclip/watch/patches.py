@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from gradclip.watch.journal import NORM, VALUE
+from gradclip.watch.journal import NORM, RULE, VALUE
 
 if TYPE_CHECKING:
     from gradclip.watch.recorder import Recorder
 
-KINDS = {"clip_grad_norm_": NORM, "clip_grad_value_": VALUE}
+KINDS = {
+    "clip_grad_norm_": NORM,
+    "clip_grad_value_": VALUE,
+    "clip_grads_with_norm_": NORM,
+    "_clip_grads_with_norm_": NORM,
+}
+THRESHOLDS = {NORM: "max_norm", VALUE: "clip_value"}
 _recorders: list[Recorder] = []
 """The recorder of this process, once PyTorch is whole."""
+_calls: list[str] = []
+"""The clipping functions that are being called: one that another one calls is not told of."""
 
 
 def wrap_clipping(module: ModuleType) -> None:
     """Let the clipping functions of `module` tell of their calls."""
     for name, kind in KINDS.items():
-        setattr(module, name, told(getattr(module, name), name, kind))
+        if hasattr(module, name):
+            setattr(module, name, told(getattr(module, name), name.lstrip("_"), kind))
 
 
 def told(function: Callable[..., Any], name: str, kind: str) -> Callable[..., Any]:
@@ -28,20 +38,58 @@ def told(function: Callable[..., Any], name: str, kind: str) -> Callable[..., An
 
     @functools.wraps(function)
     def clip(parameters: Any, threshold: Any = None, *args: Any, **kwargs: Any) -> Any:
-        threshold = kwargs.pop({NORM: "max_norm", VALUE: "clip_value"}[kind], threshold)
-        if not _recorders or compiling():
+        threshold = kwargs.pop(THRESHOLDS[kind], threshold)
+        if not _recorders or _calls or compiling():
             return function(parameters, threshold, *args, **kwargs)
-        recorder = _recorders[0]
         given = [parameters] if hasattr(parameters, "grad") else list(parameters)
-        order = kwargs.get("norm_type", args[0] if args and kind == NORM else 2.0)
-        call = recorder.clips(name, kind, given, threshold, order)
+        known = bound(function, given, threshold, args, kwargs)
+        call = _recorders[0].clips(name, kind, given, threshold, known.get("norm_type", 2.0))
         # an iterator that had nothing is handed on as it came: PyTorch warns of it
-        norm = function(given or parameters, threshold, *args, **kwargs)
+        returned = called(name, function, given or parameters, threshold, *args, **kwargs)
         if call is not None:
-            recorder.clipped(call, norm)
-        return norm
+            _recorders[0].clipped(call, known.get("total_norm", returned))
+        return returned
 
     return clip
+
+
+def bound(function: Any, given: Any, threshold: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a call by name."""
+    code = inspect.unwrap(function).__code__
+    return dict(zip(code.co_varnames, (given, threshold, *args), strict=False)) | kwargs
+
+
+def called(name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """What a clipping function returns; those that it calls are silent meanwhile."""
+    _calls.append(name)
+    try:
+        return function(*args, **kwargs)
+    finally:
+        _calls.pop()
+
+
+def watch_ours(recorder: Recorder) -> None:
+    """Let the explicit forms of this library tell of their calls as well; `attach` is asked at each step."""
+    import gradclip.torch
+    from gradclip.torch import functional
+    from gradclip.torch.clipper import Clipper
+    from gradclip.torch.parameters import parameters_of
+
+    wrap_clipping(functional)
+    for name in KINDS.keys() & set(gradclip.torch.__all__):
+        setattr(gradclip.torch, name, getattr(functional, name))
+    clip_ = Clipper.clip_
+
+    @functools.wraps(clip_)
+    def clip_and_tell(self: Clipper, parameters: Any) -> Any:
+        given = parameters_of(parameters)
+        call = recorder.clips(repr(self.rule), RULE, given.tensors, 0.0, 2.0)
+        result = clip_(self, given.tensors if isinstance(parameters, Iterator) else parameters)
+        if call is not None:
+            recorder.clipped(call, result)
+        return result
+
+    Clipper.clip_ = clip_and_tell  # type: ignore[method-assign]
 
 
 def compiling() -> bool:
@@ -56,14 +104,17 @@ def watch_torch(recorder: Recorder) -> None:
     import torch
     from torch.optim import Optimizer, optimizer
 
+    from gradclip.torch.eager import eager
+
     _recorders[:] = [recorder]
-    optimizer.register_optimizer_step_pre_hook(functools.partial(before_step, recorder))
-    optimizer.register_optimizer_step_post_hook(functools.partial(after_step, recorder))
+    optimizer.register_optimizer_step_pre_hook(eager(functools.partial(before_step, recorder)))
+    optimizer.register_optimizer_step_post_hook(eager(functools.partial(after_step, recorder)))
     for name in ("backward", "grad"):
         before(torch.autograd, name, lambda *_, **__: recorder.made())
     before(Optimizer, "zero_grad", lambda own, *_, **__: recorder.zeroed(parameters_of(own)))
     before(torch.nn.Module, "zero_grad", lambda own, *_, **__: recorder.zeroed(own.parameters()))
     watch_scaler(torch.amp.GradScaler, recorder)
+    watch_ours(recorder)
 
 
 def parameters_of(optimizer: Any) -> list[Any]:

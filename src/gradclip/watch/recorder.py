@@ -28,8 +28,10 @@ from gradclip.watch.seen import first_of, see
 from gradclip.watch.steps import Step
 from gradclip.watch.where import caller
 
-MOST_ENTRIES = 10_000
+MOST_ENTRIES = 4000
 """The entries that are kept for an optimizer that does not step."""
+MOST_RUNS = 16
+"""The optimizers of a process that are recorded: some scripts make one for each parameter."""
 
 P = ParamSpec("P")
 
@@ -80,12 +82,15 @@ class Recorder:
         self.at_work = 0
         self._log: deque[Entry] = deque(maxlen=MOST_ENTRIES)
         self._logged = 0
+        self._hears_backward = False
         self._watched: dict[int, Watched] = {}
+        self._runs = 0
         atexit.register(self.close)
 
     @harmless
     def made(self) -> None:
         """A backward pass begins."""
+        self._hears_backward = True
         self._add(Backward())
 
     @harmless
@@ -139,7 +144,8 @@ class Recorder:
         if watched.began:
             return  # a closure that is evaluated again within one step
         watched.began = True
-        self._note(watched, optimizer, skipped=False)
+        found = getattr(optimizer, "found_inf", None)
+        self._note(watched, optimizer, skipped=False if found is None else found > 0)
 
     @harmless
     def after_step(self, optimizer: Optimizer) -> None:
@@ -193,7 +199,10 @@ class Recorder:
     def _new(self, optimizer: Optimizer) -> Watched:
         """Begin to watch an optimizer; only the first of several processes that train together records."""
         watched = Watched(optimizer, None, 0)
-        if rank() == 0:
+        self._runs += 1
+        if self._runs == MOST_RUNS + 1:
+            print(f"gradclip watch: more than {MOST_RUNS} optimizers, the others are not recorded", file=sys.stderr)
+        if rank() == 0 and self._runs <= MOST_RUNS:
             watched.names = names_of(optimizer)
             shapes = {watched.names[id(p)]: list(p.shape) for group in optimizer.param_groups for p in group["params"]}
             watched.record = Record(claimed(self.folder), watched.names)
@@ -208,12 +217,12 @@ class Recorder:
         if watched.record is not None:
             watched.record.close()
 
-    def _note(self, watched: Watched, optimizer: Optimizer, skipped: bool) -> None:
+    def _note(self, watched: Watched, optimizer: Optimizer, skipped: Any) -> None:
         if watched.record is None or clipper_of(optimizer) is not None:
             return
         groups = [[p for p in group["params"] if p.grad is not None] for group in optimizer.param_groups]
         own = frozenset(id(p) for group in optimizer.param_groups for p in group["params"])
-        examined = examine(self._since(watched.position), id(optimizer), own)
+        examined = examine(self._since(watched.position), id(optimizer), own, made=not self._hears_backward)
         orders = {one.clip.order for one in examined.applied}
         covered = frozenset().union(*(one.clip.parameters for one in examined.applied))
         rest = see(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from gradclip.telemetry.event import MOST_OFFENDERS, Event
-from gradclip.watch.journal import NORM, OVERFLOW, Applied, Examined, Flaw
+from gradclip.watch.journal import NORM, OVERFLOW, RULE, Applied, Examined, Flaw
 from gradclip.watch.seen import Seen, joined
 
 EPSILON = 1e-6
@@ -19,7 +19,7 @@ class Step(NamedTuple):
     """One step of an optimizer as it was recorded; numbers may lie on a device until it is read.
 
     `rest` are the gradients that no clip has seen, measured as the optimizer got them, `divisor` what it divides them
-    by. `skipped`: GradScaler left the step out.
+    by. `skipped`: GradScaler left the step out, or the optimizer did, as a flag that may lie on a device.
     """
 
     number: int
@@ -27,7 +27,7 @@ class Step(NamedTuple):
     examined: Examined
     rest: Seen
     divisor: Any
-    skipped: bool = False
+    skipped: Any = False
 
 
 class Acted(NamedTuple):
@@ -42,7 +42,7 @@ class Acted(NamedTuple):
 
 def event_and_flaws(step: Step, names: Mapping[int, str]) -> tuple[Event, list[Flaw]]:
     """The event of a step, and what is wrong with it; this reads the numbers."""
-    read = step.rest.read(float(step.divisor))
+    read, skipped = step.rest.read(float(step.divisor)), bool(step.skipped)
     acted = []
     for one in step.examined.applied:
         own = one.clip.seen.read(float(one.scale))
@@ -59,11 +59,11 @@ def event_and_flaws(step: Step, names: Mapping[int, str]) -> tuple[Event, list[F
         rule=hardest.sentence,
         engine="torch",
         norm_before=hardest.norm,
-        norm_after=0.0 if step.skipped else left(hardest),
+        norm_after=0.0 if skipped else left(hardest),
         threshold=hardest.threshold,
         coefficient=hardest.coefficient,
-        clipped=not step.skipped and hardest.coefficient < 1.0,
-        skipped=step.skipped,
+        clipped=not skipped and hardest.coefficient < 1.0,
+        skipped=skipped,
         nonfinite=int(sum(count for _, count in read.values())),
         offenders=tuple(offenders[:MOST_OFFENDERS]),
         time=step.time,
@@ -75,6 +75,9 @@ def event_and_flaws(step: Step, names: Mapping[int, str]) -> tuple[Event, list[F
 def acted_of(applied: Applied, read: Mapping[int, tuple[float, float]]) -> Acted:
     """What a clip did to the gradients that were `read` before it."""
     clip, scale = applied
+    if clip.kind == RULE:
+        before, after = clip.norm.norm_before, clip.norm.norm_after
+        return Acted(clip.sentence(), before, clip.norm.threshold, after / before if before > after else 1.0, None)
     own = clip.order in (2.0, math.inf)
     norm = joined((n for n, _ in read.values()), clip.order) if own else float(clip.norm) / float(scale)
     threshold = clip.threshold / float(scale)

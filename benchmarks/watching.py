@@ -1,0 +1,105 @@
+"""`python -m benchmarks.watching`: what `gradclip watch` adds to a training step of small LSTMs.
+
+Steps that are watched and steps that are not take turns in one process, so what the machine does otherwise meets both;
+processor time is counted, of one thread. Medians; `--out FOLDER` saves `watch.md`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from gradclip.watch.start import FOLDER, wait_for_torch
+
+STEPS = 1200
+NETS = {
+    "64 wide, 16 x 32 symbols": (64, 16, 32),
+    "128 wide, 16 x 32 symbols": (128, 16, 32),
+    "256 wide, 32 x 64 symbols": (256, 32, 64),
+}
+GOAL = 1.05
+
+
+def main() -> None:
+    """Measure each net, print, and save."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.watching", description=__doc__)
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="save watch.md there")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ[FOLDER] = str(Path(folder) / "run")
+        wait_for_torch()
+        rows = [row(name, *measure(training(*sizes))) for name, sizes in NETS.items()]
+    print("\n".join(rows))
+    if options.out:
+        (options.out / "watch.md").write_text(page(rows), encoding="utf-8")
+
+
+def training(width: int, batch: int, length: int) -> Callable[[], None]:
+    """One step of a character model that clips, as a function."""
+    import torch
+
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    embedding, lstm = torch.nn.Embedding(50, 64), torch.nn.LSTM(64, width, batch_first=True)
+    head = torch.nn.Linear(width, 50)
+    model = torch.nn.ModuleList([embedding, lstm, head])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+
+    def step() -> None:
+        text = torch.randint(50, (batch, length + 1))
+        optimizer.zero_grad()
+        found = head(lstm(embedding(text[:, :-1]))[0]).flatten(0, 1)
+        torch.nn.functional.cross_entropy(found, text[:, 1:].flatten()).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.25)
+        optimizer.step()
+
+    return step
+
+
+def measure(step: Callable[[], None]) -> tuple[float, float]:
+    """The median processor seconds of a step that is watched, and of one that is not."""
+    from gradclip.watch.patches import _recorders
+
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for number in range(STEPS):
+        _recorders[0].failed = bool(number % 2)  # a recorder that gave up does nothing more
+        start = time.process_time()
+        step()
+        seconds[number % 2].append(time.process_time() - start)
+    return statistics.median(seconds[0]), statistics.median(seconds[1])
+
+
+def row(name: str, watched: float, plain: float) -> str:
+    """A line of the table."""
+    return f"| {name} | {plain * 1e3:.2f} | {watched * 1e3:.2f} | {watched / plain:.3f} (≤ {GOAL}) |"
+
+
+def page(rows: list[str]) -> str:
+    """The page that is saved."""
+    import torch
+
+    head = [
+        "# What `gradclip watch` adds to a step",
+        "",
+        "Made by `python -m benchmarks.watching --out docs/benchmarks`: an LSTM over characters, clipped by",
+        f"`clip_grad_norm_`, {STEPS // 2} steps watched and as many not, in turns in one process, on one thread.",
+        "",
+        f"- date: {datetime.datetime.now(tz=datetime.UTC).date()}",
+        f"- system: {platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        f"- torch: {torch.__version__}",
+        "",
+        "| LSTM | ms of a step | ms, watched | ratio (goal) |",
+        "| --- | --- | --- | --- |",
+    ]
+    return "\n".join([*head, *rows, ""])
+
+
+if __name__ == "__main__":
+    main()
