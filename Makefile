@@ -24,6 +24,7 @@ laws: .venv/ready
 docs: .venv/ready
 	$(BIN)/python docs/make_tables.py
 	$(BIN)/python docs/make_evidence.py
+	$(BIN)/python docs/make_suggestions.py
 	$(BIN)/python docs/make_methods.py
 
 .venv/ready: pyproject.toml constraints.txt

@@ -1,0 +1,52 @@
+"""What the clipping that was on while a run was recorded did to its steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from gradclip.telemetry.event import Event
+
+ALWAYS, OFTEN = 0.95, 0.5
+"""Shares of clipped steps: nearly all are, and ordinary ones are."""
+TOLERANCE = 1e-2
+"""Norms of half precision have two digits."""
+MOST = 1e150
+"""A norm above it counts as not finite: it is no level but a breakdown, and its sums leave the range of a float."""
+
+
+@dataclass(frozen=True)
+class Past:
+    """What clipping did to the finite steps of a run.
+
+    `threshold` is its median, infinite where there was none, and NaN where it was none for the norm of all tensors
+    together, so that clipped steps did not come out at it; `rate` is the share of the steps that were changed or
+    skipped, `kept` what came out over what went in, and `broken` the share of the steps that are not finite.
+    """
+
+    threshold: float
+    rate: float
+    kept: float
+    broken: float
+
+
+def past_of(run: Sequence[Event]) -> Past:
+    """What the events of a run say of its clipping."""
+    finite = [event for event in run if event.norm_before < MOST]
+    whole = math.fsum(event.norm_before for event in finite)
+    left = math.fsum(0.0 if event.skipped else event.norm_after for event in finite)
+    return Past(
+        threshold=_threshold_in(finite),
+        rate=sum(event.clipped or event.skipped for event in finite) / max(len(finite), 1),
+        kept=left / whole if whole else 1.0,
+        broken=1.0 - len(finite) / max(len(run), 1),
+    )
+
+
+def _threshold_in(finite: Sequence[Event]) -> float:
+    clipped = [event for event in finite if event.clipped and not event.skipped]
+    if not all(math.isclose(event.norm_after, event.threshold, rel_tol=TOLERANCE) for event in clipped):
+        return math.nan
+    return median(event.threshold for event in finite) if finite else math.inf
