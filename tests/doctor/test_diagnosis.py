@@ -100,8 +100,17 @@ def test_an_optimizer_beside_one_that_is_clipped(tmp_path: Path) -> None:
     written(folder / "run-2", [unclipped(3.0)], [{"step": 0, "calls": []}], optimizer="Muon")
     (finding,) = diagnose(folder)
     assert finding.disease == "one-optimizer-of-several"
-    assert "the Muon that holds weight, bias, one of 2 optimizers" in finding.sentence
+    assert (
+        "the Muon that holds weight, bias, one of 2 optimizers: nothing clips its gradients, of norms up to 3"
+        in finding.sentence
+    )
     assert finding.where == "train.py:9"
+
+
+def test_an_optimizer_whose_norms_stay_below_the_threshold_needs_no_clipping(tmp_path: Path) -> None:
+    folder = written(tmp_path / "run", [event(0, 1.5)], [{"step": 0, "calls": [CALL]}])
+    written(folder / "run-2", [unclipped(0.9)], [{"step": 0, "calls": []}], optimizer="Adam")
+    assert diagnose(folder) == []
 
 
 def test_two_optimizers_that_nothing_clips_are_nobodys_mistake(tmp_path: Path) -> None:

@@ -43,7 +43,8 @@ def run(options: argparse.Namespace) -> int:
             return mistake(
                 f"the script made no optimizer step (its exit code: {code}): there is nothing to say", "doctor"
             )
-        return told(place, options.json) or (2 if code else 0)
+        found = told(place, options.json)
+        return found or (mistake(f"the script itself ended with {code}", "doctor") if code else found)
 
 
 def told(place: Path, as_json: bool) -> int:

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 from gradclip.doctor.diseases import ALWAYS, DISEASES, NEVER, NONFINITE, OTHER_OPTIMIZER, UNREACHED
 from gradclip.report.verdict import ALWAYS as NEARLY_ALL
-from gradclip.telemetry.event import Event
 from gradclip.telemetry.runs import Run, folders_of, read_run
 from gradclip.watch.journal import CALLS, SCRIPT
 
@@ -94,8 +93,7 @@ def of_calls(one: Watched) -> Iterator[Finding]:
 def of_numbers(one: Watched) -> Iterator[Finding]:
     """What the numbers of a run show: thresholds without effect and with too much, and steps on what is not finite."""
     taken = [event for event in one.run if not event.skipped]
-    where = one.calls[-1][0]["calls"][-1] if one.calls and one.calls[-1][0]["calls"] else ""
-    place = where.rpartition(" at ")[2]
+    place = line_in(one.calls[-1][0]["calls"][-1]) if one.calls and one.calls[-1][0]["calls"] else ""
     if bad := [event for event in taken if event.nonfinite]:
         offenders = listed([name for event in bad for name in event.offenders])
         yield finding(NONFINITE, place, bad[0].step, len(bad), len(one.run), offenders=offenders)
@@ -124,23 +122,25 @@ def of_asked(one: Watched, every: list[Watched]) -> Iterator[Finding]:
 
 
 def of_optimizers(every: list[Watched]) -> Iterator[Finding]:
-    """An optimizer that nothing clips beside one that something does."""
+    """An optimizer that nothing clips beside one that something does, and whose norms exceed the threshold there."""
     clipped = [one for one in every if one.clips]
-    if not clipped:
-        return
-    place = clipped[0].calls[-1][0]["calls"]
+    limit = min((event.threshold for one in clipped for event in one.run), default=math.inf)
+    place = next((call for one in clipped for line, _ in one.calls for call in line["calls"]), "")
     for one in every:
-        if one.calls and not any(line["calls"] or line["flaws"] for line, _ in one.calls):
-            name, where = one.script.get("optimizer", "an optimizer"), place[-1].rpartition(" at ")[2] if place else ""
-            yield finding(
-                OTHER_OPTIMIZER,
-                where,
-                first(one.run),
-                len(one.run),
-                len(one.run),
-                optimizer=f"the {name} that holds {listed(list(one.run.about.get('parameters', {})))}",
-                optimizers=len(every),
-            )
+        above = [event for event in one.run if event.norm_before > ABOVE * limit]
+        if above and one.calls and not any(line["calls"] or line["flaws"] for line, _ in one.calls):
+            facts = {
+                "optimizer": f"the {one.script.get('optimizer', 'optimizer')} that holds "
+                + listed(list(one.run.about.get("parameters", {}))),
+                "optimizers": len(every),
+                "largest": max(event.norm_before for event in above),
+            }
+            yield finding(OTHER_OPTIMIZER, line_in(place), above[0].step, len(above), len(one.run), **facts)
+
+
+def line_in(call: str) -> str:
+    """The line of a call, from its sentence."""
+    return call.rpartition(" at ")[2].partition(" by ")[0]
 
 
 def finding(name: str, where: str, since: int, steps: int, of: int, **facts: Any) -> Finding:
@@ -152,11 +152,6 @@ def finding(name: str, where: str, since: int, steps: int, of: int, **facts: Any
 def only(asked: Mapping[str, Any]) -> dict[str, Any]:
     """What the words of a disease take from a threshold that was asked for."""
     return {"option": asked["name"], "value": asked["value"]}
-
-
-def first(events: list[Event]) -> int:
-    """The first step of a run."""
-    return events[0].step if events else 0
 
 
 def listed(names: list[str]) -> str:

@@ -68,7 +68,8 @@ DISEASES = {
         "give it all parameters that the optimizer steps: clip_grad_norm_(model.parameters(), ...)",
     ),
     OTHER_OPTIMIZER: Disease(
-        "does not cover {optimizer}, one of {optimizers} optimizers, whose gradients nothing clips",
+        "does not cover {optimizer}, one of {optimizers} optimizers: nothing clips its gradients, of norms up to "
+        "{largest:.3g}",
         "clip the parameters of all optimizers in one call, or gradclip.attach(first, second, rule)",
     ),
     NEVER: Disease(
