@@ -100,10 +100,8 @@ def test_an_optimizer_beside_one_that_is_clipped(tmp_path: Path) -> None:
     written(folder / "run-2", [unclipped(3.0)], [{"step": 0, "calls": []}], optimizer="Muon")
     (finding,) = diagnose(folder)
     assert finding.disease == "one-optimizer-of-several"
-    assert (
-        "the Muon that holds weight, bias, one of 2 optimizers: nothing clips its gradients, of norms up to 3"
-        in finding.sentence
-    )
+    assert "the Muon that holds weight, bias, one of 2 optimizers" in finding.sentence
+    assert finding.sentence.endswith("of norms up to 3")
     assert finding.where == "train.py:9"
 
 

@@ -139,8 +139,9 @@ def of_optimizers(every: list[Watched]) -> Iterator[Finding]:
 
 
 def line_in(call: str) -> str:
-    """The line of a call, from its sentence."""
-    return call.rpartition(" at ")[2].partition(" by ")[0]
+    """The line of a call, from its sentence; nothing for the rule of an optimizer, which is called nowhere."""
+    _, found, place = call.rpartition(" at ")
+    return place.partition(" by ")[0] if found else ""
 
 
 def finding(name: str, where: str, since: int, steps: int, of: int, **facts: Any) -> Finding:
