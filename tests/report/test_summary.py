@@ -101,6 +101,13 @@ def test_what_if_begins_with_the_run_as_it_was():
     assert "zclip:max_norm=None" in by_rule
 
 
+def test_what_if_has_what_the_run_suggests_first():
+    found = what_if(run_of([1.0, 1.1, 1.2, 1.3, 1.4] * 40, threshold=9.0)).rows[1]
+    # The 95 % quantile of a steady run; a fifth of its norms are the largest, 1.4, and lie at it.
+    assert (found.rule, found.words) == ("global:1.4", "what gradclip suggest proposes")
+    assert found.clip_rate == 0.0
+
+
 def test_of_a_long_run_the_last_20_000_steps_are_replayed_and_the_page_says_so(monkeypatch):
     monkeypatch.setattr("gradclip.report.what_if.LONGEST", 50)
     assert LONGEST == 20_000

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gradclip.advice.replay import replay
+from gradclip.advice.suggest import suggest
 from gradclip.report.numbers import SPIKE, acted, broken, kept, quantile
 from gradclip.report.words import count, short
 from gradclip.rules.text import rule_from_text
@@ -65,10 +66,17 @@ def what_if(events: Sequence[Event]) -> WhatIf | None:
         max(event.norm_after for event in finite),
     )
     recorded = [event.norm_before for event in part]
-    candidates = {**fixed(norms), **adaptive()}
+    proposed = suggested(part)
+    candidates = {**proposed, **fixed(norms), **adaptive(), **proposed}  # first, and by its own words
     return WhatIf(
         [own, *(row(words, text, recorded) for text, words in candidates.items())], said(len(part), len(events))
     )
+
+
+def suggested(events: Sequence[Event]) -> dict[str, str]:
+    """What the run itself suggests, where it suggests something else than it had."""
+    found = suggest(events)
+    return {} if found.rule is None or found.leave else {found.rule: "what gradclip suggest proposes"}
 
 
 def fixed(norms: Sequence[float]) -> dict[str, str]:
