@@ -9,10 +9,8 @@ Every word about a result is made from its numbers.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from gradclip.experiments.tasks import TASKS, task_called
 from gradclip.experiments.tasks.task import Task
 from gradclip.rules.rule import rules_in
 from gradclip.rules.text import rule_from_text
+from trained import make, wrapped
 
 DOCS = Path(__file__).resolve().parent
 FOLDER, PAGE = DOCS / "evidence", DOCS / "evidence.md"
@@ -175,11 +174,6 @@ def sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def wrapped(text: str) -> str:
-    """A paragraph."""
-    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
-
-
 def train(names: Sequence[str]) -> None:
     """Train the tasks under their own rules."""
     FOLDER.mkdir(exist_ok=True)
@@ -189,19 +183,7 @@ def train(names: Sequence[str]) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Write the page, or check it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the page is out of date")
-    parser.add_argument("--run", nargs="*", metavar="TASK", help="train these tasks, or all of them, first")
-    options = parser.parse_args(arguments)
-    if options.run is not None:
-        train(options.run or list(TASKS))
-    text = page(found())
-    stale = not PAGE.exists() or PAGE.read_text(encoding="utf-8") != text
-    if stale and not options.check:
-        PAGE.write_text(text, encoding="utf-8")
-    if stale:
-        print(f"{PAGE.name} {'is out of date: run make docs' if options.check else 'written'}")
-    return int(options.check and stale)
+    return make(PAGE, lambda: page(found()), train, __doc__, arguments)
 
 
 if __name__ == "__main__":

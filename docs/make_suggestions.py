@@ -9,12 +9,10 @@ Every word about a result is made from its numbers.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import statistics
 import sys
-import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,10 +23,11 @@ from gradclip import Rule
 from gradclip.advice.suggest import suggest
 from gradclip.experiments.compare import versions
 from gradclip.experiments.sign_test import BETTER, WORSE, paired_verdict
-from gradclip.experiments.tasks import TASKS, task_called
+from gradclip.experiments.tasks import task_called
 from gradclip.rules.text import rule_from_text
 from gradclip.rules.threshold import Observed, State, Threshold
 from gradclip.telemetry import Event
+from trained import make, wrapped
 
 DOCS = Path(__file__).resolve().parent
 DATA, PAGE = DOCS / "evidence" / "suggest.json", DOCS / "suggestions.md"
@@ -224,26 +223,9 @@ def summary(found: Sequence[Row]) -> str:
     return " ".join(said)
 
 
-def wrapped(text: str) -> str:
-    """A paragraph."""
-    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Write the page, or check it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the page is out of date")
-    parser.add_argument("--run", nargs="*", metavar="TASK", help="train what is missing of these tasks, or of all")
-    options = parser.parse_args(arguments)
-    if options.run is not None:
-        run(stored(), options.run or list(TASKS))
-    text = page(stored())
-    stale = not PAGE.exists() or PAGE.read_text(encoding="utf-8") != text
-    if stale and not options.check:
-        PAGE.write_text(text, encoding="utf-8")
-    if stale:
-        print(f"{PAGE.name} {'is out of date: run make docs' if options.check else 'written'}")
-    return int(options.check and stale)
+    return make(PAGE, lambda: page(stored()), lambda names: run(stored(), names), __doc__, arguments)
 
 
 if __name__ == "__main__":
