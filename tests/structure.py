@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "report": ("gradclip.rules", "gradclip.telemetry", "gradclip.advice", "gradclip.report"),
     "testing": (*CORE, "gradclip.engines.reference", "gradclip.testing"),
     "watch": (*CORE, "gradclip.engines", "gradclip.torch", "gradclip.watch"),
-    "doctor": ("gradclip.telemetry", "gradclip.watch.journal", "gradclip.report.verdict", "gradclip.doctor"),
+    "doctor": ("gradclip.telemetry", "gradclip.watch.journal", "gradclip.advice.past", "gradclip.doctor"),
     "torch": (*CORE, "gradclip.engines", "gradclip.torch"),
     "paddle": (*CORE, "gradclip.engines", "gradclip.paddle"),
     "optax": (*CORE, "gradclip.engines", "gradclip.optax"),

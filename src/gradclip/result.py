@@ -11,7 +11,7 @@ from gradclip.decide import Plan, norm_of
 from gradclip.engines.base import Across, Engine, Measure
 from gradclip.memory import Owners
 from gradclip.rules.arrays import Array
-from gradclip.rules.norm import RMS, Linf, Norm
+from gradclip.rules.norm import L2, RMS, Linf, Norm
 from gradclip.rules.response import ACTION_NAMES, SCALE, SKIP, ZERO
 from gradclip.rules.scope import Element, Row, Scope, Tensor, rows_of
 from gradclip.rules.segments import Segments, segment_names, segments
@@ -129,6 +129,12 @@ class Result:
     def norm_after(self) -> float:
         """The norm of the first stage, after the last stage that measures it; 0 where the step is skipped."""
         return 0.0 if self.skipped else self._overall([(*last, True) for last in closing(self._taken)])
+
+    @property
+    def norm(self) -> Norm:
+        """The norm that `norm_before` and `norm_after` are; that of elements is the largest magnitude."""
+        norms = {Linf() if part.sweep.elementwise else part.sweep.stages[0].norm for part in opening(self.parts)}
+        return norms.pop() if len(norms) == 1 else Linf() if norms else L2()
 
     @property
     def threshold(self) -> float:

@@ -212,9 +212,9 @@ def test_a_threshold_in_the_range_is_left_as_it_is():
 
 
 def test_the_norm_of_elements_is_no_global_norm():
-    rule = "each element: a magnitude above 1 is rescaled to it"
-    found = suggest([Event(i, rule, "cpu", 1.0 + i, 1.0, 1.0, 1.0, True) for i in range(100)])
+    found = suggest([Event(i, "by value", "cpu", 1.0 + i, 1.0, 1.0, 1.0, True, norm="Linf") for i in range(100)])
     assert (found.kind, found.rule) == ("another norm", None)
+    assert "a largest absolute value" in found.reason
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e30])

@@ -77,7 +77,7 @@ PLANTS = [
           diagnosis, "FAR_BELOW", 1.0),
     Plant("always is not said",
           in_folder(test_diagnosis.test_from_95_percent_on_a_threshold_is_a_hidden_learning_rate, 95, True), (),
-          diagnosis, "NEARLY_ALL", 0.99),
+          diagnosis, "ALWAYS_CLIPPED", 0.99),
     Plant("what the script clips by itself is not seen",
           in_folder(test_diagnosis.test_a_threshold_that_was_asked_for_and_exceeded_was_never_applied, 2.000001, False),
           (), diagnosis, "ABOVE", 1.0),

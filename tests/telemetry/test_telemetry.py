@@ -127,6 +127,20 @@ def test_by_value_only_the_tensor_with_an_infinity_is_named(engine):
     assert event.offenders == ("b",)
 
 
+@pytest.mark.parametrize(
+    ("rule", "name"),
+    [
+        (ClipGradByGlobalNorm(1.0), "L2"),
+        (ClipGradByGlobalNorm(1.0, norm_type=3), "Lp"),
+        (ClipGradByValue(1.0), "Linf"),
+        (ClipGradByValue(1.0) >> ClipGradByGlobalNorm(1.0), "Linf"),
+    ],
+)
+def test_an_event_names_the_norm_of_its_first_stage(rule, name):
+    (event,), _ = recorded(rule, weights([3.0], [4.0]))
+    assert event.norm == name
+
+
 def test_a_skipped_step_is_an_event():
     (event,), _ = recorded(ClipGradByGlobalNorm(1.0), weights([1.0], [NAN]), on_nonfinite="skip")
     assert (event.skipped, event.clipped, event.norm_after, event.offenders) == (True, False, 0.0, ("b",))

@@ -93,6 +93,7 @@ def test_the_event_says_what_pytorch_left(order: float, threshold: float) -> Non
     assert event.norm_before == pytest.approx(float(torch.linalg.vector_norm(whole, order)), rel=1e-6)
     assert event.norm_after == pytest.approx(float(torch.linalg.vector_norm(left, order)), rel=1e-6)
     assert (event.clipped, event.threshold) == (threshold == 0.5, threshold)
+    assert event.norm == {1.0: "L1", 2.0: "L2", 3.0: "Lp", math.inf: "Linf"}[order]
     assert event.coefficient == pytest.approx(float(left[0]) / 3.0, rel=1e-6)
 
 
@@ -100,7 +101,7 @@ def test_clipping_by_value_is_told_by_the_largest_magnitude() -> None:
     ours = [parameter(torch.tensor([3.0, -4.0]))]
     event, _ = stepped(ours, VALUE, 2.0, math.inf, lambda given: torch.nn.utils.clip_grad_value_(given, 2.0))
     assert (event.norm_before, event.norm_after, event.clipped) == (4.0, 2.0, True)
-    assert event.tensors == {"p0": 4.0}
+    assert (event.tensors, event.norm) == ({"p0": 4.0}, "Linf")
 
 
 def test_a_norm_that_overflows_in_pytorch_is_a_flaw_and_the_true_one_is_told() -> None:

@@ -10,7 +10,8 @@ from statistics import median
 from gradclip.telemetry.event import Event
 
 ALWAYS, OFTEN = 0.95, 0.5
-"""Shares of clipped steps: nearly all are, and ordinary ones are."""
+"""Shares of clipped steps. From the first on nearly every step comes out with the same length, whatever the gradient
+was; from the second on ordinary steps are clipped, and not only those that stand out."""
 TOLERANCE = 1e-2
 """Norms of half precision have two digits."""
 MOST = 1e150

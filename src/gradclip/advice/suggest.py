@@ -15,7 +15,7 @@ from gradclip.advice.past import MOST, OFTEN, Past, past_of
 from gradclip.advice.replay import replay
 from gradclip.advice.shape import SHORTEST_BLOCK, WIDE, Shape, quantile, shape_of
 from gradclip.advice.words import caveats_of, reason_of
-from gradclip.rules.norm import L1, RMS, Linf
+from gradclip.rules.norm import L1, L2, RMS, Linf
 from gradclip.rules.text import rule_from_text
 from gradclip.telemetry.event import Event
 
@@ -25,7 +25,7 @@ RATE = 0.05
 """How fast a tracked quantile walks: at most by 5 % a step."""
 RECIPES = {"global": "ClipGradByGlobalNorm", "quantileclip": "QuantileClip"}
 DIGITS = 3
-OTHER_NORMS = (Linf.words, L1.words, RMS.words, "a magnitude")
+OTHER_NORMS = {norm.__name__: norm.words for norm in (Linf, L1, RMS)}
 
 
 class Choice(NamedTuple):
@@ -140,11 +140,10 @@ def usable(run: Sequence[Event]) -> list[float]:
 
 def refusal(run: Sequence[Event], norms: Sequence[float]) -> tuple[str, str] | None:
     """Why a run suggests nothing, as a word and a sentence; `norms` are the usable ones."""
-    rule = run[0].rule.partition(";")[0] if run else ""
-    if other := next((words for words in OTHER_NORMS if words in rule), None):
+    if other := next((event.norm for event in run if event.norm != L2.__name__), None):
         return "another norm", (
-            f"the run recorded {other}, and a threshold for the global norm needs the L2 norm of all tensors: record "
-            "one with ClipGradByGlobalNorm(None), which measures and clips nothing"
+            f"the run recorded {OTHER_NORMS.get(other, 'another norm')}, and a threshold for the global norm needs the "
+            "L2 norm of all tensors: record one with ClipGradByGlobalNorm(None), which measures and clips nothing"
         )
     if run and all(event.norm_before == 0.0 for event in run):
         return "zeros", "every norm is 0: no gradient reached the parameters that were clipped"

@@ -11,8 +11,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+from gradclip.advice.past import ALWAYS as ALWAYS_CLIPPED
 from gradclip.doctor.diseases import ALWAYS, DISEASES, NEVER, NONFINITE, OTHER_OPTIMIZER, UNREACHED
-from gradclip.report.verdict import ALWAYS as NEARLY_ALL
 from gradclip.telemetry.runs import Run, folders_of, read_run
 from gradclip.watch.journal import CALLS, SCRIPT
 
@@ -102,7 +102,7 @@ def of_numbers(one: Watched) -> Iterator[Finding]:
         return
     norms, cut = [event.norm_before for event in held], [event for event in held if event.clipped]
     rate = len(cut) / len(held)
-    if rate >= NEARLY_ALL:
+    if rate >= ALWAYS_CLIPPED:
         yield finding(ALWAYS, place, cut[0].step, len(cut), len(one.run), rate=rate, median=median(norms))
     if max(norms) < FAR_BELOW * min(event.threshold for event in held):
         yield finding(UNREACHED, place, held[0].step, len(held), len(one.run), largest=max(norms))

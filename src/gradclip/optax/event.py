@@ -7,7 +7,8 @@ import time
 import jax
 
 from gradclip.optax.last import Last
-from gradclip.rules.rule import AnyRule
+from gradclip.rules.rule import AnyRule, rules_in
+from gradclip.rules.scope import Element
 from gradclip.telemetry import Event
 
 
@@ -24,7 +25,7 @@ def event_of(last: Last, *, step: int, rule: AnyRule) -> Event:
     >>> event_of(state.last, step=0, rule=rule).norm_before
     5.0
     """
-    host = jax.device_get(last)
+    host, first = jax.device_get(last), rules_in(rule)[0]
     return Event(
         step=step,
         rule=repr(rule),
@@ -37,4 +38,5 @@ def event_of(last: Last, *, step: int, rule: AnyRule) -> Event:
         skipped=bool(host.skipped),
         nonfinite=int(host.nonfinite),
         time=time.time(),
+        norm="Linf" if isinstance(first.scope, Element) else type(first.norm).__name__,
     )

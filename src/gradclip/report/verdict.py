@@ -5,17 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from gradclip.advice.past import ALWAYS, OFTEN
 from gradclip.report.numbers import Numbers
 from gradclip.report.words import count, percent, short, times
 
 FEW = 20
 """With fewer steps a share of 5 % is not one step, and nothing is said about shares."""
-
-ALWAYS = 0.95
-"""From here on nearly every step comes out with the same length, whatever the gradient was."""
-
-OFTEN = 0.5
-"""Above it the median step is clipped: ordinary steps are, and not only those that stand out."""
 
 GOOD, LOOK, BAD = "good", "look", "bad"
 

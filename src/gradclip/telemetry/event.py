@@ -19,7 +19,7 @@ class Event:
     `rule` is the rule as a sentence, `offenders` are the names of the first three tensors with a non-finite element,
     `skipped` says that the optimizer took no step (an error was raised, or the rule or a loss scaler left it out; such
     steps count in `step`), `time` is in seconds since 1970. `tensors` has the norm of each tensor before clipping, if
-    that was asked for.
+    that was asked for. `norm` names the norm that all of these are: L2, L1, Lp, RMS, or Linf, as of single elements.
 
     >>> event = Event(7, "all tensors together", "cpu", 5.0, 1.0, 1.0, 0.2, True)
     >>> Event.from_dict(event.to_dict()) == event
@@ -39,6 +39,7 @@ class Event:
     offenders: tuple[str, ...] = ()
     time: float = 0.0
     tensors: Mapping[str, float] | None = None
+    norm: str = "L2"
 
     def to_dict(self) -> dict[str, Any]:
         """The event as plain data for JSON. A number that JSON has not is None there, and a word in `not_finite`."""
@@ -109,7 +110,7 @@ NAMES = tuple(field.name for field in fields(Event))
 FLOATS = ("norm_before", "norm_after", "threshold", "coefficient", "time")
 NUMBER = (float, int)
 KINDS: dict[str, tuple[type, ...]] = {
-    **{"step": (int,), "nonfinite": (int,), "rule": (str,), "engine": (str,)},
+    **{"step": (int,), "nonfinite": (int,), "rule": (str,), "engine": (str,), "norm": (str,)},
     **{"clipped": (bool,), "skipped": (bool,), "offenders": (list,), "tensors": (dict, type(None))},
     **dict.fromkeys(FLOATS, NUMBER),
 }

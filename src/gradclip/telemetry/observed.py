@@ -28,4 +28,5 @@ def event_of(result: Result, rule: str, time: float, tensors: bool = False, left
         offenders=tuple(result.offenders[:MOST_OFFENDERS]),
         time=time,
         tensors=result.tensors if tensors and not refused else None,
+        norm=type(result.norm).__name__,
     )

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from gradclip.result import Result
+from gradclip.rules.norm import norm_of_order
 from gradclip.telemetry.event import MOST_OFFENDERS, Event
 from gradclip.watch.journal import NORM, OVERFLOW, RULE, Applied, Examined, Flaw
 from gradclip.watch.seen import Seen, joined
@@ -37,6 +39,7 @@ class Acted(NamedTuple):
     norm: float
     threshold: float
     coefficient: float
+    measured: str
     overflow: Flaw | None
 
 
@@ -53,7 +56,7 @@ def event_and_flaws(step: Step, names: Mapping[int, str]) -> tuple[Event, list[F
     hardest = min(acted, key=lambda one: one.coefficient, default=None)
     whole = joined(tensors.values(), step.rest.order)
     if hardest is None:
-        hardest = Acted(UNCLIPPED, whole, math.inf, 1.0, None)
+        hardest = Acted(UNCLIPPED, whole, math.inf, 1.0, named(step.rest.order), None)
     event = Event(
         step=step.number,
         rule=hardest.sentence,
@@ -68,6 +71,7 @@ def event_and_flaws(step: Step, names: Mapping[int, str]) -> tuple[Event, list[F
         offenders=tuple(offenders[:MOST_OFFENDERS]),
         time=step.time,
         tensors=tensors,
+        norm=hardest.measured,
     )
     return event, step.examined.flaws + [one.overflow for one in acted if one.overflow]
 
@@ -76,8 +80,10 @@ def acted_of(applied: Applied, read: Mapping[int, tuple[float, float]]) -> Acted
     """What a clip did to the gradients that were `read` before it."""
     clip, scale = applied
     if clip.kind == RULE:
-        before, after = clip.norm.norm_before, clip.norm.norm_after
-        return Acted(clip.sentence(), before, clip.norm.threshold, after / before if before > after else 1.0, None)
+        result: Result = clip.norm
+        before, after, measured = result.norm_before, result.norm_after, type(result.norm).__name__
+        coefficient = after / before if before > after else 1.0
+        return Acted(clip.sentence(), before, result.threshold, coefficient, measured, None)
     own = clip.order in (2.0, math.inf)
     norm = joined((n for n, _ in read.values()), clip.order) if own else float(clip.norm) / float(scale)
     threshold = clip.threshold / float(scale)
@@ -86,7 +92,12 @@ def acted_of(applied: Applied, read: Mapping[int, tuple[float, float]]) -> Acted
     overflow = Flaw(OVERFLOW, clip.where, clip.by) if finite and not math.isfinite(returned) else None
     divisor = returned / float(scale) + (EPSILON if clip.kind == NORM else 0.0)
     coefficient = 1.0 if divisor <= threshold else threshold / divisor
-    return Acted(clip.sentence(), norm, threshold, coefficient, overflow)
+    return Acted(clip.sentence(), norm, threshold, coefficient, named(clip.order), overflow)
+
+
+def named(order: float) -> str:
+    """The name of the norm of this order, as events have it."""
+    return type(norm_of_order(order)).__name__
 
 
 def left(acted: Acted) -> float:
