@@ -574,7 +574,8 @@ def test_a_planted_heavy_import_is_found(tmp_path):
 
 
 def test_a_planted_slow_import_is_found(tmp_path):
-    assert import_seconds(copy_with(tmp_path, "errors.py", "import time\ntime.sleep(0.06)"), attempts=2) > 0.05
+    busy = "import time\nwhile time.process_time() < 0.2: pass"
+    assert import_seconds(copy_with(tmp_path, "errors.py", busy), attempts=2) > 0.05
 
 
 def test_a_path_that_does_not_exist_is_found():
