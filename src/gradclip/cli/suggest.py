@@ -46,7 +46,7 @@ def told(found: Suggestion) -> str:
     lines = ["leave it as it is if training goes well"] if found.leave else []
     if found.expression is not None:
         lines += [f"otherwise {found.expression}" if found.leave else found.expression]
-        lines += row("in PyTorch", f"gradclip.attach(optimizer, {found.expression})")
+        lines += row("in PyTorch", f"gradclip.attach(optimizer, gradclip.{found.expression})")
         lines += row("clip rate", f"{found.clip_rate:.1%} of the {found.warm} steps that it is taken from")
         if found.low is not None:
             lines += row("range", f"{found.low:g} to {found.high:g} for the threshold, with a confidence of 90 %")
