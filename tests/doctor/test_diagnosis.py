@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,26 +42,39 @@ def test_a_flaw_counts_as_long_as_its_line_holds(tmp_path: Path) -> None:
     lines = [
         {"step": 0, "calls": [CALL]},
         {"step": 10, **flawed},
-        {"step": 12, "calls": [CALL]},
+        {"step": 20, "calls": [CALL]},
         {"step": 90, **flawed},
     ]
     finding = found(tmp_path / "run", [event(i, 0.5 + i % 2) for i in range(100)], lines)["twice"]
-    assert (finding.where, finding.since, finding.steps, finding.of) == ("train.py:9", 10, 2 + 10, 100)
+    assert (finding.where, finding.since, finding.steps, finding.of) == ("train.py:9", 10, 10 + 10, 100)
+
+
+def test_a_flaw_of_few_steps_has_a_reason_there(tmp_path: Path) -> None:
+    flawed = {"calls": [CALL], "flaws": [["micro-step", "train.py:9", ""]]}
+    lines = [{"step": 0, "calls": [CALL]}, {"step": 81, **flawed}]
+    assert found(tmp_path / "run", [event(i, 0.5 + i % 2) for i in range(100)], lines) == {}
 
 
 @pytest.mark.parametrize(("clipped", "sick"), [(94, False), (95, True), (100, True)])
-def test_from_95_percent_on_a_threshold_is_a_hidden_learning_rate(clipped: int, sick: bool, tmp_path: Path) -> None:
-    events = [event(i, 3.0 if i < clipped else 0.5) for i in range(100)]
+def test_from_95_percent_of_the_second_half_on_a_threshold_always_acts(clipped, sick, tmp_path: Path) -> None:
+    events = [event(i, 0.5) for i in range(100)] + [event(100 + i, 3.0 if i < clipped else 0.5) for i in range(100)]
     findings = found(tmp_path / "run", events, [{"step": 0, "calls": [CALL]}])
     assert ("always-exceeded" in findings) == sick
     if sick:
-        assert findings["always-exceeded"].steps == clipped
+        assert (findings["always-exceeded"].since, findings["always-exceeded"].steps) == (100, clipped)
         assert findings["always-exceeded"].where == "train.py:9"
+
+
+@pytest.mark.parametrize(("optimizer", "word"), [("SGD", "learning rate"), ("AdamW", "counts alike")])
+def test_what_always_means_depends_on_the_optimizer(optimizer: str, word: str, tmp_path: Path) -> None:
+    finding = found(tmp_path / "run", [event(i, 3.0) for i in range(ENOUGH)], optimizer=optimizer)["always-exceeded"]
+    assert word in finding.sentence
+    assert ("learning rate" in finding.cure) == (optimizer == "SGD")
 
 
 @pytest.mark.parametrize(("largest", "sick"), [(0.09, True), (0.11, False), (0.9, False), (1.1, False)])
 def test_a_threshold_ten_times_above_all_norms_guards_nothing(largest: float, sick: bool, tmp_path: Path) -> None:
-    findings = found(tmp_path / "run", [event(i, largest if i == 30 else 0.05) for i in range(100)])
+    findings = found(tmp_path / "run", [event(i, largest if i == 30 else 0.05) for i in range(ENOUGH)])
     assert ("never-reached" in findings) == sick
 
 
@@ -84,10 +98,15 @@ def unclipped(norm: float) -> Event:
     return event(0, norm, math.inf)
 
 
-@pytest.mark.parametrize(("norm", "sick"), [(2.1, True), (2.0, False), (2.000001, False)])
-def test_a_threshold_that_was_asked_for_and_exceeded_was_never_applied(norm, sick, tmp_path: Path) -> None:
-    lines = [{"step": 0, "calls": []}]
-    assert ("never-clipped" in found(tmp_path / "run", [unclipped(norm)], lines, asked=ASKED)) == sick
+def test_a_threshold_that_was_asked_for_and_that_elements_exceeded_was_never_applied(tmp_path: Path) -> None:
+    lines = [{"step": 0, "calls": [], "unclipped": []}, {"step": 3, "calls": [], "unclipped": ["max_norm"]}]
+    finding = found(tmp_path / "run", [event(i, 9.0, math.inf) for i in range(5)], lines, asked=ASKED)["never-clipped"]
+    assert (finding.since, finding.steps, finding.where) == (3, 2, "train.py")
+
+
+def test_a_script_that_clips_elements_by_itself_is_left_in_peace(tmp_path: Path) -> None:
+    lines = [{"step": 0, "calls": [], "unclipped": []}]
+    assert found(tmp_path / "run", [unclipped(9.0)], lines, asked=ASKED) == {}
 
 
 def test_who_clips_in_the_wrong_place_is_not_told_that_nothing_clips(tmp_path: Path) -> None:
@@ -111,6 +130,20 @@ def test_an_optimizer_whose_norms_stay_below_the_threshold_needs_no_clipping(tmp
     assert diagnose(folder) == []
 
 
+@pytest.mark.parametrize("why", ["of one number", "later", "short-lived"])
+def test_an_optimizer_that_is_another_matter(why: str, tmp_path: Path) -> None:
+    folder = written(tmp_path / "run", [event(i, 1.5) for i in range(10)], [{"step": 0, "calls": [CALL]}])
+    events = [replace(unclipped(3.0), step=i) for i in range(4 if why == "short-lived" else 10)]
+    sink = jsonl(folder / "run-2")
+    shapes = {"temperature": [1]} if why == "of one number" else {"weight": [2]}
+    sink.begin({"parameters": shapes, "script": {"optimizer": "Adam", "asked": []}})
+    for one in events:
+        sink(replace(one, time=9.0 if why == "later" else 0.0))
+    sink.close()
+    (folder / "run-2" / "calls.jsonl").write_text('{"step": 0, "calls": [], "flaws": [], "missing": []}\n')
+    assert diagnose(folder) == []
+
+
 def test_two_optimizers_that_nothing_clips_are_nobodys_mistake(tmp_path: Path) -> None:
     folder = written(tmp_path / "run", [unclipped(3.0)], [{"step": 0, "calls": []}])
     written(folder / "run-2", [unclipped(3.0)], [{"step": 0, "calls": []}])
@@ -119,7 +152,7 @@ def test_two_optimizers_that_nothing_clips_are_nobodys_mistake(tmp_path: Path) -
 
 def test_a_run_of_telemetry_is_read_as_well(tmp_path: Path) -> None:
     sink = jsonl(tmp_path / "run")
-    for step in range(60):
+    for step in range(ENOUGH):
         sink(event(step, 5.0))
     assert [finding.disease for finding in diagnose(tmp_path / "run")] == ["always-exceeded"]
 
@@ -138,9 +171,9 @@ def test_names_are_listed_once_and_not_all_of_them() -> None:
 
 
 def test_the_command_reads_a_run(tmp_path: Path, capsys) -> None:
-    folder = written(tmp_path / "run", [event(i, 5.0) for i in range(60)], [{"step": 0, "calls": [CALL]}])
+    folder = written(tmp_path / "run", [event(i, 5.0) for i in range(ENOUGH)], [{"step": 0, "calls": [CALL]}])
     assert main(["doctor", str(folder)]) == 1
-    assert capsys.readouterr().out.startswith("train.py:9: cuts 100% of the steps")
+    assert capsys.readouterr().out.startswith("train.py:9: cuts 100% of the steps of the second half")
     assert main(["doctor", "--json", str(folder)]) == 1
     assert json.loads(capsys.readouterr().out)[0]["disease"] == "always-exceeded"
     (tmp_path / "empty").mkdir()

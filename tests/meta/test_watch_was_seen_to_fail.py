@@ -66,7 +66,7 @@ PLANTS = [
           steps, "left", lambda acted: acted.norm),
     Plant("every number is a threshold", test_start.test_a_name_that_says_something_else, ("grad_norm",),
           asked, "NAMED", asked.re.compile(".*")),
-    Plant("a library is the user's", whose_a_file_is, (), where, "PATHS", ()),
+    Plant("a library is the user's", whose_a_file_is, (), where, "PACKAGES", ()),
     Plant("a line holds for one step", in_folder(test_diagnosis.test_a_flaw_counts_as_long_as_its_line_holds), (),
           diagnosis, "watched", lambda folder: diagnosis.Watched(diagnosis.read_run(folder), [
               (diagnosis.json.loads(line), 1) for line in (folder / "calls.jsonl").read_text().splitlines()])),
@@ -76,11 +76,8 @@ PLANTS = [
           in_folder(test_diagnosis.test_a_threshold_ten_times_above_all_norms_guards_nothing, 0.9, False), (),
           diagnosis, "FAR_BELOW", 1.0),
     Plant("always is not said",
-          in_folder(test_diagnosis.test_from_95_percent_on_a_threshold_is_a_hidden_learning_rate, 95, True), (),
+          in_folder(test_diagnosis.test_from_95_percent_of_the_second_half_on_a_threshold_always_acts, 95, True), (),
           diagnosis, "ALWAYS_CLIPPED", 0.99),
-    Plant("what the script clips by itself is not seen",
-          in_folder(test_diagnosis.test_a_threshold_that_was_asked_for_and_exceeded_was_never_applied, 2.000001, False),
-          (), diagnosis, "ABOVE", 1.0),
 ]  # fmt: skip
 
 

@@ -1,5 +1,7 @@
 """What is made of the calls between two steps: each log by hand."""
 
+import math
+
 import pytest
 
 from gradclip.watch import journal
@@ -12,7 +14,8 @@ FIRST, SECOND = object(), object()
 
 def clip(where: str = "train.py:1", parameters: frozenset[int] = MINE, **facts) -> Clip:
     known = {"given": len(parameters), "gradients": len(parameters), "first": lambda: FIRST}
-    return Clip("clip_grad_norm_", journal.NORM, 1.0, 2.0, where, parameters=parameters, **known | facts)
+    threshold = facts.pop("threshold", 1.0)
+    return Clip("clip_grad_norm_", journal.NORM, threshold, 2.0, where, parameters=parameters, **known | facts)
 
 
 def examined(*entries) -> Examined:
@@ -32,6 +35,8 @@ HEALTHY = {
     "value, then norm": [Backward(), clip()._replace(kind=journal.VALUE), clip()],
     "another optimizer's": [Backward(), clip(parameters=OTHERS), Zeroed(MINE), Backward(), clip()],
     "given up by hand": [Backward(), clip(), Backward(), clip(first=lambda: SECOND)],
+    "the norm is only asked for": [clip(threshold=math.inf), Backward(), clip(), clip(threshold=1e9)],
+    "another net's loss was scaled": [Scaled(8.0), Backward(), Unscaled(99), Backward(), clip()],
     "zeroed in place": [Backward(), clip(), Zeroed(MINE), Backward(), clip()],
 }
 

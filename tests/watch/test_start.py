@@ -44,6 +44,16 @@ def test_parameters_have_the_names_of_the_outermost_module() -> None:
     assert list(names.values()) == ["0.weight", "0.bias", "1.weight", "1.bias"]
 
 
+def test_a_module_that_is_half_made_is_passed_over() -> None:
+    class Half(torch.nn.Module):
+        def __init__(self) -> None:
+            pass
+
+    half, model = Half(), torch.nn.Linear(2, 1, bias=False)
+    assert list(names_of(torch.optim.SGD(model.parameters(), lr=0.1)).values()) == ["weight"]
+    assert half is not None
+
+
 def test_names_of_two_models_differ_and_a_lonely_parameter_has_its_place() -> None:
     first, second = torch.nn.Linear(2, 1, bias=False), torch.nn.Linear(2, 1, bias=False)
     lonely = torch.nn.Parameter(torch.zeros(1))
@@ -67,7 +77,7 @@ def test_whose_a_file_is() -> None:
     assert owner(__file__) == ""
 
 
-THRESHOLDS = ["max_norm", "max_grad_norm", "clip", "grad_clip", "GRAD_CLIP", "gradient_clip_val", "clip_grad_norm"]
+THRESHOLDS = ["max_norm", "max_grad_norm", "clip_norm", "grad_clip", "GRAD_CLIP", "gradient_clip_val", "clip_grad_norm"]
 
 
 @pytest.mark.parametrize("name", THRESHOLDS)
@@ -76,7 +86,8 @@ def test_a_name_that_says_threshold(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["clip_range", "clip_skip", "grad_norm", "eclipse", "clip_model", "norm", "max_length"]
+    "name",
+    ["clip", "clip_value", "clip_range", "clip_skip", "grad_norm", "eclipse", "norm", "max_length"],
 )
 def test_a_name_that_says_something_else(name: str) -> None:
     assert thresholds(name, 0.5) == []
@@ -99,6 +110,12 @@ class Config:
 )
 def test_settings_hold_thresholds(settings) -> None:
     assert thresholds("config", settings) == [("grad_clip", 0.7)]
+
+
+def test_what_the_optimizer_has_among_its_settings_is_its_own_to_apply() -> None:
+    max_grad_norm = 1.5
+    optimizer = torch.optim.SGD([{"params": [torch.zeros(1)], "max_grad_norm": max_grad_norm}], lr=0.1)
+    assert asked_for(optimizer) == []
 
 
 def test_what_a_running_function_was_asked_for() -> None:

@@ -16,8 +16,8 @@ from gradclip.watch.launch import folder_for, whole
 SCRIPTS = Path(__file__).parents[1] / "doctor" / "scripts"
 SOURCE = Path(gradclip.__file__).parents[1]
 EXACT = [
-    "after_step", "before_unscale_healthy", "closure_healthy", "gan_healthy", "micro_step", "non_finite",
-    "overflow", "twice_healthy", "attached_healthy", "compiled_healthy", "own_functions_healthy",
+    "after_step", "before_unscale_healthy", "closure_healthy", "odd_steps_healthy", "gan_healthy", "micro_step",
+    "non_finite", "overflow", "twice_healthy", "attached_healthy", "compiled_healthy", "own_functions_healthy",
     "lightning_trainer_healthy", "two_knobs_healthy",
 ]  # fmt: skip
 
@@ -144,6 +144,50 @@ def test_json_is_the_only_thing_on_the_output(tmp_path: Path) -> None:
     assert told["exit"] == 0
     assert told["runs"]["run"]["steps"] == 5
     assert [finding["disease"] for finding in told["findings"]] == ["twice"]
+
+
+def test_a_call_that_is_wrong_fails_as_it_does_without_us(tmp_path: Path) -> None:
+    script = "import torch\ntorch.nn.utils.clip_grad_norm_([torch.nn.Parameter(torch.ones(1))])\n"
+    (tmp_path / "script.py").write_text(script, encoding="utf-8")
+    answer = watch("script.py", folder=tmp_path)
+    assert answer.returncode == 1
+    assert "missing 1 required positional argument: 'max_norm'" in answer.stderr
+    assert "nothing more is recorded" not in answer.stderr
+
+
+def test_a_forked_child_writes_nothing_of_its_parents(tmp_path: Path) -> None:
+    script = """
+import os, sys, torch
+p = torch.nn.Parameter(torch.ones(2))
+optimizer = torch.optim.SGD([p], lr=0.1)
+for number in range(30):
+    p.grad = torch.ones(2)
+    optimizer.step()
+child = os.fork()
+if not child:
+    sys.exit(0)
+os.waitpid(child, 0)
+"""
+    (tmp_path / "script.py").write_text(script, encoding="utf-8")
+    assert watch("--out", "run", "script.py", folder=tmp_path).returncode == 0
+    lines = (tmp_path / "run" / "events.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == len(read_run(tmp_path / "run")) == 30
+
+
+def test_what_is_remembered_of_the_past_does_not_grow(tmp_path: Path) -> None:
+    script = """
+import torch
+from gradclip.watch import patches
+p = torch.nn.Parameter(torch.ones(2))
+optimizer = torch.optim.SGD([p], lr=0.1)
+for number in range(300):
+    p.sum().backward()
+    torch.nn.utils.clip_grad_norm_([p], 1.0)
+    optimizer.step()
+print(len(patches._recorders[0]._log))
+"""
+    (tmp_path / "script.py").write_text(script, encoding="utf-8")
+    assert watch("script.py", folder=tmp_path).stdout == "0\n"
 
 
 def test_a_sitecustomize_that_was_there_still_runs(tmp_path: Path) -> None:

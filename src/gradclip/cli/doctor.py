@@ -30,11 +30,13 @@ def run(options: argparse.Namespace) -> int:
     if not script:
         return mistake("give a script to run, or a run to read: gradclip doctor train.py", "doctor")
     if Path(script[0]).is_dir():
+        if script[1:]:
+            return mistake(f"a run takes no arguments, got {' '.join(script[1:])}", "doctor")
         return told(Path(script[0]), options.json)
     from gradclip.cli.watch import missing
     from gradclip.watch.launch import run_watched
 
-    if wrong := missing(script):
+    if wrong := missing(script, "doctor"):
         return mistake(wrong, "doctor")
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "run"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -36,27 +37,32 @@ def run(options: argparse.Namespace) -> int:
     script = script_in(options)
     if not script:
         return mistake("give a script to run: gradclip watch train.py", "watch")
-    if wrong := missing(script):
+    if wrong := missing(script, "watch"):
         return mistake(wrong, "watch")
     folder = options.out or folder_for(script)
     if folder.exists():
         return mistake(f"--out {folder}: there is something already; give a folder that is not there", "watch")
+    if not os.access(next(place for place in folder.absolute().parents if place.exists()), os.W_OK):
+        return mistake(f"--out {folder}: cannot be written; give a folder that can be", "watch")
     code = run_watched(script, folder, options.steps, quiet=options.json)
     if not folder.exists():
-        print("gradclip watch: nothing was recorded: no optimizer of PyTorch made a step", file=sys.stderr)
+        print(
+            "gradclip watch: nothing was recorded: no optimizer of PyTorch made a step in sight",
+            file=sys.stderr,
+        )
         return code
     tell(folder, code, options.json)
     return code
 
 
-def missing(command: Sequence[str]) -> str | None:
+def missing(command: Sequence[str], name: str) -> str | None:
     """What is not there of what is to be run."""
     first = command[0]
     if first.endswith(".py"):
         if not Path(first).is_file():
             return f"there is no script {first}"
     elif not first.startswith("-") and shutil.which(first) is None:
-        return f"{first} is neither a script, a run nor a program: gradclip watch train.py"
+        return f"{first} is neither a script, a run nor a program: gradclip {name} train.py"
     if importlib.util.find_spec("torch") is None:
         return 'PyTorch is not installed in this Python: pip install "gradclip[torch]"'
     return None

@@ -14,14 +14,17 @@ from typing import Any, NamedTuple
 from gradclip.advice.past import ALWAYS as ALWAYS_CLIPPED
 from gradclip.doctor.diseases import ALWAYS, DISEASES, NEVER, NONFINITE, OTHER_OPTIMIZER, UNREACHED
 from gradclip.telemetry.runs import Run, folders_of, read_run
-from gradclip.watch.journal import CALLS, SCRIPT
+from gradclip.watch.journal import CALLS, OVERFLOW, SCRIPT
 
-ENOUGH = 50
+ENOUGH = 200
 """The steps below which nothing is said of how often a threshold acts."""
 FAR_BELOW = 0.1
 """A threshold never acts if the largest norm is below this share of it: a guard that is merely not needed is right."""
 ABOVE = 1.001
-"""A norm over what was asked for; below this it may have been clipped by code of the script's own."""
+RARE = 0.2
+"""A call that is wrong in fewer of the steps has a reason there: a step that the script left out, an evaluation."""
+NORMALISING = ("adam", "lion", "lamb", "adafactor", "adagrad", "rmsprop", "muon", "sophia", "rprop")
+"""Optimizers whose step does not grow with the gradient, by a part of their names."""
 MOST_NAMED = 3
 
 
@@ -80,14 +83,15 @@ def watched(folder: Path) -> Watched:
 
 
 def of_calls(one: Watched) -> Iterator[Finding]:
-    """What the calls of a script show, each disease and line once."""
+    """What the calls of a script show, each disease and line once; what is seen in few steps has a reason there."""
     seen: dict[tuple[str, str, str], list[tuple[dict[str, Any], int]]] = {}
     for line, steps in one.calls:
         for flaw in line["flaws"]:
             seen.setdefault(tuple(flaw), []).append((line, steps))
     for (name, where, by), lines in seen.items():
-        missing = listed(lines[0][0]["missing"])
-        yield finding(name, where, lines[0][0]["step"], sum(n for _, n in lines), len(one.run), by=by, missing=missing)
+        missing, steps = listed(lines[0][0]["missing"]), sum(steps for _, steps in lines)
+        if name == OVERFLOW or steps >= RARE * len(one.run):
+            yield finding(name, where, lines[0][0]["step"], steps, len(one.run), by=by, missing=missing)
 
 
 def of_numbers(one: Watched) -> Iterator[Finding]:
@@ -100,42 +104,60 @@ def of_numbers(one: Watched) -> Iterator[Finding]:
     held = [e for e in taken if math.isfinite(e.norm_before) and math.isfinite(e.threshold) and e.norm_before > 0.0]
     if len(held) < ENOUGH:
         return
-    norms, cut = [event.norm_before for event in held], [event for event in held if event.clipped]
-    rate = len(cut) / len(held)
+    late, largest = held[len(held) // 2 :], max(event.norm_before for event in held)
+    rate = sum(event.clipped for event in late) / len(late)
     if rate >= ALWAYS_CLIPPED:
-        yield finding(ALWAYS, place, cut[0].step, len(cut), len(one.run), rate=rate, median=median(norms))
-    if max(norms) < FAR_BELOW * min(event.threshold for event in held):
-        yield finding(UNREACHED, place, held[0].step, len(held), len(one.run), largest=max(norms))
+        cut = [event for event in held if event.clipped]
+        facts = {"rate": rate, "median": median(event.norm_before for event in late), **told_of(one.script)}
+        yield finding(ALWAYS, place, cut[0].step, len(cut), len(one.run), **facts)
+    if largest < FAR_BELOW * min(event.threshold for event in held):
+        yield finding(UNREACHED, place, held[0].step, len(held), len(one.run), largest=largest)
+
+
+def told_of(script: Mapping[str, Any]) -> dict[str, str]:
+    """What a threshold that always acts means: a learning rate, but not to optimizers that divide by the gradient."""
+    name = script.get("optimizer", "").lower()
+    if any(kind in name for kind in NORMALISING):
+        return {"means": "so every batch counts alike, however large its gradient", "rates": ""}
+    return {"means": "so it is a hidden learning rate, not a guard", "rates": " and lower the learning rate"}
 
 
 def of_asked(one: Watched, every: list[Watched]) -> Iterator[Finding]:
-    """A threshold that the script has and nothing applies, to any optimizer."""
+    """A threshold that the script has and nothing applies, to any optimizer, though an element exceeded it."""
     if any(line["calls"] or line["flaws"] for other in every for line, _ in other.calls):
         return
     for asked in one.script.get("asked", ()):
-        above = [event for event in one.run if event.norm_before > ABOVE * asked["value"]]
+        above = [(line["step"], steps) for line, steps in one.calls if asked["name"] in line.get("unclipped", ())]
         if above:
-            largest = max(event.norm_before for event in above)
-            yield finding(
-                NEVER, asked["where"], above[0].step, len(above), len(one.run), largest=largest, **only(asked)
-            )
+            steps = sum(steps for _, steps in above)
+            yield finding(NEVER, asked["where"], above[0][0], steps, len(one.run), **only(asked))
 
 
 def of_optimizers(every: list[Watched]) -> Iterator[Finding]:
     """An optimizer that nothing clips beside one that something does, and whose norms exceed the threshold there."""
     clipped = [one for one in every if one.clips]
-    limit = min((event.threshold for one in clipped for event in one.run), default=math.inf)
     place = next((call for one in clipped for line, _ in one.calls for call in line["calls"]), "")
     for one in every:
+        beside = [other for other in clipped if together(one.run, other.run)]
+        limit = min((event.threshold for other in beside for event in other.run), default=math.inf)
         above = [event for event in one.run if event.norm_before > ABOVE * limit]
-        if above and one.calls and not any(line["calls"] or line["flaws"] for line, _ in one.calls):
+        silent = one.calls and not any(line["calls"] or line["flaws"] or line.get("measured") for line, _ in one.calls)
+        shapes = one.run.about.get("parameters", {})
+        if above and silent and sum(map(math.prod, shapes.values())) > 1:
             facts = {
-                "optimizer": f"the {one.script.get('optimizer', 'optimizer')} that holds "
-                + listed(list(one.run.about.get("parameters", {}))),
+                "optimizer": f"the {one.script.get('optimizer', 'optimizer')} that holds {listed(list(shapes))}",
                 "optimizers": len(every),
                 "largest": max(event.norm_before for event in above),
             }
             yield finding(OTHER_OPTIMIZER, line_in(place), above[0].step, len(above), len(one.run), **facts)
+
+
+def together(one: Run, other: Run) -> bool:
+    """Whether two optimizers train at the same time: their steps overlap, and are not far fewer of one."""
+    if not one or not other:
+        return False
+    overlap = one[0].time <= other[-1].time and other[0].time <= one[-1].time
+    return overlap and 2 * len(one) >= len(other)
 
 
 def line_in(call: str) -> str:

@@ -73,12 +73,12 @@ DISEASES = {
         "clip the parameters of all optimizers in one call, or gradclip.attach(first, second, rule)",
     ),
     NEVER: Disease(
-        "nothing clips the gradients, although {option} is {value:g}: a norm of {largest:.3g} went through",
+        "nothing clips the gradients, although {option} is {value:g}: larger elements went through",
         "call clip_grad_norm_(model.parameters(), {option}) between backward() and optimizer.step()",
     ),
     ALWAYS: Disease(
-        "cuts {rate:.0%} of the steps (the median norm is {median:.3g}), so it is a hidden learning rate, not a guard",
-        "raise the threshold and lower the learning rate: gradclip suggest proposes one",
+        "cuts {rate:.0%} of the steps of the second half (the median norm is {median:.3g}), {means}",
+        "raise the threshold{rates}: gradclip suggest proposes one",
     ),
     UNREACHED: Disease(
         "never acts: the largest norm, {largest:.3g}, is less than a tenth of the threshold, so a gradient ten times "

@@ -14,14 +14,18 @@ from typing import Any
 from gradclip.watch.where import owner, shown
 
 NAMED = re.compile(
-    r"(max_?(grad(ient)?_?)?norm|clip|clip_?(norm|val(ue)?)|(.*_)?grad(ient)?_?clip(ping)?(_?(norm|val(ue)?))?"
-    r"|(.*_)?clip_?grad(ient)?s?(_?(norm|val(ue)?))?)_?",
+    r"max_?(grad(ient)?_?)?norm_?|(grad(ient)?_?)?clip_?norm|(.*_)?grad(ient)?_?clip(ping)?(_?(norm|val(ue)?))?"
+    r"|(.*_)?clip_?grad(ient)?s?(_?(norm|val(ue)?))?_?",
     re.IGNORECASE,
 )
 
 
-def asked_for() -> list[dict[str, Any]]:
-    """The thresholds in the variables of the user's functions that are being executed, and in settings among them."""
+def asked_for(optimizer: Any = None) -> list[dict[str, Any]]:
+    """The thresholds in the variables of the user's functions that are being executed, and in settings among them.
+
+    What the optimizer has among its own settings is its own to apply.
+    """
+    own_settings = set() if optimizer is None else {name for group in optimizer.param_groups for name in group}
     found: dict[str, dict[str, Any]] = {}
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
@@ -33,7 +37,7 @@ def asked_for() -> list[dict[str, Any]]:
                             own, {"name": own, "value": float(number), "where": shown(frame.f_code.co_filename)}
                         )
         frame = frame.f_back
-    return list(found.values())
+    return [one for name, one in found.items() if name not in own_settings]
 
 
 def thresholds(name: str, value: Any) -> list[tuple[str, Real]]:

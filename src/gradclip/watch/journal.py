@@ -9,6 +9,8 @@ CALLS = "calls.jsonl"
 SCRIPT = "script"
 """The file beside the events, and what `run.json` has of the script."""
 
+MEASURES = 1e6
+"""From this threshold on a call is a way to learn the norm; most write infinity."""
 NORM, VALUE, RULE = "norm", "value", "rule"
 """What a call clips by; a rule of this library knows itself what it did."""
 
@@ -73,6 +75,11 @@ class Clip(NamedTuple):
     norm: Any = None
     seen: Any = None
 
+    @property
+    def measures(self) -> bool:
+        """Whether the call only asks for the norm: nobody clips at such a threshold."""
+        return self.kind == NORM and self.threshold >= MEASURES
+
     def sentence(self) -> str:
         """The call as a person would write it."""
         arguments = {NORM: "(max_norm={:g})", VALUE: "(clip_value={:g})", RULE: ""}[self.kind].format(self.threshold)
@@ -113,23 +120,24 @@ def examine(entries: Iterable[Entry], optimizer: int, parameters: frozenset[int]
     """
     zeroed = False
     scale: Any = None
+    scaled: Any = None
     last = -1
     applied: list[Applied] = []
     flaws: list[Flaw] = []
     places: list[int] = []
     for place, entry in enumerate(entries):
         if isinstance(entry, Backward):
-            made, last = True, place
+            made, last, scale, scaled = True, place, scaled, None  # of a loss that was scaled for this very backward
         elif isinstance(entry, Zeroed):
             if entry.parameters & parameters:
                 zeroed, applied, places = True, [], []
         elif isinstance(entry, Scaled):
-            scale = entry.scale
+            scaled = entry.scale
         elif isinstance(entry, Unscaled):
             scale = None if entry.optimizer == optimizer else scale
         elif entry.parameters & parameters or not (entry.parameters and entry.made_of_parameters):
             flaw = flaw_of(entry, made, zeroed, scale)
-            if flaw in (None, BEFORE_UNSCALE):
+            if flaw in (None, BEFORE_UNSCALE) and (made or not entry.measures):
                 flaws += repeated(entry, [one.clip for one in applied], [last > at for at in places])
                 applied.append(Applied(entry, 1.0 if scale is None else scale))
                 places.append(place)
@@ -140,6 +148,8 @@ def examine(entries: Iterable[Entry], optimizer: int, parameters: frozenset[int]
 
 def flaw_of(clip: Clip, made: bool, zeroed: bool, scale: Any) -> str | None:
     """What is wrong with a call by itself, of which only a loss scale lets it act all the same."""
+    if clip.measures:
+        return None
     if not clip.given:
         return EMPTY
     if not clip.made_of_parameters:
@@ -152,7 +162,7 @@ def flaw_of(clip: Clip, made: bool, zeroed: bool, scale: Any) -> str | None:
 def repeated(clip: Clip, before: list[Clip], accumulated: list[bool]) -> list[Flaw]:
     """What is wrong with a call that clips again what was clipped; `accumulated`: a backward came in between."""
     for other, more in zip(before, accumulated, strict=True):
-        if other.kind != clip.kind or not other.parameters & clip.parameters:
+        if other.measures or clip.measures or other.kind != clip.kind or not other.parameters & clip.parameters:
             continue
         if more and other.parameters == clip.parameters and other.first() is not clip.first():
             continue  # those gradients were given up, and these are new ones

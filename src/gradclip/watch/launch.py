@@ -12,7 +12,7 @@ from pathlib import Path
 from gradclip.watch.start import FOLDER, STEPS
 
 SITE = Path(__file__).parent / "site"
-OPTIONS_OF_PYTHON = ("-m", "-c")
+MODULE = "-m"
 
 
 def run_watched(command: Sequence[str], folder: Path, steps: int = 0, quiet: bool = False) -> int:
@@ -34,7 +34,7 @@ def run_watched(command: Sequence[str], folder: Path, steps: int = 0, quiet: boo
 
 def whole(command: Sequence[str]) -> list[str]:
     """The command with its Python, if it is not a program of its own."""
-    script = command[0].endswith(".py") or command[0] in OPTIONS_OF_PYTHON
+    script = command[0].endswith(".py") or command[0] == MODULE
     return [sys.executable, *command] if script else list(command)
 
 

@@ -21,7 +21,7 @@ def names_of(optimizer: Optimizer) -> dict[int, str]:
         for parameter, name in zip(group["params"], group.get("param_names") or places, strict=True):
             found[id(parameter)] = name
     # `type(one)`: asking an object itself for its class may run code of the script
-    modules = [one for one in gc.get_objects() if issubclass(type(one), torch.nn.Module)]
+    modules = [one for one in gc.get_objects() if issubclass(type(one), torch.nn.Module) and "_modules" in vars(one)]
     inner = {id(child) for module in modules for child in module.children()}
     for module in modules:
         if id(module) not in inner:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -35,17 +36,22 @@ def wrap_clipping(module: ModuleType) -> None:
 
 def told(function: Callable[..., Any], name: str, kind: str) -> Callable[..., Any]:
     """A clipping function that tells the recorder what it was called with, and what it returned."""
+    signature = inspect.signature(function)
 
     @functools.wraps(function)
-    def clip(parameters: Any, threshold: Any = None, *args: Any, **kwargs: Any) -> Any:
-        threshold = kwargs.pop(THRESHOLDS[kind], threshold)
+    def clip(*args: Any, **kwargs: Any) -> Any:
         if not _recorders or _calls or compiling():
-            return function(parameters, threshold, *args, **kwargs)
+            return function(*args, **kwargs)
+        known = arguments_of(signature, args, kwargs)
+        if known is None:
+            return function(*args, **kwargs)  # PyTorch says what is wrong with them
+        parameters = known["parameters"]
         given = [parameters] if hasattr(parameters, "grad") else list(parameters)
-        known = bound(function, given, threshold, args, kwargs)
-        call = _recorders[0].clips(name, kind, given, threshold, known.get("norm_type", 2.0))
-        # an iterator that had nothing is handed on as it came: PyTorch warns of it
-        returned = called(name, function, given or parameters, threshold, *args, **kwargs)
+        threshold, order = known.get(THRESHOLDS[kind]), known.get("norm_type", 2.0)
+        call = _recorders[0].clips(name, kind, given, math.inf if threshold is None else threshold, order)
+        if given and isinstance(parameters, Iterator):  # one that had nothing is handed on as it came: PyTorch warns
+            args, kwargs = ((given, *args[1:]), kwargs) if args else ((), {**kwargs, "parameters": given})
+        returned = called(name, function, *args, **kwargs)
         if call is not None:
             _recorders[0].clipped(call, known.get("total_norm", returned))
         return returned
@@ -53,10 +59,13 @@ def told(function: Callable[..., Any], name: str, kind: str) -> Callable[..., An
     return clip
 
 
-def bound(function: Any, given: Any, threshold: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a call by name."""
-    code = inspect.unwrap(function).__code__
-    return dict(zip(code.co_varnames, (given, threshold, *args), strict=False)) | kwargs
+def arguments_of(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any] | None:
+    """The arguments of a call by name; None for a call that cannot be one."""
+    try:
+        known = signature.bind(*args, **kwargs).arguments
+    except TypeError:
+        return None
+    return known if isinstance(known.get("parameters"), Iterable) else None
 
 
 def called(name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -162,14 +171,18 @@ def before(owner: Any, name: str, tell: Callable[..., None]) -> None:
 def before_step(recorder: Recorder, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The hook before a step. A closure makes the gradients inside it, so the step is noted when it returns."""
     closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
-    if closure is None:
+    if not callable(closure):
         recorder.before_step(optimizer)
         return None
+    noted = False
 
     @functools.wraps(closure)
-    def closure_then_note() -> Any:
-        loss = closure()
-        recorder.before_step(optimizer)
+    def closure_then_note(*arguments: Any, **options: Any) -> Any:
+        nonlocal noted
+        loss = closure(*arguments, **options)
+        if not noted:  # LBFGS evaluates it again within a step
+            recorder.before_step(optimizer)
+            noted = True
         recorder.evaluated(optimizer)
         return loss
 

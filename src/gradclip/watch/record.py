@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,8 +17,11 @@ from gradclip.result import Result
 from gradclip.telemetry.folder import jsonl
 from gradclip.telemetry.observed import event_of
 from gradclip.watch.journal import CALLS, SCRIPT, Flaw
+from gradclip.watch.seen import joined
 from gradclip.watch.steps import Step, event_and_flaws
 
+ABOVE = 1.001
+"""An element over what was asked for; below this it may have been clipped by code of the script's own."""
 MOST, LONGEST = 50, 1.0
 """How many steps are read together, which costs a third of reading each by itself, and how long one may wait."""
 
@@ -38,10 +42,12 @@ class Record:
         self._names = names
         self._sink = jsonl(folder)
         self._pending: list[Noted] = []
+        self._asked: list[dict[str, Any]] = []
         self._pattern: dict[str, Any] | None = None
 
     def begin(self, optimizer: str, shapes: dict[str, list[int]], asked: list[dict[str, Any]]) -> None:
         """Write what is known before the first step."""
+        self._asked = asked
         script = {"arguments": sys.argv, "optimizer": optimizer, "asked": asked}
         self._sink.begin(
             {"framework": "torch", "framework_version": torch.__version__, "parameters": shapes, SCRIPT: script}
@@ -60,15 +66,27 @@ class Record:
             event, flaws = event_and_flaws(step, self._names)
             if flaw is not None:
                 flaws.append(Flaw(flaw, step.examined.applied[-1].clip.where))
-            calls = [one.clip.sentence() for one in step.examined.applied]
-            left_out = [self._names.get(parameter, "?") for parameter in missing]
             self._sink(event)
-            self._tell(step.number, {"calls": calls, "flaws": flaws, "missing": left_out})
+            self._tell(step.number, {**self._calls(step), "flaws": flaws, "missing": self._named(missing)})
 
-    def take(self, result: Result, rule: str, step: int) -> None:
+    def _calls(self, step: Step) -> dict[str, list[str]]:
+        """The calls that clipped, those that only measured, and the thresholds that nothing applied."""
+        clips = [one.clip for one in step.examined.applied]
+        elements = {} if step.peak is None else step.peak.read(float(step.divisor))
+        peak = joined((largest for largest, _ in elements.values()), inf)
+        return {
+            "calls": [clip.sentence() for clip in clips if not clip.measures],
+            "measured": [clip.sentence() for clip in clips if clip.measures],
+            "unclipped": [one["name"] for one in self._asked if peak > ABOVE * one["value"]],
+        }
+
+    def _named(self, parameters: list[int]) -> list[str]:
+        return [self._names.get(parameter, "?") for parameter in parameters]
+
+    def take(self, result: Result, rule: str, step: int, flaws: list[Flaw]) -> None:
         """Write the step of a clipper of this library, which knows best what it did."""
         self._sink(replace(event_of(result, rule, time.time()), step=step))
-        self._tell(step, {"calls": [f"gradclip: {rule}"], "flaws": [], "missing": []})
+        self._tell(step, {"calls": [f"gradclip: {rule}"], "flaws": flaws, "missing": []})
 
     def close(self) -> None:
         """Write what is left."""

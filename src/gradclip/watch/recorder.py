@@ -21,14 +21,25 @@ from torch.optim import Optimizer
 
 from gradclip.torch.hook import clipper_of
 from gradclip.watch.asked import asked_for
-from gradclip.watch.journal import Backward, Clip, Entry, Scaled, Unscaled, Zeroed, examine, left_out
+from gradclip.watch.journal import (
+    TWO_KNOBS,
+    Backward,
+    Clip,
+    Entry,
+    Flaw,
+    Scaled,
+    Unscaled,
+    Zeroed,
+    examine,
+    left_out,
+)
 from gradclip.watch.names import names_of
 from gradclip.watch.record import Record, claimed
 from gradclip.watch.seen import first_of, see
 from gradclip.watch.steps import Step
 from gradclip.watch.where import caller
 
-MOST_ENTRIES = 4000
+MOST_ENTRIES = 1000
 """The entries that are kept for an optimizer that does not step."""
 MOST_RUNS = 16
 """The optimizers of a process that are recorded: some scripts make one for each parameter."""
@@ -65,8 +76,9 @@ class Watched:
         self.record = record
         self.position = position
         self.steps = 0
-        self.began = False
         self.names: dict[int, str] = {}
+        self.asked: list[dict[str, Any]] = []
+        self.beside: list[Flaw] = []
 
 
 class Recorder:
@@ -85,7 +97,9 @@ class Recorder:
         self._hears_backward = False
         self._watched: dict[int, Watched] = {}
         self._runs = 0
+        self._sets: dict[frozenset[int], frozenset[int]] = {}
         atexit.register(self.close)
+        os.register_at_fork(after_in_child=self._watched.clear)  # what waits here is the parent's to write
 
     @harmless
     def made(self) -> None:
@@ -96,7 +110,7 @@ class Recorder:
     @harmless
     def zeroed(self, parameters: Iterable[torch.Tensor]) -> None:
         """The gradients of `parameters` are about to be zeroed."""
-        self._add(Zeroed(frozenset(map(id, parameters))))
+        self._add(Zeroed(self._one(frozenset(map(id, parameters)))))
 
     @harmless
     def scaled(self, scale: torch.Tensor) -> None:
@@ -123,7 +137,7 @@ class Recorder:
             order=order,
             where=where,
             by=by,
-            parameters=frozenset(map(id, tensors)),
+            parameters=self._one(frozenset(map(id, tensors))),
             given=len(tensors),
             gradients=gradients,
             made_of_parameters=bool(gradients) or any(p.requires_grad for p in tensors),
@@ -141,9 +155,6 @@ class Recorder:
     def before_step(self, optimizer: Optimizer) -> None:
         """An optimizer is about to use its gradients."""
         watched = self._watched.get(id(optimizer)) or self._new(optimizer)
-        if watched.began:
-            return  # a closure that is evaluated again within one step
-        watched.began = True
         found = getattr(optimizer, "found_inf", None)
         self._note(watched, optimizer, skipped=False if found is None else found > 0)
 
@@ -155,10 +166,12 @@ class Recorder:
             return
         clipper = clipper_of(optimizer)
         if watched.record is not None and clipper is not None and clipper._last is not None:
-            watched.record.take(clipper.last, repr(clipper.rule), watched.steps)
-        watched.began = False
+            watched.record.take(clipper.last, repr(clipper.rule), watched.steps, watched.beside)
         watched.steps += 1
         watched.position = self._logged
+        read = min(one.position for one in self._watched.values())
+        while self._logged - len(self._log) < read:
+            self._log.popleft()
 
     @harmless
     def evaluated(self, optimizer: Optimizer) -> None:
@@ -183,11 +196,18 @@ class Recorder:
         """Whether an optimizer has made as many steps as were asked for."""
         return bool(self.most) and any(one.steps >= self.most for one in self._watched.values())
 
+    @harmless
     def close(self) -> None:
         """Write what is left."""
         for watched in self._watched.values():
             if watched.record is not None:
                 watched.record.close()
+
+    def _one(self, parameters: frozenset[int]) -> frozenset[int]:
+        """The same set for the same parameters: a thousand of them are kept once, not at every call."""
+        if len(self._sets) > MOST_RUNS:
+            self._sets.clear()
+        return self._sets.setdefault(parameters, parameters)
 
     def _add(self, entry: Entry) -> None:
         self._log.append(entry)
@@ -204,32 +224,41 @@ class Recorder:
             print(f"gradclip watch: more than {MOST_RUNS} optimizers, the others are not recorded", file=sys.stderr)
         if rank() == 0 and self._runs <= MOST_RUNS:
             watched.names = names_of(optimizer)
-            shapes = {watched.names[id(p)]: list(p.shape) for group in optimizer.param_groups for p in group["params"]}
+            made = [p for group in optimizer.param_groups for p in group["params"] if not is_lazy(p)]
+            shapes = {watched.names[id(p)]: list(p.shape) for p in made}
             watched.record = Record(claimed(self.folder), watched.names)
-            watched.record.begin(type(optimizer).__name__, shapes, asked_for())
+            watched.asked = asked_for(optimizer)
+            watched.record.begin(type(optimizer).__name__, shapes, watched.asked)
         weakref.finalize(optimizer, self._forget, id(optimizer)).atexit = False
         self._watched[id(optimizer)] = watched
         return watched
 
+    @harmless
     def _forget(self, key: int) -> None:
         """The optimizer is gone, and its `id` may be another's soon."""
-        watched = self._watched.pop(key)
-        if watched.record is not None:
+        watched = self._watched.pop(key, None)
+        if watched is not None and watched.record is not None:
             watched.record.close()
 
     def _note(self, watched: Watched, optimizer: Optimizer, skipped: Any) -> None:
-        if watched.record is None or clipper_of(optimizer) is not None:
+        if watched.record is None:
             return
         groups = [[p for p in group["params"] if p.grad is not None] for group in optimizer.param_groups]
         own = frozenset(id(p) for group in optimizer.param_groups for p in group["params"])
         examined = examine(self._since(watched.position), id(optimizer), own, made=not self._hears_backward)
+        if clipper_of(optimizer) is not None:
+            acting = [one.clip for one in examined.applied if not one.clip.measures]
+            watched.beside = examined.flaws + [Flaw(TWO_KNOBS, clip.where, "gradclip") for clip in acting]
+            return
         orders = {one.clip.order for one in examined.applied}
         covered = frozenset().union(*(one.clip.parameters for one in examined.applied))
         rest = see(
             (p for group in groups for p in group if id(p) not in covered), math.inf if orders == {math.inf} else 2.0
         )
         divisor = getattr(optimizer, "grad_scale", None)
-        step = Step(watched.steps, time.time(), examined, rest, 1.0 if divisor is None else divisor, skipped)
+        unclipped = watched.asked and all(one.clip.measures for one in examined.applied)
+        peak = see((p for group in groups for p in group), math.inf) if unclipped else None
+        step = Step(watched.steps, time.time(), examined, rest, 1.0 if divisor is None else divisor, skipped, peak)
         missing = left_out([[id(p) for p in group] for group in groups], examined.applied)
         watched.record.note(step, *missing)
 
@@ -238,3 +267,8 @@ def rank() -> int:
     """The number of this process among those that train together."""
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     return torch.distributed.get_rank() if distributed else int(os.environ.get("RANK", 0))
+
+
+def is_lazy(parameter: torch.Tensor) -> bool:
+    """Whether a parameter has no shape yet."""
+    return isinstance(parameter, torch.nn.parameter.UninitializedParameter)

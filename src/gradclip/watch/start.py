@@ -28,7 +28,10 @@ def wrap_clipping(module: ModuleType) -> None:
 
 def watch(module: ModuleType) -> None:
     """Record the steps of all optimizers."""
-    from gradclip.watch.patches import watch_torch
-    from gradclip.watch.recorder import Recorder
+    try:
+        from gradclip.watch.patches import watch_torch
+        from gradclip.watch.recorder import Recorder
 
-    watch_torch(Recorder(Path(os.environ[FOLDER]), int(os.environ.get(STEPS, 0))))
+        watch_torch(Recorder(Path(os.environ[FOLDER]), int(os.environ.get(STEPS, 0))))
+    except Exception as error:  # noqa: BLE001  # whatever goes wrong here, the script must be able to import PyTorch
+        print(f"gradclip watch: nothing is recorded, {type(error).__name__}: {error}", file=sys.stderr)

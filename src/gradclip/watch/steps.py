@@ -21,7 +21,8 @@ class Step(NamedTuple):
     """One step of an optimizer as it was recorded; numbers may lie on a device until it is read.
 
     `rest` are the gradients that no clip has seen, measured as the optimizer got them, `divisor` what it divides them
-    by. `skipped`: GradScaler left the step out, or the optimizer did, as a flag that may lie on a device.
+    by, `peak` the largest elements, where something was asked for and nothing clips. `skipped`: GradScaler left the
+    step out, or the optimizer did, as a flag that may lie on a device.
     """
 
     number: int
@@ -30,6 +31,7 @@ class Step(NamedTuple):
     rest: Seen
     divisor: Any
     skipped: Any = False
+    peak: Seen | None = None
 
 
 class Acted(NamedTuple):
@@ -53,7 +55,7 @@ def event_and_flaws(step: Step, names: Mapping[int, str]) -> tuple[Event, list[F
         read = own | read
     tensors = {names.get(parameter, "?"): norm for parameter, (norm, _) in read.items()}
     offenders = [names.get(parameter, "?") for parameter, (_, count) in read.items() if count]
-    hardest = min(acted, key=lambda one: one.coefficient, default=None)
+    hardest = min(acted, key=lambda one: (one.coefficient, one.threshold), default=None)
     whole = joined(tensors.values(), step.rest.order)
     if hardest is None:
         hardest = Acted(UNCLIPPED, whole, math.inf, 1.0, named(step.rest.order), None)
@@ -86,7 +88,7 @@ def acted_of(applied: Applied, read: Mapping[int, tuple[float, float]]) -> Acted
         return Acted(clip.sentence(), before, result.threshold, coefficient, measured, None)
     own = clip.order in (2.0, math.inf)
     norm = joined((n for n, _ in read.values()), clip.order) if own else float(clip.norm) / float(scale)
-    threshold = clip.threshold / float(scale)
+    threshold = math.inf if clip.measures else clip.threshold / float(scale)
     returned = norm if clip.norm is None else float(clip.norm)
     finite = not any(count for _, count in read.values())
     overflow = Flaw(OVERFLOW, clip.where, clip.by) if finite and not math.isfinite(returned) else None

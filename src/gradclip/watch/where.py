@@ -7,7 +7,7 @@ import os
 import sys
 import sysconfig
 
-PATHS = tuple(os.path.realpath(sysconfig.get_paths()[key]) + os.sep for key in ("purelib", "platlib"))
+PACKAGES = ("site-packages", "dist-packages")
 LIBRARY = tuple(os.path.realpath(sysconfig.get_paths()[key]) + os.sep for key in ("stdlib", "platstdlib"))
 OURS = os.path.dirname(os.path.dirname(os.path.realpath(__file__))) + os.sep
 PASSED = ("torch", "gradclip", "python")
@@ -19,9 +19,10 @@ def owner(file: str) -> str:
     real = os.path.realpath(file)
     if real.startswith(OURS):
         return "gradclip"
-    for place in PATHS:
-        if real.startswith(place):
-            return real[len(place) :].split(os.sep, 1)[0].removesuffix(".py")
+    parts = real.split(os.sep)
+    for place in PACKAGES:
+        if place in parts[:-1]:
+            return parts[parts.index(place) + 1].removesuffix(".py")
     return "python" if file.startswith("<") or real.startswith(LIBRARY) else ""
 
 
@@ -32,7 +33,7 @@ def caller() -> tuple[str, str]:
         package = owner(frame.f_code.co_filename)
         if not package:
             return f"{shown(frame.f_code.co_filename)}:{frame.f_lineno}", by
-        by = by or ("" if package in PASSED else package)
+        by = by if package in PASSED else package
         frame = frame.f_back  # type: ignore[assignment]
     return "", by
 

@@ -6,7 +6,7 @@ import torch
 from net import batches, loss_of, net
 
 parser = argparse.ArgumentParser()
-parser.add_argument("--max-grad-norm", type=float, default=2.0)
+parser.add_argument("--max-grad-norm", type=float, default=0.3)
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from net import batches, loss_of, net
 
 model = net()
 optimizer = torch.optim.SGD(model.parameters(), lr=0.001)
-for batch in batches():
+for batch in batches(240):
     optimizer.zero_grad()
     loss_of(model, batch).backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1e5)  # sick
