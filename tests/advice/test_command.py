@@ -33,7 +33,7 @@ def test_a_proposal_is_printed_as_a_line_to_paste(recorded, capsys):
     first, *rest = capsys.readouterr().out.splitlines()
     expression = suggest(run_of(norms)).expression
     assert first == expression
-    assert f"gradclip.attach(optimizer, {expression})" in rest[0]
+    assert f"gradclip.attach(optimizer, gradclip.{expression})" in rest[0]
     assert [line.split("  ")[1] for line in rest if line[2] != " "] == [
         "in PyTorch",
         "clip rate",

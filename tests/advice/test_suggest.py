@@ -17,7 +17,7 @@ from gradclip.advice.bootstrap import CONFIDENCE, quantile_range
 from gradclip.advice.replay import replay
 from gradclip.advice.suggest import FEWEST, suggest
 from gradclip.rules.text import rule_from_text
-from gradclip.telemetry import Event
+from gradclip.telemetry import Event, Run
 
 
 def population_quantile(share, sigma=0.3):
@@ -172,6 +172,14 @@ def test_steps_that_are_not_finite_say_nothing_but_are_told():
 def test_it_is_the_norm_before_clipping_that_counts():
     norms = lognormal(1000)
     assert suggest(run_of(norms, threshold=0.9)).threshold == suggest(run_of(norms)).threshold
+
+
+def test_to_an_optimizer_that_normalises_a_threshold_is_no_learning_rate():
+    events = run_of([1.0, 3.0, 1.1, 2.9] * 100, threshold=0.5)
+    found = suggest(Run(events, {"script": {"optimizer": "AdamW"}}))
+    assert "every batch then counts alike" in found.caveats[0]
+    assert "learning rate" not in "".join(found.caveats)
+    assert "hidden learning rate" in suggest(Run(events, {"script": {"optimizer": "SGD"}})).caveats[0]
 
 
 def test_where_every_step_is_clipped_the_threshold_is_a_hidden_learning_rate():

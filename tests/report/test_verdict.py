@@ -83,3 +83,11 @@ def test_a_threshold_that_moves_is_not_given_in_numbers():
     run = run_of(CALM, threshold=5.0)
     run[0] = replace(run[0], threshold=9.0)
     assert "reached the threshold, so" in summarise([run])[0].verdict.sentence
+
+
+def test_to_adam_a_threshold_that_always_acts_is_no_learning_rate():
+    run = run_of(CALM, threshold=0.4)
+    run.about["script"] = {"optimizer": "Adam"}
+    (summary,) = summarise([run])
+    assert "makes every batch count alike" in summary.verdict.sentence
+    assert "learning rate" not in summary.verdict.sentence

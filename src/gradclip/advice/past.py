@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 from gradclip.telemetry.event import Event
 
@@ -18,6 +19,10 @@ MOST = 1e150
 """A norm above it counts as not finite: it is no level but a breakdown, and its sums leave the range of a float."""
 
 
+NORMALISING = ("adam", "lion", "lamb", "adafactor", "adagrad", "rmsprop", "muon", "sophia", "rprop")
+"""Optimizers whose step does not grow with the gradient, by a part of their names."""
+
+
 @dataclass(frozen=True)
 class Past:
     """What clipping did to the finite steps of a run.
@@ -25,12 +30,14 @@ class Past:
     `threshold` is its median, infinite where there was none, and NaN where it was none for the norm of all tensors
     together, so that clipped steps did not come out at it; `rate` is the share of the steps that were changed or
     skipped, `kept` what came out over what went in, and `broken` the share of the steps that are not finite.
+    `normalised` says that the optimizer is known as one whose step does not grow with the gradient.
     """
 
     threshold: float
     rate: float
     kept: float
     broken: float
+    normalised: bool = False
 
 
 def past_of(run: Sequence[Event]) -> Past:
@@ -43,7 +50,14 @@ def past_of(run: Sequence[Event]) -> Past:
         rate=sum(event.clipped or event.skipped for event in finite) / max(len(finite), 1),
         kept=left / whole if whole else 1.0,
         broken=1.0 - len(finite) / max(len(run), 1),
+        normalised=normalises(getattr(run, "about", {})),
     )
+
+
+def normalises(about: Mapping[str, Any]) -> bool:
+    """Whether the optimizer of a run, where that is known, makes steps whose length does not follow the gradient."""
+    name = about.get("script", {}).get("optimizer", "").lower()
+    return any(kind in name for kind in NORMALISING)
 
 
 def _threshold_in(finite: Sequence[Event]) -> float:

@@ -105,6 +105,11 @@ def _hidden_rate(past: Past) -> str:
     """What it means that ordinary steps are clipped."""
     who = "every step of this run was" if past.rate == 1.0 else f"{percent(past.rate)} of the steps of this run were"
     limit = f", {past.threshold:.3g}," if math.isfinite(past.threshold) else ""
+    if past.normalised:
+        return (
+            f"{who} clipped: its threshold{limit} makes every gradient as long as the others, and to this optimizer, "
+            "whose step does not grow with the gradient, every batch then counts alike"
+        )
     why = ", for nearly every update has the length that it gives" if past.rate >= ALWAYS else ""
     return (
         f"{who} clipped: its threshold{limit} is a hidden learning rate{why}. {percent(past.kept)} of the gradient was "
@@ -114,7 +119,7 @@ def _hidden_rate(past: Past) -> str:
 
 def _longer(shape: Shape, past: Past, threshold: float) -> str:
     """What goes with a higher threshold than that of a run whose ordinary steps were clipped."""
-    if shape.runaway is not None or not threshold > past.threshold:
+    if shape.runaway is not None or past.normalised or not threshold > past.threshold:
         return ""
     return (
         f"; with {threshold:g} instead, steps become longer: multiply the learning rate by {past.kept:.2g} with it, or "

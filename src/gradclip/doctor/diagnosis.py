@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from gradclip.advice.past import ALWAYS as ALWAYS_CLIPPED
+from gradclip.advice.past import normalises
 from gradclip.doctor.diseases import ALWAYS, DISEASES, NEVER, NONFINITE, OTHER_OPTIMIZER, UNREACHED
 from gradclip.telemetry.runs import Run, folders_of, read_run
 from gradclip.watch.journal import CALLS, OVERFLOW, SCRIPT
@@ -23,8 +24,6 @@ FAR_BELOW = 0.1
 ABOVE = 1.001
 RARE = 0.2
 """A call that is wrong in fewer of the steps has a reason there: a step that the script left out, an evaluation."""
-NORMALISING = ("adam", "lion", "lamb", "adafactor", "adagrad", "rmsprop", "muon", "sophia", "rprop")
-"""Optimizers whose step does not grow with the gradient, by a part of their names."""
 MOST_NAMED = 3
 
 
@@ -108,16 +107,15 @@ def of_numbers(one: Watched) -> Iterator[Finding]:
     rate = sum(event.clipped for event in late) / len(late)
     if rate >= ALWAYS_CLIPPED:
         cut = [event for event in held if event.clipped]
-        facts = {"rate": rate, "median": median(event.norm_before for event in late), **told_of(one.script)}
+        facts = {"rate": rate, "median": median(event.norm_before for event in late), **told_of(one.run.about)}
         yield finding(ALWAYS, place, cut[0].step, len(cut), len(one.run), **facts)
     if largest < FAR_BELOW * min(event.threshold for event in held):
         yield finding(UNREACHED, place, held[0].step, len(held), len(one.run), largest=largest)
 
 
-def told_of(script: Mapping[str, Any]) -> dict[str, str]:
+def told_of(about: Mapping[str, Any]) -> dict[str, str]:
     """What a threshold that always acts means: a learning rate, but not to optimizers that divide by the gradient."""
-    name = script.get("optimizer", "").lower()
-    if any(kind in name for kind in NORMALISING):
+    if normalises(about):
         return {"means": "so every batch counts alike, however large its gradient", "rates": ""}
     return {"means": "so it is a hidden learning rate, not a guard", "rates": " and lower the learning rate"}
 

@@ -24,8 +24,11 @@ class Verdict:
     sentence: str
 
 
-def verdict_of(numbers: Numbers) -> Verdict:
-    """The first of these that is true of a run decides: nothing to judge, broken steps, no clipping, the clip rate."""
+def verdict_of(numbers: Numbers, normalised: bool = False) -> Verdict:
+    """The first of these that is true of a run decides: nothing to judge, broken steps, no clipping, the clip rate.
+
+    `normalised`: the step of the optimizer does not grow with the gradient.
+    """
     if numbers.steps == 0:
         return Verdict("empty", BAD, "No step was recorded, so there is nothing to say yet.")
     if numbers.finite == 0:
@@ -40,7 +43,7 @@ def verdict_of(numbers: Numbers) -> Verdict:
         return Verdict("few", LOOK, few)
     if numbers.thresholds is None and not numbers.clipped:
         return measured(numbers)
-    return acting(numbers)
+    return acting(numbers, normalised)
 
 
 def broken(numbers: Numbers) -> Verdict:
@@ -67,17 +70,18 @@ def measured(numbers: Numbers) -> Verdict:
     )
 
 
-def acting(numbers: Numbers) -> Verdict:
+def acting(numbers: Numbers, normalised: bool = False) -> Verdict:
     """There was a threshold: how often did it act, and on what?"""
     if not numbers.clipped:
         return never(numbers)
     rate = f"Clipping acted on {percent(numbers.clip_rate)} of the steps"
     if numbers.clip_rate >= ALWAYS:
+        what = "makes every batch count alike" if normalised else "is a hidden learning rate"
         return Verdict(
             "always",
             LOOK,
-            f"{rate}: the threshold{at(numbers)} is a hidden learning rate, for nearly every step comes out with its "
-            f"length (median norm before: {short(numbers.median)}).",
+            f"{rate}: the threshold{at(numbers)} {what}, for nearly every step comes out with its length (median norm "
+            f"before: {short(numbers.median)}).",
         )
     if numbers.clip_rate > OFTEN:
         why = f"it shortens ordinary steps, not only those that stand out (median norm: {short(numbers.median)})"
