@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from gradclip.advice.shape import quantile
 from gradclip.report.bins import counts, log_edges
-from gradclip.report.numbers import numbers_of, quantile, usual_norms
+from gradclip.report.numbers import numbers_of, usual_norms
 from gradclip.telemetry import Run
 from report.made import run_of, step
 

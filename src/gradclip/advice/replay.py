@@ -13,16 +13,13 @@ from typing import Any
 
 from gradclip.decide import decide_sweep
 from gradclip.engines.base import Measure
+from gradclip.parts import ALIKE
 from gradclip.rules.arrays import SCALARS, ArrayFunctions
 from gradclip.rules.norm import Linf
 from gradclip.rules.response import KEEP, SKIP, Raise
 from gradclip.rules.rule import AnyRule, Carry, Rule, Rules, checked_rule, stages_of
 from gradclip.rules.scope import Global
-from gradclip.rules.segments import Segments
 from gradclip.rules.threshold import State
-
-ALIKE = Segments(0)
-"""The segment of a stage is the one that was measured."""
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,12 @@ from gradclip.advice.past import ALWAYS as ALWAYS_CLIPPED
 from gradclip.advice.past import normalises
 from gradclip.doctor.diseases import ALWAYS, DISEASES, NEVER, NONFINITE, OTHER_OPTIMIZER, UNREACHED
 from gradclip.telemetry.runs import Run, folders_of, read_run
-from gradclip.watch.journal import CALLS, OVERFLOW, SCRIPT
+from gradclip.watch.journal import ABOVE, CALLS, OVERFLOW, SCRIPT
 
 ENOUGH = 200
 """The steps below which nothing is said of how often a threshold acts."""
 FAR_BELOW = 0.1
 """A threshold never acts if the largest norm is below this share of it: a guard that is merely not needed is right."""
-ABOVE = 1.001
 RARE = 0.2
 """A call that is wrong in fewer of the steps has a reason there: a step that the script left out, an evaluation."""
 MOST_NAMED = 3
@@ -128,7 +127,9 @@ def of_asked(one: Watched, every: list[Watched]) -> Iterator[Finding]:
         above = [(line["step"], steps) for line, steps in one.calls if asked["name"] in line.get("unclipped", ())]
         if above:
             steps = sum(steps for _, steps in above)
-            yield finding(NEVER, asked["where"], above[0][0], steps, len(one.run), **only(asked))
+            yield finding(
+                NEVER, asked["where"], above[0][0], steps, len(one.run), option=asked["name"], value=asked["value"]
+            )
 
 
 def of_optimizers(every: list[Watched]) -> Iterator[Finding]:
@@ -168,11 +169,6 @@ def finding(name: str, where: str, since: int, steps: int, of: int, **facts: Any
     """The finding of a disease, with the facts in its words."""
     disease = DISEASES[name]
     return Finding(name, disease.wrong.format(**facts), disease.cure.format(**facts), where, since, steps, of)
-
-
-def only(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """What the words of a disease take from a threshold that was asked for."""
-    return {"option": asked["name"], "value": asked["value"]}
 
 
 def listed(names: list[str]) -> str:

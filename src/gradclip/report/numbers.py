@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from gradclip.advice.shape import quantile
 from gradclip.telemetry.event import Event
 
 SPIKE = 10.0
@@ -125,17 +126,3 @@ def usual_norms(norms: Sequence[float]) -> list[float]:
         counted = [norm for norm in norms[start:end] if 0 < norm < math.inf]
         usual += [median(counted) if counted else math.nan] * (end - start)
     return usual
-
-
-def quantile(ordered: Sequence[float], share: float) -> float:
-    """The quantile of sorted numbers, between two of them in proportion; NaN of none.
-
-    >>> quantile([1.0, 2.0, 4.0], 0.75)
-    3.0
-    """
-    if not ordered:
-        return math.nan
-    place = share * (len(ordered) - 1)
-    below = math.floor(place)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (place - below) * (ordered[above] - ordered[below])

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gradclip.advice.replay import replay
+from gradclip.advice.shape import quantile
 from gradclip.advice.suggest import suggest
-from gradclip.report.numbers import SPIKE, acted, broken, kept, quantile
+from gradclip.report.numbers import SPIKE, acted, broken, kept
 from gradclip.report.words import count, short
 from gradclip.rules.text import rule_from_text
 from gradclip.telemetry.event import Event

@@ -9,6 +9,8 @@ CALLS = "calls.jsonl"
 SCRIPT = "script"
 """The file beside the events, and what `run.json` has of the script."""
 
+ABOVE = 1.001
+"""A number over a threshold that nothing cut; below this it may have been clipped, and rounded."""
 MEASURES = 1e6
 """From this threshold on a call is a way to learn the norm; most write infinity."""
 NORM, VALUE, RULE = "norm", "value", "rule"

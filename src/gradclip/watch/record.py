@@ -16,12 +16,10 @@ import torch
 from gradclip.result import Result
 from gradclip.telemetry.folder import jsonl
 from gradclip.telemetry.observed import event_of
-from gradclip.watch.journal import CALLS, SCRIPT, Flaw
+from gradclip.watch.journal import ABOVE, CALLS, SCRIPT, Flaw
 from gradclip.watch.seen import joined
 from gradclip.watch.steps import Step, event_and_flaws
 
-ABOVE = 1.001
-"""An element over what was asked for; below this it may have been clipped by code of the script's own."""
 MOST, LONGEST = 50, 1.0
 """How many steps are read together, which costs a third of reading each by itself, and how long one may wait."""
 

@@ -23,6 +23,7 @@ from gradclip.torch.hook import clipper_of
 from gradclip.watch.asked import asked_for
 from gradclip.watch.journal import (
     TWO_KNOBS,
+    VALUE,
     Backward,
     Clip,
     Entry,
@@ -71,12 +72,10 @@ def harmless(method: Callable[P, Any]) -> Callable[P, Any]:
 class Watched:
     """One optimizer: what is known of it, and where its run goes."""
 
-    def __init__(self, optimizer: Optimizer, record: Record | None, position: int) -> None:
-        self.optimizer = weakref.ref(optimizer)
-        self.record = record
-        self.position = position
+    def __init__(self) -> None:
+        self.record: Record | None = None
+        self.position = 0
         self.steps = 0
-        self.names: dict[int, str] = {}
         self.asked: list[dict[str, Any]] = []
         self.beside: list[Flaw] = []
 
@@ -126,11 +125,11 @@ class Recorder:
     def clips(self, function: str, kind: str, parameters: list[Any], threshold: Any, order: Any) -> Clip:
         """A clipping function was called and has not acted yet: what there is to know of it."""
         where, by = caller()
-        order = math.inf if kind == "value" else float(order)
+        order = math.inf if kind == VALUE else float(order)
         tensors = [one for one in parameters if isinstance(one, torch.Tensor)]
         gradients = sum(p.grad is not None for p in tensors)
         first = first_of(tensors)
-        clip = Clip(
+        return Clip(
             function=function,
             kind=kind,
             threshold=float(threshold),
@@ -144,7 +143,6 @@ class Recorder:
             first=(lambda: None) if first is None else weakref.ref(first),
             seen=see(tensors, math.inf if order == math.inf else 2.0),
         )
-        return clip
 
     @harmless
     def clipped(self, clip: Clip, norm: Any) -> None:
@@ -154,7 +152,7 @@ class Recorder:
     @harmless
     def before_step(self, optimizer: Optimizer) -> None:
         """An optimizer is about to use its gradients."""
-        watched = self._watched.get(id(optimizer)) or self._new(optimizer)
+        watched = self._of(optimizer)
         found = getattr(optimizer, "found_inf", None)
         self._note(watched, optimizer, skipped=False if found is None else found > 0)
 
@@ -167,11 +165,7 @@ class Recorder:
         clipper = clipper_of(optimizer)
         if watched.record is not None and clipper is not None and clipper._last is not None:
             watched.record.take(clipper.last, repr(clipper.rule), watched.steps, watched.beside)
-        watched.steps += 1
-        watched.position = self._logged
-        read = min(one.position for one in self._watched.values())
-        while self._logged - len(self._log) < read:
-            self._log.popleft()
+        self._stepped(watched)
 
     @harmless
     def evaluated(self, optimizer: Optimizer) -> None:
@@ -182,10 +176,9 @@ class Recorder:
     @harmless
     def left_out(self, optimizer: Any) -> None:
         """A GradScaler left a step of `optimizer` out."""
-        watched = self._watched.get(id(optimizer)) or self._new(optimizer)
+        watched = self._of(optimizer)
         self._note(watched, optimizer, skipped=True)
-        watched.steps += 1
-        watched.position = self._logged
+        self._stepped(watched)
 
     def steps_of(self, optimizer: Any) -> int:
         """How many steps of `optimizer` were seen."""
@@ -216,17 +209,29 @@ class Recorder:
     def _since(self, position: int) -> Iterable[Entry]:
         return itertools.islice(self._log, max(0, len(self._log) - (self._logged - position)), None)
 
+    def _of(self, optimizer: Optimizer) -> Watched:
+        """What is known of an optimizer, from now on if it is new."""
+        return self._watched.get(id(optimizer)) or self._new(optimizer)
+
+    def _stepped(self, watched: Watched) -> None:
+        """Count a step, and forget what every optimizer has read."""
+        watched.steps += 1
+        watched.position = self._logged
+        read = min(one.position for one in self._watched.values())
+        while self._logged - len(self._log) < read:
+            self._log.popleft()
+
     def _new(self, optimizer: Optimizer) -> Watched:
         """Begin to watch an optimizer; only the first of several processes that train together records."""
-        watched = Watched(optimizer, None, 0)
+        watched = Watched()
         self._runs += 1
         if self._runs == MOST_RUNS + 1:
             print(f"gradclip watch: more than {MOST_RUNS} optimizers, the others are not recorded", file=sys.stderr)
         if rank() == 0 and self._runs <= MOST_RUNS:
-            watched.names = names_of(optimizer)
+            names = names_of(optimizer)
             made = [p for group in optimizer.param_groups for p in group["params"] if not is_lazy(p)]
-            shapes = {watched.names[id(p)]: list(p.shape) for p in made}
-            watched.record = Record(claimed(self.folder), watched.names)
+            shapes = {names[id(p)]: list(p.shape) for p in made}
+            watched.record = Record(claimed(self.folder), names)
             watched.asked = asked_for(optimizer)
             watched.record.begin(type(optimizer).__name__, shapes, watched.asked)
         weakref.finalize(optimizer, self._forget, id(optimizer)).atexit = False
