@@ -106,6 +106,11 @@ class Clipper:
         self.telemetry = telemetry
 
     @property
+    def hears(self) -> frozenset[str]:
+        """The numbers beside the gradients that are wanted: those that the rule reads, and for telemetry the loss."""
+        return self.reads_given if self.telemetry is None else self.reads_given | {"loss"}
+
+    @property
     def last(self) -> Result:
         """What the last clip did; reading its numbers is what waits for a device, nothing else does."""
         if self._last is None:
@@ -127,20 +132,27 @@ class Clipper:
         """Hand over numbers that the rule reads beside the gradients, for the next step only: `give(loss=loss)`.
 
         Each is a Python number or a tensor of one element, which is read where it lies: nothing waits for a device.
-        What the rule does not read is ignored. Raises `ValueError` or `TypeError` for what is not one number.
+        Telemetry takes the loss along; what else the rule does not read is ignored. Raises `ValueError` or `TypeError`
+        for what is not one number.
         """
         for name, number in numbers.items():
             if not isinstance(number, Real) and not hasattr(number, "shape"):
                 raise TypeError(f"the {name} is a number or a tensor of one element, got {number!r}")
-            if math.prod(getattr(number, "shape", ())) != 1:
+            if not is_one(number):
                 shape = tuple(number.shape)
                 raise ValueError(f"the {name} is one number, got a tensor of shape {shape}: give its mean")
         self._given |= numbers
 
+    def give_returned(self, loss: Any) -> None:
+        """Hand over what a closure returned, where somebody hears of the loss and it was not given already."""
+        read = "loss" in self.reads_given and loss is not None
+        if "loss" in self.hears - self._given.keys() and (read or is_one(loss)):
+            self.give(loss=loss)
+
     def taken_given(self) -> dict[str, Any]:
         """What was given for this step, of which the next step hears nothing."""
         given, self._given = self._given, {}
-        return {name: given[name] for name in self.reads_given if name in given}
+        return {name: given[name] for name in self.hears if name in given}
 
     def clip_gradients(self, gradients: Gradients, engine: Engine) -> Result:
         """Clip `gradients` in place with `engine`; the explicit forms and the hooks of every door end here."""
@@ -159,7 +171,7 @@ class Clipper:
 
     def _clip(self, gradients: Gradients, whole: Any, engine: Engine) -> Result:
         """Clip `gradients`, whose batch is `whole`; a step that raises is one that telemetry hears of, too."""
-        result = Result(self.step, engine, gradients.overflow)
+        result = Result(self.step, engine, gradients.overflow, gradients.given.get("loss"))
         try:
             self._remember(result, self._clip_phases(result, gradients, whole, engine))
         except (NonFiniteGradient, GradientAboveThreshold, TooManySkips) as error:
@@ -397,3 +409,8 @@ class Clipper:
         self.consecutive_skips = state["consecutive_skips"]
         self._memories.load(state["thresholds"])
         self._carried = dict(state.get("carried", {}))
+
+
+def is_one(number: Any) -> bool:
+    """Whether this is a number, or a tensor of one element."""
+    return isinstance(number, Real) or (hasattr(number, "shape") and math.prod(number.shape) == 1)

@@ -104,12 +104,13 @@ class Result:
 
     `norm_before` is over everything that the first stage measured, `norm_after` the same norm after the last stage that
     measures it; where the parts of a rule measure different norms, the largest of them. `threshold` and `coefficient`
-    are those of the segment that was clipped hardest; `segments` has each.
+    are those of the segment that was clipped hardest; `segments` has each. `loss` is what was given for the step.
     """
 
-    def __init__(self, step: int, engine: Engine, overflow: Any = None) -> None:
+    def __init__(self, step: int, engine: Engine, overflow: Any = None, loss: Any = None) -> None:
         self.step = step
         self.overflow = overflow
+        self.loss = loss
         self.parts: list[Part] = []
         self.looked_up: list[str] = []
         self.source = engine

@@ -90,6 +90,7 @@ def check_a_drain_is_one_copy(every):
     ]
     for clipper in clippers:
         for step in range(every):
+            clipper.give(loss=torch.tensor(float(step)))
             clipper.clip_(weights(step))
     clippers[1].telemetry.drain()
     with mock.patch.object(TorchEngine, "on_host", move_and_destroy):

@@ -28,6 +28,7 @@ EVENTS = st.builds(
     offenders=st.lists(NAMES, max_size=3).map(tuple),
     time=FLOATS,
     tensors=st.none() | st.dictionaries(NAMES, FLOATS, max_size=4),
+    loss=st.none() | FLOATS,
 )
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | FLOATS | st.text(),
@@ -63,7 +64,7 @@ def test_a_norm_that_is_not_finite_is_null_and_a_word():
 
 
 def test_keys_that_this_version_does_not_know_are_ignored():
-    assert Event.from_dict({**EVENT.to_dict(), "loss": 2.0}) == EVENT
+    assert Event.from_dict({**EVENT.to_dict(), "weather": 2.0}) == EVENT
 
 
 def test_an_event_of_a_later_schema_is_refused_by_name():
@@ -82,6 +83,7 @@ def test_an_event_of_a_later_schema_is_refused_by_name():
         ({"offenders": [1]}, "'offenders'"),
         ({"tensors": {"w": None}}, "the norm of 'w'"),
         ({"tensors": [1]}, "'tensors'"),
+        ({"loss": "low"}, "'loss' of an event is a float, found 'low'"),
         ({"not_finite": 5}, "'not_finite'"),
         ({"not_finite": [["norm_before"]]}, "'not_finite'"),
         ({"not_finite": [["norm_before", "big"]]}, "big"),

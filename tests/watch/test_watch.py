@@ -9,29 +9,15 @@ from pathlib import Path
 
 import pytest
 
-import gradclip
 from gradclip.telemetry import read_run
 from gradclip.watch.launch import folder_for, whole
+from watching import SCRIPTS, SOURCE, python, watch
 
-SCRIPTS = Path(__file__).parents[1] / "doctor" / "scripts"
-SOURCE = Path(gradclip.__file__).parents[1]
 EXACT = [
     "after_step", "before_unscale_healthy", "closure_healthy", "odd_steps_healthy", "gan_healthy", "micro_step",
     "non_finite", "overflow", "twice_healthy", "attached_healthy", "compiled_healthy", "own_functions_healthy",
     "lightning_trainer_healthy", "two_knobs_healthy",
 ]  # fmt: skip
-
-
-def python(*arguments: str, folder: Path, **options) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
-    return subprocess.run(
-        [sys.executable, *arguments], env=environment, cwd=folder, capture_output=True, text=True, timeout=300,
-        check=False, **options,
-    )  # fmt: skip
-
-
-def watch(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    return python("-m", "gradclip", "watch", *arguments, folder=folder)
 
 
 @pytest.mark.parametrize("name", EXACT)

@@ -7,7 +7,7 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -74,3 +74,15 @@ def no_folder(folder: Path | None) -> str | None:
     except OSError as error:
         return f"--out {folder}: {error.strerror}; give a folder that can be written"
     return None if os.access(folder, os.W_OK) else f"--out {folder}: cannot be written; give a folder that can be"
+
+
+def wrong_rules(texts: Sequence[str], option: str = "--rules") -> str | None:
+    """What is wrong with the texts of rules that were given with an option."""
+    from gradclip.rules.text import rule_from_text
+
+    try:
+        for text in texts:
+            rule_from_text(text)
+    except ValueError as error:
+        return f"{option}: {error}"
+    return f"{option}: a rule is given twice in {' '.join(texts)}" if len(set(texts)) < len(texts) else None

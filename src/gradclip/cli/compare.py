@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gradclip.cli.common import add_json, count, mistake, no_folder
+from gradclip.cli.common import add_json, count, mistake, no_folder, wrong_rules
 
 
 def add(commands: Any) -> None:
@@ -41,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
         return mistake(f"no task is called {options.task!r}: there are {', '.join(TASKS)}", "compare")
     if missing := [name for name in TASKS[options.task].needs if importlib.util.find_spec(name) is None]:
         return mistake(f'{options.task} needs {" and ".join(missing)}: pip install "gradclip[demo,torch]"', "compare")
-    if wrong := _wrong_rules(options.rules or ()) or no_folder(options.out):
+    if wrong := wrong_rules(options.rules or ()) or no_folder(options.out):
         return mistake(wrong, "compare")
     from gradclip.experiments.show_comparison import show_comparison
 
@@ -54,15 +53,3 @@ def _list_of_tasks(as_json: bool) -> str:
     if as_json:
         return json.dumps({name: listed.title for name, listed in TASKS.items()})
     return "\n".join(f"{name:16}{listed.title}" for name, listed in TASKS.items())
-
-
-def _wrong_rules(texts: Sequence[str]) -> str | None:
-    """What is wrong with the texts of rules."""
-    from gradclip.rules.text import rule_from_text
-
-    try:
-        for text in texts:
-            rule_from_text(text)
-    except ValueError as error:
-        return f"--rules: {error}"
-    return f"--rules: a rule is given twice in {' '.join(texts)}" if len(set(texts)) < len(texts) else None

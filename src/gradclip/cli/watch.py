@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gradclip.cli.common import add_json, add_script, mistake, script_in
+from gradclip.cli.common import add_json, add_script, mistake, script_in, wrong_rules
 
 
 def add(commands: Any) -> None:
     watch = commands.add_parser(
         "watch",
-        usage="gradclip watch [--out RUN] [--steps N] [--json] (train.py [ARGUMENTS] | -m MODULE ... | PROGRAM ...)",
+        usage="gradclip watch [--out RUN] [--rule RULE] [--steps N] [--json] "
+        "(train.py [ARGUMENTS] | -m MODULE ... | PROGRAM ...)",
         help="run your training script as it is and record its clipping",
         description="Runs a PyTorch training script that nobody changed, and the processes that it starts, and records "
         "the gradient norms of each optimizer and what the script's own clipping did. The exit code is that of the "
@@ -26,6 +27,12 @@ def add(commands: Any) -> None:
         "gradclip watch torchrun --nproc-per-node 2 train.py",
     )
     watch.add_argument("--out", type=Path, metavar="RUN", help="the folder of the run (default: runs/NAME-TIME)")
+    watch.add_argument(
+        "--rule",
+        metavar="RULE",
+        help="clip by this rule instead of what the script clips by: none, global:1, zclip:z=2.5, any of `gradclip "
+        "methods`; every optimizer gets it, each by itself",
+    )
     add_json(watch)
     add_script(watch, "train.py [ARGUMENTS]", "the script to run, or a program such as torchrun")
     watch.set_defaults(command=run)
@@ -39,12 +46,14 @@ def run(options: argparse.Namespace) -> int:
         return mistake("give a script to run: gradclip watch train.py", "watch")
     if wrong := missing(script, "watch"):
         return mistake(wrong, "watch")
+    if wrong := wrong_rules([options.rule] if options.rule else [], "--rule"):
+        return mistake(wrong, "watch")
     folder = options.out or folder_for(script)
     if folder.exists():
         return mistake(f"--out {folder}: there is something already; give a folder that is not there", "watch")
     if not os.access(next(place for place in folder.absolute().parents if place.exists()), os.W_OK):
         return mistake(f"--out {folder}: cannot be written; give a folder that can be", "watch")
-    code = run_watched(script, folder, options.steps, quiet=options.json)
+    code = run_watched(script, folder, options.steps, options.json, options.rule)
     if not folder.exists():
         print(
             "gradclip watch: nothing was recorded: no optimizer of PyTorch made a step in sight",

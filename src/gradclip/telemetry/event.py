@@ -20,6 +20,7 @@ class Event:
     `skipped` says that the optimizer took no step (an error was raised, or the rule or a loss scaler left it out; such
     steps count in `step`), `time` is in seconds since 1970. `tensors` has the norm of each tensor before clipping, if
     that was asked for. `norm` names the norm that all of these are: L2, L1, Lp, RMS, or Linf, as of single elements.
+    `loss` is the loss that the gradient is of, None where nobody told it.
 
     >>> event = Event(7, "all tensors together", "cpu", 5.0, 1.0, 1.0, 0.2, True)
     >>> Event.from_dict(event.to_dict()) == event
@@ -40,6 +41,7 @@ class Event:
     time: float = 0.0
     tensors: Mapping[str, float] | None = None
     norm: str = "L2"
+    loss: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The event as plain data for JSON. A number that JSON has not is None there, and a word in `not_finite`."""
@@ -64,11 +66,11 @@ class Event:
     def from_dict(cls, data: Mapping[str, Any]) -> Event:
         """The event that became `data`; unknown keys are ignored, and what is no event raises `ValueError`."""
         refuse_schema(data)
-        if missing := [name for name in NAMES if name not in data]:
+        if missing := [name for name in NAMES if name not in data and name not in LATER]:
             raise ValueError(f"an event has no {missing[0]!r}")
-        whole = restored(data)
+        whole = restored({**LATER, **data})
         refuse_wrong(whole)
-        floats = {name: float(whole[name]) for name in FLOATS}
+        floats = {name: float(whole[name]) for name in FLOATS if whole[name] is not None}
         tensors = None if whole["tensors"] is None else {name: float(norm) for name, norm in whole["tensors"].items()}
         return cls(**whole | floats | {"offenders": tuple(whole["offenders"]), "tensors": tensors})
 
@@ -107,10 +109,13 @@ def refuse_wrong(whole: Mapping[str, Any]) -> None:
 
 
 NAMES = tuple(field.name for field in fields(Event))
-FLOATS = ("norm_before", "norm_after", "threshold", "coefficient", "time")
+FLOATS = ("norm_before", "norm_after", "threshold", "coefficient", "time", "loss")
+LATER = {"loss": None}
+"""What the first events did not have, and what its absence means."""
 NUMBER = (float, int)
 KINDS: dict[str, tuple[type, ...]] = {
     **{"step": (int,), "nonfinite": (int,), "rule": (str,), "engine": (str,), "norm": (str,)},
     **{"clipped": (bool,), "skipped": (bool,), "offenders": (list,), "tensors": (dict, type(None))},
     **dict.fromkeys(FLOATS, NUMBER),
+    "loss": (*NUMBER, type(None)),
 }

@@ -29,4 +29,5 @@ def event_of(result: Result, rule: str, time: float, tensors: bool = False, left
         time=time,
         tensors=result.tensors if tensors and not refused else None,
         norm=type(result.norm).__name__,
+        loss=None if result.loss is None else float(result.to_host(result.loss)[0]),
     )

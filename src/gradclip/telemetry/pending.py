@@ -62,5 +62,6 @@ def with_arrays(result: Result, given: Callable[[Array], Array]) -> Result:
         )
 
     other = copy.copy(result)
-    other.parts, other.overflow = list(map(part, result.parts)), array(result.overflow)
+    other.parts = list(map(part, result.parts))
+    other.overflow, other.loss = array(result.overflow), array(result.loss)
     return other

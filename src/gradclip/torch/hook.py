@@ -230,8 +230,7 @@ class AttachedClipper(Clipper):
         self._take_back()
         if self._was_clipped(optimizer):
             return
-        if loss is not None and "loss" in self.reads_given - self._given.keys():
-            self.give(loss=loss)
+        self.give_returned(loss)
         if len(self.optimizers) > 1:
             refuse_scaled([other for other in self.optimizers if other is not optimizer], optimizer)
         if self._spans and torch._C._current_graph_task_id() != -1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 CALLS = "calls.jsonl"
@@ -34,7 +34,9 @@ def nothing() -> None:
 
 
 class Backward(NamedTuple):
-    """Gradients were made, or added to those that were there."""
+    """Gradients of these losses, which may lie on a device, were made, or added to those that were there."""
+
+    losses: tuple[Any, ...] = ()
 
 
 class Zeroed(NamedTuple):
@@ -106,11 +108,19 @@ class Applied(NamedTuple):
     scale: Any = 1.0
 
 
+class Loss(NamedTuple):
+    """A number whose gradient the optimizer gets, and the loss scale that was on it."""
+
+    value: Any
+    scale: Any = 1.0
+
+
 class Examined(NamedTuple):
-    """The clips that acted on the gradients of a step, and what was wrong since the step before."""
+    """The clips that acted on the gradients of a step, what was wrong since the step before, and the losses."""
 
     applied: list[Applied]
     flaws: list[Flaw]
+    losses: Sequence[Loss] = ()
 
 
 def examine(entries: Iterable[Entry], optimizer: int, parameters: frozenset[int], made: bool = False) -> Examined:
@@ -118,7 +128,7 @@ def examine(entries: Iterable[Entry], optimizer: int, parameters: frozenset[int]
 
     A call belongs to an optimizer if it clips one of its parameters; one that clips no parameter at all belongs to
     every optimizer. A clip acts on a step if gradients were made before it and not zeroed after it; `made` says that
-    they were, where nobody hears how the script makes them.
+    they were, where nobody hears how the script makes them. The losses are those whose gradients were not zeroed.
     """
     zeroed = False
     scale: Any = None
@@ -126,13 +136,15 @@ def examine(entries: Iterable[Entry], optimizer: int, parameters: frozenset[int]
     last = -1
     applied: list[Applied] = []
     flaws: list[Flaw] = []
+    losses: list[Loss] = []
     places: list[int] = []
     for place, entry in enumerate(entries):
         if isinstance(entry, Backward):
             made, last, scale, scaled = True, place, scaled, None  # of a loss that was scaled for this very backward
+            losses += [Loss(value, 1.0 if scale is None else scale) for value in entry.losses]
         elif isinstance(entry, Zeroed):
             if entry.parameters & parameters:
-                zeroed, applied, places = True, [], []
+                zeroed, applied, places, losses = True, [], [], []
         elif isinstance(entry, Scaled):
             scaled = entry.scale
         elif isinstance(entry, Unscaled):
@@ -145,7 +157,7 @@ def examine(entries: Iterable[Entry], optimizer: int, parameters: frozenset[int]
                 places.append(place)
             if flaw is not None:
                 flaws.append(Flaw(flaw, entry.where, entry.by))
-    return Examined(applied, list(dict.fromkeys(flaws)))
+    return Examined(applied, list(dict.fromkeys(flaws)), losses)
 
 
 def flaw_of(clip: Clip, made: bool, zeroed: bool, scale: Any) -> str | None:

@@ -9,20 +9,23 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from gradclip.watch.start import FOLDER, STEPS
+from gradclip.watch.start import FOLDER, RULE, STEPS
 
 SITE = Path(__file__).parent / "site"
 MODULE = "-m"
 
 
-def run_watched(command: Sequence[str], folder: Path, steps: int = 0, quiet: bool = False) -> int:
+def run_watched(
+    command: Sequence[str], folder: Path, steps: int = 0, quiet: bool = False, rule: str | None = None
+) -> int:
     """Run `command` with this terminal, recorded to `folder`, and give its exit code.
 
     `command` is a script of Python with its arguments, or `-m module`, or a program such as torchrun. What it prints
-    goes to the standard error if `quiet`.
+    goes to the standard error if `quiet`. The text of a `rule` takes the place of what the script clips by.
     """
     path = os.pathsep.join(filter(None, [str(SITE), os.environ.get("PYTHONPATH", "")]))
-    environment = {**os.environ, "PYTHONPATH": path, FOLDER: str(folder.absolute()), STEPS: str(steps)}
+    asked = {FOLDER: str(folder.absolute()), STEPS: str(steps), RULE: rule or ""}
+    environment = {**os.environ, "PYTHONPATH": path, **asked}
     with subprocess.Popen(whole(command), env=environment, stdout=sys.stderr if quiet else None) as process:
         while True:
             try:

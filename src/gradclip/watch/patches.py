@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gradclip.watch.journal import NORM, RULE, VALUE
 
 if TYPE_CHECKING:
+    from gradclip.rules.rule import AnyRule
     from gradclip.watch.recorder import Recorder
 
 KINDS = {
@@ -23,6 +24,8 @@ KINDS = {
 THRESHOLDS = {NORM: "max_norm", VALUE: "clip_value"}
 _recorders: list[Recorder] = []
 """The recorder of this process, once PyTorch is whole."""
+_imposed: list[AnyRule] = []
+"""The rule that takes the place of the script's own clipping, if one does."""
 _calls: list[str] = []
 """The clipping functions that are being called: one that another one calls is not told of."""
 
@@ -47,6 +50,10 @@ def told(function: Callable[..., Any], name: str, kind: str) -> Callable[..., An
             return function(*args, **kwargs)  # PyTorch says what is wrong with them
         parameters = known["parameters"]
         given = [parameters] if hasattr(parameters, "grad") else list(parameters)
+        if _imposed:
+            from gradclip.watch.imposed import measured
+
+            return measured(name, {**known, "parameters": given})
         threshold, order = known.get(THRESHOLDS[kind]), known.get("norm_type", 2.0)
         call = _recorders[0].clips(name, kind, given, math.inf if threshold is None else threshold, order)
         if given and isinstance(parameters, Iterator):  # one that had nothing is handed on as it came: PyTorch warns
@@ -83,6 +90,7 @@ def watch_ours(recorder: Recorder) -> None:
     from gradclip.torch import functional
     from gradclip.torch.clipper import Clipper
     from gradclip.torch.parameters import parameters_of
+    from gradclip.watch.imposed import measured_by
 
     wrap_clipping(functional)
     for name in KINDS.keys() & set(gradclip.torch.__all__):
@@ -91,6 +99,8 @@ def watch_ours(recorder: Recorder) -> None:
 
     @functools.wraps(clip_)
     def clip_and_tell(self: Clipper, parameters: Any) -> Any:
+        if _imposed:
+            return measured_by(clip_, self, parameters)
         given = parameters_of(parameters)
         call = recorder.clips(repr(self.rule), RULE, given.tensors, 0.0, 2.0)
         result = clip_(self, given.tensors if isinstance(parameters, Iterator) else parameters)
@@ -108,18 +118,22 @@ def compiling() -> bool:
     return torch.compiler.is_compiling()
 
 
-def watch_torch(recorder: Recorder) -> None:
-    """Let optimizers, backward passes and loss scalers tell `recorder`."""
+def watch_torch(recorder: Recorder, rule: AnyRule | None = None) -> None:
+    """Let optimizers, backward passes and loss scalers tell `recorder`; `rule` replaces the script's own clipping."""
     import torch
     from torch.optim import Optimizer, optimizer
 
     from gradclip.torch.eager import eager
+    from gradclip.watch.imposed import impose
 
     _recorders[:] = [recorder]
+    if rule is not None:
+        _imposed[:] = [rule]
+        impose(rule)
     optimizer.register_optimizer_step_pre_hook(eager(functools.partial(before_step, recorder)))
     optimizer.register_optimizer_step_post_hook(eager(functools.partial(after_step, recorder)))
-    for name in ("backward", "grad"):
-        before(torch.autograd, name, lambda *_, **__: recorder.made())
+    before(torch.autograd, "backward", lambda tensors, *_, **__: recorder.made(tensors))
+    before(torch.autograd, "grad", lambda *_, **__: recorder.made())
     before(Optimizer, "zero_grad", lambda own, *_, **__: recorder.zeroed(parameters_of(own)))
     before(torch.nn.Module, "zero_grad", lambda own, *_, **__: recorder.zeroed(own.parameters()))
     watch_scaler(torch.amp.GradScaler, recorder)

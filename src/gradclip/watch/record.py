@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import inf
 from pathlib import Path
@@ -16,9 +16,9 @@ import torch
 from gradclip.result import Result
 from gradclip.telemetry.folder import jsonl
 from gradclip.telemetry.observed import event_of
-from gradclip.watch.journal import ABOVE, CALLS, SCRIPT, Flaw
+from gradclip.watch.journal import ABOVE, CALLS, SCRIPT, Flaw, Loss
 from gradclip.watch.seen import joined
-from gradclip.watch.steps import Step, event_and_flaws
+from gradclip.watch.steps import Step, event_and_flaws, loss_of
 
 MOST, LONGEST = 50, 1.0
 """How many steps are read together, which costs a third of reading each by itself, and how long one may wait."""
@@ -81,9 +81,9 @@ class Record:
     def _named(self, parameters: list[int]) -> list[str]:
         return [self._names.get(parameter, "?") for parameter in parameters]
 
-    def take(self, result: Result, rule: str, step: int, flaws: list[Flaw]) -> None:
+    def take(self, result: Result, rule: str, step: int, flaws: list[Flaw], losses: Sequence[Loss]) -> None:
         """Write the step of a clipper of this library, which knows best what it did."""
-        self._sink(replace(event_of(result, rule, time.time()), step=step))
+        self._sink(replace(event_of(result, rule, time.time()), step=step, loss=loss_of(losses)))
         self._tell(step, {"calls": [f"gradclip: {rule}"], "flaws": flaws, "missing": []})
 
     def close(self) -> None:

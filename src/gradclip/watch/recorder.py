@@ -11,7 +11,7 @@ import sys
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from threading import get_ident
 from typing import Any, ParamSpec
@@ -28,6 +28,7 @@ from gradclip.watch.journal import (
     Clip,
     Entry,
     Flaw,
+    Loss,
     Scaled,
     Unscaled,
     Zeroed,
@@ -36,7 +37,7 @@ from gradclip.watch.journal import (
 )
 from gradclip.watch.names import names_of
 from gradclip.watch.record import Record, claimed
-from gradclip.watch.seen import first_of, see
+from gradclip.watch.seen import first_of, losses_in, see
 from gradclip.watch.steps import Step
 from gradclip.watch.where import caller
 
@@ -78,6 +79,7 @@ class Watched:
         self.steps = 0
         self.asked: list[dict[str, Any]] = []
         self.beside: list[Flaw] = []
+        self.losses: Sequence[Loss] = ()
 
 
 class Recorder:
@@ -101,10 +103,10 @@ class Recorder:
         os.register_at_fork(after_in_child=self._watched.clear)  # what waits here is the parent's to write
 
     @harmless
-    def made(self) -> None:
-        """A backward pass begins."""
+    def made(self, roots: Any = ()) -> None:
+        """A backward pass begins, from these tensors."""
         self._hears_backward = True
-        self._add(Backward())
+        self._add(Backward(losses_in(roots)))
 
     @harmless
     def zeroed(self, parameters: Iterable[torch.Tensor]) -> None:
@@ -164,7 +166,7 @@ class Recorder:
             return
         clipper = clipper_of(optimizer)
         if watched.record is not None and clipper is not None and clipper._last is not None:
-            watched.record.take(clipper.last, repr(clipper.rule), watched.steps, watched.beside)
+            watched.record.take(clipper.last, repr(clipper.rule), watched.steps, watched.beside, watched.losses)
         self._stepped(watched)
 
     @harmless
@@ -253,6 +255,7 @@ class Recorder:
         examined = examine(self._since(watched.position), id(optimizer), own, made=not self._hears_backward)
         if clipper_of(optimizer) is not None:
             acting = [one.clip for one in examined.applied if not one.clip.measures]
+            watched.losses = examined.losses
             watched.beside = examined.flaws + [Flaw(TWO_KNOBS, clip.where, "gradclip") for clip in acting]
             return
         orders = {one.clip.order for one in examined.applied}

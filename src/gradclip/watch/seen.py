@@ -92,3 +92,13 @@ def joined(norms: Iterable[float], order: float) -> float:
 def first_of(parameters: Iterable[torch.Tensor]) -> Any:
     """The first gradient there is."""
     return next((p.grad for p in parameters if p.grad is not None), None)
+
+
+def losses_in(roots: Any) -> tuple[Any, ...]:
+    """The tensors of one element among those that a backward pass starts from: numbers, or copies on a device.
+
+    What is not one number is no loss, but a gradient that is handed on.
+    """
+    tensors = [roots] if isinstance(roots, torch.Tensor) else roots
+    numbers = [one.detach() for one in tensors if one.numel() == 1 and type(one).__name__ != SHARDED]
+    return tuple(one.item() if one.device.type == "cpu" else one.clone() for one in numbers)

@@ -11,7 +11,9 @@ from gradclip.watch.finder import After
 
 FOLDER = "GRADCLIP_WATCH"
 STEPS = "GRADCLIP_WATCH_STEPS"
-"""The environment of a watched run: where it is recorded, and after how many steps it ends (0: it is not ended)."""
+RULE = "GRADCLIP_WATCH_RULE"
+"""The environment of a watched run: where it is recorded, after how many steps it ends (0: it is not ended), and the
+text of the rule that takes the place of the script's own clipping (empty: none does)."""
 
 
 def wait_for_torch() -> None:
@@ -29,9 +31,12 @@ def wrap_clipping(module: ModuleType) -> None:
 def watch(module: ModuleType) -> None:
     """Record the steps of all optimizers."""
     try:
+        from gradclip.rules.text import rule_from_text
         from gradclip.watch.patches import watch_torch
         from gradclip.watch.recorder import Recorder
 
-        watch_torch(Recorder(Path(os.environ[FOLDER]), int(os.environ.get(STEPS, 0))))
+        text = os.environ.get(RULE)
+        recorder = Recorder(Path(os.environ[FOLDER]), int(os.environ.get(STEPS, 0)))
+        watch_torch(recorder, rule_from_text(text) if text else None)
     except Exception as error:  # noqa: BLE001  # whatever goes wrong here, the script must be able to import PyTorch
         print(f"gradclip watch: nothing is recorded, {type(error).__name__}: {error}", file=sys.stderr)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from gradclip.result import Result
 from gradclip.rules.norm import norm_of_order
 from gradclip.telemetry.event import MOST_OFFENDERS, Event
-from gradclip.watch.journal import NORM, OVERFLOW, RULE, Applied, Examined, Flaw
+from gradclip.watch.journal import NORM, OVERFLOW, RULE, Applied, Examined, Flaw, Loss
 from gradclip.watch.seen import Seen, joined
 
 EPSILON = 1e-6
@@ -74,8 +74,14 @@ def event_and_flaws(step: Step, names: Mapping[int, str]) -> tuple[Event, list[F
         time=step.time,
         tensors=tensors,
         norm=hardest.measured,
+        loss=loss_of(step.examined.losses),
     )
     return event, step.examined.flaws + [one.overflow for one in acted if one.overflow]
+
+
+def loss_of(losses: Sequence[Loss]) -> float | None:
+    """The loss whose gradient the optimizer got: the sum of those that gradients were made of; None where none was."""
+    return math.fsum(float(one.value) / float(one.scale) for one in losses) if losses else None
 
 
 def acted_of(applied: Applied, read: Mapping[int, tuple[float, float]]) -> Acted:

@@ -1,0 +1,38 @@
+"""A rule in the place of what a script clips by: every optimizer gets it, and what clips otherwise only measures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch.optim import Optimizer, optimizer
+
+from gradclip import ClipGradByGlobalNorm
+from gradclip.result import Result
+from gradclip.rules.rule import AnyRule
+from gradclip.torch import Clipper, attach
+from gradclip.torch.eager import eager
+from gradclip.torch.functional import get_total_norm
+
+
+def impose(rule: AnyRule) -> None:
+    """Let every optimizer clip by `rule`, each by itself, from its first step on."""
+
+    def before_step(stepping: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        attach(stepping, rule)
+
+    optimizer.register_optimizer_step_pre_hook(eager(before_step))
+
+
+def measured(name: str, known: Mapping[str, Any]) -> Any:
+    """What the clipping function `name` returns for these arguments; nothing is clipped."""
+    if name != "clip_grad_norm_":
+        return None
+    gradients = [one.grad for one in known["parameters"] if one.grad is not None]
+    return get_total_norm(gradients, known.get("norm_type", 2.0), known.get("error_if_nonfinite", False))
+
+
+def measured_by(clip_: Callable[[Clipper, Any], Result], clipper: Clipper, parameters: Any) -> Result:
+    """What `clipper.clip_(parameters)` returns if it clips nothing."""
+    clipper._last = clip_(Clipper(ClipGradByGlobalNorm(None)), parameters)
+    return clipper.last

@@ -1,0 +1,80 @@
+"""The loss of each step is recorded: what backward passes made the gradient of, that the optimizer got."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from gradclip.telemetry import read_run
+from gradclip.watch.journal import Backward, Loss, Scaled, Unscaled, Zeroed, examine
+from gradclip.watch.seen import losses_in
+from gradclip.watch.steps import loss_of
+from watching import SCRIPTS, watch
+
+MINE, OTHERS = frozenset({1}), frozenset({2})
+OPTIMIZER = 7
+TOLD = """
+import atexit, json
+LOSSES = []
+atexit.register(lambda: print("losses", json.dumps(LOSSES)))
+def told(loss):
+    LOSSES.append(loss.item())
+    return loss
+"""
+
+
+def watched_losses(name: str, folder: Path) -> tuple[list[float], list[float]]:
+    """The losses that the script computes, in their order, and those of its run."""
+    source = (SCRIPTS / f"{name}.py").read_text(encoding="utf-8")
+    told = source.replace("loss_of(model, batch)", "told(loss_of(model, batch))")
+    (folder / "script.py").write_text(TOLD + told, encoding="utf-8")
+    shutil.copy(SCRIPTS / "net.py", folder)
+    answer = watch("--out", "run", "script.py", folder=folder)
+    (line,) = (line for line in answer.stdout.split("\n") if line.startswith("losses"))
+    return json.loads(line.removeprefix("losses")), [event.loss for event in read_run(folder / "run")]
+
+
+@pytest.mark.parametrize("name", ["after_step_healthy", "before_unscale_healthy", "attached_healthy"])
+def test_the_loss_of_a_step_is_recorded(name: str, tmp_path: Path) -> None:
+    computed, recorded = watched_losses(name, tmp_path)
+    assert recorded == computed  # a loss scale is a power of two, and takes no bit away
+    assert len(recorded) == 60
+
+
+def test_the_losses_of_an_accumulated_step_add_up_as_their_gradients_do(tmp_path: Path) -> None:
+    computed, recorded = watched_losses("micro_step_healthy", tmp_path)
+    sums = [sum(computed[start : start + 4]) / 4 for start in range(0, 240, 4)]
+    assert recorded == pytest.approx(sums, rel=1e-6)  # each quarter is rounded to float32
+
+
+def test_of_a_closure_that_is_evaluated_again_the_first_loss_counts(tmp_path: Path) -> None:
+    computed, recorded = watched_losses("closure_healthy", tmp_path)
+    assert recorded[0] == computed[0]
+    assert len(computed) > len(recorded) == 60
+    assert set(recorded) <= set(computed)
+
+
+def losses(*entries) -> float | None:
+    return loss_of(examine(entries, OPTIMIZER, MINE).losses)
+
+
+def test_losses_whose_gradients_were_given_up_do_not_count() -> None:
+    assert losses(Backward((5.0,)), Zeroed(MINE), Backward((2.0,)), Zeroed(OTHERS)) == 2.0
+
+
+def test_each_loss_has_the_scale_that_was_on_it() -> None:
+    entries = Scaled(8.0), Backward((16.0,)), Backward((1.0, 0.5)), Scaled(torch.tensor(4.0)), Backward((4.0,))
+    assert losses(*entries, Unscaled(OPTIMIZER)) == 2.0 + 1.5 + 1.0
+
+
+def test_a_step_without_a_loss_has_none() -> None:
+    assert losses() is losses(Backward()) is None
+    assert loss_of([Loss(float("nan"))]) != loss_of([])
+
+
+def test_a_loss_is_a_tensor_of_one_element() -> None:
+    loss = torch.ones(1, 1, requires_grad=True) * 3.0
+    assert losses_in(loss) == losses_in([loss, torch.ones(2)]) == (3.0,)
+    assert losses_in([torch.ones(2), torch.ones(0)]) == ()
