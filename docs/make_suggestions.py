@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from gradclip import Rule
+from gradclip.advice.search import best_of, rule_of, search, start_from
 from gradclip.advice.suggest import suggest
 from gradclip.experiments.compare import versions
 from gradclip.experiments.sign_test import BETTER, WORSE, paired_verdict
@@ -103,7 +104,8 @@ def trained(start: str, found: Mapping[str, Any]) -> str:
 def run(data: dict[str, Any], names: Sequence[str]) -> None:
     """Record and train what `data` has not yet, and keep it after every task."""
     for name in names:
-        own = data["tasks"].setdefault(name, {"grid": {}, "suggestions": {}})
+        own = data["tasks"].setdefault(name, {})
+        own = {kind: own.setdefault(kind, {}) for kind in ("grid", "suggestions", "trials")}
         for text in GRID:
             runs = own["grid"].setdefault(text, [])
             runs += [metric_of(name, text, seed) for seed in SEEDS[len(runs) :]]
@@ -114,8 +116,26 @@ def run(data: dict[str, Any], names: Sequence[str]) -> None:
                 rule = trained(start, suggestion)
                 metric = own["grid"][rule][seed] if rule in GRID else metric_of(name, rule, seed)
                 found.append({"kind": suggestion["kind"], "rule": rule, "left": rule == start, "metric": metric})
+            tried = own["trials"].setdefault(start, [])
+            for seed in SEEDS[len(tried) :]:
+                rule, trainings = searched(name, start, limit, seed + OTHER)
+                metric = own["grid"][rule][seed] if rule in GRID else metric_of(name, rule, seed)
+                tried.append({"rule": rule, "left": rule == start, "trainings": trainings, "metric": metric})
         document = {**data, "versions": versions()}
         DATA.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def searched(name: str, start: str, limit: float, seed: int) -> tuple[str, int]:
+    """The rule that a search by trial finds on a seed, beginning from a run under `limit`; and how often it trained."""
+    cost = task_called(name).metric.cost
+
+    def train(text: str) -> float:
+        return cost(task_called(name).train(rule_from_text(text), seed).metric)
+
+    begin = start_from(first_run(name, limit, seed))
+    trials = search(lambda threshold: train(rule_of(threshold)), begin)
+    best, as_it_is = best_of(trials), train(start)
+    return (rule_of(best.threshold) if best.loss < as_it_is else start), len(trials) + 1
 
 
 def metric_of(name: str, text: str, seed: int) -> float | None:

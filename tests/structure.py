@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "moments.py": (*DECIDING, "gradclip.result"),
     "clipper.py": CORE[:-1],
     "advice": (*CORE, "gradclip.engines.reference", "gradclip.advice"),
+    "advice/by_trial.py": ("gradclip.advice", "gradclip.telemetry.runs", "gradclip.watch.launch"),
     "telemetry/runs.py": ("gradclip.telemetry", "gradclip.report.html"),
     "report": ("gradclip.rules", "gradclip.telemetry", "gradclip.advice", "gradclip.report"),
     "testing": (*CORE, "gradclip.engines.reference", "gradclip.testing"),

@@ -69,4 +69,18 @@ def test_json_is_one_document(recorded, capsys):
 
 def test_no_run_is_a_mistake_in_the_call(tmp_path, capsys):
     assert main(["suggest", str(tmp_path / "nowhere")]) == 2
+    assert "is neither a script, a run nor a program" in capsys.readouterr().err
+
+
+def test_a_folder_without_events_is_a_mistake_in_the_call(tmp_path, capsys):
+    assert main(["suggest", str(tmp_path)]) == 2
     assert "is no run" in capsys.readouterr().err
+
+
+def test_options_may_stand_behind_a_run_and_a_second_run_may_not(recorded, capsys):
+    run = recorded(lognormal(500))
+    assert main(["suggest", "--json", run]) == main(["suggest", run, "--json"]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == second
+    assert main(["suggest", run, run]) == 2
+    assert "one run at a time" in capsys.readouterr().err

@@ -78,10 +78,17 @@ class Suggestion:
     @property
     def expression(self) -> str | None:
         """The rule as it is written in Python."""
-        if self.rule is None:
-            return None
-        name, _, arguments = self.rule.partition(":")
-        return f"{RECIPES[name]}({arguments.replace(',', ', ')})"
+        return None if self.rule is None else expression_of(self.rule)
+
+
+def expression_of(rule: str) -> str:
+    """A rule that is suggested as text, as it is written in Python.
+
+    >>> expression_of("quantileclip:0.95,rate=0.05")
+    'QuantileClip(0.95, rate=0.05)'
+    """
+    name, _, arguments = rule.partition(":")
+    return f"{RECIPES[name]}({arguments.replace(',', ', ')})"
 
 
 def suggest(run: Sequence[Event]) -> Suggestion:

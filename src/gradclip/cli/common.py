@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import importlib.util
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -59,6 +61,25 @@ def script_in(options: argparse.Namespace) -> list[str]:
     return ["-m", *options.module] if options.module else given
 
 
+def with_run_last(options: argparse.Namespace) -> argparse.Namespace:
+    """The options of a call. A run has no arguments, so what stands behind it is read as options of ours."""
+    first, *rest = script_in(options) or [""]
+    return options.form.parse_args([*rest, first], options) if rest and Path(first).is_dir() else options
+
+
+def no_script(command: Sequence[str], name: str) -> str | None:
+    """What is not there of what is to be run."""
+    first = command[0]
+    if first.endswith(".py"):
+        if not Path(first).is_file():
+            return f"there is no script {first}"
+    elif not first.startswith("-") and shutil.which(first) is None:
+        return f"{first} is neither a script, a run nor a program: gradclip {name} train.py"
+    if importlib.util.find_spec("torch") is None:
+        return 'PyTorch is not installed in this Python: pip install "gradclip[torch]"'
+    return None
+
+
 def count(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) > 0):
         raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text!r}")
@@ -74,6 +95,15 @@ def no_folder(folder: Path | None) -> str | None:
     except OSError as error:
         return f"--out {folder}: {error.strerror}; give a folder that can be written"
     return None if os.access(folder, os.W_OK) else f"--out {folder}: cannot be written; give a folder that can be"
+
+
+def no_new_folder(folder: Path) -> str | None:
+    """What keeps a folder from being made."""
+    if folder.exists():
+        return f"--out {folder}: there is something already; give a folder that is not there"
+    if not os.access(next(place for place in folder.absolute().parents if place.exists()), os.W_OK):
+        return f"--out {folder}: cannot be written; give a folder that can be"
+    return None
 
 
 def wrong_rules(texts: Sequence[str], option: str = "--rules") -> str | None:

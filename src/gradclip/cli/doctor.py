@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from gradclip.cli.common import add_json, add_script, mistake, script_in
+from gradclip.cli.common import add_json, add_script, mistake, no_script, script_in, with_run_last
 
 
 def add(commands: Any) -> None:
@@ -22,25 +23,25 @@ def add(commands: Any) -> None:
     )
     add_json(doctor)
     add_script(doctor, "train.py [ARGUMENTS] | RUN", "the script to run, a program such as torchrun, or a recorded run")
-    doctor.set_defaults(command=run)
+    doctor.set_defaults(command=run, form=doctor)
 
 
 def run(options: argparse.Namespace) -> int:
+    options = with_run_last(options)
     script = script_in(options)
     if not script:
         return mistake("give a script to run, or a run to read: gradclip doctor train.py", "doctor")
+    if Path(script[0]).is_dir() and script[1:]:
+        return mistake(f"one run at a time, got {' '.join(script)}", "doctor")
     if Path(script[0]).is_dir():
-        if script[1:]:
-            return mistake(f"a run takes no arguments, got {' '.join(script[1:])}", "doctor")
         return told(Path(script[0]), options.json)
-    from gradclip.cli.watch import missing
     from gradclip.watch.launch import run_watched
 
-    if wrong := missing(script, "doctor"):
+    if wrong := no_script(script, "doctor"):
         return mistake(wrong, "doctor")
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "run"
-        code = run_watched(script, place, options.steps, quiet=options.json)
+        code = run_watched(script, place, options.steps, output=sys.stderr if options.json else None)
         if not place.exists():
             return mistake(
                 f"the script made no optimizer step (its exit code: {code}): there is nothing to say", "doctor"

@@ -1,44 +1,115 @@
-"""`gradclip suggest`: a threshold for the next run, from one that was recorded."""
+"""`gradclip suggest`: a threshold for the next run, from one that was recorded or by trying."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradclip.cli.common import add_json, mistake
+from gradclip.cli.common import (
+    add_json,
+    add_script,
+    count,
+    mistake,
+    no_new_folder,
+    no_script,
+    script_in,
+    with_run_last,
+)
 
 if TYPE_CHECKING:
+    from gradclip.advice.by_trial import Found, Training
     from gradclip.advice.suggest import Suggestion
 
 WIDTH = 100
+TRIALS = 10
 
 
 def add(commands: Any) -> None:
     suggest = commands.add_parser(
         "suggest",
+        usage="gradclip suggest [--json] (RUN | [--out DIR] [--trials N] [--steps N] train.py [ARGUMENTS])",
         help="get a threshold for your next run, with the reasons",
-        description="Proposes a threshold from the norms before clipping of a run, which jsonl(RUN) recorded. Exits "
-        "with 0 if there is a proposal or the run is best left as it is, with 1 if the run is not enough for one.",
+        description="Proposes a threshold. From a RUN, which `gradclip watch` or jsonl(RUN) recorded, by its norms "
+        "before clipping. For a script (or -m MODULE ..., or a program such as torchrun) by trial: it is trained as it "
+        "is and then under other thresholds, up to N of them, and the one with the lowest training loss at the end is "
+        "proposed. Exits with 0 if there is a proposal or clipping is best left as it is, with 1 if the run is not "
+        "enough for one.",
     )
-    suggest.add_argument("run", type=Path, metavar="RUN", help="the folder of the run")
+    suggest.add_argument("--out", type=Path, metavar="DIR", help="where trainings are recorded (default: runs/...)")
+    suggest.add_argument(
+        "--trials", type=count, default=TRIALS, metavar="N", help=f"how many thresholds at most (default: {TRIALS})"
+    )
     add_json(suggest)
-    suggest.set_defaults(command=run)
+    add_script(suggest, "RUN | train.py [ARGUMENTS]", "a recorded run, or the script to train")
+    suggest.set_defaults(command=run, form=suggest)
 
 
 def run(options: argparse.Namespace) -> int:
+    options = with_run_last(options)
+    given = script_in(options)
+    if not given:
+        return mistake("give a run to read, or a script to train: gradclip suggest RUN", "suggest")
+    if not Path(given[0]).is_dir():
+        return by_trial(options, given)
+    if given[1:]:
+        return mistake(f"one run at a time, got {' '.join(given)}", "suggest")
+    return from_run(Path(given[0]), options.json)
+
+
+def from_run(folder: Path, as_json: bool) -> int:
+    """Say what the norms of a run suggest."""
     from gradclip.advice.suggest import suggest
     from gradclip.telemetry.runs import read_run
 
     try:
-        events = read_run(options.run)
+        events = read_run(folder)
     except (OSError, ValueError) as error:
         return mistake(str(error), "suggest")
     found = suggest(events)
-    print(json.dumps(found.to_dict(), allow_nan=False) if options.json else told(found))
+    print(json.dumps(found.to_dict(), allow_nan=False) if as_json else told(found))
     return 0 if found.leave or found.rule is not None else 1
+
+
+def by_trial(options: argparse.Namespace, script: list[str]) -> int:
+    """Say which threshold trains a script best."""
+    from gradclip.advice.by_trial import threshold_by_trial
+    from gradclip.watch.launch import folder_for
+
+    folder = options.out or folder_for(script)
+    if wrong := no_script(script, "suggest") or no_new_folder(folder):
+        return mistake(wrong, "suggest")
+    try:
+        found = threshold_by_trial(script, folder, options.steps, options.trials, tell)
+    except ValueError as error:
+        return mistake(str(error), "suggest")
+    print(json.dumps(found.to_dict(), allow_nan=False) if options.json else told_of_trials(found))
+    return 0
+
+
+def tell(training: Training) -> None:
+    """Say how a training ended, as soon as it has."""
+    broke = f", exit code {training.exit}" if training.exit else ""
+    print(f"{training.rule or 'as it is':20}loss {training.loss:<12.5g}{training.steps} steps{broke}", file=sys.stderr)
+
+
+def told_of_trials(found: Found) -> str:
+    """What trying has found, for a terminal."""
+    best, as_it_is = found.best, found.as_it_is
+    lines = [found.expression or "leave it as it is: no threshold that was tried trains better"]
+    if found.expression is not None:
+        lines += row("in PyTorch", f"gradclip.attach(optimizer, gradclip.{found.expression})")
+    lines += row("loss", f"{best.loss:.5g} at the end, {as_it_is.loss:.5g} as it is")
+    lines += row("mind", "this is the training loss of one training each: see that your validation metric agrees")
+    if found.optimizers > 1:
+        lines += row("mind", f"each of {found.optimizers} optimizers got the rule by itself; the loss is the first's")
+    if found.at_edge:
+        lines += row("mind", f"the best is the {found.at_edge} threshold of all: look further with more --trials")
+    paths = " ".join(dict.fromkeys(str(one.path) for one in (as_it_is, best)))
+    return "\n".join([*lines, *row("see it", f"gradclip report {paths}")])
 
 
 def told(found: Suggestion) -> str:

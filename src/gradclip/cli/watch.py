@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
-import os
-import shutil
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gradclip.cli.common import add_json, add_script, mistake, script_in, wrong_rules
+from gradclip.cli.common import add_json, add_script, mistake, no_new_folder, no_script, script_in, wrong_rules
 
 
 def add(commands: Any) -> None:
@@ -44,16 +40,11 @@ def run(options: argparse.Namespace) -> int:
     script = script_in(options)
     if not script:
         return mistake("give a script to run: gradclip watch train.py", "watch")
-    if wrong := missing(script, "watch"):
-        return mistake(wrong, "watch")
-    if wrong := wrong_rules([options.rule] if options.rule else [], "--rule"):
-        return mistake(wrong, "watch")
     folder = options.out or folder_for(script)
-    if folder.exists():
-        return mistake(f"--out {folder}: there is something already; give a folder that is not there", "watch")
-    if not os.access(next(place for place in folder.absolute().parents if place.exists()), os.W_OK):
-        return mistake(f"--out {folder}: cannot be written; give a folder that can be", "watch")
-    code = run_watched(script, folder, options.steps, options.json, options.rule)
+    rules = [options.rule] if options.rule else []
+    if wrong := no_script(script, "watch") or wrong_rules(rules, "--rule") or no_new_folder(folder):
+        return mistake(wrong, "watch")
+    code = run_watched(script, folder, options.steps, options.rule, sys.stderr if options.json else None)
     if not folder.exists():
         print(
             "gradclip watch: nothing was recorded: no optimizer of PyTorch made a step in sight",
@@ -62,19 +53,6 @@ def run(options: argparse.Namespace) -> int:
         return code
     tell(folder, code, options.json)
     return code
-
-
-def missing(command: Sequence[str], name: str) -> str | None:
-    """What is not there of what is to be run."""
-    first = command[0]
-    if first.endswith(".py"):
-        if not Path(first).is_file():
-            return f"there is no script {first}"
-    elif not first.startswith("-") and shutil.which(first) is None:
-        return f"{first} is neither a script, a run nor a program: gradclip {name} train.py"
-    if importlib.util.find_spec("torch") is None:
-        return 'PyTorch is not installed in this Python: pip install "gradclip[torch]"'
-    return None
 
 
 def tell(folder: Path, code: int, as_json: bool) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch.optim import Optimizer, optimizer
 
-from gradclip import ClipGradByGlobalNorm
 from gradclip.result import Result
+from gradclip.rules.recipes import ClipGradByGlobalNorm
 from gradclip.rules.rule import AnyRule
 from gradclip.torch import Clipper, attach
 from gradclip.torch.eager import eager

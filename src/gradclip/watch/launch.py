@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 from gradclip.watch.start import FOLDER, RULE, STEPS
 
@@ -16,17 +17,17 @@ MODULE = "-m"
 
 
 def run_watched(
-    command: Sequence[str], folder: Path, steps: int = 0, quiet: bool = False, rule: str | None = None
+    command: Sequence[str], folder: Path, steps: int = 0, rule: str | None = None, output: IO[str] | None = None
 ) -> int:
     """Run `command` with this terminal, recorded to `folder`, and give its exit code.
 
-    `command` is a script of Python with its arguments, or `-m module`, or a program such as torchrun. What it prints
-    goes to the standard error if `quiet`. The text of a `rule` takes the place of what the script clips by.
+    `command` is a script of Python with its arguments, or `-m module`, or a program such as torchrun. The text of a
+    `rule` takes the place of what the script clips by. What it prints, errors too, goes to `output` if there is one.
     """
     path = os.pathsep.join(filter(None, [str(SITE), os.environ.get("PYTHONPATH", "")]))
     asked = {FOLDER: str(folder.absolute()), STEPS: str(steps), RULE: rule or ""}
     environment = {**os.environ, "PYTHONPATH": path, **asked}
-    with subprocess.Popen(whole(command), env=environment, stdout=sys.stderr if quiet else None) as process:
+    with subprocess.Popen(whole(command), env=environment, stdout=output, stderr=output) as process:
         while True:
             try:
                 code = process.wait()

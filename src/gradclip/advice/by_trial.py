@@ -1,0 +1,140 @@
+"""A threshold for a training script by trial: it runs as it is, then under other thresholds, and the loss decides."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from signal import SIGINT
+from typing import Any
+
+from gradclip.advice.search import MOST, final_loss, rule_of, search, start_from
+from gradclip.advice.suggest import expression_of
+from gradclip.telemetry.runs import folders_of, read_run
+from gradclip.watch.launch import run_watched
+
+AS_IT_IS = "as-it-is"
+"""The folder of the training that nobody interferes with."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training of the script, recorded in `path`: under a threshold for the global norm, or as it is (None).
+
+    `loss` is the mean of the last tenth of the steps; it is infinite where that is not finite, and where the script
+    ended with an error.
+    """
+
+    threshold: float | None
+    path: Path
+    steps: int
+    loss: float
+    exit: int
+
+    @property
+    def rule(self) -> str | None:
+        """The rule as text; None for the script as it is."""
+        return None if self.threshold is None else rule_of(self.threshold)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The training as plain data for JSON, where a loss that is not finite is None."""
+        loss = self.loss if math.isfinite(self.loss) else None
+        return {"rule": self.rule, "run": str(self.path), "steps": self.steps, "loss": loss, "exit": self.exit}
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the trainings have shown; the first of them is the script as it is. `optimizers` is how many it has."""
+
+    trainings: tuple[Training, ...]
+    optimizers: int = 1
+
+    @property
+    def as_it_is(self) -> Training:
+        return self.trainings[0]
+
+    @property
+    def best(self) -> Training:
+        """The training with the lowest loss, and of equal ones the script as it is, or the first."""
+        return min(self.trainings, key=lambda one: one.loss)
+
+    @property
+    def expression(self) -> str | None:
+        """The rule of the best training as it is written in Python; None where the script is best left as it is."""
+        return None if self.best.rule is None else expression_of(self.best.rule)
+
+    @property
+    def at_edge(self) -> str:
+        """ "lowest" or "highest" if the best threshold is that of all that were tried, else nothing."""
+        tried = [one.threshold for one in self.trainings if one.threshold is not None]
+        edges = {"lowest": min(tried, default=None), "highest": max(tried, default=None)}
+        return next((word for word, edge in edges.items() if edge == self.best.threshold is not None), "")
+
+    def to_dict(self) -> dict[str, Any]:
+        """What was found as plain data for JSON."""
+        return {
+            "kind": "by trial",
+            "rule": self.best.rule,
+            "expression": self.expression,
+            "leave": self.best.rule is None,
+            "optimizers": self.optimizers,
+            "trainings": [one.to_dict() for one in self.trainings],
+        }
+
+
+def threshold_by_trial(
+    command: Sequence[str],
+    folder: Path,
+    steps: int = 0,
+    most: int = MOST,
+    tell: Callable[[Training], None] = lambda training: None,
+) -> Found:
+    """Train the script of `command` as it is, then under at most `most` thresholds for the global norm.
+
+    Each training is recorded to a folder in `folder`, what it prints beside it; after `steps` steps it is ended (0: it
+    is not). `tell` hears of each. Raises `ValueError` where the first has no step, no loss or no usable norm.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    trainings: list[Training] = []
+
+    def train(threshold: float | None) -> Training:
+        training = trained(command, folder, steps, threshold)
+        trainings.append(training)
+        tell(training)
+        return training
+
+    first = train(None)
+    run = read_run(first.path) if first.steps else []
+    start = start_from(run)
+    if start is None or final_loss(run) is None:
+        raise ValueError(f"{nothing_in(first, start)}; what it printed: {log_of(first.path)}")
+    search(lambda threshold: train(threshold).loss, start, most)
+    return Found(tuple(trainings), len(folders_of(first.path)))
+
+
+def trained(command: Sequence[str], folder: Path, steps: int, threshold: float | None) -> Training:
+    """Train once, recorded to a folder in `folder`."""
+    rule = None if threshold is None else rule_of(threshold)
+    path = folder / (AS_IT_IS if rule is None else rule.replace(":", "-"))
+    with open(log_of(path), "w", encoding="utf-8") as log:
+        code = run_watched(command, path, steps, rule, log)
+    if code == 128 + SIGINT:
+        raise KeyboardInterrupt
+    run = read_run(path) if path.exists() else []
+    loss = final_loss(run)
+    return Training(threshold, path, len(run), math.inf if code or loss is None else loss, code)
+
+
+def log_of(path: Path) -> Path:
+    """Where the output of the training in `path` is."""
+    return path.parent / f"{path.name}.log"
+
+
+def nothing_in(first: Training, start: float | None) -> str:
+    """What is missing in the first training."""
+    if not first.steps:
+        return f"the script made no optimizer step (its exit code: {first.exit})"
+    if start is None:
+        return "no step of the script has a gradient whose norm is finite and above 0"
+    return "no loss was seen: the script calls backward() on no tensor of one element"

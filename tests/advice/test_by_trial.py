@@ -1,0 +1,111 @@
+"""`gradclip suggest train.py`: a real script, trained again and again, for which a threshold is known to be good."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from gradclip.advice.by_trial import AS_IT_IS, Found, Training
+from gradclip.telemetry import read_run
+from watching import python
+
+SCRIPT = """
+import sys
+import torch
+
+torch.manual_seed(0)
+torch.set_num_threads(1)
+weight = torch.nn.Parameter(torch.tensor([3.0]))
+optimizer = torch.optim.SGD([weight], lr=1.0)
+for step in range(60):
+    optimizer.zero_grad()
+    loss = (weight**4).sum()
+    loss.backward()
+    optimizer.step()
+"""
+"""Descent on w^4 from 3 with a step size of 1: it flies off unless the gradient is cut. In steps of at most t it comes
+down to the region where 4 w^3 < t, so a t near 0.1 is slow, one above 6 jumps over the minimum and comes back."""
+
+
+def suggested(folder: Path, *arguments: str, script: str = SCRIPT):
+    (folder / "script.py").write_text(script, encoding="utf-8")
+    return python("-m", "gradclip", "suggest", "--out", "runs", *arguments, "script.py", folder=folder)
+
+
+def test_the_threshold_that_trains_best_is_proposed(tmp_path: Path) -> None:
+    answer = suggested(tmp_path, "--json")
+    assert answer.returncode == 0, answer.stderr
+    found = json.loads(answer.stdout)
+    as_it_is, *others = found["trainings"]
+    assert as_it_is["rule"] is as_it_is["loss"] is None  # it flies off
+    assert found["expression"] == f"ClipGradByGlobalNorm({found['rule'].removeprefix('global:')})"
+    best = min(others, key=lambda one: math.inf if one["loss"] is None else one["loss"])
+    assert found["rule"] == best["rule"]
+    assert best["loss"] < 1e-2
+    assert best["steps"] == 60
+    run = read_run(tmp_path / best["run"])
+    assert {event.threshold for event in run} == {float(best["rule"].removeprefix("global:"))}
+    assert (tmp_path / "runs" / AS_IT_IS).is_dir()
+
+
+def test_it_says_what_it_tries_and_what_to_paste(tmp_path: Path) -> None:
+    answer = suggested(tmp_path, "--trials", "3")
+    assert answer.stdout.startswith("ClipGradByGlobalNorm(")
+    assert "gradclip.attach(optimizer, gradclip.ClipGradByGlobalNorm(" in answer.stdout
+    assert "gradclip report runs/as-it-is runs/global-" in " ".join(answer.stdout.split())
+    first, *others = answer.stderr.splitlines()
+    assert first.startswith("as it is            loss inf")
+    assert len(others) == 3
+    assert all(line.startswith("global:") and line.endswith("60 steps") for line in others)
+
+
+def test_what_trains_well_is_left_as_it_is(tmp_path: Path) -> None:
+    answer = suggested(tmp_path, "--trials", "2", script=SCRIPT.replace("lr=1.0", "lr=0.01"))
+    assert answer.returncode == 0
+    assert answer.stdout.startswith("leave it as it is")
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        (
+            "raise SystemExit(3)",
+            "the script made no optimizer step (its exit code: 3); what it printed: runs/as-it-is.log",
+        ),
+        (SCRIPT.replace("loss.backward()", "weight.grad = torch.ones(1)"), "no loss was seen"),
+        (SCRIPT.replace("(weight**4)", "(0.0 * weight)"), "no step of the script has a gradient whose norm is"),
+    ],
+)
+def test_a_script_that_shows_nothing_gets_one_line(script: str, said: str, tmp_path: Path) -> None:
+    answer = suggested(tmp_path, script=script)
+    assert answer.returncode == 2
+    assert f"gradclip suggest: {said}" in answer.stderr.splitlines()[-1]
+
+
+def test_what_the_script_prints_is_kept_beside_its_run(tmp_path: Path) -> None:
+    answer = suggested(tmp_path, "--trials", "1", script=SCRIPT + "print('done', loss.item())\n")
+    assert "done" not in answer.stdout + answer.stderr
+    logs = sorted(path.name for path in (tmp_path / "runs").glob("*.log"))
+    assert len(logs) == 2
+    assert "as-it-is.log" in logs
+    assert all((tmp_path / "runs" / name).read_text(encoding="utf-8").startswith("done") for name in logs)
+
+
+def training(threshold, loss):
+    return Training(threshold, Path("x"), 9, loss, 0)
+
+
+def test_of_equal_losses_the_script_as_it_is_counts_as_the_best():
+    found = Found((training(None, 1.0), training(3.0, 1.0)))
+    assert found.best is found.as_it_is
+    assert found.expression is None
+    assert Found((training(None, math.inf), training(3.0, 1.0))).expression == "ClipGradByGlobalNorm(3)"
+
+
+def test_a_best_that_is_the_last_of_all_is_said_to_be():
+    trainings = training(None, 5.0), training(1.0, 3.0), training(3.0, 2.0), training(10.0, 4.0)
+    assert Found(trainings).at_edge == ""
+    assert Found(trainings[:-1]).at_edge == "highest"
+    assert Found((training(None, 5.0), *trainings[2:])).at_edge == "lowest"
+    assert Found((training(None, 1.0), *trainings[1:])).at_edge == ""
