@@ -38,20 +38,27 @@ STARTS = {"none": math.inf, "global:1": 1.0}
 """How a run is recorded: without clipping, and under the default of many trainers."""
 GRID = ("none", *(f"global:{limit}" for limit in ("0.01", "0.03", "0.1", "0.3", "1", "3", "10", "30", "100")))
 COLUMNS = (
-    *("task", "recorded under", "norms", "suggestions", "median", "best of the grid", "median"),
+    *("task", "recorded under", "", "suggestions", "median", "best of the grid", "median"),
     *("than the best", "than before"),
 )
 LIVING = {"digits": {"rates": (0.2,)}, "l0l1": {"step_sizes": (0.003,)}}
 """For a task over learning rates the one that is recorded: the largest of it that lives without clipping."""
+HOW = {
+    "suggestions": "`gradclip suggest RUN`, from the norms of a run",
+    "trials": "`gradclip suggest train.py`, by trial",
+}
+"""What the suggestions come from, by the name that it has in the document."""
 INTRODUCTION = (
-    "On every task of `gradclip compare` runs are recorded on the seeds 5 to 9, without clipping and under "
-    "`ClipGradByGlobalNorm(1.0)`, which many trainers have as their default. What `gradclip suggest` says of each is "
-    "then trained on a seed from 0 to 4, beside thresholds of a grid (none, 0.01, 0.03, 0.1 ... 100). Where it says "
-    "that a run is best left as it is, or has nothing to propose, the rule of the run is what is trained.",
-    "The best of the grid is that with the best median on these seeds, chosen after the fact as by a search of ten "
-    'trainings a seed; a suggestion has seen one run. "worse" says that it was so on all five seeds (sign test), '
-    'however little, and "within noise" that it was not, were it on four: the medians say how much. The last column is '
-    "against the rule that the runs were recorded under.",
+    "On every task of `gradclip compare` trainings on the seeds 5 to 9 give suggestions, and each is trained on a seed "
+    "from 0 to 4, beside thresholds of a grid (none, 0.01, 0.03, 0.1 ... 100). The task is trained first without "
+    "clipping and under `ClipGradByGlobalNorm(1.0)`, which many trainers have as their default, and what is said of "
+    "this run is a suggestion from its norms. By trial, training is repeated under other thresholds, beginning from "
+    "that, and the best on this seed is the suggestion. Where a run is best left as it is, or nothing is proposed, the "
+    "rule that it was trained under is what is compared.",
+    "The best of the grid is that with the best median on the seeds 0 to 4, chosen after the fact as by a search of "
+    'ten trainings a seed. "worse" says that it was so on all five seeds (sign test), however little, and "within '
+    'noise" that it was not, were it on four: the medians say how much. The last column is against the rule that the '
+    "runs were trained under.",
     "On `digits` and `l0l1`, which train at many learning rates, a run is recorded at the largest rate of all that "
     "lives without clipping on every function, and the suggestion is used at all rates.",
 )
@@ -164,13 +171,13 @@ class Row:
     """What the sign test says against the best of the grid, and against the rule that the runs were recorded under."""
 
 
-def rows(data: Mapping[str, Any]) -> Iterator[Row]:
-    """All suggestions of a document."""
+def rows(data: Mapping[str, Any], how: str) -> Iterator[Row]:
+    """All suggestions of a document that were made in this way."""
     for name, own in data["tasks"].items():
         cost = task_called(name).metric.cost
         grid = {text: [finite(one) for one in runs] for text, runs in own["grid"].items()}
         best = min(GRID, key=lambda text: statistics.median(map(cost, grid[text])))
-        for start, found in own["suggestions"].items():
+        for start, found in own.get(how, {}).items():
             ours = [finite(one["metric"]) for one in found]
             verdicts = [said(list(map(cost, ours)), list(map(cost, grid[text]))) for text in (best, start)]
             yield Row(name, start, tuple(found), tuple(ours), best, tuple(grid[best]), *verdicts)
@@ -187,20 +194,11 @@ def finite(metric: float | None) -> float:
 
 def page(data: Mapping[str, Any]) -> str:
     """The whole page."""
-    found = list(rows(data))
-    good = [row for row in found if row.verdict != WORSE]
-    lines = [
-        "| " + " | ".join(COLUMNS) + " |",
-        "| " + " | ".join("---" for _ in COLUMNS) + " |",
-        *(line(row) for row in found),
-    ]
     versions = ", ".join(f"{name} {version}" for name, version in data["versions"].items())
     parts = [
         "# What `gradclip suggest` proposes, put to the test",
         *map(wrapped, INTRODUCTION),
-        f"## No worse than the best of the grid: {len(good)} of {len(found)}",
-        "\n".join(lines),
-        wrapped(summary(found)),
+        *(part for how in HOW for part in section(how, list(rows(data, how)))),
         wrapped(
             "Why the thresholds are chosen as they are, and what norms alone cannot know, is in "
             "[decision 0025](decisions/0025-what-suggest-proposes.md)."
@@ -210,13 +208,33 @@ def page(data: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def line(row: Row) -> str:
+def section(how: str, found: Sequence[Row]) -> tuple[str, str, str]:
+    """Title, table and summary of the suggestions that were made in one way."""
+    good = sum(row.verdict != WORSE for row in found)
+    table = [COLUMNS, ("---",) * len(COLUMNS), *(line(row) for row in found)]
+    return (
+        f"## {HOW[how]}: no worse than the best of the grid in {good} of {len(found)}",
+        "\n".join("| " + " | ".join(cells) + " |" for cells in table),
+        wrapped(summary(found)),
+    )
+
+
+def line(row: Row) -> tuple[str, ...]:
     """A row of the table."""
     ours, theirs = (f"{statistics.median(figures):.4g}" for figures in (row.ours, row.theirs))
-    kinds = Counter(one["kind"] for one in row.suggestions)
     rules = Counter(f"`{one['rule']}`" + " (left)" * one["left"] for one in row.suggestions)
-    cells = (row.task, f"`{row.start}`", counted(kinds), counted(rules), ours, f"`{row.best}`", theirs)
-    return "| " + " | ".join((*cells, row.verdict, row.own)) + " |"
+    return (
+        *(row.task, f"`{row.start}`", made_of(row), counted(rules)),
+        *(ours, f"`{row.best}`", theirs, row.verdict, row.own),
+    )
+
+
+def made_of(row: Row) -> str:
+    """What the suggestions were made of: norms of some shape, or a number of trainings."""
+    if "kind" in row.suggestions[0]:
+        return counted(Counter(one["kind"] for one in row.suggestions))
+    counts = sorted({one["trainings"] for one in row.suggestions})
+    return f"{' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} trainings"
 
 
 def counted(found: Counter[str]) -> str:
@@ -234,8 +252,9 @@ def summary(found: Sequence[Row]) -> str:
         own = [row for row in found if row.start == start]
         groups = {
             "no worse than the best of the grid": [row.task for row in own if row.verdict != WORSE],
+            "better than it": [row.task for row in own if row.verdict == BETTER],
             "worse": [row.task for row in own if row.verdict == WORSE],
-            "better than what the runs were recorded under": [row.task for row in own if row.own == BETTER],
+            "better than what the runs were trained under": [row.task for row in own if row.own == BETTER],
             "worse than that": [row.task for row in own if row.own == WORSE],
         }
         told = "; ".join(f"{what} on {', '.join(names)}" for what, names in groups.items() if names)

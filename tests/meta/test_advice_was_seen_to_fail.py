@@ -8,9 +8,10 @@ import pytest
 
 import gradclip.advice.bootstrap
 import gradclip.advice.replay
+import gradclip.advice.search
 import gradclip.advice.shape
 import gradclip.advice.suggest
-from advice import test_replay, test_suggest
+from advice import test_replay, test_search, test_suggest
 from advice.streams import lognormal
 from gradclip.advice.suggest import Choice
 from gradclip.rules.text import rule_from_text
@@ -40,7 +41,12 @@ def single_steps(count):
     return 1
 
 
-SUGGEST, SHAPE = gradclip.advice.suggest, gradclip.advice.shape
+def searched(bottom, start):
+    """A search finds the bottom of a valley."""
+    test_search.check_search_finds_the_valley(SEARCH.search, bottom, start)
+
+
+SUGGEST, SHAPE, SEARCH = gradclip.advice.suggest, gradclip.advice.shape, gradclip.advice.search
 DRAWN = lognormal(60)
 PLANTS = [
     Plant("the norm after clipping is read", test_suggest.test_it_is_the_norm_before_clipping_that_counts, (),
@@ -67,6 +73,10 @@ PLANTS = [
           gradclip.advice.replay, "decide_sweep", learnt_nothing),
     Plant("a skipped step counts as taken", test_replay.test_a_skipped_step_puts_out_nothing_and_counts_as_clipped, (),
           gradclip.advice.replay, "_output", lambda measure, coefficient, actions: measure.total.item()),
+    Plant("a search never looks closer", searched, (2.0, 1.0), SEARCH, "FINE", 1.0),
+    Plant("a search moves by too little", searched, (1e-3, 30.0), SEARCH, "COARSE", 1.2),
+    Plant("the whole run counts as its end", test_search.test_the_final_loss_is_the_mean_of_the_last_tenth, (),
+          SEARCH, "END", 1),
 ]  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import pytest
 import gradclip.clipper
 import gradclip.result
 import gradclip.telemetry.folder
+import gradclip.telemetry.pending
 import gradclip.telemetry.telemetry
 import gradclip.torch.hook
 import gradclip.verdict
@@ -20,7 +21,7 @@ from gradclip.engines.torch import TorchEngine
 from gradclip.result import Result
 from gradclip.telemetry import Event, Telemetry
 from planting import RED, Plant, nothing
-from telemetry import test_drain, test_event, test_jsonl, test_left_out, test_telemetry
+from telemetry import test_drain, test_event, test_jsonl, test_left_out, test_loss, test_telemetry
 
 
 def in_folder(check):
@@ -60,6 +61,12 @@ def uncounted(self, result, rule, gradients, left_out=False, note=Telemetry.note
 
 
 PLANTS = [
+    Plant("what a closure returns is not heard", test_loss.test_what_a_closure_returns_is_the_loss, (),
+          gradclip.clipper.Clipper, "give_returned", nothing),
+    Plant("whatever a closure returns is a loss", test_loss.test_a_closure_that_returns_no_number_tells_no_loss, (),
+          gradclip.clipper, "is_one", lambda number: True, (*RED, TypeError)),
+    Plant("the loss stays on the device", test_drain.check_a_drain_is_one_copy, (2,),
+          gradclip.telemetry.pending, "with_arrays", lambda result, given: result),
     Plant("a NaN is written as it is", test_event.check_round_trip, (replace(test_event.EVENT, norm_before=math.nan),),
           Event, "to_dict", lambda self: {"schema": 1, **asdict(self)}),
     Plant("a torn line is kept", in_folder, (test_jsonl.check_resumed_after_a_tear,),

@@ -16,7 +16,7 @@ import gradclip.watch.steps as steps
 import gradclip.watch.where as where
 from doctor import test_diagnosis
 from planting import RED, Plant
-from watch import test_journal, test_seen, test_start
+from watch import test_journal, test_loss, test_seen, test_start
 
 
 def in_folder(test, *arguments, **named):
@@ -64,6 +64,10 @@ PLANTS = [
     Plant("the largest magnitude is taken for a norm", value_test, (), steps, "joined", lambda norms, order: 7.0),
     Plant("nothing is left of what was clipped", test_seen.test_the_event_says_what_pytorch_left, (2.0, 0.5),
           steps, "left", lambda acted: acted.norm),
+    Plant("a loss scale stays on the loss", test_loss.test_each_loss_has_the_scale_that_was_on_it, (),
+          test_loss, "loss_of", lambda losses: sum(one.value for one in losses)),
+    Plant("the losses of another step count", test_loss.test_losses_whose_gradients_were_given_up_do_not_count, (),
+          test_loss, "Zeroed", journal.Unscaled),
     Plant("every number is a threshold", test_start.test_a_name_that_says_something_else, ("grad_norm",),
           asked, "NAMED", asked.re.compile(".*")),
     Plant("a library is the user's", whose_a_file_is, (), where, "PACKAGES", ()),
