@@ -9,6 +9,7 @@ Every word about a result is made from its numbers.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import statistics
@@ -137,7 +138,7 @@ def searched(name: str, start: str, limit: float, seed: int) -> tuple[str, int]:
     cost = task_called(name).metric.cost
 
     def train(text: str) -> float:
-        return cost(task_called(name).train(rule_from_text(text), seed).metric)
+        return cost(finite(metric_of(name, text, seed)))
 
     begin = start_from(first_run(name, limit, seed))
     trials = search(lambda threshold: train(rule_of(threshold)), begin)
@@ -145,6 +146,7 @@ def searched(name: str, start: str, limit: float, seed: int) -> tuple[str, int]:
     return (rule_of(best.threshold) if best.loss < as_it_is else start), len(trials) + 1
 
 
+@functools.cache
 def metric_of(name: str, text: str, seed: int) -> float | None:
     """What training a task with a rule ends at, None where that is not finite."""
     metric = task_called(name).train(rule_from_text(text), seed).metric

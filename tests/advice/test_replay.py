@@ -15,7 +15,7 @@ from gradclip import ClipGradByGlobalNorm, GradclipWarning, Raise, Rule
 from gradclip.advice.replay import replay
 from gradclip.clipper import Clipper
 from gradclip.engines.reference import ReferenceEngine
-from gradclip.result import Gradients
+from gradclip.gradients import Gradients
 from gradclip.rules.text import rule_from_text
 
 REPLAYED = [

@@ -6,9 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from advice.streams import drifting, lognormal, run_of
-from gradclip.advice.search import FINE, MOST, best_of, final_loss, search, start_from
+from gradclip.advice.search import MOST, best_of, search, start_from
 from gradclip.advice.suggest import suggest
-from gradclip.telemetry import Event
 
 
 def valley(bottom):
@@ -16,16 +15,11 @@ def valley(bottom):
     return lambda threshold: abs(math.log10(threshold / bottom))
 
 
-def losses(*values):
-    """A run with these losses."""
-    return [Event(step, "", "cpu", 1.0, 1.0, math.inf, 1.0, False, loss=loss) for step, loss in enumerate(values)]
-
-
 def check_search_finds_the_valley(find, bottom, start):
-    """The best of the trials is the tried threshold nearest to the bottom, and near enough."""
+    """The best of the trials is near enough to the bottom."""
     best = best_of(find(valley(bottom), start))
-    # the last moves are by a quarter of a decade to both sides, so an eighth is left; three digits are kept
-    assert abs(math.log10(best.threshold / bottom)) <= 0.125 + 2e-3
+    # half of the widest gap between neighbours: from 5 to 10, and from 1 to 2
+    assert abs(math.log10(best.threshold / bottom)) <= math.log10(2.0) / 2 + 1e-9
 
 
 @given(st.floats(-3.0, 3.0), st.floats(-1.5, 1.5))
@@ -43,10 +37,9 @@ def test_no_threshold_is_trained_twice_and_there_are_no_more_than_asked_for():
 
 def test_where_training_breaks_the_threshold_goes_down_until_it_does_not():
     def train(threshold):
-        return math.nan if threshold > 0.5 else 1.0 - threshold
+        return math.nan if threshold > 0.4 else 1.0 - threshold
 
-    best = best_of(search(train, 100.0))
-    assert 0.5 / FINE < best.threshold <= 0.5
+    assert best_of(search(train, 100.0)).threshold == 0.3
 
 
 def test_a_loss_that_no_threshold_changes_keeps_the_largest():
@@ -56,8 +49,7 @@ def test_a_loss_that_no_threshold_changes_keeps_the_largest():
 
 def test_above_all_norms_the_search_goes_down():
     """Where nothing is clipped the loss is the same for all thresholds, and the valley lies below."""
-    best = best_of(search(lambda threshold: valley(1.0)(min(threshold, 30.0)), 3e2))
-    assert 10**-0.126 < best.threshold < 10**0.126
+    assert best_of(search(lambda threshold: valley(1.0)(min(threshold, 30.0)), 3e2)).threshold == 1.0
 
 
 def test_a_search_starts_where_the_norms_suggest():
@@ -74,16 +66,3 @@ def test_where_the_level_moves_a_search_starts_at_the_median():
 def test_of_a_few_norms_the_smallest_is_the_start():
     assert start_from(run_of([8.0, 1e6, math.inf, math.nan, 0.0])) == 2.0
     assert start_from(run_of([math.nan, 0.0])) is None
-
-
-def test_the_final_loss_is_the_mean_of_the_last_tenth():
-    assert final_loss(losses(*range(30))) == 28.0
-    assert final_loss(losses(*range(31))) == 28.5  # of 31 the last four: a tenth, and no less
-    assert final_loss(losses(3.0)) == 3.0
-    assert final_loss(losses(*[1.0] * 19, math.nan)) == math.inf
-    assert final_loss(losses(math.nan, *[1.0] * 19)) == 1.0
-
-
-def test_steps_without_a_loss_do_not_count():
-    assert final_loss(losses()) is final_loss(losses(None, None)) is None
-    assert final_loss(losses(5.0, None, 2.0, None)) == 2.0

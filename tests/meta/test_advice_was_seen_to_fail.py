@@ -7,11 +7,12 @@ import math
 import pytest
 
 import gradclip.advice.bootstrap
+import gradclip.advice.losses
 import gradclip.advice.replay
 import gradclip.advice.search
 import gradclip.advice.shape
 import gradclip.advice.suggest
-from advice import test_replay, test_search, test_suggest
+from advice import test_losses, test_replay, test_search, test_suggest
 from advice.streams import lognormal
 from gradclip.advice.suggest import Choice
 from gradclip.rules.text import rule_from_text
@@ -73,10 +74,10 @@ PLANTS = [
           gradclip.advice.replay, "decide_sweep", learnt_nothing),
     Plant("a skipped step counts as taken", test_replay.test_a_skipped_step_puts_out_nothing_and_counts_as_clipped, (),
           gradclip.advice.replay, "_output", lambda measure, coefficient, actions: measure.total.item()),
-    Plant("a search never looks closer", searched, (2.0, 1.0), SEARCH, "FINE", 1.0),
-    Plant("a search moves by too little", searched, (1e-3, 30.0), SEARCH, "COARSE", 1.2),
-    Plant("the whole run counts as its end", test_search.test_the_final_loss_is_the_mean_of_the_last_tenth, (),
-          SEARCH, "END", 1),
+    Plant("a search never looks closer", searched, (2.0, 1.0), SEARCH, "SERIES", (1.0, 1.0, 3.0, 3.0)),
+    Plant("a search moves by too little", searched, (1e-3, 30.0), SEARCH, "SERIES", [1.0 + n / 9 for n in range(81)]),
+    Plant("the whole run counts as its end", test_losses.test_the_final_loss_is_the_mean_of_the_last_tenth, (),
+          gradclip.advice.losses, "PART", 1),
 ]  # fmt: skip
 
 

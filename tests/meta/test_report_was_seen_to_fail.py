@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import json
 import math
+from statistics import stdev
 
 import pytest
 from markupsafe import Markup
 
+import gradclip.report.comparison
+import gradclip.report.diverged
 import gradclip.report.html
+import gradclip.report.loss_chart
+import gradclip.report.norm_chart
 import gradclip.report.numbers
 import gradclip.report.summary
 import gradclip.report.thin
 import gradclip.report.verdict
 from planting import RED, Plant
-from report import test_numbers, test_page, test_summary, test_thin, test_verdict
+from report import (
+    test_comparison,
+    test_diverged,
+    test_loss_chart,
+    test_numbers,
+    test_page,
+    test_summary,
+    test_thin,
+    test_verdict,
+)
 
 
 def every_nth(values, most):
@@ -37,6 +51,22 @@ def as_it_is(data):
 
 def median_of_all(norms):
     return [sorted(norms)[len(norms) // 2]] * len(norms)
+
+
+def last_loss(run):
+    return next((event.loss for event in reversed(run) if event.loss is not None), None)
+
+
+def error_of_one_loss(losses):
+    return stdev(losses)
+
+
+def error_without_blocks(losses):
+    return stdev(losses) / len(losses)
+
+
+def far_above_the_first(losses):
+    return "diverged" if min(losses[-40:]) > 10 * losses[0] else None
 
 
 def unchanged(data):
@@ -63,6 +93,27 @@ PLANTS = [
     Plant("always is never said", test_verdict.check_verdict, ("always",), gradclip.report.verdict, "ALWAYS", 2.0),
     Plant("a median that is clipped is not often", test_verdict.check_verdict, ("often",),
           gradclip.report.verdict, "OFTEN", 1.0),
+    Plant("the last loss is that of the end",
+          test_numbers.test_a_tenth_is_one_step_at_least_and_is_rounded_up, (),
+          test_numbers, "final_loss", last_loss),
+    Plant("every n-th loss is drawn", test_loss_chart.check_spike_stays, (),
+          gradclip.report.norm_chart, "thin", every_nth),
+    Plant("a mean is no surer than a loss", test_comparison.check_different_are_told_apart_mostly, (),
+          gradclip.report.comparison, "standard_error", error_of_one_loss),
+    Plant("a mean is surer than it is", test_comparison.check_alike_are_told_apart_rarely, (),
+          gradclip.report.comparison, "standard_error", error_without_blocks),
+    Plant("one standard error is sure", test_comparison.check_alike_are_told_apart_rarely, (),
+          gradclip.report.comparison, "SURE", 1.0),
+    Plant("a rise of any size is a divergence", test_diverged.check_healthy,
+          ("a term whose weight grows to eight times",), gradclip.report.diverged, "FAR", 1.0),
+    Plant("a rise is none before a million times", test_diverged.check_diverged, ("blown up",),
+          gradclip.report.diverged, "FAR", 1e6),
+    Plant("one batch of NaN is a divergence", test_diverged.check_healthy, ("nine NaN at the end",),
+          gradclip.report.diverged, "IN_A_ROW", 1),
+    Plant("one low loss is the beginning", test_diverged.check_healthy, ("a low first batch",),
+          gradclip.report.diverged, "rose", far_above_the_first),
+    Plant("ten losses are an end", test_diverged.check_healthy, ("too short to say",),
+          gradclip.report.diverged, "END", 10),
     Plant("a few steps are enough", test_verdict.check_verdict, ("few",), gradclip.report.verdict, "FEW", 0),
 ]  # fmt: skip
 

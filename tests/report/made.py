@@ -42,6 +42,20 @@ def with_tensors(run, tensors):
     return Run([replace(event, tensors=tensors(event.step)) for event in run], run.about, run.path)
 
 
+def with_losses(run, losses):
+    """The run, whose steps have these losses."""
+    return Run([replace(event, loss=loss) for event, loss in zip(run, losses, strict=True)], run.about, run.path)
+
+
+def falling(steps, first=4.0, last=1.0, spread=0.1, seed=0):
+    """Losses that fall from the first to the last along an exponential, with normal noise of this standard deviation.
+
+    The last third is level.
+    """
+    drawn = random.Random(seed)
+    return [last + (first - last) * math.exp(-15.0 * i / steps) + drawn.gauss(0.0, spread) for i in range(steps)]
+
+
 def noise(steps, spikes=(), seed=0):
     """Norms around 1 that differ by up to a factor of 2, and 50 at the steps `spikes`."""
     drawn = random.Random(seed)

@@ -1,5 +1,7 @@
 """The page in headless Chromium, as its readers have it."""
 
+import math
+import re
 import shutil
 import time
 from pathlib import Path
@@ -8,7 +10,7 @@ import pytest
 from playwright.sync_api import expect, sync_playwright
 
 from gradclip.report import look, page
-from report.made import noise, run_of, with_tensors
+from report.made import falling, noise, run_of, with_losses, with_tensors
 from report.test_page import hostile_run
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -28,6 +30,14 @@ def chromium():
         browser.close()
 
 
+def losing(name, last, steps=400):
+    """A run whose loss falls to `last`, and is not finite on seven steps."""
+    losses = [
+        math.nan if i in range(20, 350, 50) else loss for i, loss in enumerate(falling(steps, last=last, spread=0.3))
+    ]
+    return with_losses(run_of(noise(steps, {100}), 5.0, path=f"runs/{name}"), losses)
+
+
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
     """The files of the pages that several tests open."""
@@ -37,6 +47,7 @@ def pages(tmp_path_factory):
         "one": page([run]),
         "two": page([run, run_of(noise(300, {50}), path="runs/other")]),
         "hostile": page([hostile_run()]),
+        "losses": page([losing("first", 1.0), losing("second", 2.0)]),
         "notebook": f"<!doctype html><meta charset=utf-8><body>{run._repr_html_()}{run._repr_html_()}</body>",
     }
     for name, text in texts.items():
@@ -89,6 +100,38 @@ def test_two_runs_are_drawn_side_by_side(opened):
     assert tab.locator("h3.run-name").all_inner_texts()[:2] == ["made", "other"]
 
 
+def test_the_losses_of_two_runs_are_drawn_in_one_chart_under_the_sentence_that_compares_them(opened):
+    tab = opened("losses")
+    lines = tab.locator("#loss .scatterlayer path.js-line")
+    # Of each run the line that seven NaN cut into eight, and the one through its 80 medians.
+    expect(lines).to_have_count(18)
+    strokes = [line.evaluate("node => getComputedStyle(node).stroke") for line in lines.all()]
+    assert strokes == [rgb(look.RUNS[0])] * 9 + [rgb(look.RUNS[1])] * 9
+    assert count(tab, "#loss .points path") == 14
+    assert lines.nth(8).get_attribute("d").count("L") > 70
+    assert "first ended lowest" in tab.locator(".verdict").first.inner_text()
+    assert tab.locator("#loss").bounding_box()["y"] > tab.locator("#norm-0").bounding_box()["y"]
+
+
+def test_without_losses_the_page_has_no_place_for_them(opened):
+    assert count(opened("two"), "#loss, .compared") == 0
+
+
+def test_the_chart_of_losses_is_dark_in_the_dark(opened):
+    tab = opened("losses", color_scheme="dark")
+    expect(tab.locator("#loss .scatterlayer path.js-line").first).to_have_css("stroke", rgb(look.DARK[look.RUNS[0]]))
+    expect(tab.locator("#loss .xtick text").first).to_have_css("fill", rgb(look.DARK[look.MUTED]))
+
+
+def point_at(tab, place, height):
+    """Moves the pointer to the middle of a place, at this part of its height."""
+    target = tab.locator(place).first
+    target.scroll_into_view_if_needed()
+    box = target.bounding_box()
+    for part in (0.49, 0.5):  # a pointer comes from somewhere
+        tab.mouse.move(box["x"] + part * box["width"], box["y"] + height * box["height"])
+
+
 @pytest.mark.parametrize(
     ("chart", "place", "height", "said"),
     [
@@ -99,12 +142,14 @@ def test_two_runs_are_drawn_side_by_side(opened):
 )
 def test_pointing_at_a_chart_shows_what_is_there(opened, chart, place, height, said):
     tab = opened("one")
-    target = tab.locator(f"#{chart} {place}").first
-    target.scroll_into_view_if_needed()
-    box = target.bounding_box()
-    for part in (0.49, 0.5):  # a pointer comes from somewhere
-        tab.mouse.move(box["x"] + part * box["width"], box["y"] + height * box["height"])
+    point_at(tab, f"#{chart} {place}", height)
     expect(tab.locator(f"#{chart} .hoverlayer")).to_contain_text(said)
+
+
+def test_pointing_at_a_loss_names_its_run(opened):
+    tab = opened("losses")
+    point_at(tab, "#loss .plot-container", 0.7)
+    expect(tab.locator("#loss .hoverlayer")).to_contain_text(re.compile("(first|second): loss "))
 
 
 def test_tapping_a_chart_on_a_phone_shows_what_is_there(opened):
@@ -115,7 +160,8 @@ def test_tapping_a_chart_on_a_phone_shows_what_is_there(opened):
 
 
 def test_100_000_steps_are_there_in_less_than_3_seconds(opened, tmp_path):
-    (tmp_path / "long.html").write_text(page([run_of(noise(100_000, {54_321}), 5.0)]), encoding="utf-8")
+    run = with_losses(run_of(noise(100_000, {54_321}), 5.0), falling(100_000))
+    (tmp_path / "long.html").write_text(page([run]), encoding="utf-8")
     seconds = []
     for _ in range(5):  # the best counts: what others do on the machine is not the page's to answer for
         begin = time.perf_counter()
@@ -128,7 +174,7 @@ def test_100_000_steps_are_there_in_less_than_3_seconds(opened, tmp_path):
     assert min(seconds) < 3
 
 
-@pytest.mark.parametrize("name", ["one", "two", "hostile"])
+@pytest.mark.parametrize("name", ["one", "two", "hostile", "losses"])
 def test_on_a_phone_nothing_is_wider_than_the_screen(opened, name):
     tab = opened(name, viewport=PHONE, is_mobile=True, has_touch=True)
     assert tab.evaluate("document.documentElement.scrollWidth") == PHONE["width"]

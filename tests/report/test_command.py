@@ -12,7 +12,7 @@ from gradclip.cli import main
 from gradclip.report import summarise
 from gradclip.report.text import in_colour, sparkline, text
 from gradclip.telemetry import Run, jsonl
-from report.made import noise, run_of, with_tensors
+from report.made import falling, noise, run_of, with_losses, with_tensors
 
 
 def recorded(folder, run):
@@ -60,6 +60,37 @@ def test_text_has_the_order_of_the_page(folder, capsys):
     assert "\033" not in told
 
 
+@pytest.fixture
+def folders(tmp_path):
+    """Two runs, the second of which ends with a loss that is lower by 1."""
+    ends = {"high": 2.0, "low": 1.0}
+    return [
+        recorded(tmp_path / name, with_losses(run_of(noise(200)), falling(200, last=last)))
+        for name, last in ends.items()
+    ]
+
+
+LOWEST = "By the training loss, of one seed each, low ended lowest: at "
+
+
+def test_which_run_ended_with_the_lowest_loss_is_said_first(folders, tmp_path, capsys):
+    assert main(["report", *folders, "--out", str(tmp_path / "both.html")]) == 0
+    assert capsys.readouterr().out.startswith(LOWEST)
+    page = (tmp_path / "both.html").read_text(encoding="utf-8")
+    assert page.index(LOWEST) < page.index('aria-label="Verdict on high"')
+    assert main(["report", *folders, "--text"]) == 0
+    assert capsys.readouterr().out.startswith(LOWEST)
+
+
+def test_the_comparison_is_in_the_json_of_several_runs(folders, folder, capsys):
+    assert main(["report", *folders, "--json"]) == 0
+    comparison = json.loads(capsys.readouterr().out)["comparison"]
+    assert (comparison["kind"], comparison["level"]) == ("lowest", "good")
+    assert comparison["sentence"].startswith(LOWEST)
+    assert main(["report", *folders, folder, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["comparison"] is None
+
+
 @pytest.mark.parametrize(
     ("arguments", "cure"),
     [
@@ -99,6 +130,18 @@ def test_the_text_of_a_run_with_tensors_has_a_line_for_each_layer():
     assert "  60    NaN            went into the optimizer  head.weight" in lines
 
 
+def test_the_text_draws_the_median_loss_of_each_few_steps_and_where_it_was_not_finite():
+    # 144 steps are 72 parts of two, of which the lower one is drawn.
+    losses = [float(i) for i in range(140)] + [-7.0, math.nan, math.nan, math.nan]
+    lines = told(with_losses(run_of([1.0] * 144), losses)).splitlines()
+    place = lines.index("Loss over the steps, the median of each few")
+    bars, crosses, span = (line[2:] for line in lines[place + 1 : place + 4])
+    assert (bars[0], bars[69:]) == ("▁", "█▁")
+    assert crosses == " " * 70 + "xx"
+    assert span == "from -7 to 138; x NaN or infinity"
+    assert "Loss" not in told(run_of([1.0] * 40))
+
+
 @pytest.mark.parametrize("norms", [[], [3.0], [math.nan] * 3, [0.0] * 3, [5e-324, 1e300]])
 def test_a_strange_run_has_a_text(norms):
     assert summarise([run_of(norms)])[0].verdict.sentence in told(run_of(norms))
@@ -109,6 +152,18 @@ def test_a_name_with_control_characters_does_not_reach_the_terminal():
     run[-1] = replace(run[-1], rule="x\033]0;title\a")
     assert "\033" not in told(run)
     assert "a?[2Jb?" in told(run)
+
+
+def test_the_name_of_a_run_does_not_reach_the_terminal_by_the_comparison_either():
+    runs = [with_losses(run_of([1.0] * 100, path=f"runs/{name}\033[2J"), [1.0] * 100) for name in "ab"]
+    assert "a?[2J 1 and b?[2J 1 over" in text(summarise(runs))
+    assert "\033" not in text(summarise(runs))
+
+
+def test_the_sentence_of_the_verdict_is_told_whole():
+    run = run_of(noise(60, {30}), 5.0)
+    assert summarise([run])[0].verdict.sentence.endswith("left 98.3\N{NO-BREAK SPACE}% of the steps alone.")
+    assert summarise([run])[0].verdict.sentence in told(run)
 
 
 def test_colours_are_for_terminals_that_do_not_refuse_them(monkeypatch):

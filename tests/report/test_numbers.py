@@ -9,7 +9,7 @@ from gradclip.advice.shape import quantile
 from gradclip.report.bins import counts, log_edges
 from gradclip.report.numbers import numbers_of, usual_norms
 from gradclip.telemetry import Run
-from report.made import run_of, step
+from report.made import run_of, step, with_losses
 
 
 def numbers(run, scope=None):
@@ -36,6 +36,27 @@ def test_no_step_has_no_numbers():
     found = numbers(Run())
     assert (found.steps, found.finite, found.thresholds) == (0, 0, None)
     assert all(map(math.isnan, (found.median, found.p99, found.largest, found.kept, found.clip_rate)))
+
+
+def losing(losses):
+    return with_losses(run_of([1.0] * len(losses)), losses)
+
+
+def test_the_loss_of_the_beginning_and_of_the_end_are_means_over_a_tenth_of_the_steps():
+    found = numbers(losing([4.0, 2.0, *[9.0] * 16, 1.0, 0.5]))
+    assert (found.losses, found.nonfinite_losses) == (20, 0)
+    assert (found.first_loss, found.final_loss) == (3.0, 0.75)
+
+
+def test_a_loss_that_is_not_finite_makes_the_mean_over_its_tenth_infinite():
+    found = numbers(losing([math.nan, *[1.0] * 18, -math.inf]))
+    assert (found.first_loss, found.final_loss, found.nonfinite_losses) == (math.inf, math.inf, 2)
+    assert numbers(losing([1.0, math.nan, *[1.0] * 18])).final_loss == 1.0
+
+
+def test_a_run_without_losses_has_none():
+    found = numbers(losing([None] * 5))
+    assert (found.losses, found.first_loss, found.final_loss) == (0, None, None)
 
 
 def test_a_spike_is_a_norm_of_more_than_ten_usual_ones():

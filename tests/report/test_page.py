@@ -15,7 +15,7 @@ from gradclip.report.layers import heat_of
 from gradclip.report.norm_chart import POINTS, norm_chart
 from gradclip.report.summary import summarise
 from gradclip.telemetry import Run
-from report.made import noise, run_of, step, with_tensors
+from report.made import falling, noise, run_of, step, with_losses, with_tensors
 
 HOSTILE = "<script>window.taken = 1</script>"
 HEADINGS = [
@@ -39,11 +39,12 @@ def hostile_run():
     )
     run[-1] = step(40, math.nan, 5.0, offenders=(HOSTILE,), rule=HOSTILE)
     run.about["framework"] = HOSTILE
-    return run
+    return with_losses(run, [math.nan, *falling(40)])
 
 
 def check_names_are_escaped():
-    text = page([hostile_run()])
+    text = page([hostile_run(), hostile_run()])
+    assert "The runs are too short to tell a difference in the training loss" in text
     assert "window.taken = 1" in text
     assert HOSTILE not in text
     assert "<img" not in without_plotly(text)

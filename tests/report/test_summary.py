@@ -13,7 +13,7 @@ from gradclip.report.tiles import facts_of, tiles_of
 from gradclip.report.what_if import LONGEST, what_if
 from gradclip.report.worst import worst_parameters, worst_steps
 from gradclip.telemetry import Run
-from report.made import noise, run_of, with_tensors
+from report.made import noise, run_of, with_losses, with_tensors
 
 
 def worst(run):
@@ -155,6 +155,24 @@ def test_the_tiles_have_the_numbers_in_words():
         "Non-finite steps": ("1", "the first is step 3"),
         "Skipped steps": ("1", "left out by the optimizer"),
     }
+
+
+def loss_tiles(losses):
+    tiles = tiles_of(summarise([with_losses(run_of([1.0] * len(losses)), losses)])[0])
+    return [(tile.value, tile.remark) for tile in tiles if tile.label == "Loss"]
+
+
+def test_the_first_tile_is_the_loss_at_the_beginning_and_at_the_end():
+    tenths = "means of the first and of the last tenth of the steps"
+    assert loss_tiles([4.61, *[2.0] * 8, 1.54]) == [("4.61 → 1.54", tenths)]
+    assert loss_tiles([4.61, *[2.0] * 8, math.nan]) == [("4.61 → not finite", f"{tenths}; NaN or infinity: 1 step")]
+    assert loss_tiles([None] * 10) == []
+
+
+def test_the_loss_is_in_the_data_and_one_that_is_not_finite_is_none_there():
+    (summary,) = summarise([with_losses(run_of([1.0] * 10), [4.0, *[2.0] * 8, math.inf])])
+    data = summary.to_dict()
+    assert (data["losses"], data["nonfinite_losses"], data["first_loss"], data["final_loss"]) == (10, 1, 4.0, None)
 
 
 def test_what_made_the_run_is_told_so_far_as_it_is_known():

@@ -1,6 +1,7 @@
 """The loss of each step is recorded: what backward passes made the gradient of, that the optimizer got."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -67,6 +68,11 @@ def test_losses_whose_gradients_were_given_up_do_not_count() -> None:
 def test_each_loss_has_the_scale_that_was_on_it() -> None:
     entries = Scaled(8.0), Backward((16.0,)), Backward((1.0, 0.5)), Scaled(torch.tensor(4.0)), Backward((4.0,))
     assert losses(*entries, Unscaled(OPTIMIZER)) == 2.0 + 1.5 + 1.0
+
+
+def test_losses_that_are_infinite_add_up_without_an_error() -> None:
+    assert math.isnan(losses(Backward((math.inf, -math.inf))))
+    assert losses(Backward((1e308, 1e308))) == math.inf
 
 
 def test_a_step_without_a_loss_has_none() -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 from signal import SIGINT
 from typing import Any
 
-from gradclip.advice.search import MOST, final_loss, rule_of, search, start_from
+from gradclip.advice.losses import final_loss
+from gradclip.advice.search import MOST, rule_of, search, start_from
 from gradclip.advice.suggest import expression_of
 from gradclip.telemetry.runs import folders_of, read_run
 from gradclip.watch.launch import run_watched

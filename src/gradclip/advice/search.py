@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from statistics import fmean, median
+from statistics import median
 from typing import NamedTuple
 
-from gradclip.advice.suggest import CHOICES, rounded, suggest, usable
+from gradclip.advice.suggest import CHOICES, suggest, usable
 from gradclip.telemetry.event import Event
 
-COARSE, FINE = math.sqrt(10.0), 10.0**0.25
-"""The factors by which a threshold moves, first and last."""
+SERIES = (1.0, 2.0, 3.0, 5.0)
+"""The thresholds that are tried, times a power of ten: every second one first. A trial tells no more than a digit."""
 MOST = 10
 """How many trainings there are at most, as many as a grid of five decades has."""
-END = 10
-"""The loss of a run is that of the last tenth of its steps."""
 
 
 class Trial(NamedTuple):
@@ -34,33 +32,54 @@ def rule_of(threshold: float) -> str:
 
 
 def search(train: Callable[[float], float], start: float, most: int = MOST) -> list[Trial]:
-    """The trials of a search from the threshold `start`, in their order; `train` gives the loss under a threshold.
+    """The trials of a search from near the threshold `start`, in their order; `train` gives the loss under a threshold.
 
-    The threshold goes down by half a decade as long as the loss does not rise, then up as long as it falls, and at last
-    a quarter of a decade to both sides of the best. A loss that is NaN counts as infinite. There are at most `most`
-    trainings, which is 1 or more.
+    Thresholds are 1, 3, 10, 30 and so on. They go down from the one nearest to `start` as long as the loss does not
+    rise, then up as long as it falls; at last the neighbours of the best are tried, which have a 2 or a 5. A loss that
+    is NaN counts as infinite. There are at most `most` trainings, which is 1 or more.
 
-    >>> trials = search(lambda threshold: abs(math.log10(threshold) - 0.4), start=1.0)
+    >>> trials = search(lambda threshold: abs(math.log10(threshold) - 0.7), start=0.8)
     >>> [trial.threshold for trial in trials], best_of(trials).threshold
-    ([1.0, 0.316, 3.16, 10.0, 1.78, 5.62], 3.16)
+    ([1.0, 0.3, 3.0, 10.0, 2.0, 5.0], 5.0)
     """
-    known: dict[float, float] = {}
+    known: dict[int, float] = {}
 
-    def loss(threshold: float) -> float:
-        threshold = rounded(threshold)
-        if threshold not in known and len(known) < most:
-            found = train(threshold)
-            known[threshold] = math.inf if math.isnan(found) else found
-        return known.get(threshold, math.inf)
+    def loss(place: int) -> float:
+        if place not in known and len(known) < most:
+            found = train(threshold_at(place))
+            known[place] = math.inf if math.isnan(found) else found
+        return known.get(place, math.inf)
 
-    best, lowest = start, loss(start)
-    while len(known) < most and loss(best / COARSE) <= lowest:
-        best, lowest = best / COARSE, loss(best / COARSE)
-    while len(known) < most and loss(best * COARSE) < lowest:
-        best, lowest = best * COARSE, loss(best * COARSE)
-    for factor in (1.0 / FINE, FINE):
-        loss(best * factor)
-    return [Trial(threshold, found) for threshold, found in known.items()]
+    best = nearest(start)
+    lowest = loss(best)
+    while len(known) < most and loss(best - 2) <= lowest:
+        best, lowest = best - 2, loss(best - 2)
+    while len(known) < most and loss(best + 2) < lowest:
+        best, lowest = best + 2, loss(best + 2)
+    for place in (best - 1, best + 1):
+        loss(place)
+    return [Trial(threshold_at(place), found) for place, found in known.items()]
+
+
+def threshold_at(place: int) -> float:
+    """The threshold at a place of the series.
+
+    >>> [threshold_at(place) for place in (-2, -1, 0, 1, 2, 3, 4)]
+    [0.3, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0]
+    """
+    decade, digit = divmod(place, len(SERIES))
+    return float(f"{SERIES[digit]:g}e{decade}")
+
+
+def nearest(threshold: float) -> int:
+    """The place of a 1 or a 3 that is nearest to a threshold by its logarithm.
+
+    >>> threshold_at(nearest(0.17)), threshold_at(nearest(0.18))
+    (0.1, 0.3)
+    """
+    decade = math.floor(math.log10(threshold))
+    places = [len(SERIES) * decade + step for step in (0, 2, 4)]
+    return min(places, key=lambda place: abs(math.log(threshold / threshold_at(place))))
 
 
 def best_of(trials: Sequence[Trial]) -> Trial:
@@ -80,12 +99,3 @@ def start_from(run: Sequence[Event]) -> float | None:
     if found.threshold is None:
         return CHOICES["runaway"].factor * min(norms)
     return median(norms) if found.kind == "drifting" else found.threshold
-
-
-def final_loss(run: Sequence[Event]) -> float | None:
-    """The mean loss of the last tenth of the steps that have one: None of none, infinite where one is not finite."""
-    losses = [event.loss for event in run if event.loss is not None]
-    last = losses[-math.ceil(len(losses) / END) :] if losses else []
-    if not last:
-        return None
-    return fmean(last) if all(map(math.isfinite, last)) else math.inf

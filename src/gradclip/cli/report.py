@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +23,8 @@ def add(commands: Any) -> None:
         "report",
         help="see on a page with charts whether clipping helps your run",
         description="Writes one HTML page about a recorded run, which needs no network: a verdict in one sentence, the "
-        "norms over the steps, their spread, the layers, the worst steps and parameters, and other rules replayed. "
-        "Several runs stand side by side.",
+        "norms and the loss over the steps, the layers, the worst steps and parameters, and other rules replayed. "
+        "Several runs stand side by side, and their losses say which trained better.",
     )
     report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="the folder of a run")
     form = report.add_mutually_exclusive_group()
@@ -50,23 +51,27 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _print(runs: list[Run], *, as_json: bool) -> None:
-    from gradclip.report import summarise
+    from gradclip.report import compared, summarise
     from gradclip.report.text import in_colour, text
 
     summaries = summarise(runs)
     if as_json:
-        print(json.dumps({"runs": [one.to_dict() for one in summaries]}, allow_nan=False))
+        comparison = compared(summaries)
+        whole = {"runs": [one.to_dict() for one in summaries], "comparison": comparison and asdict(comparison)}
+        print(json.dumps(whole, allow_nan=False))
     else:
         print(text(summaries, colours=in_colour()))
 
 
 def _write(runs: list[Run], path: Path) -> int:
-    from gradclip.report import write_report
+    from gradclip.report import compared, write_report
 
     try:
         summaries = write_report(runs, path)
     except OSError as error:
         return mistake(f"--out {path}: {error.strerror}; give a file that can be written", "report")
+    if comparison := compared(summaries):
+        print(comparison.sentence)
     for summary in summaries:
         print(f"{summary.name}: {summary.verdict.sentence}" if len(summaries) > 1 else summary.verdict.sentence)
     print(f"written: {path}")

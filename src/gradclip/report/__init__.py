@@ -1,7 +1,7 @@
 """Reports: what the clipping of a run did, as one page for a browser, in a notebook and in a terminal.
 
-`summary.py` finds out what is said, from the events alone and with the standard library; `html.py`, `figures.py` and
-`text.py` show it. The page needs `pip install "gradclip[report]"`, the rest needs nothing.
+`summary.py` and `comparison.py` find out what is said, from the events alone and with the standard library; `html.py`,
+its charts and `text.py` show it. The page needs `pip install "gradclip[report]"`, the rest needs nothing.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gradclip.report.comparison import compared
 from gradclip.report.summary import Summary, summarise
 
 if TYPE_CHECKING:
     from gradclip.telemetry.runs import Run
 
-__all__ = ["Summary", "page", "summarise", "write_report"]
+__all__ = ["Summary", "compared", "page", "summarise", "write_report"]
 
 
 def page(runs: Sequence[Run]) -> str:

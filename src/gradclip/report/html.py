@@ -13,7 +13,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from gradclip.report import words
+from gradclip.report import loss_chart, words
+from gradclip.report.comparison import compared
 from gradclip.report.heat_map import heat_map
 from gradclip.report.histogram import histogram
 from gradclip.report.look import DARK
@@ -33,10 +34,14 @@ def document(summaries: Sequence[Summary]) -> str:
     return rendered(
         "page.html.jinja",
         title=", ".join(one.name for one in summaries),
+        comparison=compared(summaries),
+        icons=ICONS,
         runs=[shown(number, one) for number, one in enumerate(summaries)],
         heights={name: chart.layout.height for name, chart in charts.items()},
         data=in_script({"charts": {name: as_data(chart) for name, chart in charts.items()}, "dark": DARK}),
         plotly=Markup(get_plotlyjs()),
+        loss_caption=loss_chart.caption(summaries) if "loss" in charts else "",
+        with_losses=any(one.numbers.losses for one in summaries),
         how_to_tensors=HOW_TO_TENSORS,
         cannot_know=CANNOT_KNOW,
         spike=f"{SPIKE:g}",
@@ -51,6 +56,7 @@ def charts_of(summaries: Sequence[Summary]) -> dict[str, go.Figure]:
     drawable = any(one.numbers.largest > 0 for one in summaries)
     return {
         **{f"norm-{number}": norm_chart(summaries, number) for number, one in enumerate(summaries) if one.run},
+        **({"loss": loss_chart.loss_chart(summaries)} if any(map(loss_chart.has_chart, summaries)) else {}),
         **({"histogram": histogram(summaries)} if drawable else {}),
         **{f"heat-{number}": heat_map(heats, place) for place, number in enumerate(with_heat)},
     }
@@ -61,10 +67,10 @@ def shown(number: int, summary: Summary) -> dict[str, Any]:
     return {
         "number": number,
         "summary": summary,
-        "icon": ICONS[summary.verdict.level],
         "tiles": tiles_of(summary),
         "facts": facts_of(summary),
         "caption": caption(summary),
+        "has_loss": loss_chart.has_chart(summary),
     }
 
 

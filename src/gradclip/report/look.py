@@ -84,6 +84,13 @@ def log_range(values: Sequence[float], margin: float, least: float = 0.0) -> lis
     return [low - free, high + free]
 
 
+def log_axis(low: float, high: float) -> dict[str, Any]:
+    """A logarithmic axis from the logarithm `low` to `high`."""
+    # Plotly would label 1 to 9 in each decade, or decades alone: between one decade and four, 1, 2 and 5 are enough.
+    dtick = "D2" if 0.8 < high - low < 4 else None
+    return {"type": "log", "range": [low, high], "tickformat": "~g", "dtick": dtick}
+
+
 def positive(value: float) -> bool:
     """Whether a logarithmic axis has a place for the value."""
     return 0 < value < math.inf

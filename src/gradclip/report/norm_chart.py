@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import plotly.graph_objects as go
 
-from gradclip.report.look import BROKEN, CLIPPED, DASH, MUTED, THRESHOLD, colour_of, layout, log_range, positive
+from gradclip.report.look import (
+    BROKEN,
+    CLIPPED,
+    DASH,
+    MUTED,
+    THRESHOLD,
+    colour_of,
+    layout,
+    log_axis,
+    log_range,
+    positive,
+)
 from gradclip.report.numbers import acted, broken
 from gradclip.report.summary import Summary
 from gradclip.report.thin import thin
@@ -35,14 +46,17 @@ def norm_chart(summaries: Sequence[Summary], number: int = 0) -> go.Figure:
     shown = [norm for one in summaries for event in one.run if positive(norm := event.norm_before)]
     limits = [limit for one in summaries for limit in thresholds_shown(one) if positive(limit)]
     low, high = log_range([*shown, *limits], margin=0.06, least=0.12)
-    steps = [step for one in summaries if one.run for step in (one.numbers.first, one.numbers.last)] or [0]
-    margin = max(0.01 * (max(steps) - min(steps)), 0.5)
     lines = [norm_line(summary, colour_of(number)), *threshold_line(summary)]
     figure = go.Figure([*lines, *marks(summary.run, low, high)], layout(height=320))
-    figure.update_xaxes(title_text="step", range=[min(steps) - margin, max(steps) + margin])
-    # Plotly would label 1 to 9 in each decade, or decades alone: between one decade and four, 1, 2 and 5 are enough.
-    dtick = "D2" if 0.8 < high - low < 4 else None
-    return figure.update_yaxes(title_text="gradient norm", type="log", range=[low, high], tickformat="~g", dtick=dtick)
+    figure.update_xaxes(title_text="step", range=range_of_steps(summaries))
+    return figure.update_yaxes(title_text="gradient norm", **log_axis(low, high))
+
+
+def range_of_steps(summaries: Sequence[Summary]) -> list[float]:
+    """An axis that holds the steps of all runs, with a margin."""
+    steps = [step for one in summaries if one.run for step in (one.numbers.first, one.numbers.last)] or [0]
+    margin = max(0.01 * (max(steps) - min(steps)), 0.5)
+    return [min(steps) - margin, max(steps) + margin]
 
 
 def thresholds_shown(summary: Summary) -> list[float]:
@@ -79,7 +93,7 @@ def line(name: str, run: Sequence[Event], values: Sequence[float], look: dict[st
         mode="lines" if len(values) > 1 else "markers",
         line=look,
         marker={"color": look["color"]},
-        hovertemplate=f"{AT_STEP}{name} %{{customdata}}<extra></extra>",
+        hovertemplate=f"{AT_STEP}%{{fullData.name}} %{{customdata}}<extra></extra>",
     )
 
 
@@ -108,21 +122,8 @@ def few(run: Sequence[Event], heights: Iterable[float]) -> list[tuple[Event, flo
     return [(run[place], known[place]) for place in thin(known, MARKS) if math.isfinite(known[place])]
 
 
-def mark(name: str, points: Sequence[tuple[Event, float]], look: dict[str, object]) -> go.Scatter:
-    """Marks of one kind."""
-    return go.Scatter(
-        name=name,
-        x=[event.step for event, _ in points],
-        y=[height for _, height in points],
-        customdata=[happened(event) for event, _ in points],
-        mode="markers",
-        marker=look,
-        hovertemplate=f"{AT_STEP}%{{customdata}}<extra></extra>",
-    )
-
-
 def happened(event: Event) -> str:
-    """What is said of a step when its mark is pointed at."""
+    """What became of a step."""
     if broken(event):
         names = ", ".join(html.escape(shortened(name, 40)) for name in event.offenders)
         return "NaN or infinity" + (f" in {names}" if names else "") + (", skipped" if event.skipped else "")
@@ -130,3 +131,18 @@ def happened(event: Event) -> str:
     if event.skipped:
         return f"{norm}, skipped"
     return f"{norm}, clipped to {short(event.norm_after)}" if event.clipped else norm
+
+
+def mark(
+    name: str, points: Sequence[tuple[Event, float]], look: dict[str, object], said: Callable[[Event], str] = happened
+) -> go.Scatter:
+    """Marks of one kind; `said` is what is said of a step when its mark is pointed at."""
+    return go.Scatter(
+        name=name,
+        x=[event.step for event, _ in points],
+        y=[height for _, height in points],
+        customdata=[said(event) for event, _ in points],
+        mode="markers",
+        marker=look,
+        hovertemplate=f"{AT_STEP}%{{customdata}}<extra></extra>",
+    )

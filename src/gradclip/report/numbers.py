@@ -1,4 +1,4 @@
-"""The numbers of a run: how many steps, how many clipped, which norms."""
+"""The numbers of a run: how many steps, how many clipped, which norms, which losses."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from gradclip.advice.losses import final_loss, losses_of, mean_loss, part_of
 from gradclip.advice.shape import quantile
 from gradclip.telemetry.event import Event
 
@@ -31,6 +32,10 @@ class Numbers:
     `clipped` counts the finite steps on which the rule acted: made smaller, or left out. `escaped` counts the steps
     that took NaN or infinity into the optimizer. `spikes` are norms above SPIKE usual ones, `caught` those of them on
     which the rule acted, `prominence` is the largest norm in usual ones. Numbers that no step has are NaN.
+
+    `losses` counts the steps with a loss, `nonfinite_losses` those of them whose loss is NaN or infinite; `first_loss`
+    and `final_loss` are the means of the first and of the last tenth of them: infinite where one there is not finite,
+    None where no step has a loss.
     """
 
     steps: int
@@ -52,6 +57,10 @@ class Numbers:
     """The smallest and the largest finite one; None where no step had one."""
     whole: bool
     """Whether the threshold is one for the norm of the whole gradient, and not one for each part of it."""
+    losses: int
+    nonfinite_losses: int
+    first_loss: float | None
+    final_loss: float | None
 
     @property
     def clip_rate(self) -> float:
@@ -67,6 +76,7 @@ def numbers_of(events: Sequence[Event], usual: Sequence[float], scope: str | Non
     ratios = [(event.norm_before / one, event) for event, one in zip(events, usual, strict=True) if not broken(event)]
     spikes = [event for ratio, event in ratios if ratio > SPIKE]
     whole = scope in (None, "Global") and all(map(scaled_as_a_whole, finite))
+    losses = losses_of(events)
     return Numbers(
         steps=len(events),
         first=events[0].step if events else 0,
@@ -85,6 +95,10 @@ def numbers_of(events: Sequence[Event], usual: Sequence[float], scope: str | Non
         prominence=max((ratio for ratio, _ in ratios if not math.isnan(ratio)), default=math.nan),
         thresholds=(min(thresholds), max(thresholds)) if thresholds else None,
         whole=whole,
+        losses=len(losses),
+        nonfinite_losses=sum(not math.isfinite(loss) for loss in losses),
+        first_loss=mean_loss(losses[: part_of(losses)]),
+        final_loss=final_loss(events),
     )
 
 

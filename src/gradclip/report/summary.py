@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from gradclip.advice.past import normalises
+from gradclip.report.diverged import diverged
 from gradclip.report.layers import Heat, heat_of
 from gradclip.report.numbers import Numbers, numbers_of, usual_norms
 from gradclip.report.verdict import Verdict, verdict_of
@@ -68,7 +69,7 @@ def summary_of(run: Run, name: str) -> Summary:
         run=run,
         usual=usual,
         numbers=numbers,
-        verdict=verdict_of(numbers, normalises(run.about)),
+        verdict=verdict_of(numbers, normalises(run.about), diverged(run)),
         worst_steps=worst_steps(run, usual),
         worst_parameters=worst_parameters(run),
         heat=heat_of(run),

@@ -7,15 +7,18 @@ import os
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
+from statistics import median_low
 
+from gradclip.advice.losses import losses_of
 from gradclip.report.bins import counts, log_edges
+from gradclip.report.comparison import compared
 from gradclip.report.numbers import acted, broken
 from gradclip.report.summary import HOW_TO_TENSORS, Summary
 from gradclip.report.thin import buckets
 from gradclip.report.tiles import facts_of, tiles_of
-from gradclip.report.verdict import BAD, GOOD, LOOK
+from gradclip.report.verdict import BAD, GOOD, LOOK, Verdict
 from gradclip.report.what_if import CANNOT_KNOW
-from gradclip.report.words import known, percent, short, shortened, times
+from gradclip.report.words import SPACE, known, percent, short, shortened, times
 from gradclip.telemetry.event import Event
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -25,7 +28,15 @@ COLOURS = {GOOD: "32", LOOK: "33", BAD: "31"}
 
 def text(summaries: Sequence[Summary], colours: bool = False) -> str:
     """The report on the runs as lines of text, with colours of a terminal if asked for."""
-    return "\n\n\n".join("\n".join(lines_of(summary, colours)) for summary in summaries)
+    comparison = compared(summaries)
+    parts = ["\n".join(lines_of(summary, colours)) for summary in summaries]
+    return "\n\n\n".join([said(comparison, colours), *parts] if comparison else parts)
+
+
+def said(verdict: Verdict, colours: bool) -> str:
+    """The sentence of a verdict, in its colour if asked for."""
+    sentence = plain(verdict.sentence)
+    return f"\033[1;{COLOURS[verdict.level]}m{sentence}\033[0m" if colours else sentence
 
 
 def in_colour() -> bool:
@@ -35,9 +46,9 @@ def in_colour() -> bool:
 
 def lines_of(summary: Summary, colours: bool) -> Iterator[str]:
     """The lines about one run."""
-    verdict, facts = summary.verdict, facts_of(summary)
+    facts = facts_of(summary)
     yield plain(summary.name)
-    yield f"\033[1;{COLOURS[verdict.level]}m{verdict.sentence}\033[0m" if colours else verdict.sentence
+    yield said(summary.verdict, colours)
     yield from (plain(line) for line in (summary.rule, facts) if line)
     yield ""
     yield from columns([(tile.label, tile.value, tile.remark) for tile in tiles_of(summary)])
@@ -45,7 +56,8 @@ def lines_of(summary: Summary, colours: bool) -> Iterator[str]:
         yield from titled(
             "Norm over the steps, the largest of each few, on a logarithmic scale", over_time(summary.run)
         )
-        yield from titled("How many steps have which norm", histogram(summary))
+        yield from titled("Loss over the steps, the median of each few", loss_over_time(summary.run))
+    yield from titled("How many steps have which norm", histogram(summary))
     yield from titled("Layers over time, each line from its smallest norm to its largest", layers(summary))
     yield from titled("Worst steps", worst_steps(summary))
     yield from titled("Worst parameters", worst_parameters(summary))
@@ -69,17 +81,34 @@ def over_time(run: Sequence[Event]) -> Iterator[str]:
     yield f"from {short(min(finite))} to {short(max(finite))}; · clipped or skipped, x NaN or infinity"
 
 
+def loss_over_time(run: Sequence[Event]) -> Iterator[str]:
+    """A line of blocks for the losses, and below it where one was not finite; nothing where none is finite."""
+    losses = losses_of(run)
+    parts = [[losses[place] for place in bucket] for bucket in buckets(len(losses), WIDTH)]
+    finite = [[loss for loss in part if math.isfinite(loss)] for part in parts]
+    medians = [median_low(known) if known else None for known in finite]
+    known = [middle for middle in medians if middle is not None]
+    if known:
+        yield blocks(medians)
+        yield "".join("x" if len(whole) < len(part) else " " for whole, part in zip(finite, parts, strict=True))
+        yield f"from {short(min(known))} to {short(max(known))}; x NaN or infinity"
+
+
 def sparkline(values: Sequence[float]) -> str:
-    """A block for each value, as high as its logarithm; an empty place for what has none.
+    """A block for each value above 0, as high as its logarithm; an empty place for any other.
 
     >>> sparkline([1.0, 10.0, 100.0, float("nan")])
     '▁▄█ '
     """
-    logs = [math.log10(value) if 0 < value < math.inf else None for value in values]
-    finite = [log for log in logs if log is not None]
-    low, high = min(finite, default=0.0), max(finite, default=0.0)
+    return blocks([math.log10(value) if 0 < value < math.inf else None for value in values])
+
+
+def blocks(heights: Sequence[float | None]) -> str:
+    """A block for each height, from the lowest to the highest; an empty place where there is none."""
+    known = [height for height in heights if height is not None]
+    low, high = min(known, default=0.0), max(known, default=0.0)
     width = max(high - low, 1e-9)
-    return "".join(" " if log is None else BLOCKS[1 + int((log - low) / width * 7)] for log in logs)
+    return "".join(" " if height is None else BLOCKS[1 + int((height - low) / width * 7)] for height in heights)
 
 
 def histogram(summary: Summary) -> Iterator[str]:
@@ -161,4 +190,4 @@ def ratio(value: float) -> str:
 
 def plain(words: str) -> str:
     """The words without what a terminal would obey: names may hold control characters."""
-    return "".join(letter if letter.isprintable() else "?" for letter in words)
+    return "".join(letter if letter.isprintable() or letter == SPACE else "?" for letter in words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from gradclip.report.numbers import Numbers, broken
@@ -14,12 +15,15 @@ class Tile:
     label: str
     value: str
     remark: str
+    wide: bool = False
+    """Whether the tile takes the place of two."""
 
 
 def tiles_of(summary: Summary) -> list[Tile]:
-    """Steps, clip rate, median and 99th percentile of the norm, non-finite steps, skipped steps."""
+    """The loss where there is one, steps, clip rate, median and 99th percentile of the norm, non-finite and skipped."""
     numbers = summary.numbers
     return [
+        *loss_tile(numbers),
         Tile("Steps", f"{numbers.steps:,}", f"{numbers.first:,} to {numbers.last:,}" if numbers.steps else "none yet"),
         Tile("Clip rate", percent(numbers.clip_rate), f"{numbers.clipped:,} of {count(numbers.finite, 'finite step')}"),
         Tile("Median norm", known(numbers.median), threshold_in_words(numbers)),
@@ -31,6 +35,20 @@ def tiles_of(summary: Summary) -> list[Tile]:
             "left out by the optimizer" if numbers.skipped else "all were taken",
         ),
     ]
+
+
+def loss_tile(numbers: Numbers) -> list[Tile]:
+    """The loss at the beginning and at the end."""
+    if numbers.first_loss is None or numbers.final_loss is None:
+        return []
+    first, last = map(mean_in_words, (numbers.first_loss, numbers.final_loss))
+    remark = "means of the first and of the last tenth of the steps"
+    broken = f"; NaN or infinity: {count(numbers.nonfinite_losses, 'step')}" if numbers.nonfinite_losses else ""
+    return [Tile("Loss", f"{first} → {last}", remark + broken, wide=True)]
+
+
+def mean_in_words(loss: float) -> str:
+    return short(loss) if math.isfinite(loss) else "not finite"
 
 
 def threshold_in_words(numbers: Numbers) -> str:

@@ -24,10 +24,11 @@ class Verdict:
     sentence: str
 
 
-def verdict_of(numbers: Numbers, normalised: bool = False) -> Verdict:
-    """The first of these that is true of a run decides: nothing to judge, broken steps, no clipping, the clip rate.
+def verdict_of(numbers: Numbers, normalised: bool = False, diverged: str | None = None) -> Verdict:
+    """The first of these that is true of a run decides: nothing to judge, broken steps, the loss, the clip rate.
 
-    `normalised`: the step of the optimizer does not grow with the gradient.
+    `normalised`: the step of the optimizer does not grow with the gradient. `diverged` is the sentence that says that
+    training diverged, if it did.
     """
     if numbers.steps == 0:
         return Verdict("empty", BAD, "No step was recorded, so there is nothing to say yet.")
@@ -36,6 +37,8 @@ def verdict_of(numbers: Numbers, normalised: bool = False) -> Verdict:
         return Verdict("broken", BAD, f"{steps} has NaN or infinity in its gradient: no clipping can save that.")
     if numbers.escaped:
         return broken(numbers)
+    if diverged:
+        return Verdict("diverged", BAD, diverged)
     if numbers.largest == 0:
         return Verdict("zero", BAD, "Every gradient is zero: either nothing is trained, or the norm is read too late.")
     if numbers.finite < FEW:

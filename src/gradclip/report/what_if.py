@@ -25,7 +25,7 @@ ADAPTIVE = {
 CANNOT_KNOW = (
     "A replay knows the norms that were recorded and nothing else. Clipping changes the training, and so the norms "
     "that come after: another rule would have met other norms, and which rule trains better only training shows "
-    "(gradclip compare)."
+    "(gradclip watch --rule)."
 )
 
 

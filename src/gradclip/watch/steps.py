@@ -81,7 +81,7 @@ def event_and_flaws(step: Step, names: Mapping[int, str]) -> tuple[Event, list[F
 
 def loss_of(losses: Sequence[Loss]) -> float | None:
     """The loss whose gradient the optimizer got: the sum of those that gradients were made of; None where none was."""
-    return math.fsum(float(one.value) / float(one.scale) for one in losses) if losses else None
+    return sum(float(one.value) / float(one.scale) for one in losses) if losses else None
 
 
 def acted_of(applied: Applied, read: Mapping[int, tuple[float, float]]) -> Acted:
