@@ -14,9 +14,11 @@ FRAMEWORK = re.compile(r"\b(torch|pytorch|paddle\w*|jax|optax|tensorflow|keras|m
 
 INNER = ("gradclip.rules",)
 DECIDING = (*INNER, "gradclip.engines.base")
+STEP = ("gradclip.decide", "gradclip.memory", "gradclip.gradients", "gradclip.parts")
 CORE = (
     *(*DECIDING, "gradclip.decide", "gradclip.errors", "gradclip.memory"),
-    *("gradclip.result", "gradclip.parts", "gradclip.carry", "gradclip.moments"),
+    *("gradclip.gradients", "gradclip.parts", "gradclip.result", "gradclip.carry", "gradclip.moments"),
+    *("gradclip.given", "gradclip.work", "gradclip.elements", "gradclip.phase"),
     *("gradclip.verdict", "gradclip.telemetry", "gradclip.clipper"),
 )
 MAY_IMPORT = {
@@ -26,13 +28,18 @@ MAY_IMPORT = {
     "decide.py": DECIDING,
     "engines": (*INNER, "gradclip.engines", "gradclip.errors"),
     "memory.py": INNER,
-    "result.py": (*DECIDING, "gradclip.decide", "gradclip.memory"),
+    "gradients.py": DECIDING,
+    "parts.py": (*DECIDING, "gradclip.decide", "gradclip.memory"),
+    "result.py": (*DECIDING, "gradclip.parts"),
     "verdict.py": CORE[:-2],
     "telemetry/event.py": (),
     "telemetry": (*CORE[:-1], "gradclip.__version__"),
-    "parts.py": (*DECIDING, "gradclip.decide", "gradclip.result"),
-    "carry.py": (*DECIDING, "gradclip.result"),
-    "moments.py": (*DECIDING, "gradclip.result"),
+    "carry.py": (*DECIDING, "gradclip.gradients", "gradclip.result"),
+    "moments.py": (*DECIDING, "gradclip.gradients"),
+    "given.py": (*DECIDING, "gradclip.gradients"),
+    "work.py": (*DECIDING, *STEP),
+    "elements.py": (*DECIDING, *STEP, "gradclip.moments", "gradclip.work"),
+    "phase.py": (*DECIDING, *STEP, "gradclip.work", "gradclip.elements"),
     "clipper.py": CORE[:-1],
     "advice": (*CORE, "gradclip.engines.reference", "gradclip.advice"),
     "advice/by_trial.py": ("gradclip.advice", "gradclip.telemetry.runs", "gradclip.watch.launch"),

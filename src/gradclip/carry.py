@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from gradclip.engines.base import Engine, Values
-from gradclip.result import Gradients, Result
+from gradclip.gradients import Gradients
+from gradclip.result import Result
 from gradclip.rules.arrays import Array, ArrayFunctions
 from gradclip.rules.norm import Linf
 from gradclip.rules.scope import Global

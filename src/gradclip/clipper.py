@@ -6,41 +6,24 @@ that nothing is written before everything that could refuse has been asked.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from numbers import Real
+from collections.abc import Mapping
 from typing import Any
 
 from gradclip.carry import clip_carrying
-from gradclip.decide import POLICIES, Plan, decide_sweep, elementwise_decision
-from gradclip.engines.base import Across, Engine, Measure, UnsupportedGradient
+from gradclip.decide import POLICIES
+from gradclip.elements import write_elements
+from gradclip.engines.base import Across, Engine, UnsupportedGradient
 from gradclip.errors import GradientAboveThreshold, NonFiniteGradient, TooManySkips
-from gradclip.memory import Memories, Memory, Owners
-from gradclip.moments import over_moments
-from gradclip.parts import (
-    ALIKE,
-    Work,
-    apart,
-    bounds_of,
-    broken_in,
-    columns_of,
-    gathered,
-    gathered_once,
-    measured,
-    nothing,
-    numbers_of,
-    own_bounds_of,
-    refuse_unfit,
-    refused,
-    segments_of,
-    weights_of,
-)
-from gradclip.result import Gradients, Part, Result
-from gradclip.rules.arrays import SCALARS
-from gradclip.rules.response import Raise, Rescale, SkipStep, Zero
+from gradclip.given import is_one, refuse_many, refuse_missing
+from gradclip.gradients import Gradients, gathered, gathered_once, refused
+from gradclip.memory import Memories, Memory
+from gradclip.parts import Part
+from gradclip.phase import refuse_unfit, works_of
+from gradclip.result import Result
+from gradclip.rules.response import Raise, SkipStep, Zero
 from gradclip.rules.rule import AnyRule, Carry, checked_rule, rules_in
-from gradclip.rules.sweep import Phase, Sweep, phases_of
-from gradclip.rules.threshold import SecondMoment, State
+from gradclip.rules.sweep import phases_of
+from gradclip.rules.threshold import SecondMoment
 from gradclip.telemetry import Telemetry
 from gradclip.verdict import (
     alarming,
@@ -51,12 +34,9 @@ from gradclip.verdict import (
     warn_nonfinite,
     warn_unmatched,
 )
+from gradclip.work import Terms, Work, broken_in
 
 STATE_VERSION = 1
-NO_MOMENTS = (
-    "this rule reads the second moments of an optimizer like Adam, and there are none: attach(optimizer, rule) in "
-    "PyTorch, grad_clip= of the optimizer in Paddle (dynamic mode), update(..., moments=...) in JAX"
-)
 
 
 class Clipper:
@@ -136,11 +116,7 @@ class Clipper:
         for what is not one number.
         """
         for name, number in numbers.items():
-            if not isinstance(number, Real) and not hasattr(number, "shape"):
-                raise TypeError(f"the {name} is a number or a tensor of one element, got {number!r}")
-            if not is_one(number):
-                shape = tuple(number.shape)
-                raise ValueError(f"the {name} is one number, got a tensor of shape {shape}: give its mean")
+            refuse_many(name, number)
         self._given |= numbers
 
     def give_returned(self, loss: Any) -> None:
@@ -156,7 +132,7 @@ class Clipper:
 
     def clip_gradients(self, gradients: Gradients, engine: Engine) -> Result:
         """Clip `gradients` in place with `engine`; the explicit forms and the hooks of every door end here."""
-        self._refuse_missing(gradients)
+        refuse_missing(self.rule, self.reads_given, self.reads_moments, gradients, self.step)
         gradients, whole = gathered_once(engine, gradients)
         if not isinstance(self.rule, Carry):
             return self._clip(gradients, whole, engine)
@@ -186,9 +162,12 @@ class Clipper:
         """Clip phase by phase, and say whether a host has read what was decided."""
         if self._late:
             self._refuse_early(gradients, whole, engine)
+        terms = self._terms()
         reads = not engine.waits or self.can_raise or self.max_consecutive_skips is not None
         for number, phase in enumerate(self._phases):
-            works = self._decided(number, phase, gradients, engine, whole)
+            works = works_of(number, phase, gradients, engine, whole, terms)
+            if not works and phase.names is not None and not self._warned_unmatched:
+                self._warned_unmatched = warn_unmatched(phase.names, gradients)
             result.parts += [work.part for work in works]
             if reads and self._heed(works, engine, result, gradients.across):
                 break
@@ -217,20 +196,6 @@ class Clipper:
         """Whether it is this process whose telemetry tells, of those that train together."""
         return True
 
-    def _refuse_missing(self, gradients: Gradients) -> None:
-        if self.reads_moments:
-            if gradients.moments is None:
-                raise ValueError(f"{self.rule!r}: {NO_MOMENTS}")
-            gradients.moments()  # an optimizer that has none says so
-        for name in self.reads_given:
-            if name in gradients.given:
-                continue
-            when = f" at step {self.step}" if isinstance(self.step, int) else ""
-            raise ValueError(
-                f"the rule reads the {name}, which was not given{when}: call clipper.give({name}=...) before each "
-                f"optimizer.step(), in JAX update(..., {name}=...)"
-            )
-
     def _refuse_early(self, gradients: Gradients, whole: Any, engine: Engine) -> None:
         """Ask now whatever could refuse after something was written."""
         for one in rules_in(self.rule):
@@ -241,113 +206,21 @@ class Clipper:
         if self.on_nonfinite == "raise":
             refuse_nonfinite(gradients, whole, engine, self.step)
 
-    def _decided(self, number: int, phase: Phase, gradients: Gradients, engine: Engine, whole: Any) -> list[Work]:
-        """Each sweep of a phase, measured and decided; only the fused clamp writes, and only where none can refuse.
-
-        `whole` is the batch of all gradients, if nothing was written since it was gathered.
-        """
-        works: list[Work] = []
-        columns = columns_of(phase, gradients)
-        if not columns and phase.names is not None and not self._warned_unmatched:
-            self._warned_unmatched = warn_unmatched(phase.names, gradients)
-        for column, sweep, own in columns:
-            if own.across is not None:
-                sweep = apart(sweep)
-            batch = whole if own is gradients and whole is not None else gathered(engine, own)
-            decided = self._clamped if sweep.elementwise else self._rescaled
-            try:
-                works.append(decided((number, column), sweep, own, engine, batch))
-            except UnsupportedGradient as error:
-                raise refused(own, error) from None
-        return works
-
-    def _rescaled(self, key: tuple[int, int], sweep: Sweep, own: Gradients, engine: Engine, batch: Any) -> Work:
-        """A sweep of rescaling stages: one measure, then one decision a stage."""
-        tells = self.telemetry is not None and self.telemetry.tensors
-        measure, each = measured(engine, batch, sweep, len(own.tensors) if tells else 0)
-        lifted = sweep.keeps_rows and measure.xp is SCALARS
-        measure = engine.in_arrays(measure) if lifted else measure  # type: ignore[attr-defined]
-        shapes = engine.shapes(batch, sweep.leaf) if sweep.reads_shapes else ()
-        parts = segments_of(sweep, shapes, own) if shapes else [ALIKE] * len(sweep.stages)
-        owners, states = self._recalled(key, sweep, own, shapes, measure)
-        plan = decide_sweep(
-            measure,
-            sweep.stages,
-            parts,
-            states,
-            on_nonfinite=self.on_nonfinite,
-            step=self.step,
-            divisor=own.divisor,
-            weights=weights_of(sweep, own, engine, shapes) if sweep.reads_weights else None,
-            across=own.across,
-            given=numbers_of(own, measure),
-            broken=own.broken,
-        )
-        if lifted:
-            plan = plan._replace(coefficient=plan.coefficient.item())
-        part = Part(key, sweep, own.name, shapes, own.divisor, measure, plan, parts, owners, each)
-        return Work(part, batch, False)
-
-    def _recalled(
-        self,
-        key: tuple[int, int],
-        sweep: Sweep,
-        own: Gradients,
-        shapes: Sequence[tuple[int, ...]],
-        measure: Measure,
-    ) -> tuple[list[Owners], list[State]]:
-        """For each stage whose its segments are, and what its threshold remembers of them."""
-        count = len(sweep.stages)
-        if not self._adapts:
-            return [()] * count, [{}] * count
-        groups, names = max(own.groups or [0]) + 1, lambda: list(map(own.name, range(len(own.tensors))))
-        keys = [(*key, stage) for stage in range(count)]
-        owners = [
-            self._memories.owners(k, one, names, shapes, groups) for k, one in zip(keys, sweep.stages, strict=True)
-        ]
-        pairs = zip(keys, owners, strict=True)
-        return owners, [self._memories.state(k, live, measure.total, measure.xp) for k, live in pairs]
-
-    def _clamped(self, key: tuple[int, int], sweep: Sweep, own: Gradients, engine: Engine, batch: Any) -> Work:
-        """A stage at scope `Element`; an engine with a fused clamp measures and writes in the same read."""
-        (rule,), finish = sweep.stages, nothing
-        relative = rule.threshold if isinstance(rule.threshold, SecondMoment) else None
-        if relative:
-            engine.refuse_unordered(batch)
-            tensors, finish = over_moments(own, relative.factor, engine)
-            own, batch = own._replace(tensors=tensors, divisor=1.0), engine.gather(tensors)
-        fuses = hasattr(engine, "clamp_") and isinstance(rule.response, Rescale) and self.on_nonfinite == "keep"
-        if fuses and not (relative or rule.threshold.adapts) and not (self.can_skip or self.can_raise):
-            low, high = bounds_of(rule, self.step, own.divisor, engine.xp)  # type: ignore[attr-defined]
-            measure = engine.clamp_(batch, low, high)  # type: ignore[attr-defined]
-        else:
-            fuses, measure = False, engine.measure(batch, rule.scope, rule.norm)
-        owners, (state,) = self._recalled(key, sweep, own, (), measure)
-        decision = elementwise_decision(
-            measure,
-            rule,
+    def _terms(self) -> Terms:
+        """What this step is decided by."""
+        return Terms(
             self.on_nonfinite,
             self.step,
-            own.divisor,
-            state,
-            own.across,
-            numbers_of(own, measure),
-            own.broken,
+            memories=self._memories if self._adapts else None,
+            refuses=self.can_skip or self.can_raise,
+            tensors=self.telemetry is not None and self.telemetry.tensors,
         )
-        part = Part(key, sweep, own.name, (), own.divisor, measure, Plan(None, [decision]), [ALIKE], owners)
-        return Work(part, batch, fuses, finish)
 
     def _write(self, part: Part, batch: Any, engine: Engine) -> None:
-        if not part.sweep.elementwise:
+        if part.sweep.elementwise:
+            write_elements(part, batch, engine, self.on_nonfinite, self.step)
+        else:
             engine.apply_(batch, part.sweep.leaf, part.plan.coefficient, self._zeroes)
-            return
-        if self.on_nonfinite == "zero":
-            engine.purge_(batch)
-        (rule,), (decision,), xp = part.sweep.stages, part.plan.decisions, part.measure.xp
-        if engine.waits or xp.any(decision.coefficient != 1.0) or xp.any(part.measure.nonfinite > 0):
-            adapted = rule.threshold.adapts
-            bounds = own_bounds_of(part) if adapted else bounds_of(rule, self.step, part.divisor, xp)
-            engine.map_(batch, rule.response, *bounds)
 
     def _heed(self, works: list[Work], engine: Engine, result: Result, across: Across | None) -> bool:
         """Whether to skip the step; raises or warns where the decisions say so. What one process skips, all skip."""
@@ -409,8 +282,3 @@ class Clipper:
         self.consecutive_skips = state["consecutive_skips"]
         self._memories.load(state["thresholds"])
         self._carried = dict(state.get("carried", {}))
-
-
-def is_one(number: Any) -> bool:
-    """Whether this is a number, or a tensor of one element."""
-    return isinstance(number, Real) or (hasattr(number, "shape") and math.prod(number.shape) == 1)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gradclip.engines.base import Engine
-from gradclip.result import Gradients
+from gradclip.gradients import Gradients
 
 
 def over_moments(own: Gradients, factor: float, engine: Engine) -> tuple[list[Any], Callable[[], None]]:

@@ -1,153 +1,124 @@
-"""What a sweep is about: the gradients that it is for, gathered, what its thresholds read beside them, and its work."""
+"""The parts of a step, one for each sweep: what was measured and decided there, and what can be read of that."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
-from gradclip.decide import combined, either, sides
-from gradclip.engines.base import Engine, Measure, UnsupportedGradient
-from gradclip.result import ALL, Gradients, Part
-from gradclip.rules.arrays import Array, ArrayFunctions
-from gradclip.rules.norm import RMS
-from gradclip.rules.rule import Rule
-from gradclip.rules.scope import Global, Group, Row, Tensor, rows_of
-from gradclip.rules.segments import Segments, segments
-from gradclip.rules.sweep import Phase, Sweep
-from gradclip.rules.threshold import SecondMoment
+from gradclip.decide import Plan, norm_of
+from gradclip.engines.base import Engine, Measure
+from gradclip.memory import Owners
+from gradclip.rules.arrays import Array
+from gradclip.rules.norm import RMS, Linf, Norm
+from gradclip.rules.scope import Element, Row, Scope, Tensor, rows_of
+from gradclip.rules.segments import Segments, segment_names, segments
+from gradclip.rules.sweep import Sweep
+
+ALL = -1
+"""Instead of the number of a pattern: all gradients."""
 
 ALIKE = Segments(0)
 """The segments of a stage that was measured at its own scope: no index is needed."""
 
 
-def nothing() -> None:
-    return None
+class Part(NamedTuple):
+    """One sweep over some of the gradients: what was measured and what was decided.
+
+    `key` is the number of the phase and that of the pattern, `ALL` where there are no patterns. A part outlives its
+    step, so it knows the names and shapes of the gradients and holds none of them. `owners` says for each stage whose
+    its segments are, where its threshold remembers. `each` is the measure of each tensor, if it was asked for where the
+    sweep needs that of all together.
+    """
+
+    key: tuple[int, int]
+    sweep: Sweep
+    name: Callable[[int], str]
+    shapes: Sequence[tuple[int, ...]]
+    divisor: Any
+    measure: Measure
+    plan: Plan
+    segments: list[Segments]
+    owners: Sequence[Owners] = ()
+    each: Measure | None = None
+
+    @property
+    def finest(self) -> tuple[Scope, Measure]:
+        """The finest scope that was measured, and its measure."""
+        return (self.sweep.leaf, self.measure) if self.each is None else (Tensor(), self.each)
 
 
-class Work(NamedTuple):
-    """A part, the batch that it was measured from, whether it is written already, and what to do after writing."""
-
-    part: Part
-    batch: Any
-    written: bool
-    finish: Callable[[], None] = nothing
+def opening(parts: Sequence[Part]) -> list[Part]:
+    """The parts of the first phase."""
+    return [part for part in parts if part.key[0] == 0]
 
 
-def broken_in(works: Sequence[Work], before: Any) -> Any:
-    """Whether any element that the works measured is not finite, or was not `before`."""
-    for work in works:
-        before = either(work.part.measure, before)
-    return before
+def closing(parts: Sequence[Part]) -> list[tuple[Part, int]]:
+    """The last stages that measure a norm of the first ones, each with its part: one for all or for each pattern."""
+    latest: dict[int, tuple[Part, int]] = {}
+    first = {(part.sweep.elementwise, part.sweep.norm) for part in opening(parts)}
+    for part in parts:
+        alike = [i for i, stage in enumerate(part.sweep.stages) if (part.sweep.elementwise, stage.norm) in first]
+        if alike:
+            latest = {} if part.key[1] == ALL else latest
+            latest[part.key[1]] = part, alike[-1]
+    return list(latest.values())
 
 
-def columns_of(phase: Phase, gradients: Gradients) -> list[tuple[int, Sweep, Gradients]]:
-    """The sweeps of a phase with the gradients that each is for; those with nothing to do are left out."""
-    if phase.names is None:
-        return [(ALL, sweep, gradients) for sweep in phase.sweeps if sweep is not None]
-    matches = [phase.names.match(gradients.name(i)) for i in range(len(gradients.tensors))]
-    columns = []
-    for column, sweep in enumerate(phase.sweeps):
-        indices = [i for i, match in enumerate(matches) if match == column]
-        if sweep is not None and indices:
-            columns.append((column, sweep, gradients.only(indices)))
-    return columns
+def offenders_in(part: Part, to_host: Callable[[Array], list[float]]) -> list[str]:
+    """The names of the tensors of a part with a non-finite element; none where a segment measured is of several."""
+    counts = to_host(part.finest[1].nonfinite)
+    places = _places(part, len(counts)) if any(counts) else []
+    return list(dict.fromkeys(part.name(place) for place, count in zip(places, counts, strict=False) if count))
 
 
-def segments_of(sweep: Sweep, shapes: list[tuple[int, ...]], own: Gradients) -> list[Segments]:
-    return [segments(one.scope, sweep.leaf, shapes, own.groups, isinstance(one.norm, RMS)) for one in sweep.stages]
+def actions_of(part: Part, engine: Engine) -> set[float]:
+    """The actions that the stages of a part decided on."""
+    return {action for decision in part.plan.decisions for action in engine.to_host(decision.action)}
 
 
-def apart(sweep: Sweep) -> Sweep:
-    """`sweep` with a measure for each tensor, which is what processes that share gradients can sum up."""
-    for one in sweep.stages:
-        if isinstance(one.scope, Row | Group) or isinstance(one.norm, RMS):
-            raise ValueError(
-                f"the gradients are shared among processes, and gradclip cannot sum up {one!r} over them: clip each "
-                "tensor or all together, by a norm other than RMS"
-            )
-    return replace(sweep, apart=True)
+def _places(part: Part, count: int) -> list[int]:
+    """The tensor that each of `count` measured segments is of; nothing where a segment is of several tensors."""
+    leaf, _ = part.finest
+    if isinstance(leaf, Row):
+        return [index for index, shape in enumerate(part.shapes) for _ in range(rows_of(shape))]
+    width = 2 if isinstance(leaf, Element) else 1
+    return [index // width for index in range(count)] if isinstance(leaf, Element | Tensor) else []
 
 
-def measured(engine: Engine, batch: Any, sweep: Sweep, tensors: int) -> tuple[Measure, Measure | None]:
-    """The measure of a sweep; and that of each of so many `tensors`, of the same read, where only all are measured."""
-    if not tensors or not isinstance(sweep.leaf, Global):
-        return engine.measure(batch, sweep.leaf, sweep.norm), None
-    each = engine.measure(batch, Tensor(), sweep.norm)
-    whole, _ = combined(each, sweep.stages[0], Segments(1, [0] * tensors))
-    return engine.in_floats(whole) if hasattr(engine, "in_floats") else whole, each
+def norms_in(part: Part, to_host: Callable[[Array], list[float]]) -> list[tuple[str, float]]:
+    """The name of each measured tensor and its norm; the largest magnitude where elements were measured."""
+    rule, elementwise, (leaf, measure) = part.sweep.stages[0], part.sweep.elementwise, part.finest
+    sizes = segments(leaf, leaf, part.shapes, None, sized=True).sizes if isinstance(rule.norm, RMS) else ()
+    found = to_host((measure.total if elementwise else norm_of(measure, rule, sizes)) / part.divisor)
+    if isinstance(leaf, Tensor):
+        return list(zip(map(part.name, range(len(found))), found, strict=True))
+    own: dict[int, list[int]] = {}
+    for index, place in enumerate(_places(part, len(found))):
+        own.setdefault(place, []).append(index)
+    norm = Linf() if elementwise else rule.norm
+    return [
+        (part.name(place), joined([found[i] for i in of], [sizes[i] for i in of] if sizes else [], norm))
+        for place, of in own.items()
+    ]
 
 
-def weights_of(sweep: Sweep, own: Gradients, engine: Engine, shapes: Sequence[tuple[int, ...]]) -> Measure:
-    """The measure of the parameters over the segments of their gradients, which have these `shapes`."""
-    if own.weights is None:
-        raise ValueError(f"the rule {sweep.stages!r} reads the weights, and this door was not given them")
-    weights = engine.gather(own.weights())
-    if isinstance(sweep.leaf, Row) and (whole := engine.shapes(weights, sweep.leaf)) != shapes:
-        for index, (some, every) in enumerate(zip(map(rows_of, shapes), map(rows_of, whole), strict=True)):
-            if some != every:
-                raise UnsupportedGradient(
-                    index, f"it has {some} of the {every} rows of its weight, as a sparse one has: make it dense"
-                )
-    return engine.measure(weights, sweep.leaf, sweep.norm)
+def names_in(part: Part, scope: Scope, count: int) -> list[str]:
+    """The names of the `count` segments of a part at `scope`."""
+    if isinstance(scope, Element):
+        return [f"{part.name(index // 2)} {('above 0', 'below 0')[index % 2]}" for index in range(count)]
+    return segment_names(scope, part.name, part.shapes, count)
 
 
-def numbers_of(own: Gradients, measure: Measure) -> dict[str, Array]:
-    """What was given beside the gradients, as arrays [1] of the kind that is decided in."""
-    if not own.given:
-        return {}
-    xp = measure.xp
-    return {
-        name: xp.array([number], measure.total) if isinstance(number, float) else number
-        for name, number in own.given.items()
-    }
-
-
-def bounds_of(rule: Rule, step: Any, divisor: Array, xp: ArrayFunctions) -> tuple[Any, Any]:
-    """The bounds in the unit in which the gradients are stored."""
-    low, high = rule.threshold.bounds(step, xp)
-    return low * divisor, high * divisor
-
-
-def own_bounds_of(part: Part) -> tuple[Array, Array]:
-    """The bounds [T] of each tensor that a threshold that adapts decided on, in the unit of the stored gradients."""
-    high, low = sides(part.plan.decisions[0].threshold * part.divisor, part.measure.xp)
-    return -low, high
-
-
-def refuse_unfit(phase: Phase, gradients: Gradients, engine: Engine) -> None:
-    """Refuse now what a phase would refuse after something was written: no order, no axis of rows, sparse ones."""
-    for _, sweep, own in columns_of(phase, gradients):
-        if sweep.elementwise or isinstance(sweep.leaf, Row):
-            batch = gathered(engine, own)
-            try:
-                if isinstance(sweep.stages[0].threshold, SecondMoment):
-                    for index, tensor in enumerate(own.tensors):
-                        engine.values.wide(tensor, index)
-                if sweep.elementwise:
-                    engine.refuse_unordered(batch)
-                else:
-                    engine.shapes(batch, sweep.leaf)
-            except UnsupportedGradient as error:
-                raise refused(own, error) from None
-
-
-def gathered_once(engine: Engine, gradients: Gradients) -> tuple[Gradients, Any]:
-    """The gradients without those whose memory came before, and their batch: each counts and is scaled once."""
-    batch = gathered(engine, gradients)
-    again = engine.repeated(batch)
-    if not again:
-        return gradients, batch
-    gradients = gradients.only([i for i in range(len(gradients.tensors)) if i not in again])
-    return gradients, gathered(engine, gradients)
-
-
-def gathered(engine: Engine, own: Gradients) -> Any:
-    try:
-        return engine.gather(own.tensors)
-    except UnsupportedGradient as error:
-        raise refused(own, error) from None
-
-
-def refused(own: Gradients, error: UnsupportedGradient) -> TypeError:
-    return TypeError(f"the gradient of {own.name(error.index)!r} cannot be clipped: {error.reason}")
+def joined(norms: Sequence[float], sizes: Sequence[int], norm: Norm) -> float:
+    """The norm of the whole from the norms of its parts, without leaving the range of a float on the way."""
+    if math.isnan(sum(norms)):
+        return math.nan
+    peak = max(norms, default=0.0)
+    if norm.combine == "max" or peak in (0.0, math.inf) or len(norms) == 1:
+        return peak
+    if isinstance(norm, RMS):
+        return peak * math.sqrt(sum((n / peak) ** 2 * size for n, size in zip(norms, sizes, strict=True)) / sum(sizes))
+    if norm.p == 2.0:
+        return math.hypot(*norms)
+    return float(peak * math.fsum((n / peak) ** norm.p for n in norms) ** (1 / norm.p))

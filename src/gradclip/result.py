@@ -3,89 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from gradclip.decide import Plan, norm_of
-from gradclip.engines.base import Across, Engine, Measure
-from gradclip.memory import Owners
+from gradclip.engines.base import Engine
+from gradclip.parts import Part, actions_of, closing, joined, names_in, norms_in, offenders_in, opening
 from gradclip.rules.arrays import Array
-from gradclip.rules.norm import L2, RMS, Linf, Norm
+from gradclip.rules.norm import L2, Linf, Norm
 from gradclip.rules.response import ACTION_NAMES, SCALE, SKIP, ZERO
-from gradclip.rules.scope import Element, Row, Scope, Tensor, rows_of
-from gradclip.rules.segments import Segments, segment_names, segments
-from gradclip.rules.sweep import Sweep
-
-
-class Gradients(NamedTuple):
-    """The gradients of one step, as a door hands them over.
-
-    `name(i)` is the name of tensor i; `groups` its parameter group; `weights()` the parameters, tensor by tensor.
-    `divisor` is what the optimizer will divide the gradients by (a loss scale); thresholds mean the divided ones.
-    `across` says how to sum up over processes that hold other parts of the gradients. `given` are numbers beside the
-    gradients that a rule may read, by name: floats, or arrays [1] of the engine. `moments()` are the second
-    moments that the optimizer has of each gradient, None for one that it has not seen yet. `broken` says that a part of
-    the rule which came before met an element that is not finite: then the others learn nothing. `overflow` is above 0
-    where a loss scaler leaves the step out.
-    """
-
-    tensors: list[Any]
-    name: Callable[[int], str]
-    groups: Sequence[int] | None = None
-    weights: Callable[[], list[Any]] | None = None
-    divisor: Any = 1.0
-    across: Across | None = None
-    given: Mapping[str, Any] = {}
-    moments: Callable[[], list[Any]] | None = None
-    broken: Any = None
-    overflow: Any = None
-
-    def only(self, indices: list[int]) -> Gradients:
-        """The gradients at `indices`."""
-        name, groups = self.name, self.groups
-        return self._replace(
-            tensors=[self.tensors[i] for i in indices],
-            name=lambda i: name(indices[i]),
-            groups=None if groups is None else [groups[i] for i in indices],
-            weights=_some_of(self.weights, indices),
-            moments=_some_of(self.moments, indices),
-        )
-
-
-def _some_of(every: Callable[[], list[Any]] | None, indices: list[int]) -> Callable[[], list[Any]] | None:
-    """`every` for those at `indices`; it is asked once for all of them."""
-    return None if every is None else lambda: list(map(every().__getitem__, indices))
-
-
-ALL = -1
-"""Instead of the number of a pattern: all gradients."""
-
-
-class Part(NamedTuple):
-    """One sweep over some of the gradients: what was measured and what was decided.
-
-    `key` is the number of the phase and that of the pattern, `ALL` where there are no patterns. A part outlives its
-    step, so it knows the names and shapes of the gradients and holds none of them. `owners` says for each stage whose
-    its segments are, where its threshold remembers. `each` is the measure of each tensor, if it was asked for where the
-    sweep needs that of all together.
-    """
-
-    key: tuple[int, int]
-    sweep: Sweep
-    name: Callable[[int], str]
-    shapes: Sequence[tuple[int, ...]]
-    divisor: Any
-    measure: Measure
-    plan: Plan
-    segments: list[Segments]
-    owners: Sequence[Owners] = ()
-    each: Measure | None = None
-
-    @property
-    def finest(self) -> tuple[Scope, Measure]:
-        """The finest scope that was measured, and its measure."""
-        return (self.sweep.leaf, self.measure) if self.each is None else (Tensor(), self.each)
 
 
 class Segment(NamedTuple):
@@ -172,7 +97,7 @@ class Result:
     @cached_property
     def tensors(self) -> dict[str, float]:
         """The norm of each tensor before clipping, in the norm of the first stage, so far as each was measured."""
-        return dict(pair for part in opening(self.parts) for pair in _norms_in(part, self.to_host))
+        return dict(pair for part in opening(self.parts) for pair in norms_in(part, self.to_host))
 
     @property
     def skipped(self) -> bool:
@@ -245,14 +170,14 @@ class Result:
                 factors = self._spread(decision.coefficient, len(own))
                 own = [n if c == 1.0 else n * c if c else 0.0 for n, c in zip(own, factors, strict=True)]
             values += own
-        return _joined(values, sizes, norms.pop() if len(norms) == 1 else Linf())
+        return joined(values, sizes, norms.pop() if len(norms) == 1 else Linf())
 
     def _rows(self, part: Part, stage: int) -> list[Segment]:
         rule, decision = part.sweep.stages[stage], part.plan.decisions[stage]
         before, actions = self.to_host(decision.norm), self.to_host(decision.action)
         factors = self._spread(decision.coefficient, len(before))
         thresholds = self._spread(decision.threshold, len(before))
-        names = _names(part, rule.scope, len(before))
+        names = names_in(part, rule.scope, len(before))
         return [
             Segment(name, n, n if c == 1.0 else n * c if c else 0.0, t, c, ACTION_NAMES[int(action)])
             for name, n, t, c, action in zip(names, before, thresholds, factors, actions, strict=True)
@@ -262,78 +187,3 @@ class Result:
         """One number for all segments, or one each, as a list."""
         values = [value] if isinstance(value, int | float) else self.to_host(value)
         return values * count if len(values) == 1 else values
-
-
-def opening(parts: Sequence[Part]) -> list[Part]:
-    """The parts of the first phase."""
-    return [part for part in parts if part.key[0] == 0]
-
-
-def closing(parts: Sequence[Part]) -> list[tuple[Part, int]]:
-    """The last stages that measure a norm of the first ones, each with its part: one for all or for each pattern."""
-    latest: dict[int, tuple[Part, int]] = {}
-    first = {(part.sweep.elementwise, part.sweep.norm) for part in opening(parts)}
-    for part in parts:
-        alike = [i for i, stage in enumerate(part.sweep.stages) if (part.sweep.elementwise, stage.norm) in first]
-        if alike:
-            latest = {} if part.key[1] == ALL else latest
-            latest[part.key[1]] = part, alike[-1]
-    return list(latest.values())
-
-
-def offenders_in(part: Part, to_host: Callable[[Array], list[float]]) -> list[str]:
-    """The names of the tensors of a part with a non-finite element; none where a segment measured is of several."""
-    counts = to_host(part.finest[1].nonfinite)
-    places = _places(part, len(counts)) if any(counts) else []
-    return list(dict.fromkeys(part.name(place) for place, count in zip(places, counts, strict=False) if count))
-
-
-def actions_of(part: Part, engine: Engine) -> set[float]:
-    """The actions that the stages of a part decided on."""
-    return {action for decision in part.plan.decisions for action in engine.to_host(decision.action)}
-
-
-def _places(part: Part, count: int) -> list[int]:
-    """The tensor that each of `count` measured segments is of; nothing where a segment is of several tensors."""
-    leaf, _ = part.finest
-    if isinstance(leaf, Row):
-        return [index for index, shape in enumerate(part.shapes) for _ in range(rows_of(shape))]
-    width = 2 if isinstance(leaf, Element) else 1
-    return [index // width for index in range(count)] if isinstance(leaf, Element | Tensor) else []
-
-
-def _norms_in(part: Part, to_host: Callable[[Array], list[float]]) -> list[tuple[str, float]]:
-    """The name of each measured tensor and its norm; the largest magnitude where elements were measured."""
-    rule, elementwise, (leaf, measure) = part.sweep.stages[0], part.sweep.elementwise, part.finest
-    sizes = segments(leaf, leaf, part.shapes, None, sized=True).sizes if isinstance(rule.norm, RMS) else ()
-    found = to_host((measure.total if elementwise else norm_of(measure, rule, sizes)) / part.divisor)
-    if isinstance(leaf, Tensor):
-        return list(zip(map(part.name, range(len(found))), found, strict=True))
-    own: dict[int, list[int]] = {}
-    for index, place in enumerate(_places(part, len(found))):
-        own.setdefault(place, []).append(index)
-    norm = Linf() if elementwise else rule.norm
-    return [
-        (part.name(place), _joined([found[i] for i in of], [sizes[i] for i in of] if sizes else [], norm))
-        for place, of in own.items()
-    ]
-
-
-def _names(part: Part, scope: Scope, count: int) -> list[str]:
-    if isinstance(scope, Element):
-        return [f"{part.name(index // 2)} {('above 0', 'below 0')[index % 2]}" for index in range(count)]
-    return segment_names(scope, part.name, part.shapes, count)
-
-
-def _joined(norms: Sequence[float], sizes: Sequence[int], norm: Norm) -> float:
-    """The norm of the whole from the norms of its parts, without leaving the range of a float on the way."""
-    if math.isnan(sum(norms)):
-        return math.nan
-    peak = max(norms, default=0.0)
-    if norm.combine == "max" or peak in (0.0, math.inf) or len(norms) == 1:
-        return peak
-    if isinstance(norm, RMS):
-        return peak * math.sqrt(sum((n / peak) ** 2 * size for n, size in zip(norms, sizes, strict=True)) / sum(sizes))
-    if norm.p == 2.0:
-        return math.hypot(*norms)
-    return float(peak * math.fsum((n / peak) ** norm.p for n in norms) ** (1 / norm.p))

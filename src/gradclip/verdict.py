@@ -10,7 +10,8 @@ from typing import Any
 
 from gradclip.engines.base import Engine
 from gradclip.errors import GradclipWarning, GradientAboveThreshold, NonFiniteGradient
-from gradclip.result import Gradients, Part, actions_of, offenders_in
+from gradclip.gradients import Gradients
+from gradclip.parts import Part, actions_of, offenders_in
 from gradclip.rules.norm import Linf
 from gradclip.rules.response import KEEP, RAISE, SKIP
 from gradclip.rules.rule import Rules

@@ -8,8 +8,8 @@ import torch
 import gradclip.carry
 import gradclip.clipper
 import gradclip.decide
+import gradclip.elements
 import gradclip.moments
-import gradclip.parts
 import gradclip.torch.hook
 import gradclip.torch.update
 import test_carry
@@ -30,7 +30,7 @@ from torch_door import test_update
 BENCH, DOOR = BENCHES["reference"], Door("torch")
 
 
-def one_bound_for_all(part, bounds=gradclip.parts.own_bounds_of):
+def one_bound_for_all(part, bounds=gradclip.elements.own_bounds_of):
     low, high = bounds(part)
     return low.min(), high.max()
 
@@ -74,7 +74,7 @@ PLANTS = [
         "one bound for all tensors",
         test_adapting_bounds.test_each_tensor_has_its_own_bounds,
         (BENCH,),
-        gradclip.clipper,
+        gradclip.elements,
         "own_bounds_of",
         one_bound_for_all,
     ),

@@ -6,7 +6,7 @@ import torch
 import gradclip
 import gradclip.torch.hook as door
 from gradclip.engines import torch_layout
-from gradclip.torch import parameters, pinned
+from gradclip.torch import attached, lent, parameters, pinned
 from gradclip.torch.hook import AttachedClipper
 from planting import Plant, nothing
 from torch_door import test_attach as traps
@@ -56,7 +56,7 @@ def every_group(optimizers, model):
 
 
 def whichever_is_attached(*arguments):
-    return next(iter(door._attached.values()))()
+    return next(iter(attached._attached.values()))()
 
 
 def keep_the_gradients(self, gradients, engine, clip=AttachedClipper.clip_gradients):
@@ -93,7 +93,7 @@ PLANTS = [
     Plant("an overflow is not left to the scaler", traps.test_a_step_on_which_grad_scaler_overflows_is_left_to_it,
           (True,), AttachedClipper, "_clip_for", hidden("found_inf"), gradclip.NonFiniteGradient),
     Plant("what was lent stays", traps.test_a_coefficient_through_grad_scale_equals_scaling_the_gradients,
-          (ADAMW, FUSED), AttachedClipper, "_take_back", nothing),
+          (ADAMW, FUSED), lent.Lent, "take_back", nothing),
     Plant("a coefficient is lent to anyone",
           traps.test_through_grad_scale_is_refused_where_one_coefficient_is_not_enough,
           (lambda m: door.attach(ADAMW(m.parameters()), traps.RULE, through_grad_scale=True),), door, "refuse_through",

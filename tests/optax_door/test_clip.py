@@ -9,8 +9,8 @@ import pytest
 import gradclip
 from gradclip import ClipGradByGlobalNorm, ClipGradByNorm, ClipGradByValue, GradclipWarning, Rules, Schedule
 from gradclip.clipper import Clipper
+from gradclip.gradients import Gradients
 from gradclip.optax import ClipState, Last, clip
-from gradclip.result import Gradients
 from gradclip.rules.response import Raise, SkipStep
 from gradclip.rules.rule import rules_in
 from gradclip.testing import ordinary_gradients, standard_rules

@@ -15,8 +15,8 @@ from benches import DTYPES
 from gradclip import Linf, Lp, Raise, Row, Rule, SkipStep, Tensor
 from gradclip.clipper import Clipper
 from gradclip.errors import GradclipWarning
+from gradclip.gradients import Gradients
 from gradclip.paddle.static import clip_in_graph
-from gradclip.result import Gradients
 from gradclip.rules.rule import rules_in
 from gradclip.testing import REFERENCE, adversarial_gradients, ordinary_gradients, standard_rules
 from gradclip.testing.bench import differences

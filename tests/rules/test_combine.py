@@ -8,7 +8,7 @@ import pytest
 from gradclip import EMA, L2, Given, Global, History, Ratio, Rule, Schedule, WeightRatio, max_of, min_of, until
 from gradclip.clipper import Clipper
 from gradclip.engines.reference import NUMPY, ReferenceEngine
-from gradclip.result import Gradients
+from gradclip.gradients import Gradients
 from gradclip.rules.threshold import Observed
 
 

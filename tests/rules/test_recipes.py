@@ -25,7 +25,7 @@ from gradclip import (
 )
 from gradclip.clipper import Clipper
 from gradclip.engines.reference import ReferenceEngine
-from gradclip.result import Gradients
+from gradclip.gradients import Gradients
 
 ENGINE = ReferenceEngine()
 INF = math.inf

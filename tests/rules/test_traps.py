@@ -30,7 +30,7 @@ from gradclip.experiments.profiles import (
     shown_rule,
     spiked,
 )
-from gradclip.result import Gradients
+from gradclip.gradients import Gradients
 from gradclip.rules.catalogue import methods
 from gradclip.testing import REFERENCE
 

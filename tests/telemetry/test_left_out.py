@@ -158,3 +158,23 @@ def test_a_scaler_that_is_off_and_an_optimizer_of_nobody_step_as_before():
         scaled_step(model, optimizers, GradScaler("cpu", enabled=False), 0)
         scaled_step(model, optimizers[1:], GradScaler("cpu"), 1, overflows=True)
     assert [event.skipped for event in seen] == [False]
+
+
+class Wrapper:
+    """An optimizer as libraries wrap it."""
+
+    def __init__(self, optimizer):
+        self.optimizer, self.param_groups = optimizer, optimizer.param_groups
+        self.step, self.zero_grad = optimizer.step, optimizer.zero_grad
+
+
+@pytest.mark.parametrize("wrapped", [lambda optimizer: optimizer, Wrapper], ids=["plain", "wrapped"])
+def test_a_step_that_a_compiled_function_leaves_out_is_heard(wrapped):
+    model, seen = make_model(), memory()
+    optimizer = wrapped(OPTIMIZERS["plain"](model.parameters()))
+    scaler = GradScaler("cpu", init_scale=1024.0)
+    with attach(optimizer, RULE, telemetry=Telemetry(seen)):
+        scaler.step = torch.compile(scaler.step, backend="eager")
+        for step in range(3):
+            scaled_step(model, [optimizer], scaler, step, overflows=step == 1)
+    assert [event.skipped for event in seen] == [False, True, False]

@@ -19,7 +19,7 @@ import numpy as np
 from gradclip.clipper import Clipper
 from gradclip.engines.reference import ReferenceEngine
 from gradclip.errors import GradclipWarning
-from gradclip.result import Gradients
+from gradclip.gradients import Gradients
 from gradclip.rules.catalogue import EXAMPLES, Method, methods, state_of
 from gradclip.rules.combine import WeightRatio
 from gradclip.rules.rule import AnyRule, rules_in

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from gradclip.decide import Decision
 from gradclip.engines.base import Across
 from gradclip.engines.jax_numbers import power
-from gradclip.result import Part, Result, closing, opening
+from gradclip.parts import Part, closing, opening
+from gradclip.result import Result
 from gradclip.rules.arrays import Array
 from gradclip.rules.norm import RMS, Linf
 from gradclip.rules.response import SCALE, SKIP, ZERO

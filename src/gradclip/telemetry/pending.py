@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 
 from gradclip.decide import Plan
 from gradclip.engines.base import Measure
-from gradclip.result import Part, Result
+from gradclip.parts import Part
+from gradclip.result import Result
 from gradclip.rules.arrays import Array
 
 

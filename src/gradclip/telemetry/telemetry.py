@@ -14,7 +14,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
 from gradclip.errors import GradclipWarning
-from gradclip.result import Gradients, Result
+from gradclip.gradients import Gradients
+from gradclip.result import Result
 from gradclip.telemetry.event import Event
 from gradclip.telemetry.observed import event_of
 from gradclip.telemetry.pending import light, on_host

@@ -14,7 +14,8 @@ from gradclip.clipper import Clipper
 from gradclip.engines.base import Engine, Slot
 from gradclip.engines.reference import ReferenceEngine, first_axis
 from gradclip.errors import GradclipWarning, GradientAboveThreshold, NonFiniteGradient
-from gradclip.result import Gradients, Result
+from gradclip.gradients import Gradients
+from gradclip.result import Result
 from gradclip.rules.rule import AnyRule
 from gradclip.rules.segments import Shape
 

@@ -10,7 +10,8 @@ from gradclip import clipper
 from gradclip.engines import choice, torch_layout
 from gradclip.engines import torch as torch_engine
 from gradclip.engines.base import Engine
-from gradclip.result import Gradients, Result
+from gradclip.gradients import Gradients
+from gradclip.result import Result
 from gradclip.rules.rule import AnyRule
 from gradclip.telemetry import Telemetry
 from gradclip.torch.eager import eager

@@ -7,7 +7,6 @@ by construction is handled here, one function for each trap.
 from __future__ import annotations
 
 import math
-import weakref
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -15,21 +14,27 @@ import torch
 from torch.optim import Optimizer
 
 from gradclip.engines.base import Engine
-from gradclip.result import Part, Result
-from gradclip.rules.rule import AnyRule, Carry, checked_rule, rules_in
-from gradclip.rules.scope import Global, Group
-from gradclip.rules.sweep import Phase
+from gradclip.parts import Part
+from gradclip.result import Result
+from gradclip.rules.rule import AnyRule, checked_rule
 from gradclip.telemetry import Telemetry
+from gradclip.torch.attached import (
+    STEP_IN_BACKWARD,
+    already_attached,
+    forget,
+    keep,
+    refuse_step_in_backward,
+    spans_tensors,
+    unwrapped,
+)
 from gradclip.torch.clipper import Clipper, drop
+from gradclip.torch.lent import Lent, refuse_through
 from gradclip.torch.parameters import NeedClip, gradients_of, of_optimizers, second_moments
 from gradclip.torch.pinned import PinnedNorm
-from gradclip.torch.scaler import listen, refuse_scaled, stop_listening
+from gradclip.torch.scaler import begun, listen, refuse_scaled, stop_listening
+from gradclip.torch.unchanged import States, states_of, unchanged
 from gradclip.torch.update import PLACES, Before, clip_update, refuse_for_updates, values_before
 from gradclip.verdict import report_nothing
-
-MISSING = object()
-_attached: weakref.WeakKeyDictionary[Optimizer, weakref.ref[AttachedClipper]] = weakref.WeakKeyDictionary()
-"""The clipper of each optimizer. Its hooks keep it alive; a strong reference here would keep both for ever."""
 
 
 def attach(
@@ -86,57 +91,6 @@ def attach(
     return AttachedClipper(inner, rule, model, options)
 
 
-def unwrapped(optimizer: Any) -> Optimizer:
-    """The PyTorch optimizer inside a wrapper such as accelerate's, whose own hooks never fire."""
-    seen = optimizer
-    while not (isinstance(seen, Optimizer) and hasattr(seen, "_optimizer_step_pre_hooks")):
-        if not hasattr(seen, "optimizer"):
-            raise TypeError(
-                f"expected a torch.optim.Optimizer or a wrapper with an .optimizer, got {type(optimizer).__name__}"
-            )
-        seen = seen.optimizer
-    return seen
-
-
-def clipper_of(optimizer: Optimizer) -> AttachedClipper | None:
-    """The clipper that is attached to `optimizer`."""
-    known = _attached.get(optimizer)
-    return None if known is None else known()
-
-
-def already_attached(optimizers: list[Optimizer], rule: AnyRule, options: tuple[Any, ...]) -> AttachedClipper | None:
-    """The clipper that serves just these optimizers with just this rule; another one on any of them is refused."""
-    for optimizer in optimizers:
-        clipper = clipper_of(optimizer)
-        if clipper is None:
-            continue
-        if clipper.optimizers == optimizers and clipper.rule == rule and clipper.options == options:
-            return clipper
-        raise ValueError(
-            f"a clipper is attached to this {type(optimizer).__name__} already ({clipper.rule!r}): "
-            "call its detach() first, or give both optimizers to one attach"
-        )
-    return None
-
-
-def refuse_step_in_backward(optimizers: list[Optimizer], rule: AnyRule) -> None:
-    """An optimizer that steps inside backward sees one gradient at a time, so no norm over several exists."""
-    in_backward = any(
-        hasattr(parameter, "_in_backward_optimizers")
-        for optimizer in optimizers
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-    )
-    if in_backward and _spans_tensors(rule):
-        raise ValueError(f"{STEP_IN_BACKWARD} ({rule!r})")
-
-
-STEP_IN_BACKWARD = (
-    "this optimizer steps inside backward(), one parameter at a time, so a norm over several tensors does not exist "
-    "there: clip each tensor, ClipGradByNorm(...), or step after backward()"
-)
-
-
 class AttachedClipper(Clipper):
     """A clipper that lives in the step of one or several optimizers; made by `attach`."""
 
@@ -162,31 +116,27 @@ class AttachedClipper(Clipper):
         if self._on_update:
             refuse_for_updates(optimizers, self, through_grad_scale)
         self._before: Before | None = None
-        self._spans = _spans_tensors(rule)
-        self._clipped: dict[int, list[tuple[torch.Tensor, int]]] = {}
-        self._lent: list[tuple[Optimizer, str, Any, torch.Tensor]] = []
+        self._spans = spans_tensors(rule)
+        self._clipped: dict[int, States] = {}
+        self._lent = Lent()
         self._pinned = PinnedNorm()
-        self.stepping = False
-        self._told: dict[int, list[tuple[torch.Tensor, int]]] = {}
+        self._told: dict[int, States] = {}
         if telemetry is not None:
             listen(self)
         before, after = map(torch.compiler.disable, (self._before_step, self._after_step))
         self._handles = [optimizer.register_step_pre_hook(before) for optimizer in optimizers]
         self._handles += [optimizer.register_step_post_hook(after) for optimizer in optimizers]
-        for optimizer in optimizers:
-            _attached[optimizer] = weakref.ref(self)
+        keep(self)
 
     def detach(self) -> None:
         """Take the hooks away; the optimizers step as before, and telemetry has heard of all steps so far."""
-        self._take_back()
+        self._lent.take_back()
         if self.telemetry is not None:
             stop_listening(self)
             self.telemetry.drain()
         for handle in self._handles:
             handle.remove()
-        for optimizer in self.optimizers:
-            if clipper_of(optimizer) is self:
-                del _attached[optimizer]
+        forget(self)
 
     def state_dict(self) -> dict[str, Any]:
         """The memory, as that of every clipper; with telemetry also how many steps a GradScaler has left out."""
@@ -207,7 +157,7 @@ class AttachedClipper(Clipper):
 
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The hook. A closure makes the gradients inside the step, so it is wrapped: run it, then clip."""
-        self.stepping = True
+        begun(optimizer)
         if self._on_update:
             self._before = values_before(optimizer, self.model, self.need_clip)
             return None
@@ -227,7 +177,7 @@ class AttachedClipper(Clipper):
 
     def _clip_for(self, optimizer: Optimizer, loss: Any = None) -> None:
         """Clip for the step of `optimizer`; `loss` is what its closure returned."""
-        self._take_back()
+        self._lent.take_back()
         if self._was_clipped(optimizer):
             return
         self.give_returned(loss)
@@ -253,7 +203,7 @@ class AttachedClipper(Clipper):
         gradients = gradients._replace(overflow=overflow if engine.waits else None)
         if divisor is not None:
             gradients = gradients._replace(divisor=divisor if engine.waits else float(divisor))
-        if self._through and len(gradients.tensors) != len(_states_of(optimizer)):
+        if self._through and len(gradients.tensors) != len(states_of(optimizer)):
             raise ValueError("through_grad_scale scales every gradient of the optimizer, and need_clip leaves some out")
         self._stepping = optimizer
         result = self.clip_gradients(self.with_given(gradients, engine), engine)
@@ -262,9 +212,13 @@ class AttachedClipper(Clipper):
         self._clipped = self._states_beside(optimizer)
         self._pinned.watch(result, engine)
 
+    def listens_to(self, optimizer: Optimizer) -> bool:
+        """Whether `optimizer` is one of these."""
+        return any(own is optimizer for own in self.optimizers)
+
     def left_out(self, optimizer: Optimizer) -> None:
         """Hear that GradScaler did not call `optimizer`, because a gradient of it is not finite."""
-        again = _unchanged(optimizer, self._told) or self._was_clipped(optimizer)
+        again = unchanged(optimizer, self._told) or self._was_clipped(optimizer)
         gradients = gradients_of(of_optimizers(self.optimizers, self.model), self.need_clip)
         if gradients.tensors and not again:
             self.tell_left_out(gradients, self.engine_for(gradients))
@@ -272,18 +226,18 @@ class AttachedClipper(Clipper):
 
     def _was_clipped(self, optimizer: Optimizer) -> bool:
         """Whether the gradients of this optimizer are just those that were clipped when another one stepped."""
-        return len(self.optimizers) > 1 and _unchanged(optimizer, self._clipped)
+        return len(self.optimizers) > 1 and unchanged(optimizer, self._clipped)
 
-    def _states_beside(self, optimizer: Optimizer) -> dict[int, list[tuple[torch.Tensor, int]]]:
+    def _states_beside(self, optimizer: Optimizer) -> dict[int, States]:
         """The gradients of the optimizers that have not stepped yet, as they are now."""
-        return {id(other): _states_of(other) for other in self.optimizers if other is not optimizer}
+        return {id(other): states_of(other) for other in self.optimizers if other is not optimizer}
 
     def _skip(self, result: Result, engine: Engine, optimizer: Optimizer) -> None:
         """Skip the step if the result says so: on the device where the optimizer can, else by taking gradients away."""
         alone = len(self.optimizers) == 1 and getattr(optimizer, "_step_supports_amp_scaling", False)
         if engine.waits and alone:
             flags = [flag.reshape(()).to(torch.float32) for flag in result.skip_flags()]
-            self._lend(optimizer, "found_inf", torch.stack(flags).amax())
+            self._lent.lend(optimizer, "found_inf", torch.stack(flags).amax())
         elif result.skipped:
             drop([p for other in self.optimizers for group in other.param_groups for p in group["params"]])
 
@@ -296,67 +250,20 @@ class AttachedClipper(Clipper):
         if not engine.waits and not self._can_lend(float(scale)):
             super()._write(part, batch, engine)
         elif engine.waits or float(part.plan.coefficient) != 1.0:
-            self._lend(self._stepping, "grad_scale", scale)
+            self._lent.lend(self._stepping, "grad_scale", scale)
 
     def _can_lend(self, scale: float) -> bool:
         """Whether the optimizer can divide by `scale`: it is finite, and no memory would be divided twice."""
-        places = [gradient.data_ptr() for gradient, _ in _states_of(self._stepping) if gradient.numel()]
+        places = [gradient.data_ptr() for gradient, _ in states_of(self._stepping) if gradient.numel()]
         return math.isfinite(scale) and len(set(places)) == len(places)
 
-    def _lend(self, optimizer: Optimizer, name: str, value: torch.Tensor) -> None:
-        """Set an attribute that the fused step reads, until the step is over."""
-        self._lent.append((optimizer, name, getattr(optimizer, name, MISSING), value))
-        setattr(optimizer, name, value)
-
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._take_back()
+        self._lent.take_back()
         if self._before is not None:
             before, self._before = self._before, None
             clip_update(self, before)
-
-    def _take_back(self) -> None:
-        """Undo what was lent; also before a step, because one that raised never came to its end."""
-        while self._lent:
-            owner, name, before, lent = self._lent.pop()
-            if getattr(owner, name, None) is not lent:
-                continue  # somebody set it anew, such as GradScaler for the next step
-            if before is MISSING:
-                delattr(owner, name)
-            else:
-                setattr(owner, name, before)
 
     def _report_no_gradients(self) -> None:
         if not self._reported:
             self._reported = True
             report_nothing("the optimizer stepped and no parameter that needs clipping had a gradient (said once)")
-
-
-def _states_of(optimizer: Optimizer) -> list[tuple[torch.Tensor, int]]:
-    """The gradients of an optimizer, each with the count of its changes."""
-    every = [p.grad for group in optimizer.param_groups for p in group["params"]]
-    return [(g, 0 if g.is_inference() else g._version) for g in every if g is not None]
-
-
-def _unchanged(optimizer: Optimizer, known: dict[int, list[tuple[torch.Tensor, int]]]) -> bool:
-    """Whether the gradients of an optimizer are as they are `known`, which is forgotten."""
-    now, before = _states_of(optimizer), known.pop(id(optimizer), None)
-    if before is None or len(now) != len(before):
-        return False
-    return all(a is b and m == n for (a, m), (b, n) in zip(now, before, strict=True))
-
-
-def _spans_tensors(rule: AnyRule) -> bool:
-    return any(isinstance(one.scope, Global | Group) for one in rules_in(rule))
-
-
-def refuse_through(optimizers: list[Optimizer], phases: tuple[Phase, ...], rule: AnyRule, zeroes: bool) -> None:
-    """Refuse to lend a coefficient where there is more than one, or where it may be 0: the optimizer divides by it."""
-    if isinstance(rule, Carry):
-        raise ValueError("through_grad_scale writes no gradient, and UClip must know what it left of each")
-    single = len(phases) == 1 and phases[0].names is None
-    if not single or not isinstance(phases[0].sweeps[0].leaf, Global):  # type: ignore[union-attr]
-        raise ValueError(f"through_grad_scale hands over one coefficient, so it needs one global rule, not {rule!r}")
-    if zeroes:
-        raise ValueError("through_grad_scale cannot write zeros: take another response or on_nonfinite, or scale here")
-    if len(optimizers) > 1 or not getattr(optimizers[0], "_step_supports_amp_scaling", False):
-        raise ValueError("through_grad_scale needs one fused optimizer: torch.optim.AdamW(..., fused=True)")

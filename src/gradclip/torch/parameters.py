@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from gradclip.result import Gradients
+from gradclip.gradients import Gradients
 from gradclip.verdict import report_nothing
 
 NeedClip = Callable[[torch.Tensor], bool]

@@ -11,13 +11,15 @@ from typing import Any, Protocol
 from torch.amp.grad_scaler import GradScaler, OptState
 from torch.optim import Optimizer
 
+from gradclip.torch.attached import inside
+from gradclip.torch.eager import eager
+
 
 class Listener(Protocol):
-    """Who is told of the steps that a GradScaler leaves out."""
+    """Who is told of the steps that a GradScaler leaves out; it says which begin, by `begun`."""
 
-    optimizers: list[Optimizer]
-    stepping: bool
-    """Set where an optimizer of these begins to step."""
+    def listens_to(self, optimizer: Optimizer) -> bool:
+        """Whether it wants to be told of this optimizer."""
 
     def left_out(self, optimizer: Optimizer) -> None:
         """Hear that the optimizer was not called, because a gradient of it is not finite."""
@@ -26,6 +28,8 @@ class Listener(Protocol):
 _listeners: weakref.WeakSet[Listener] = weakref.WeakSet()
 _wrapped: list[Callable[..., Any]] = []
 """While `GradScaler.step` is wrapped: what it was, and what it is."""
+_asked: set[int] = set()
+"""The optimizers, by identity, that a GradScaler was asked to step and that have not begun to."""
 
 
 def listen(listener: Listener) -> None:
@@ -43,6 +47,12 @@ def stop_listening(listener: Listener) -> None:
     unwrap()
 
 
+def begun(optimizer: Optimizer) -> None:
+    """Note that `optimizer` begins to step."""
+    # the listeners' own hooks say so: one that came and went would make `torch.compile` compile each step anew
+    _asked.discard(id(optimizer))
+
+
 def unwrap() -> None:
     """Make `GradScaler.step` what it was, if nobody listens and nobody else has wrapped it since."""
     if not list(_listeners) and _wrapped and GradScaler.step is _wrapped[1]:
@@ -51,17 +61,23 @@ def unwrap() -> None:
 
 
 def telling(step: Callable[..., Any]) -> Callable[..., Any]:
-    """`GradScaler.step`, which leaves a step out without a word, so that the listener of the optimizer is told."""
+    """`GradScaler.step`, which leaves a step out without a word, so that those who hear the optimizer are told."""
 
+    @eager
     @functools.wraps(step)
-    def step_and_tell(self: GradScaler, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
-        listener = next((one for one in _listeners if any(own is optimizer for own in one.optimizers)), None)
-        if listener is None or not self.is_enabled():
+    def step_and_tell(self: GradScaler, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
+        inner = inside(optimizer) if self.is_enabled() else None
+        hearing = [one for one in _listeners if inner is not None and one.listens_to(inner)]
+        if inner is None or not hearing:
             return step(self, optimizer, *args, **kwargs)
-        listener.stepping = False
-        returned = step(self, optimizer, *args, **kwargs)
-        if not listener.stepping:
-            listener.left_out(optimizer)
+        _asked.add(id(inner))
+        try:
+            returned = step(self, optimizer, *args, **kwargs)
+            left_out = id(inner) in _asked
+        finally:
+            _asked.discard(id(inner))
+        for listener in hearing if left_out else ():
+            listener.left_out(inner)
         return returned
 
     return step_and_tell

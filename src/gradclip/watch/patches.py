@@ -147,8 +147,10 @@ def parameters_of(optimizer: Any) -> list[Any]:
 
 def watch_scaler(scaler: type, recorder: Recorder) -> None:
     """Let a loss scaler tell when gradients carry its scale, and which steps it leaves out."""
+    from gradclip.torch.scaler import listen
+
     before(scaler, "unscale_", lambda own, optimizer: recorder.unscaled(optimizer))
-    scale, step = scaler.scale, scaler.step  # type: ignore[attr-defined]
+    scale = scaler.scale  # type: ignore[attr-defined]
 
     @functools.wraps(scale)
     def scale_and_tell(self: Any, outputs: Any) -> Any:
@@ -157,16 +159,8 @@ def watch_scaler(scaler: type, recorder: Recorder) -> None:
             recorder.scaled(self._scale)
         return scaled
 
-    @functools.wraps(step)
-    def step_and_tell(self: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
-        inner = getattr(optimizer, "optimizer", optimizer)
-        steps = recorder.steps_of(inner)
-        found = step(self, optimizer, *args, **kwargs)
-        if self.is_enabled() and recorder.steps_of(inner) == steps:
-            recorder.left_out(inner)
-        return found
-
-    scaler.scale, scaler.step = scale_and_tell, step_and_tell  # type: ignore[attr-defined]
+    scaler.scale = scale_and_tell  # type: ignore[attr-defined]
+    listen(recorder)
 
 
 def before(owner: Any, name: str, tell: Callable[..., None]) -> None:

@@ -19,7 +19,8 @@ from typing import Any, ParamSpec
 import torch
 from torch.optim import Optimizer
 
-from gradclip.torch.hook import clipper_of
+from gradclip.torch.attached import clipper_of
+from gradclip.torch.scaler import begun
 from gradclip.watch.asked import asked_for
 from gradclip.watch.journal import (
     TWO_KNOBS,
@@ -154,6 +155,7 @@ class Recorder:
     @harmless
     def before_step(self, optimizer: Optimizer) -> None:
         """An optimizer is about to use its gradients."""
+        begun(optimizer)
         watched = self._of(optimizer)
         found = getattr(optimizer, "found_inf", None)
         self._note(watched, optimizer, skipped=False if found is None else found > 0)
@@ -175,17 +177,16 @@ class Recorder:
         if (watched := self._watched.get(id(optimizer))) is not None:
             watched.position = self._logged
 
+    def listens_to(self, optimizer: Optimizer) -> bool:
+        """Whether this optimizer is recorded: each is."""
+        return True
+
     @harmless
-    def left_out(self, optimizer: Any) -> None:
+    def left_out(self, optimizer: Optimizer) -> None:
         """A GradScaler left a step of `optimizer` out."""
         watched = self._of(optimizer)
         self._note(watched, optimizer, skipped=True)
         self._stepped(watched)
-
-    def steps_of(self, optimizer: Any) -> int:
-        """How many steps of `optimizer` were seen."""
-        watched = self._watched.get(id(optimizer))
-        return watched.steps if watched is not None else 0
 
     def enough(self) -> bool:
         """Whether an optimizer has made as many steps as were asked for."""
