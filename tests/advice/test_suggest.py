@@ -176,10 +176,10 @@ def test_it_is_the_norm_before_clipping_that_counts():
 
 def test_to_an_optimizer_that_normalises_a_threshold_is_no_learning_rate():
     events = run_of([1.0, 3.0, 1.1, 2.9] * 100, threshold=0.5)
-    found = suggest(Run(events, {"script": {"optimizer": "AdamW"}}))
+    found = suggest(Run(events, {"optimizer": "AdamW"}))
     assert "every batch then counts alike" in found.caveats[0]
     assert "learning rate" not in "".join(found.caveats)
-    assert "hidden learning rate" in suggest(Run(events, {"script": {"optimizer": "SGD"}})).caveats[0]
+    assert "hidden learning rate" in suggest(Run(events, {"optimizer": "SGD"})).caveats[0]
 
 
 def test_where_every_step_is_clipped_the_threshold_is_a_hidden_learning_rate():

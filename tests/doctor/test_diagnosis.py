@@ -21,10 +21,10 @@ def event(step: int, norm: float, threshold: float = 1.0, **facts) -> Event:
     return Event(step, CALL, "torch", norm, norm * coefficient, threshold, coefficient, coefficient < 1.0, **facts)
 
 
-def written(folder: Path, events, calls=(), **script) -> Path:
+def written(folder: Path, events, calls=(), optimizer="SGD", **script) -> Path:
     """A run with these events and lines of `calls.jsonl`."""
     sink = jsonl(folder)
-    sink.begin({"parameters": {"weight": [2], "bias": [1]}, "script": {"optimizer": "SGD", "asked": [], **script}})
+    sink.begin({"parameters": {"weight": [2], "bias": [1]}, "optimizer": optimizer, "script": {"asked": [], **script}})
     for one in events:
         sink(one)
     sink.close()
@@ -136,7 +136,7 @@ def test_an_optimizer_that_is_another_matter(why: str, tmp_path: Path) -> None:
     events = [replace(unclipped(3.0), step=i) for i in range(4 if why == "short-lived" else 10)]
     sink = jsonl(folder / "run-2")
     shapes = {"temperature": [1]} if why == "of one number" else {"weight": [2]}
-    sink.begin({"parameters": shapes, "script": {"optimizer": "Adam", "asked": []}})
+    sink.begin({"parameters": shapes, "optimizer": "Adam", "script": {"asked": []}})
     for one in events:
         sink(replace(one, time=9.0 if why == "later" else 0.0))
     sink.close()

@@ -87,7 +87,7 @@ def test_a_threshold_that_moves_is_not_given_in_numbers():
 
 def test_to_adam_a_threshold_that_always_acts_is_no_learning_rate():
     run = run_of(CALM, threshold=0.4)
-    run.about["script"] = {"optimizer": "Adam"}
+    run.about["optimizer"] = "Adam"
     (summary,) = summarise([run])
     assert "makes every batch count alike" in summary.verdict.sentence
     assert "learning rate" not in summary.verdict.sentence

@@ -13,6 +13,7 @@ import torch
 
 import gradclip
 from gradclip import GradclipWarning
+from gradclip.advice.past import normalises
 from gradclip.telemetry import Event, Telemetry, jsonl, read_run
 from gradclip.torch import Clipper
 from training import RULE
@@ -72,6 +73,19 @@ def test_a_run_says_what_was_clipped_by_what(tmp_path):
     assert facts["gradclip"] == gradclip.__version__
     assert facts["python"] == sys.version.partition(" ")[0]
     assert abs(facts["starts"][0] - time.time()) < 60
+
+
+def test_a_run_knows_its_optimizers(tmp_path):
+    first, second = weight(3.0), weight(4.0)
+    optimizers = torch.optim.SGD(first.values(), lr=0.1), torch.optim.AdamW(second.values())
+    with Telemetry(jsonl(tmp_path)) as telemetry:
+        gradclip.attach(*optimizers, rule=gradclip.ClipGradByGlobalNorm(1.0), telemetry=telemetry)
+        optimizers[0].step()
+    facts = json.loads((tmp_path / "run.json").read_text())
+    assert facts["optimizer"] == "SGD, AdamW"
+    assert not normalises(facts)
+    assert normalises({"optimizer": "AdamW, Lion"})
+    assert not normalises({})
 
 
 def test_a_rule_with_a_function_is_recorded_as_a_sentence(tmp_path):

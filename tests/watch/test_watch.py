@@ -39,7 +39,7 @@ def test_a_run_has_the_norms_the_names_and_what_the_script_clipped(tmp_path: Pat
     assert [event.step for event in run] == list(range(60))
     assert run[0].rule.startswith("clip_grad_norm_(max_norm=2) at ")
     assert list(run[0].tensors) == ["0.weight", "0.bias", "2.weight", "2.bias"]
-    assert run.about["script"]["optimizer"] == "SGD"
+    assert run.about["optimizer"] == "SGD"
     assert run.about["parameters"]["0.weight"] == [16, 8]
     clipped = [event for event in run if event.clipped]
     assert clipped

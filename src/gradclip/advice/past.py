@@ -55,9 +55,9 @@ def past_of(run: Sequence[Event]) -> Past:
 
 
 def normalises(about: Mapping[str, Any]) -> bool:
-    """Whether the optimizer of a run, where that is known, makes steps whose length does not follow the gradient."""
-    name = about.get("script", {}).get("optimizer", "").lower()
-    return any(kind in name for kind in NORMALISING)
+    """Whether the optimizers of a run, where they are known, make steps whose length does not follow the gradient."""
+    names = about.get("optimizer", "").lower().split(", ")
+    return all(any(kind in name for kind in NORMALISING) for name in names)
 
 
 def _threshold_in(finite: Sequence[Event]) -> float:

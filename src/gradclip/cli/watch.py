@@ -69,7 +69,7 @@ def tell(folder: Path, code: int, as_json: bool) -> None:
     print(file=sys.stderr)
     for run in runs:
         rate = sum(event.clipped for event in run) / max(1, len(run))
-        optimizer = run.about["script"]["optimizer"]
+        optimizer = run.about["optimizer"]
         print(f"gradclip: {len(run)} steps of {optimizer}, {rate:.0%} of them clipped: {run.path}", file=sys.stderr)
     print(told(findings), file=sys.stderr)
     print(f"see it: gradclip report {folder}", file=sys.stderr)

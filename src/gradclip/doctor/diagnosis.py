@@ -144,7 +144,7 @@ def of_optimizers(every: list[Watched]) -> Iterator[Finding]:
         shapes = one.run.about.get("parameters", {})
         if above and silent and sum(map(math.prod, shapes.values())) > 1:
             facts = {
-                "optimizer": f"the {one.script.get('optimizer', 'optimizer')} that holds {listed(list(shapes))}",
+                "optimizer": f"the {one.run.about.get('optimizer', 'optimizer')} that holds {listed(list(shapes))}",
                 "optimizers": len(every),
                 "largest": max(event.norm_before for event in above),
             }

@@ -10,7 +10,7 @@ import sys
 import time
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self
 
 from gradclip.errors import GradclipWarning
@@ -78,7 +78,8 @@ class Telemetry:
         A step that was `left_out` by a loss scaler is one that the clipper does not count: the later ones move up.
         """
         if not self._begun:
-            self._begin(about(rule, gradients))
+            clipper = None if self._clipper is None else self._clipper()
+            self._begin(about(rule, gradients, getattr(clipper, "optimizers", [])))
         self._pending.append(Noted(light(result) if self.every > 1 else result, time.time(), self.left_out))
         self.left_out += left_out
         if len(self._pending) >= self.every:
@@ -136,8 +137,8 @@ def as_data(rule: Any) -> dict[str, Any] | None:
         return None
 
 
-def about(rule: Any, gradients: Gradients) -> dict[str, Any]:
-    """What is clipped, as plain data: the rule, the framework, and the shape of each gradient by name."""
+def about(rule: Any, gradients: Gradients, optimizers: Sequence[object]) -> dict[str, Any]:
+    """What is clipped, as plain data: the rule, the framework, the optimizers, the shape of each gradient by name."""
     framework = type(gradients.tensors[0]).__module__.partition(".")[0] if gradients.tensors else ""
     shapes = [getattr(tensor, "shape", ()) for tensor in gradients.tensors]
     return {
@@ -145,5 +146,6 @@ def about(rule: Any, gradients: Gradients) -> dict[str, Any]:
         "sentence": repr(rule),
         "framework": framework,
         "framework_version": str(getattr(sys.modules.get(framework), "__version__", "")),
+        "optimizer": ", ".join(dict.fromkeys(type(one).__name__ for one in optimizers)),
         "parameters": {gradients.name(i): list(map(int, shape)) for i, shape in enumerate(shapes)},
     }

@@ -39,13 +39,14 @@ def wrap_clipping(module: ModuleType) -> None:
 
 def told(function: Callable[..., Any], name: str, kind: str) -> Callable[..., Any]:
     """A clipping function that tells the recorder what it was called with, and what it returned."""
-    signature = inspect.signature(function)
+    signature = inspect.signature(function).parameters
+    names, needed = tuple(signature), frozenset(name for name, one in signature.items() if one.default is one.empty)
 
     @functools.wraps(function)
     def clip(*args: Any, **kwargs: Any) -> Any:
         if not _recorders or _calls or compiling():
             return function(*args, **kwargs)
-        known = arguments_of(signature, args, kwargs)
+        known = arguments_of(names, needed, args, kwargs)
         if known is None:
             return function(*args, **kwargs)  # PyTorch says what is wrong with them
         parameters = known["parameters"]
@@ -66,13 +67,13 @@ def told(function: Callable[..., Any], name: str, kind: str) -> Callable[..., An
     return clip
 
 
-def arguments_of(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any] | None:
+def arguments_of(
+    names: tuple[str, ...], needed: frozenset[str], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any] | None:
     """The arguments of a call by name; None for a call that cannot be one."""
-    try:
-        known = signature.bind(*args, **kwargs).arguments
-    except TypeError:
-        return None
-    return known if isinstance(known.get("parameters"), Iterable) else None
+    known = {**dict(zip(names, args, strict=False)), **kwargs}
+    fits = len(known) == len(args) + len(kwargs) and needed <= known.keys() <= set(names)
+    return known if fits and isinstance(known["parameters"], Iterable) else None
 
 
 def called(name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

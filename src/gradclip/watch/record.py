@@ -46,10 +46,9 @@ class Record:
     def begin(self, optimizer: str, shapes: dict[str, list[int]], asked: list[dict[str, Any]]) -> None:
         """Write what is known before the first step."""
         self._asked = asked
-        script = {"arguments": sys.argv, "optimizer": optimizer, "asked": asked}
-        self._sink.begin(
-            {"framework": "torch", "framework_version": torch.__version__, "parameters": shapes, SCRIPT: script}
-        )
+        script = {"arguments": sys.argv, "asked": asked}
+        versions = {"framework": "torch", "framework_version": torch.__version__}
+        self._sink.begin({**versions, "optimizer": optimizer, "parameters": shapes, SCRIPT: script})
 
     def note(self, step: Step, flaw: str | None, missing: list[int]) -> None:
         """Take in a step, and read all that are waiting if they are many, or the first waits for `LONGEST` seconds."""
