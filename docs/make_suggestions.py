@@ -203,7 +203,8 @@ def page(data: Mapping[str, Any]) -> str:
         *(part for how in HOW for part in section(how, list(rows(data, how)))),
         wrapped(
             "Why the thresholds are chosen as they are, and what norms alone cannot know, is in "
-            "[decision 0025](decisions/0025-what-suggest-proposes.md)."
+            "[decision 0025](decisions/0025-what-suggest-proposes.md); how the search goes, in "
+            "[decision 0029](decisions/0029-a-threshold-by-trial.md)."
         ),
         wrapped(f"Seeds {', '.join(map(str, SEEDS))}; {versions}."),
     ]

@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -11,7 +12,7 @@ from gradclip.telemetry import read_run
 from watching import python
 
 SCRIPT = """
-import sys
+import math
 import torch
 
 torch.manual_seed(0)
@@ -83,6 +84,13 @@ def test_a_script_that_shows_nothing_gets_one_line(script: str, said: str, tmp_p
     assert f"gradclip suggest: {said}" in answer.stderr.splitlines()[-1]
 
 
+def test_where_no_training_ends_well_the_exit_code_is_1(tmp_path: Path) -> None:
+    script = SCRIPT.replace(".sum()", ".sum() + (math.nan if step > 50 else 0.0)")
+    answer = suggested(tmp_path, "--trials", "1", script=script)
+    assert answer.returncode == 1
+    assert answer.stdout.startswith("no proposal")
+
+
 def test_what_the_script_prints_is_kept_beside_its_run(tmp_path: Path) -> None:
     answer = suggested(tmp_path, "--trials", "1", script=SCRIPT + "print('done', loss.item())\n")
     assert "done" not in answer.stdout + answer.stderr
@@ -92,15 +100,34 @@ def test_what_the_script_prints_is_kept_beside_its_run(tmp_path: Path) -> None:
     assert all((tmp_path / "runs" / name).read_text(encoding="utf-8").startswith("done") for name in logs)
 
 
-def training(threshold, loss):
-    return Training(threshold, Path("x"), 9, loss, 0)
+def training(threshold, loss, end=()):
+    return Training(threshold, Path("x"), 9, loss, 0, tuple(end) or (loss,))
 
 
 def test_of_equal_losses_the_script_as_it_is_counts_as_the_best():
     found = Found((training(None, 1.0), training(3.0, 1.0)))
     assert found.best is found.as_it_is
+    assert found.leave
     assert found.expression is None
     assert Found((training(None, math.inf), training(3.0, 1.0))).expression == "ClipGradByGlobalNorm(3)"
+
+
+@pytest.mark.parametrize(("gain", "leave"), [(0.01, True), (0.2, False)])
+def test_a_gain_within_the_noise_of_the_steps_is_none(gain: float, leave: bool):
+    """The differences have a deviation of 0.1 and 20 steps: their mean one of 0.02, and 0.2 is ten of these."""
+    random = Random(0)
+    hard = [random.gauss(5.0, 2.0) for _ in range(20)]  # the same batches in both, which cancel
+    better = [one - gain + random.gauss(0.0, 0.1) for one in hard]
+    found = Found((training(None, 5.0, hard), training(3.0, 5.0 - gain, better)))
+    assert found.leave == leave
+    assert found.to_dict()["leave"] == leave
+    assert (found.to_dict()["rule"] is None) == leave
+
+
+def test_where_every_training_broke_nothing_is_proposed():
+    found = Found((training(None, math.inf), training(3.0, math.inf)))
+    assert found.broken
+    assert found.expression is None
 
 
 def test_a_best_that_is_the_last_of_all_is_said_to_be():

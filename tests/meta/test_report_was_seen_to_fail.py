@@ -53,10 +53,6 @@ def median_of_all(norms):
     return [sorted(norms)[len(norms) // 2]] * len(norms)
 
 
-def last_loss(run):
-    return next((event.loss for event in reversed(run) if event.loss is not None), None)
-
-
 def error_of_one_loss(losses):
     return stdev(losses)
 
@@ -93,17 +89,14 @@ PLANTS = [
     Plant("always is never said", test_verdict.check_verdict, ("always",), gradclip.report.verdict, "ALWAYS", 2.0),
     Plant("a median that is clipped is not often", test_verdict.check_verdict, ("often",),
           gradclip.report.verdict, "OFTEN", 1.0),
-    Plant("the last loss is that of the end",
-          test_numbers.test_a_tenth_is_one_step_at_least_and_is_rounded_up, (),
-          test_numbers, "final_loss", last_loss),
     Plant("every n-th loss is drawn", test_loss_chart.check_spike_stays, (),
           gradclip.report.norm_chart, "thin", every_nth),
     Plant("a mean is no surer than a loss", test_comparison.check_different_are_told_apart_mostly, (),
-          gradclip.report.comparison, "standard_error", error_of_one_loss),
+          gradclip.advice.losses, "standard_error", error_of_one_loss),
     Plant("a mean is surer than it is", test_comparison.check_alike_are_told_apart_rarely, (),
-          gradclip.report.comparison, "standard_error", error_without_blocks),
+          gradclip.advice.losses, "standard_error", error_without_blocks),
     Plant("one standard error is sure", test_comparison.check_alike_are_told_apart_rarely, (),
-          gradclip.report.comparison, "SURE", 1.0),
+          gradclip.advice.losses, "SURE", 1.0),
     Plant("a rise of any size is a divergence", test_diverged.check_healthy,
           ("a term whose weight grows to eight times",), gradclip.report.diverged, "FAR", 1.0),
     Plant("a rise is none before a million times", test_diverged.check_diverged, ("blown up",),

@@ -5,8 +5,9 @@ import random
 
 import pytest
 
+from gradclip.advice.losses import apart, standard_error
 from gradclip.report import summarise
-from gradclip.report.comparison import apart, compared, standard_error
+from gradclip.report.comparison import compared
 from report.made import noise, run_of, with_losses
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from signal import SIGINT
 from typing import Any
 
-from gradclip.advice.losses import final_loss
+from gradclip.advice.losses import end_of, final_loss, lower
 from gradclip.advice.search import MOST, rule_of, search, start_from
 from gradclip.advice.suggest import expression_of
 from gradclip.telemetry.runs import folders_of, read_run
@@ -23,8 +23,8 @@ AS_IT_IS = "as-it-is"
 class Training:
     """One training of the script, recorded in `path`: under a threshold for the global norm, or as it is (None).
 
-    `loss` is the mean of the last tenth of the steps; it is infinite where that is not finite, and where the script
-    ended with an error.
+    `loss` is the mean of `end`, the losses of the last tenth of the steps; it is infinite where that is not finite, and
+    where the script ended with an error.
     """
 
     threshold: float | None
@@ -32,6 +32,7 @@ class Training:
     steps: int
     loss: float
     exit: int
+    end: tuple[float, ...] = ()
 
     @property
     def rule(self) -> str | None:
@@ -61,9 +62,20 @@ class Found:
         return min(self.trainings, key=lambda one: one.loss)
 
     @property
+    def broken(self) -> bool:
+        """Whether no training at all ended at a finite loss."""
+        return not math.isfinite(self.best.loss)
+
+    @property
+    def leave(self) -> bool:
+        """Whether the script is best left as it is: under no threshold it ended lower by more than noise."""
+        well = math.isfinite(self.as_it_is.loss)
+        return not lower(self.best.end, self.as_it_is.end) if well else self.best.threshold is None
+
+    @property
     def expression(self) -> str | None:
         """The rule of the best training as it is written in Python; None where the script is best left as it is."""
-        return None if self.best.rule is None else expression_of(self.best.rule)
+        return None if self.leave or self.best.rule is None else expression_of(self.best.rule)
 
     @property
     def at_edge(self) -> str:
@@ -76,9 +88,9 @@ class Found:
         """What was found as plain data for JSON."""
         return {
             "kind": "by trial",
-            "rule": self.best.rule,
+            "rule": None if self.leave else self.best.rule,
             "expression": self.expression,
-            "leave": self.best.rule is None,
+            "leave": self.leave,
             "optimizers": self.optimizers,
             "trainings": [one.to_dict() for one in self.trainings],
         }
@@ -124,7 +136,7 @@ def trained(command: Sequence[str], folder: Path, steps: int, threshold: float |
         raise KeyboardInterrupt
     run = read_run(path) if path.exists() else []
     loss = final_loss(run)
-    return Training(threshold, path, len(run), math.inf if code or loss is None else loss, code)
+    return Training(threshold, path, len(run), math.inf if code or loss is None else loss, code, tuple(end_of(run)))
 
 
 def log_of(path: Path) -> Path:

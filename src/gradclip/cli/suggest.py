@@ -37,7 +37,7 @@ def add(commands: Any) -> None:
         "before clipping. For a script (or -m MODULE ..., or a program such as torchrun) by trial: it is trained as it "
         "is and then under other thresholds, up to N of them, and the one with the lowest training loss at the end is "
         "proposed. Exits with 0 if there is a proposal or clipping is best left as it is, with 1 if the run is not "
-        "enough for one.",
+        "enough for one, or every training broke.",
     )
     suggest.add_argument("--out", type=Path, metavar="DIR", help="where trainings are recorded (default: runs/...)")
     suggest.add_argument(
@@ -87,7 +87,7 @@ def by_trial(options: argparse.Namespace, script: list[str]) -> int:
     except ValueError as error:
         return mistake(str(error), "suggest")
     print(json.dumps(found.to_dict(), allow_nan=False) if options.json else told_of_trials(found))
-    return 0
+    return 1 if found.broken else 0
 
 
 def tell(training: Training) -> None:
@@ -99,14 +99,17 @@ def tell(training: Training) -> None:
 def told_of_trials(found: Found) -> str:
     """What trying has found, for a terminal."""
     best, as_it_is = found.best, found.as_it_is
-    lines = [found.expression or "leave it as it is: no threshold that was tried trains better"]
+    if found.broken:
+        return "no proposal: no training ended at a finite loss\n" + "\n".join(row("see it", f"{as_it_is.path}.log"))
+    lines = [found.expression or "leave it as it is: no threshold that was tried trains better by more than noise"]
     if found.expression is not None:
         lines += row("in PyTorch", f"gradclip.attach(optimizer, gradclip.{found.expression})")
-    lines += row("loss", f"{best.loss:.5g} at the end, {as_it_is.loss:.5g} as it is")
+    under = f" under {best.rule}" if found.leave and best.rule else ""
+    lines += row("loss", f"{best.loss:.5g} at the end{under}, {as_it_is.loss:.5g} as it is")
     lines += row("mind", "this is the training loss of one training each: see that your validation metric agrees")
     if found.optimizers > 1:
         lines += row("mind", f"each of {found.optimizers} optimizers got the rule by itself; the loss is the first's")
-    if found.at_edge:
+    if found.at_edge and not found.leave:
         lines += row("mind", f"the best is the {found.at_edge} threshold of all: look further with more --trials")
     paths = " ".join(dict.fromkeys(str(one.path) for one in (as_it_is, best)))
     return "\n".join([*lines, *row("see it", f"gradclip report {paths}")])

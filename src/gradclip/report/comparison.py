@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterable, Sequence
-from statistics import fmean, stdev
 
-from gradclip.advice.losses import losses_of, part_of
+from gradclip.advice.losses import FEWEST, apart, end_of
 from gradclip.report.summary import Summary
 from gradclip.report.verdict import BAD, GOOD, LOOK, Verdict
 from gradclip.report.words import short
-
-BLOCKS, FEWEST = 5, 10
-"""The losses of neighbouring steps are alike, so that they say less than as many independent ones. The means of a few
-long blocks are nearly independent: over B blocks the mean of all has the variance of those means, divided by B. A loss
-that still falls counts as noise too, which errs towards no difference."""
-
-SURE = 3.0
-"""Two ends differ where their means do by so many standard errors of the difference. With 5 blocks each that is 3 sigma
-of a t distribution with 4 to 8 degrees of freedom: of 100 pairs of runs that are alike, 2 to 4 are told apart."""
 
 MOST_NAMED = 3
 
@@ -36,7 +25,7 @@ def compared(summaries: Sequence[Summary]) -> Verdict | None:
         return Verdict(
             "none finite", BAD, "No run has a finite loss over its last tenth, so none of them trained better."
         )
-    if min(len(last_of(one)) for one in finite) < FEWEST:
+    if min(len(end_of(one.run)) for one in finite) < FEWEST:
         found = listed(f"{short(ended(one))} ({one.name})" for one in finite)
         few = "The runs are too short to tell a difference in the training loss from noise: over the last tenth it is"
         return Verdict("few", LOOK, f"{few} {found}.")
@@ -45,7 +34,7 @@ def compared(summaries: Sequence[Summary]) -> Verdict | None:
 
 def ranked(summaries: Sequence[Summary], finite: Sequence[Summary]) -> Verdict:
     """The verdict on runs that end at finite losses, sorted by these, among all."""
-    worse = [one for one in finite if apart(last_of(finite[0]), last_of(one))]
+    worse = [one for one in finite if apart(end_of(finite[0].run), end_of(one.run))]
     alike = [one for one in finite if one not in worse]
     others = below(finite[0], worse)
     broken = [one.name for one in summaries if not math.isfinite(ended(one))]
@@ -74,27 +63,6 @@ def ended(summary: Summary) -> float:
     """The mean loss at the end of a run that has losses."""
     found = summary.numbers.final_loss
     return math.inf if found is None else found
-
-
-def last_of(summary: Summary) -> list[float]:
-    """The losses of the last tenth."""
-    losses = losses_of(summary.run)
-    return losses[len(losses) - part_of(losses) :]
-
-
-def apart(losses: Sequence[float], others: Sequence[float]) -> bool:
-    """Whether the means of the losses at the end of two runs differ by more than noise."""
-    return abs(fmean(losses) - fmean(others)) > SURE * math.hypot(standard_error(losses), standard_error(others))
-
-
-def standard_error(losses: Sequence[float]) -> float:
-    """The standard error of the mean of losses in their order, from the means of 5 blocks; there are 5 losses or more.
-
-    >>> standard_error([1.0, 1.0, 1.0, 1.0, 6.0])
-    1.0
-    """
-    edges = [len(losses) * block // BLOCKS for block in range(BLOCKS + 1)]
-    return stdev(fmean(losses[start:end]) for start, end in itertools.pairwise(edges)) / math.sqrt(BLOCKS)
 
 
 def after(summaries: Sequence[Summary]) -> str:
