@@ -76,12 +76,15 @@ def test_what_trains_well_is_left_as_it_is(tmp_path: Path) -> None:
         ),
         (SCRIPT.replace("loss.backward()", "weight.grad = torch.ones(1)"), "no loss was seen"),
         (SCRIPT.replace("(weight**4)", "(0.0 * weight)"), "no step of the script has a gradient whose norm is"),
+        (SCRIPT.replace("manual_seed(0)", "seed()").replace("tensor([3.0])", "rand(1)"), "two trainings do not begin"),
+        ("import os; os.mkdir('once')" + SCRIPT, "the script, which ran as it is, ends with 1 before its first step"),
     ],
 )
 def test_a_script_that_shows_nothing_gets_one_line(script: str, said: str, tmp_path: Path) -> None:
     answer = suggested(tmp_path, script=script)
     assert answer.returncode == 2
     assert f"gradclip suggest: {said}" in answer.stderr.splitlines()[-1]
+    assert answer.stderr.count("\n") <= 3
 
 
 def test_where_no_training_ends_well_the_exit_code_is_1(tmp_path: Path) -> None:

@@ -84,3 +84,9 @@ def test_options_may_stand_behind_a_run_and_a_second_run_may_not(recorded, capsy
     assert first == second
     assert main(["suggest", run, run]) == 2
     assert "one run at a time" in capsys.readouterr().err
+
+
+def test_what_is_for_a_script_is_refused_beside_a_run(recorded, capsys):
+    run = recorded(lognormal(500))
+    assert main(["suggest", run, "--trials", "3"]) == 2
+    assert "are for a script" in capsys.readouterr().err

@@ -68,10 +68,21 @@ def test_the_rule_none_measures_what_the_script_clips(tmp_path: Path) -> None:
     assert any(event.norm_before > 2.0 for event in run)
 
 
-def test_a_clipper_that_the_script_attached_is_not_pushed_aside(tmp_path: Path) -> None:
-    answer = watch("--rule", "global:0.1", str(SCRIPTS / "attached_healthy.py"), folder=tmp_path)
-    assert answer.returncode == 1
-    assert "a clipper is attached to this SGD already" in answer.stderr
+def test_a_clipper_that_the_script_attached_is_replaced(tmp_path: Path) -> None:
+    source = (SCRIPTS / "attached_healthy.py").read_text(encoding="utf-8")
+    source = (
+        source.replace("gradclip.attach(", "clipper = gradclip.attach(")
+        + "    print('norm', clipper.last.norm_after)\n"
+    )
+    assert "clipper = " in source
+    shutil.copy(SCRIPTS / "net.py", tmp_path)
+    (tmp_path / "own.py").write_text(source, encoding="utf-8")
+    (tmp_path / "changed.py").write_text(source.replace("max_norm = 2.0", "max_norm = 0.1"), encoding="utf-8")
+    changed = python("changed.py", folder=tmp_path)
+    unchanged = watch("--out", "run", "--rule", "global:0.1", "own.py", folder=tmp_path)
+    assert unchanged.stdout == changed.stdout
+    assert unchanged.stdout.count("norm") == 60
+    assert {event.threshold for event in read_run(tmp_path / "run")} == {0.1}
 
 
 def test_an_error_that_the_script_asked_for_is_still_raised(tmp_path: Path) -> None:

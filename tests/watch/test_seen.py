@@ -137,3 +137,12 @@ def test_norms_join_by_their_order() -> None:
     assert joined([3.0, 4.0], 2.0) == 5.0
     assert joined([3.0, 4.0], math.inf) == 4.0
     assert joined([], math.inf) == 0.0
+
+
+def test_a_sparse_gradient_is_not_written() -> None:
+    weight = torch.nn.Parameter(torch.zeros(5))
+    weight.grad = torch.sparse_coo_tensor([[1, 1]], [3.0, 4.0], (5,), check_invariants=True)
+    before = weight.grad
+    assert see([weight], 2.0).read()[id(weight)][0] == 7.0
+    assert weight.grad is before
+    assert not weight.grad.is_coalesced()

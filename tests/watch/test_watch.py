@@ -173,7 +173,8 @@ for number in range(300):
 print(len(patches._recorders[0]._log))
 """
     (tmp_path / "script.py").write_text(script, encoding="utf-8")
-    assert watch("script.py", folder=tmp_path).stdout == "0\n"
+    # what the last step has read is kept for an optimizer that may be new: a backward pass and a clip
+    assert watch("script.py", folder=tmp_path).stdout == "2\n"
 
 
 def test_a_sitecustomize_that_was_there_still_runs(tmp_path: Path) -> None:
@@ -212,4 +213,4 @@ def test_what_is_run() -> None:
     assert whole(["torchrun", "train.py"]) == ["torchrun", "train.py"]
     assert folder_for(["torchrun", "here/train.py"]).parts[0] == "runs"
     assert folder_for(["torchrun", "here/train.py"]).name.startswith("train-")
-    assert folder_for(["-m", "package.train"]).name.startswith("m-")
+    assert folder_for(["-m", "package.train"]).name.startswith("train-")

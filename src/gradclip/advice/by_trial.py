@@ -9,7 +9,7 @@ from pathlib import Path
 from signal import SIGINT
 from typing import Any
 
-from gradclip.advice.losses import end_of, final_loss, lower
+from gradclip.advice.losses import end_of, final_loss, losses_of, lower
 from gradclip.advice.search import MOST, rule_of, search, start_from
 from gradclip.advice.suggest import expression_of
 from gradclip.telemetry.runs import folders_of, read_run
@@ -24,7 +24,7 @@ class Training:
     """One training of the script, recorded in `path`: under a threshold for the global norm, or as it is (None).
 
     `loss` is the mean of `end`, the losses of the last tenth of the steps; it is infinite where that is not finite, and
-    where the script ended with an error.
+    where the script ended with an error. `begin` is the first loss.
     """
 
     threshold: float | None
@@ -33,6 +33,7 @@ class Training:
     loss: float
     exit: int
     end: tuple[float, ...] = ()
+    begin: float | None = None
 
     @property
     def rule(self) -> str | None:
@@ -106,7 +107,8 @@ def threshold_by_trial(
     """Train the script of `command` as it is, then under at most `most` thresholds for the global norm.
 
     Each training is recorded to a folder in `folder`, what it prints beside it; after `steps` steps it is ended (0: it
-    is not). `tell` hears of each. Raises `ValueError` where the first has no step, no loss or no usable norm.
+    is not). `tell` hears of each. Raises `ValueError` where the first has no step, no loss or no usable norm, and where
+    another does not begin as it does.
     """
     folder.mkdir(parents=True, exist_ok=True)
     trainings: list[Training] = []
@@ -115,6 +117,7 @@ def threshold_by_trial(
         training = trained(command, folder, steps, threshold)
         trainings.append(training)
         tell(training)
+        refuse_unlike(trainings[0], training)
         return training
 
     first = train(None)
@@ -131,12 +134,32 @@ def trained(command: Sequence[str], folder: Path, steps: int, threshold: float |
     rule = None if threshold is None else rule_of(threshold)
     path = folder / (AS_IT_IS if rule is None else rule.replace(":", "-"))
     with open(log_of(path), "w", encoding="utf-8") as log:
-        code = run_watched(command, path, steps, rule, log)
-    if code == 128 + SIGINT:
+        code, interrupted = run_watched(command, path, steps, rule, log)
+    if interrupted or code == 128 + SIGINT:
         raise KeyboardInterrupt
     run = read_run(path) if path.exists() else []
-    loss = final_loss(run)
-    return Training(threshold, path, len(run), math.inf if code or loss is None else loss, code, tuple(end_of(run)))
+    loss, losses = final_loss(run), losses_of(run)
+    ended = math.inf if code or loss is None else loss
+    return Training(threshold, path, len(run), ended, code, tuple(end_of(run)), losses[0] if losses else None)
+
+
+def refuse_unlike(first: Training, other: Training) -> None:
+    """Raise where a training cannot be compared with the first, which no rule has a part in."""
+    if other.rule is not None and other.exit and not other.steps:
+        raise ValueError(
+            f"the script, which ran as it is, ends with {other.exit} before its first step under {other.rule}; "
+            f"what it printed: {log_of(other.path)}"
+        )
+    if other.begin is not None and first.begin is not None and not alike(first.begin, other.begin):
+        raise ValueError(
+            f"two trainings do not begin alike (the first loss is {first.begin:g}, then {other.begin:g}), so their "
+            "ends say nothing of the rule: seed the script (torch.manual_seed), and let it not go on from a checkpoint"
+        )
+
+
+def alike(loss: float, other: float) -> bool:
+    """Whether two losses are the same but for the order in which threads add up."""
+    return loss == other or math.isclose(loss, other, rel_tol=1e-3)
 
 
 def log_of(path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 from collections.abc import Sequence
@@ -64,15 +65,29 @@ def lower(losses: Sequence[float], others: Sequence[float]) -> bool:
         return False
     if not all(map(math.isfinite, others)) or min(len(losses), len(others)) < FEWEST:
         return fmean(losses) < fmean(others)
-    if len(losses) != len(others):
-        return fmean(losses) < fmean(others) and apart(losses, others)
-    gains = [other - loss for loss, other in zip(losses, others, strict=True)]
-    return fmean(gains) > SURE * standard_error(gains)
+    if fmean(losses) >= fmean(others):
+        return False
+    gains = [other - loss for loss, other in zip(losses, others, strict=False)]
+    paired = len(losses) == len(others) and fmean(gains) > SURE * standard_error(gains)
+    return paired or apart(losses, others)
 
 
 def apart(losses: Sequence[float], others: Sequence[float]) -> bool:
-    """Whether the means of the losses at the end of two runs differ by more than noise."""
-    return abs(fmean(losses) - fmean(others)) > SURE * math.hypot(standard_error(losses), standard_error(others))
+    """Whether the losses at the end of two runs differ by more than noise, in their means or in their ranks.
+
+    A single loss of a million makes the mean of its run too unsure to differ from any other, and is one rank.
+    """
+    ordered = sorted([*losses, *others])
+    ranks = [
+        [bisect.bisect_left(ordered, loss) + bisect.bisect_right(ordered, loss) for loss in own]
+        for own in (losses, others)
+    ]
+    return _differ(losses, others) or _differ(*ranks)
+
+
+def _differ(first: Sequence[float], second: Sequence[float]) -> bool:
+    """Whether the means differ by more than their noise."""
+    return abs(fmean(first) - fmean(second)) > SURE * math.hypot(standard_error(first), standard_error(second))
 
 
 def standard_error(losses: Sequence[float]) -> float:

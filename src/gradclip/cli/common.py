@@ -73,7 +73,7 @@ def no_script(command: Sequence[str], name: str) -> str | None:
     if first.endswith(".py"):
         if not Path(first).is_file():
             return f"there is no script {first}"
-    elif not first.startswith("-") and shutil.which(first) is None:
+    elif first != "-m" and shutil.which(first) is None:
         return f"{first} is neither a script, a run nor a program: gradclip {name} train.py"
     if importlib.util.find_spec("torch") is None:
         return 'PyTorch is not installed in this Python: pip install "gradclip[torch]"'
@@ -101,7 +101,8 @@ def no_new_folder(folder: Path) -> str | None:
     """What keeps a folder from being made."""
     if folder.exists():
         return f"--out {folder}: there is something already; give a folder that is not there"
-    if not os.access(next(place for place in folder.absolute().parents if place.exists()), os.W_OK):
+    parent = next(place for place in folder.absolute().parents if place.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
         return f"--out {folder}: cannot be written; give a folder that can be"
     return None
 

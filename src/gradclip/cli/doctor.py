@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
         return mistake(wrong, "doctor")
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "run"
-        code = run_watched(script, place, options.steps, output=sys.stderr if options.json else None)
+        code = run_watched(script, place, options.steps, output=sys.stderr if options.json else None).code
         if not place.exists():
             return mistake(
                 f"the script made no optimizer step (its exit code: {code}): there is nothing to say", "doctor"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 import textwrap
 from pathlib import Path
@@ -36,8 +37,9 @@ def add(commands: Any) -> None:
         description="Proposes a threshold. From a RUN, which `gradclip watch` or jsonl(RUN) recorded, by its norms "
         "before clipping. For a script (or -m MODULE ..., or a program such as torchrun) by trial: it is trained as it "
         "is and then under other thresholds, up to N of them, and the one with the lowest training loss at the end is "
-        "proposed. Exits with 0 if there is a proposal or clipping is best left as it is, with 1 if the run is not "
-        "enough for one, or every training broke.",
+        "proposed. The script runs some six times in this folder: seed it, and let it not go on from a checkpoint. "
+        "Exits with 0 if there is a proposal or clipping is best left as it is, with 1 if the run is not enough for "
+        "one, or every training broke.",
     )
     suggest.add_argument("--out", type=Path, metavar="DIR", help="where trainings are recorded (default: runs/...)")
     suggest.add_argument(
@@ -57,6 +59,8 @@ def run(options: argparse.Namespace) -> int:
         return by_trial(options, given)
     if given[1:]:
         return mistake(f"one run at a time, got {' '.join(given)}", "suggest")
+    if options.out or options.steps or options.trials != TRIALS:
+        return mistake("--out, --trials and --steps are for a script; a run is read as it is", "suggest")
     return from_run(Path(given[0]), options.json)
 
 
@@ -111,7 +115,9 @@ def told_of_trials(found: Found) -> str:
         lines += row("mind", f"each of {found.optimizers} optimizers got the rule by itself; the loss is the first's")
     if found.at_edge and not found.leave:
         lines += row("mind", f"the best is the {found.at_edge} threshold of all: look further with more --trials")
-    paths = " ".join(dict.fromkeys(str(one.path) for one in (as_it_is, best)))
+    if len({one.steps for one in (as_it_is, best)}) > 1:
+        lines += row("mind", f"these trainings have {best.steps} and {as_it_is.steps} steps")
+    paths = " ".join(dict.fromkeys(shlex.quote(str(one.path)) for one in (as_it_is, best)))
     return "\n".join([*lines, *row("see it", f"gradclip report {paths}")])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ def add(commands: Any) -> None:
         "--rule",
         metavar="RULE",
         help="clip by this rule instead of what the script clips by: none, global:1, zclip:z=2.5, any of `gradclip "
-        "methods`; every optimizer gets it, each by itself",
+        "methods`; every optimizer gets it, each by itself. Clipping by code of the script's own, or in a compiled "
+        "function, stays",
     )
     add_json(watch)
     add_script(watch, "train.py [ARGUMENTS]", "the script to run, or a program such as torchrun")
@@ -41,13 +43,13 @@ def run(options: argparse.Namespace) -> int:
     if not script:
         return mistake("give a script to run: gradclip watch train.py", "watch")
     folder = options.out or folder_for(script)
-    rules = [options.rule] if options.rule else []
+    rules = [] if options.rule is None else [options.rule]
     if wrong := no_script(script, "watch") or wrong_rules(rules, "--rule") or no_new_folder(folder):
         return mistake(wrong, "watch")
-    code = run_watched(script, folder, options.steps, options.rule, sys.stderr if options.json else None)
+    code = run_watched(script, folder, options.steps, options.rule, sys.stderr if options.json else None).code
     if not folder.exists():
         print(
-            "gradclip watch: nothing was recorded: no optimizer of PyTorch made a step in sight",
+            f"gradclip watch: nothing was recorded: no optimizer of PyTorch made a step in sight (exit code {code})",
             file=sys.stderr,
         )
         return code
@@ -71,5 +73,6 @@ def tell(folder: Path, code: int, as_json: bool) -> None:
         rate = sum(event.clipped for event in run) / max(1, len(run))
         optimizer = run.about["optimizer"]
         print(f"gradclip: {len(run)} steps of {optimizer}, {rate:.0%} of them clipped: {run.path}", file=sys.stderr)
-    print(told(findings), file=sys.stderr)
-    print(f"see it: gradclip report {folder}", file=sys.stderr)
+    if any(runs):
+        print(told(findings), file=sys.stderr)
+        print(f"see it: gradclip report {shlex.quote(str(folder))}", file=sys.stderr)

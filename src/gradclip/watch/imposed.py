@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,17 +12,33 @@ from gradclip.result import Result
 from gradclip.rules.recipes import ClipGradByGlobalNorm
 from gradclip.rules.rule import AnyRule
 from gradclip.torch import Clipper, attach
+from gradclip.torch.attached import clipper_of
 from gradclip.torch.eager import eager
 from gradclip.torch.functional import get_total_norm
 
 
 def impose(rule: AnyRule) -> None:
-    """Let every optimizer clip by `rule`, each by itself, from its first step on."""
+    """Let every optimizer clip by `rule`, each by itself, from its first step on, also in the place of a clipper.
+
+    The script may read `last` of its own clipper all the same.
+    """
+    given_up: weakref.WeakKeyDictionary[Optimizer, Clipper] = weakref.WeakKeyDictionary()
+    imposed: weakref.WeakSet[Clipper] = weakref.WeakSet()
 
     def before_step(stepping: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        attach(stepping, rule)
+        own = clipper_of(stepping)
+        if own is not None and own not in imposed:
+            own.detach()
+            given_up[stepping] = own
+        imposed.add(attach(stepping, rule))
+
+    def after_step(stepping: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        own, ours = given_up.get(stepping), clipper_of(stepping)
+        if own is not None and ours is not None:
+            own._last = ours._last
 
     optimizer.register_optimizer_step_pre_hook(eager(before_step))
+    optimizer.register_optimizer_step_post_hook(eager(after_step))
 
 
 def measured(name: str, known: Mapping[str, Any]) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 CALLS = "calls.jsonl"
@@ -34,9 +34,14 @@ def nothing() -> None:
 
 
 class Backward(NamedTuple):
-    """Gradients of these losses, which may lie on a device, were made, or added to those that were there."""
+    """Gradients of these losses, which may lie on a device, were made, or added to those that were there.
+
+    Of the optimizers, by `id`, those that `missed` it got none of them, and those that were `fresh` had none before.
+    """
 
     losses: tuple[Any, ...] = ()
+    missed: Collection[int] = ()
+    fresh: Collection[int] = ()
 
 
 class Zeroed(NamedTuple):
@@ -46,9 +51,10 @@ class Zeroed(NamedTuple):
 
 
 class Scaled(NamedTuple):
-    """A GradScaler multiplied the loss by `scale`, which may lie on a device."""
+    """A GradScaler multiplied so many losses by `scale`, which may lie on a device."""
 
     scale: Any
+    many: int = 1
 
 
 class Unscaled(NamedTuple):
@@ -133,20 +139,23 @@ def examine(entries: Iterable[Entry], optimizer: int, parameters: frozenset[int]
     zeroed = False
     scale: Any = None
     scaled: Any = None
-    last = -1
+    count, last = 0, -1
     applied: list[Applied] = []
     flaws: list[Flaw] = []
     losses: list[Loss] = []
     places: list[int] = []
     for place, entry in enumerate(entries):
         if isinstance(entry, Backward):
-            made, last, scale, scaled = True, place, scaled, None  # of a loss that was scaled for this very backward
-            losses += [Loss(value, 1.0 if scale is None else scale) for value in entry.losses]
+            made, last = True, place
+            scale, count = (scaled if count else None), max(0, count - 1)  # of a loss that was scaled for this backward
+            losses = [] if optimizer in entry.fresh else losses
+            if optimizer not in entry.missed:
+                losses += [Loss(value, 1.0 if scale is None else scale) for value in entry.losses]
         elif isinstance(entry, Zeroed):
             if entry.parameters & parameters:
                 zeroed, applied, places, losses = True, [], [], []
         elif isinstance(entry, Scaled):
-            scaled = entry.scale
+            scaled, count = entry.scale, entry.many
         elif isinstance(entry, Unscaled):
             scale = None if entry.optimizer == optimizer else scale
         elif entry.parameters & parameters or not (entry.parameters and entry.made_of_parameters):

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 from gradclip.watch.start import FOLDER, RULE, STEPS
 
@@ -16,10 +16,17 @@ SITE = Path(__file__).parent / "site"
 MODULE = "-m"
 
 
+class Ended(NamedTuple):
+    """How a script ended: its exit code, and whether somebody pressed Ctrl-C, which it may have answered well."""
+
+    code: int
+    interrupted: bool
+
+
 def run_watched(
     command: Sequence[str], folder: Path, steps: int = 0, rule: str | None = None, output: IO[str] | None = None
-) -> int:
-    """Run `command` with this terminal, recorded to `folder`, and give its exit code.
+) -> Ended:
+    """Run `command` with this terminal, recorded to `folder`, and say how it ended.
 
     `command` is a script of Python with its arguments, or `-m module`, or a program such as torchrun. The text of a
     `rule` takes the place of what the script clips by. What it prints, errors too, goes to `output` if there is one.
@@ -27,13 +34,14 @@ def run_watched(
     path = os.pathsep.join(filter(None, [str(SITE), os.environ.get("PYTHONPATH", "")]))
     asked = {FOLDER: str(folder.absolute()), STEPS: str(steps), RULE: rule or ""}
     environment = {**os.environ, "PYTHONPATH": path, **asked}
+    interrupted = False
     with subprocess.Popen(whole(command), env=environment, stdout=output, stderr=output) as process:
         while True:
             try:
                 code = process.wait()
-                return code if code >= 0 else 128 - code  # a signal, as a shell says it
+                return Ended(code if code >= 0 else 128 - code, interrupted)  # a signal, as a shell says it
             except KeyboardInterrupt:
-                continue  # the terminal has told the script as well, which ends in its own way
+                interrupted = True  # the terminal has told the script as well, which ends in its own way
 
 
 def whole(command: Sequence[str]) -> list[str]:
@@ -44,5 +52,6 @@ def whole(command: Sequence[str]) -> list[str]:
 
 def folder_for(command: Sequence[str]) -> Path:
     """Where a run is recorded if nobody says: named by the script and the time."""
-    name = next((Path(one).stem for one in command if one.endswith(".py")), Path(command[0]).stem.lstrip("-"))
+    script = next((one for one in command if one.endswith(".py")), command[0])
+    name = command[1].rpartition(".")[2] if command[0] == MODULE else Path(script).stem
     return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"

@@ -133,12 +133,29 @@ def watch_torch(recorder: Recorder, rule: AnyRule | None = None) -> None:
         impose(rule)
     optimizer.register_optimizer_step_pre_hook(eager(functools.partial(before_step, recorder)))
     optimizer.register_optimizer_step_post_hook(eager(functools.partial(after_step, recorder)))
-    before(torch.autograd, "backward", lambda tensors, *_, **__: recorder.made(tensors))
+    watch_backward(torch.autograd, recorder)
     before(torch.autograd, "grad", lambda *_, **__: recorder.made())
     before(Optimizer, "zero_grad", lambda own, *_, **__: recorder.zeroed(parameters_of(own)))
     before(torch.nn.Module, "zero_grad", lambda own, *_, **__: recorder.zeroed(own.parameters()))
     watch_scaler(torch.amp.GradScaler, recorder)
     watch_ours(recorder)
+
+
+def watch_backward(autograd: ModuleType, recorder: Recorder) -> None:
+    """Let backward passes tell what they begin from, and when they have ended."""
+    backward = autograd.backward
+
+    @functools.wraps(backward)
+    def backward_and_tell(tensors: Any, grad_tensors: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if compiling():
+            return backward(tensors, grad_tensors, *args, **kwargs)
+        made = recorder.made(tensors, grad_tensors)
+        found = backward(tensors, grad_tensors, *args, **kwargs)
+        if made is not None:
+            recorder.reached(made)
+        return found
+
+    autograd.backward = backward_and_tell  # type: ignore[attr-defined]
 
 
 def parameters_of(optimizer: Any) -> list[Any]:
@@ -157,7 +174,7 @@ def watch_scaler(scaler: type, recorder: Recorder) -> None:
     def scale_and_tell(self: Any, outputs: Any) -> Any:
         scaled = scale(self, outputs)
         if self.is_enabled():
-            recorder.scaled(self._scale)
+            recorder.scaled(self._scale, outputs)
         return scaled
 
     scaler.scale = scale_and_tell  # type: ignore[attr-defined]

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from threading import get_ident
-from typing import Any, ParamSpec
+from typing import Any, NamedTuple, ParamSpec
 
 import torch
 from torch.optim import Optimizer
@@ -38,7 +38,7 @@ from gradclip.watch.journal import (
 )
 from gradclip.watch.names import names_of
 from gradclip.watch.record import Record, claimed
-from gradclip.watch.seen import first_of, losses_in, see
+from gradclip.watch.seen import first_of, losses_in, marks_of, see
 from gradclip.watch.steps import Step
 from gradclip.watch.where import caller
 
@@ -72,15 +72,30 @@ def harmless(method: Callable[P, Any]) -> Callable[P, Any]:
 
 
 class Watched:
-    """One optimizer: what is known of it, and where its run goes."""
+    """One optimizer: what is known of it, and where its run goes. `position` is what of the log it has read, `earlier`
+    what it had read a step before, and `taken` the last result of its clipper that was recorded."""
 
-    def __init__(self) -> None:
+    def __init__(self, optimizer: Optimizer, position: int) -> None:
+        self._optimizer = weakref.ref(optimizer)
         self.record: Record | None = None
-        self.position = 0
+        self.position = self.earlier = position
         self.steps = 0
         self.asked: list[dict[str, Any]] = []
         self.beside: list[Flaw] = []
         self.losses: Sequence[Loss] = ()
+        self.taken: Any = None
+
+    def parameters(self) -> list[torch.Tensor]:
+        """The parameters of the optimizer, none if it is gone."""
+        optimizer = self._optimizer()
+        return [] if optimizer is None else [p for group in optimizer.param_groups for p in group["params"]]
+
+
+class Made(NamedTuple):
+    """A backward pass that has begun: who will have missed it, and the marks of the gradients of each optimizer."""
+
+    missed: set[int]
+    marks: dict[int, list[Any]]
 
 
 class Recorder:
@@ -104,10 +119,21 @@ class Recorder:
         os.register_at_fork(after_in_child=self._watched.clear)  # what waits here is the parent's to write
 
     @harmless
-    def made(self, roots: Any = ()) -> None:
-        """A backward pass begins, from these tensors."""
+    def made(self, roots: Any = (), factors: Any = None) -> Made:
+        """A backward pass begins, from these tensors times these factors."""
         self._hears_backward = True
-        self._add(Backward(losses_in(roots)))
+        marks = {key: marks_of(one.parameters()) for key, one in self._watched.items()}
+        fresh = [key for key, own in marks.items() if not any(own)]
+        missed: set[int] = set()
+        self._add(Backward(losses_in(roots, factors), missed, fresh))
+        return Made(missed, marks)
+
+    @harmless
+    def reached(self, made: Made) -> None:
+        """The backward pass has ended: the optimizers whose gradients are as they were have got none of its loss."""
+        for key, before in made.marks.items():
+            if key in self._watched and marks_of(self._watched[key].parameters()) == before:
+                made.missed.add(key)
 
     @harmless
     def zeroed(self, parameters: Iterable[torch.Tensor]) -> None:
@@ -115,9 +141,9 @@ class Recorder:
         self._add(Zeroed(self._one(frozenset(map(id, parameters)))))
 
     @harmless
-    def scaled(self, scale: torch.Tensor) -> None:
-        """A GradScaler has scaled a loss."""
-        self._add(Scaled(scale.detach().clone()))
+    def scaled(self, scale: torch.Tensor, outputs: Any) -> None:
+        """A GradScaler has scaled these losses."""
+        self._add(Scaled(scale.detach().clone(), 1 if isinstance(outputs, torch.Tensor) else len(outputs)))
 
     @harmless
     def unscaled(self, optimizer: Any) -> None:
@@ -167,7 +193,8 @@ class Recorder:
         if watched is None:
             return
         clipper = clipper_of(optimizer)
-        if watched.record is not None and clipper is not None and clipper._last is not None:
+        if watched.record is not None and clipper is not None and clipper._last is not watched.taken:
+            watched.taken = clipper.last
             watched.record.take(clipper.last, repr(clipper.rule), watched.steps, watched.beside, watched.losses)
         self._stepped(watched)
 
@@ -219,14 +246,14 @@ class Recorder:
     def _stepped(self, watched: Watched) -> None:
         """Count a step, and forget what every optimizer has read."""
         watched.steps += 1
-        watched.position = self._logged
-        read = min(one.position for one in self._watched.values())
+        watched.earlier, watched.position = watched.position, self._logged
+        read = min(one.earlier for one in self._watched.values())  # one that is new steps on what others have read
         while self._logged - len(self._log) < read:
             self._log.popleft()
 
     def _new(self, optimizer: Optimizer) -> Watched:
         """Begin to watch an optimizer; only the first of several processes that train together records."""
-        watched = Watched()
+        watched = Watched(optimizer, max((one.earlier for one in self._watched.values()), default=0))
         self._runs += 1
         if self._runs == MOST_RUNS + 1:
             print(f"gradclip watch: more than {MOST_RUNS} optimizers, the others are not recorded", file=sys.stderr)
@@ -254,7 +281,7 @@ class Recorder:
         groups = [[p for p in group["params"] if p.grad is not None] for group in optimizer.param_groups]
         own = frozenset(id(p) for group in optimizer.param_groups for p in group["params"])
         examined = examine(self._since(watched.position), id(optimizer), own, made=not self._hears_backward)
-        if clipper_of(optimizer) is not None:
+        if clipper_of(optimizer) is not None and not bool(skipped):
             acting = [one.clip for one in examined.applied if not one.clip.measures]
             watched.losses = examined.losses
             watched.beside = examined.flaws + [Flaw(TWO_KNOBS, clip.where, "gradclip") for clip in acting]

@@ -71,10 +71,15 @@ def measure_others(seen: Seen, parameters: Iterable[Any]) -> None:
     for device, own in devices.items():
         engine = CPU if device.type == "cpu" else DEVICE
         norm = Linf() if seen.order == math.inf else L2()
-        measure = engine.measure(engine.gather([p.grad for p in own]), SCOPE, norm)
+        measure = engine.measure(engine.gather([unwritten(p.grad) for p in own]), SCOPE, norm)
         seen.parameters.extend(map(id, own))
         seen.norms.append((measure.total if norm.combine == "max" else measure.total.sqrt()) * measure.scale)
         seen.nonfinite.append(measure.nonfinite)
+
+
+def unwritten(gradient: torch.Tensor) -> torch.Tensor:
+    """The gradient, or for a sparse one a copy: an engine sums up its repeated indices in place."""
+    return gradient.coalesce() if gradient.layout is torch.sparse_coo else gradient
 
 
 def is_small(gradient: torch.Tensor) -> bool:
@@ -94,11 +99,24 @@ def first_of(parameters: Iterable[torch.Tensor]) -> Any:
     return next((p.grad for p in parameters if p.grad is not None), None)
 
 
-def losses_in(roots: Any) -> tuple[Any, ...]:
+def losses_in(roots: Any, factors: Any = None) -> tuple[Any, ...]:
     """The tensors of one element among those that a backward pass starts from: numbers, or copies on a device.
 
-    What is not one number is no loss, but a gradient that is handed on.
+    Each is multiplied by its factor, if it has one. What is not one number is no loss, but a gradient handed on.
     """
-    tensors = [roots] if isinstance(roots, torch.Tensor) else roots
-    numbers = [one.detach() for one in tensors if one.numel() == 1 and type(one).__name__ != SHARDED]
-    return tuple(one.item() if one.device.type == "cpu" else one.clone() for one in numbers)
+    tensors = [roots] if isinstance(roots, torch.Tensor) else list(roots)
+    given = [factors] if factors is None or isinstance(factors, torch.Tensor) else list(factors)
+    pairs = zip(tensors, [*given, *[None] * (len(tensors) - len(given))], strict=False)
+    return tuple(number_in(one, factor) for one, factor in pairs if one.numel() == 1 and type(one).__name__ != SHARDED)
+
+
+def number_in(loss: torch.Tensor, factor: torch.Tensor | None) -> Any:
+    """A loss times its factor: a number, or a copy on a device."""
+    number = loss.detach() if factor is None else loss.detach() * factor.detach()
+    return number.item() if number.device.type == "cpu" else number.clone()
+
+
+def marks_of(parameters: Iterable[torch.Tensor]) -> list[tuple[int, int] | None]:
+    """Of each gradient what changes with it: which tensor it is, and how often it was written; None where none is."""
+    every = (parameter.grad for parameter in parameters)
+    return [None if g is None else (id(g), 0 if g.is_inference() else g._version) for g in every]
