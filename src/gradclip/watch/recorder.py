@@ -122,8 +122,10 @@ class Recorder:
     def made(self, roots: Any = (), factors: Any = None) -> Made:
         """A backward pass begins, from these tensors times these factors."""
         self._hears_backward = True
-        marks = {key: marks_of(one.parameters()) for key, one in self._watched.items()}
-        fresh = [key for key, own in marks.items() if not any(own)]
+        own = {key: one.parameters() for key, one in self._watched.items()}
+        fresh = [key for key, parameters in own.items() if all(p.grad is None for p in parameters)]
+        # of one optimizer alone every loss is its own; to look at all gradients twice would cost a small net 1 %
+        marks = {key: marks_of(parameters) for key, parameters in own.items()} if len(own) > 1 else {}
         missed: set[int] = set()
         self._add(Backward(losses_in(roots, factors), missed, fresh))
         return Made(missed, marks)
@@ -143,7 +145,8 @@ class Recorder:
     @harmless
     def scaled(self, scale: torch.Tensor, outputs: Any) -> None:
         """A GradScaler has scaled these losses."""
-        self._add(Scaled(scale.detach().clone(), 1 if isinstance(outputs, torch.Tensor) else len(outputs)))
+        many = len(outputs) if isinstance(outputs, list | tuple) else 1
+        self._add(Scaled(scale.detach().clone(), many))
 
     @harmless
     def unscaled(self, optimizer: Any) -> None:

@@ -11,10 +11,11 @@ import torch
 from gradclip.engines.torch import CPU, DEVICE
 from gradclip.rules.norm import L2, Linf
 from gradclip.rules.scope import Tensor
+from gradclip.torch.clipper import cpu_engine
 
 SCOPE = Tensor()
 SHARDED = "DTensor"
-SMALL = 1 << 20
+SMALL = 1 << 16
 LEAST, MOST = 1e-15, 1e15
 
 
@@ -69,11 +70,12 @@ def measure_others(seen: Seen, parameters: Iterable[Any]) -> None:
             raise TypeError("gradients that are sharded over processes (DTensor) cannot be watched yet")
         devices.setdefault(parameter.grad.device, []).append(parameter)
     for device, own in devices.items():
-        engine = CPU if device.type == "cpu" else DEVICE
+        engine = (cpu_engine() or CPU) if device.type == "cpu" else DEVICE
         norm = Linf() if seen.order == math.inf else L2()
         measure = engine.measure(engine.gather([unwritten(p.grad) for p in own]), SCOPE, norm)
         seen.parameters.extend(map(id, own))
-        seen.norms.append((measure.total if norm.combine == "max" else measure.total.sqrt()) * measure.scale)
+        total = measure.total if norm.combine == "max" else measure.xp.sqrt(measure.total)
+        seen.norms.append(total * measure.scale)
         seen.nonfinite.append(measure.nonfinite)
 
 
@@ -83,7 +85,7 @@ def unwritten(gradient: torch.Tensor) -> torch.Tensor:
 
 
 def is_small(gradient: torch.Tensor) -> bool:
-    """Whether a sum of its squares in float32 is right to some 1e-5: a dense one on the CPU, of a million elements."""
+    """Whether a sum of its squares in float32 is right to some 1e-5: a dense one on the CPU, of 65,536 at most."""
     plain = gradient.dtype is torch.float32 and gradient.layout is torch.strided and type(gradient) is torch.Tensor
     return plain and gradient.device.type == "cpu" and 0 < gradient.numel() <= SMALL
 
