@@ -14,32 +14,27 @@ FRAMEWORK = re.compile(r"\b(torch|pytorch|paddle\w*|jax|optax|tensorflow|keras|m
 
 INNER = ("gradclip.rules",)
 DECIDING = (*INNER, "gradclip.engines.base")
-STEP = ("gradclip.decide", "gradclip.memory", "gradclip.gradients", "gradclip.parts")
-CORE = (
-    *(*DECIDING, "gradclip.decide", "gradclip.errors", "gradclip.memory"),
-    *("gradclip.gradients", "gradclip.parts", "gradclip.result", "gradclip.carry", "gradclip.moments"),
-    *("gradclip.given", "gradclip.work", "gradclip.elements", "gradclip.phase"),
-    *("gradclip.verdict", "gradclip.telemetry", "gradclip.clipper"),
-)
+STEP = tuple(f"gradclip.step.{name}" for name in ("decide", "memory", "gradients", "part"))
+CORE = (*DECIDING, "gradclip.errors", "gradclip.step", "gradclip.telemetry", "gradclip.clipper")
 MAY_IMPORT = {
     "rules": INNER,
     "errors.py": (),
     "engines/base.py": INNER,
-    "decide.py": DECIDING,
+    "step/decide.py": DECIDING,
     "engines": (*INNER, "gradclip.engines", "gradclip.errors"),
-    "memory.py": INNER,
-    "gradients.py": DECIDING,
-    "parts.py": (*DECIDING, "gradclip.decide", "gradclip.memory"),
-    "result.py": (*DECIDING, "gradclip.parts"),
-    "verdict.py": CORE[:-2],
+    "step/memory.py": INNER,
+    "step/gradients.py": DECIDING,
+    "step/part.py": (*DECIDING, "gradclip.step.decide", "gradclip.step.memory"),
+    "step/result.py": (*DECIDING, "gradclip.step.part"),
+    "step/respond.py": CORE[:-2],
     "telemetry/event.py": (),
     "telemetry": (*CORE[:-1], "gradclip.__version__"),
-    "carry.py": (*DECIDING, "gradclip.gradients", "gradclip.result"),
-    "moments.py": (*DECIDING, "gradclip.gradients"),
-    "given.py": (*DECIDING, "gradclip.gradients"),
-    "work.py": (*DECIDING, *STEP),
-    "elements.py": (*DECIDING, *STEP, "gradclip.moments", "gradclip.work"),
-    "phase.py": (*DECIDING, *STEP, "gradclip.work", "gradclip.elements"),
+    "step/carry.py": (*DECIDING, "gradclip.step.gradients", "gradclip.step.result"),
+    "step/moments.py": (*DECIDING, "gradclip.step.gradients"),
+    "step/given.py": (*DECIDING, "gradclip.step.gradients"),
+    "step/work.py": (*DECIDING, *STEP),
+    "step/elements.py": (*DECIDING, *STEP, "gradclip.step.moments", "gradclip.step.work"),
+    "step/phase.py": (*DECIDING, *STEP, "gradclip.step.work", "gradclip.step.elements"),
     "clipper.py": CORE[:-1],
     "advice": (*CORE, "gradclip.engines.reference", "gradclip.advice"),
     "advice/by_trial.py": ("gradclip.advice", "gradclip.telemetry.runs", "gradclip.watch.launch"),
@@ -54,7 +49,7 @@ MAY_IMPORT = {
 }
 """For each file or folder, first match of the longest, what of gradclip it may import: rules <- decide <- engines <-
 clipper <- doors. The engines do not decide."""
-PURE = ("rules", "decide.py", "errors.py", "telemetry/event.py")
+PURE = ("rules", "step/decide.py", "errors.py", "telemetry/event.py")
 """These import the standard library alone and name no framework."""
 
 

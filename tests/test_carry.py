@@ -28,9 +28,9 @@ from gradclip import (
     from_dict,
 )
 from gradclip.clipper import Clipper
-from gradclip.gradients import Gradients
 from gradclip.optax import clip as optax_clip
 from gradclip.paddle import Clip
+from gradclip.step.gradients import Gradients
 from gradclip.torch import Clipper as TorchClipper
 from gradclip.torch import attach
 from paddle_graph import graph

@@ -30,7 +30,7 @@ from gradclip import (
 )
 from gradclip.clipper import Clipper as Core
 from gradclip.engines.reference import ReferenceEngine
-from gradclip.gradients import Gradients
+from gradclip.step.gradients import Gradients
 from gradclip.torch import Clipper
 from remembering import Following
 

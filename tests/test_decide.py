@@ -20,11 +20,11 @@ from gradclip import (
     Tensor,
     Zero,
 )
-from gradclip import decide as module
 from gradclip.engines.base import Measure
 from gradclip.rules.arrays import SCALARS
 from gradclip.rules.response import KEEP, PASS, RAISE, SCALE, SKIP, ZERO
 from gradclip.rules.segments import Segments
+from gradclip.step import decide as module
 
 ONE = Segments(1)
 

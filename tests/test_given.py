@@ -12,10 +12,10 @@ from benches import BENCHES, unread
 from gradclip import EMA, L2, Global, History, Linf, Ratio, Rule, SkipSpikes, SkipStep, Tensor, min_of
 from gradclip.clipper import Clipper
 from gradclip.engines.torch import DEVICE
-from gradclip.gradients import Gradients
 from gradclip.optax import clip as optax_clip
 from gradclip.paddle import Clip
 from gradclip.rules.combine import Given
+from gradclip.step.gradients import Gradients
 from gradclip.torch import Clipper as TorchClipper
 from gradclip.torch import attach
 from gradclip.torch.clipper import number_for

@@ -6,8 +6,8 @@ import pytest
 from gradclip import EMA, L2, ClipGradByValue, Constant, Global, Group, History, Ratio, Row, Rule, Tensor
 from gradclip.clipper import Clipper
 from gradclip.engines.reference import NUMPY, ReferenceEngine
-from gradclip.gradients import Gradients
-from gradclip.memory import Remembered
+from gradclip.step.gradients import Gradients
+from gradclip.step.memory import Remembered
 
 ENGINE = ReferenceEngine()
 TWICE_THE_LAST = History(EMA(0.0), Ratio(2.0))

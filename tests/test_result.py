@@ -24,7 +24,7 @@ from gradclip import (
     Rules,
     Tensor,
 )
-from gradclip.gradients import Gradients
+from gradclip.step.gradients import Gradients
 from gradclip.torch import Clipper
 
 pytestmark = pytest.mark.parametrize("door", DOORS, ids=repr)

@@ -12,10 +12,10 @@ from benches import BENCHES
 from gradclip import SPAM, ClipGradByGlobalNorm, Element, Linf, Rule, Smooth, min_of
 from gradclip.clipper import Clipper
 from gradclip.engines.base import Slot
-from gradclip.gradients import Gradients
 from gradclip.optax import clip as optax_clip
 from gradclip.paddle import Clip
 from gradclip.rules.threshold import SecondMoment
+from gradclip.step.gradients import Gradients
 from gradclip.torch import Clipper as TorchClipper
 from gradclip.torch import attach
 from paddle_graph import graph

@@ -9,23 +9,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gradclip.carry import clip_carrying
-from gradclip.decide import POLICIES
-from gradclip.elements import write_elements
 from gradclip.engines.base import Across, Engine, UnsupportedGradient
 from gradclip.errors import GradientAboveThreshold, NonFiniteGradient, TooManySkips
-from gradclip.given import is_one, refuse_many, refuse_missing
-from gradclip.gradients import Gradients, gathered, gathered_once, refused
-from gradclip.memory import Memories, Memory
-from gradclip.parts import Part
-from gradclip.phase import refuse_unfit, works_of
-from gradclip.result import Result
 from gradclip.rules.response import Raise, SkipStep, Zero
 from gradclip.rules.rule import AnyRule, Carry, checked_rule, rules_in
 from gradclip.rules.sweep import phases_of
 from gradclip.rules.threshold import SecondMoment
-from gradclip.telemetry import Telemetry
-from gradclip.verdict import (
+from gradclip.step.carry import clip_carrying
+from gradclip.step.decide import POLICIES
+from gradclip.step.elements import write_elements
+from gradclip.step.given import is_one, refuse_many, refuse_missing
+from gradclip.step.gradients import Gradients, gathered, gathered_once, refused
+from gradclip.step.memory import Memories, Memory
+from gradclip.step.part import Part
+from gradclip.step.phase import refuse_unfit, works_of
+from gradclip.step.respond import (
     alarming,
     asks_to_skip,
     broken_names,
@@ -34,7 +32,9 @@ from gradclip.verdict import (
     warn_nonfinite,
     warn_unmatched,
 )
-from gradclip.work import Terms, Work, broken_in
+from gradclip.step.result import Result
+from gradclip.step.work import Terms, Work, broken_in
+from gradclip.telemetry import Telemetry
 
 STATE_VERSION = 1
 

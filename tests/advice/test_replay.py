@@ -15,8 +15,8 @@ from gradclip import ClipGradByGlobalNorm, GradclipWarning, Raise, Rule
 from gradclip.advice.replay import replay
 from gradclip.clipper import Clipper
 from gradclip.engines.reference import ReferenceEngine
-from gradclip.gradients import Gradients
 from gradclip.rules.text import rule_from_text
+from gradclip.step.gradients import Gradients
 
 REPLAYED = [
     *("none", "global:1", "global:0.5,norm_type=1", "zclip", "zclip:z=1,warmup=3,readmit=2", "autoclip:50,window=4"),

@@ -11,8 +11,8 @@ from gradclip.clipper import Clipper
 from gradclip.engines.base import Slot, UnsupportedGradient
 from gradclip.engines.paddle import ENGINE
 from gradclip.engines.paddle_arrays import FUNCTIONS, Wide
-from gradclip.gradients import Gradients
 from gradclip.paddle.clipper import cpu_engine
+from gradclip.step.gradients import Gradients
 from paddle_bench import tensor_of, unread
 from paddle_graph import MODES, graph
 

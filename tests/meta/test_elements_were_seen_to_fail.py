@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-import gradclip.carry
 import gradclip.clipper
-import gradclip.decide
-import gradclip.elements
-import gradclip.moments
+import gradclip.step.carry
+import gradclip.step.decide
+import gradclip.step.elements
+import gradclip.step.moments
 import gradclip.torch.hook
 import gradclip.torch.update
 import test_carry
@@ -30,12 +30,12 @@ from torch_door import test_update
 BENCH, DOOR = BENCHES["reference"], Door("torch")
 
 
-def one_bound_for_all(part, bounds=gradclip.elements.own_bounds_of):
+def one_bound_for_all(part, bounds=gradclip.step.elements.own_bounds_of):
     low, high = bounds(part)
     return low.min(), high.max()
 
 
-def learning_from_all(values, xp, sides=gradclip.decide.sides):
+def learning_from_all(values, xp, sides=gradclip.step.decide.sides):
     """The counts of non-finite elements forgotten, so that every peak is learnt."""
     first, second = sides(values, xp)
     return (0.0 * first, second) if (values == values.astype(int)).all() and values.max() < 2 else (first, second)
@@ -51,13 +51,13 @@ def keeping_given(self):
     return dict(self._given)
 
 
-def written_first(clip, gradients, engine, carried, clip_carrying=gradclip.carry.clip_carrying):
+def written_first(clip, gradients, engine, carried, clip_carrying=gradclip.step.carry.clip_carrying):
     for tensor in gradients.tensors:
         tensor *= 0.5
     return clip_carrying(clip, gradients, engine, carried)
 
 
-def zero_closes(engine, moment, like, limit=gradclip.moments._limit):
+def zero_closes(engine, moment, like, limit=gradclip.step.moments._limit):
     """A second moment of 0 as the smallest threshold, as the original has it."""
     found = limit(engine, moment, like)
     return found + 1e-30 * (found == 0.0)
@@ -74,7 +74,7 @@ PLANTS = [
         "one bound for all tensors",
         test_adapting_bounds.test_each_tensor_has_its_own_bounds,
         (BENCH,),
-        gradclip.elements,
+        gradclip.step.elements,
         "own_bounds_of",
         one_bound_for_all,
     ),
@@ -82,7 +82,7 @@ PLANTS = [
         "a peak beside a NaN is learnt",
         test_adapting_bounds.test_each_tensor_has_its_own_bounds,
         (BENCH,),
-        gradclip.decide,
+        gradclip.step.decide,
         "sides",
         learning_from_all,
     ),
@@ -106,7 +106,7 @@ PLANTS = [
         "a NaN is carried",
         test_carry.test_a_step_that_is_not_finite_is_clipped_alone_and_what_is_carried_waits,
         (BENCH, float("nan")),
-        gradclip.carry,
+        gradclip.step.carry,
         "_nonfinite",
         lambda engine, tensors: (False, NUMPY),
     ),
@@ -138,7 +138,7 @@ PLANTS = [
         "a second moment of 0 clips",
         test_second_moments.test_an_element_without_a_second_moment_is_not_clipped,
         (BENCH,),
-        gradclip.moments,
+        gradclip.step.moments,
         "_limit",
         zero_closes,
     ),
@@ -146,7 +146,7 @@ PLANTS = [
         "a row of an embedding is frozen",
         test_traps_elements.test_an_element_that_is_first_used_after_the_warm_up_is_frozen_by_the_original_spam,
         (),
-        gradclip.moments,
+        gradclip.step.moments,
         "_limit",
         zero_closes,
     ),

@@ -6,9 +6,9 @@ import pytest
 
 import test_memory as memories
 from gradclip import EMA, EMASpread, Given, History, Moments, QuantileTracker, WeightRatio, Window, ZReciprocal
-from gradclip.memory import Remembered
 from gradclip.rules import combine, estimators
 from gradclip.rules.combine import Least, Switched
+from gradclip.step.memory import Remembered
 from planting import Plant
 from rules import test_combine as combining
 from rules import test_estimators as telling

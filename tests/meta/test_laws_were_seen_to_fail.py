@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-import gradclip.decide
+import gradclip.step.decide
 from benches import BENCHES, bench_of
 from gradclip import (
     L2,
@@ -29,12 +29,12 @@ from gradclip import (
     Tensor,
 )
 from gradclip.clipper import Clipper
-from gradclip.decide import POLICIES
 from gradclip.engines import torch as torch_engine
 from gradclip.engines.reference import ReferenceEngine
 from gradclip.engines.torch import TorchEngine, TorchFunctions
 from gradclip.rules import codec
 from gradclip.rules.response import KEEP
+from gradclip.step.decide import POLICIES
 from gradclip.testing import REFERENCE, Bench, laws, ordinary_gradients
 from gradclip.testing.laws import Law
 from remembering import Following
@@ -81,7 +81,7 @@ def tiny_gradients():
     return [array * 1e-6 for array in ordinary_gradients()]
 
 
-def with_epsilon(measure, rule, sizes, norm_of=gradclip.decide.norm_of):
+def with_epsilon(measure, rule, sizes, norm_of=gradclip.step.decide.norm_of):
     return norm_of(measure, rule, sizes) + 1e-6
 
 
@@ -179,7 +179,7 @@ PLANTS = [
     Plant(
         "an epsilon in the coefficient",
         laws.scaling_gradients_and_thresholds_scales_the_result,
-        gradclip.decide,
+        gradclip.step.decide,
         "norm_of",
         with_epsilon,
         rule=ClipGradByNorm(1e-6),
@@ -229,7 +229,7 @@ PLANTS = [
     Plant(
         "a kept segment is scaled",
         laws.a_kept_segment_is_not_written,
-        gradclip.decide,
+        gradclip.step.decide,
         "POLICIES",
         POLICIES | {"keep": (0.5, KEEP)},
     ),
@@ -237,7 +237,7 @@ PLANTS = [
     Plant(
         "a step with NaN is not skipped",
         laws.a_skipped_step_writes_nothing,
-        gradclip.decide,
+        gradclip.step.decide,
         "POLICIES",
         POLICIES | {"skip": POLICIES["keep"]},
     ),
@@ -254,7 +254,7 @@ PLANTS = [
     Plant(
         "the wrong name",
         laws.raising_names_the_tensor_and_writes_nothing,
-        gradclip.verdict,
+        gradclip.step.respond,
         "offenders",
         lambda part, batch, engine: ["t0"],
     ),
@@ -269,7 +269,7 @@ PLANTS = [
     Plant(
         "learning from a bad step",
         laws.bad_steps_teach_nothing,
-        gradclip.decide,
+        gradclip.step.decide,
         "Observed",
         around(gradclip.rules.threshold.Observed, lambda seen: seen._replace(learns=seen.learns | True)),
         rule=MEMORY,
@@ -325,7 +325,7 @@ PLANTS = [
     Plant(
         "scales are not brought together",
         laws.parts_combine_to_the_whole,
-        gradclip.decide,
+        gradclip.step.decide,
         "_rescaled",
         lambda measure, rule, scale: measure.total,
         rule=Rule(norm=gradclip.Lp(3.0)),

@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 
 import gradclip.clipper
-import gradclip.phase
-import gradclip.result
+import gradclip.step.phase
+import gradclip.step.respond
+import gradclip.step.result
 import gradclip.telemetry.folder
 import gradclip.telemetry.pending
 import gradclip.telemetry.telemetry
 import gradclip.torch.hook
 import gradclip.torch.scaler
-import gradclip.verdict
 from gradclip import ClipGradByGlobalNorm
 from gradclip.engines.torch import TorchEngine
-from gradclip.result import Result
+from gradclip.step.result import Result
 from gradclip.telemetry import Event, Telemetry
 from planting import RED, Plant, nothing
 from telemetry import test_drain, test_event, test_jsonl, test_left_out, test_loss, test_telemetry
@@ -84,12 +84,12 @@ PLANTS = [
     Plant("a step that raises is not told", test_telemetry.test_a_step_that_raises_for_its_norm_is_an_event, (),
           gradclip.torch.Clipper, "_tell", told_if_taken, ValueError),
     Plant("the norm of all is that of a tensor", test_telemetry.test_the_norm_of_each_tensor_is_told_if_asked_for,
-          (ClipGradByGlobalNorm(1.0), {"a": 5.0, "b": 2.0}, "torch"), gradclip.result, "norms_in", norms_of_all),
+          (ClipGradByGlobalNorm(1.0), {"a": 5.0, "b": 2.0}, "torch"), gradclip.step.result, "norms_in", norms_of_all),
     Plant("by value all tensors are named", test_telemetry.test_by_value_only_the_tensor_with_an_infinity_is_named,
-          (test_telemetry.ENGINES[-1],), gradclip.verdict, "offenders_in", lambda *arguments: []),
+          (test_telemetry.ENGINES[-1],), gradclip.step.respond, "offenders_in", lambda *arguments: []),
     Plant("tensors are measured as one", test_telemetry.test_the_norm_of_each_tensor_is_told_if_asked_for,
           (ClipGradByGlobalNorm(1.0), {"a": 5.0, "b": 2.0}, test_telemetry.ENGINES[-1]),
-          gradclip.phase, "measured", measured_as_one),
+          gradclip.step.phase, "measured", measured_as_one),
     Plant("a device is read number by number", test_drain.check_a_drain_is_one_copy, (3,),
           gradclip.telemetry.telemetry, "on_host", list),
     Plant("what is moved to the host loses its type", test_drain.test_arrays_keep_their_type_and_their_bits, (),

@@ -9,10 +9,10 @@ import pytest
 import gradclip
 from gradclip import ClipGradByGlobalNorm, ClipGradByNorm, ClipGradByValue, GradclipWarning, Rules, Schedule
 from gradclip.clipper import Clipper
-from gradclip.gradients import Gradients
 from gradclip.optax import ClipState, Last, clip
 from gradclip.rules.response import Raise, SkipStep
 from gradclip.rules.rule import rules_in
+from gradclip.step.gradients import Gradients
 from gradclip.testing import ordinary_gradients, standard_rules
 from gradclip.testing.bench import NORM_TOLERANCE, differences
 from jax_bench import BENCH

@@ -15,9 +15,9 @@ from benches import DTYPES
 from gradclip import Linf, Lp, Raise, Row, Rule, SkipStep, Tensor
 from gradclip.clipper import Clipper
 from gradclip.errors import GradclipWarning
-from gradclip.gradients import Gradients
 from gradclip.paddle.static import clip_in_graph
 from gradclip.rules.rule import rules_in
+from gradclip.step.gradients import Gradients
 from gradclip.testing import REFERENCE, adversarial_gradients, ordinary_gradients, standard_rules
 from gradclip.testing.bench import differences
 from gradclip.testing.check import adaptive_rules

@@ -8,8 +8,8 @@ import pytest
 from gradclip import EMA, L2, Given, Global, History, Ratio, Rule, Schedule, WeightRatio, max_of, min_of, until
 from gradclip.clipper import Clipper
 from gradclip.engines.reference import NUMPY, ReferenceEngine
-from gradclip.gradients import Gradients
 from gradclip.rules.threshold import Observed
+from gradclip.step.gradients import Gradients
 
 
 def read(threshold, norm=1.0, step=0, weights=None, state=None, **more):

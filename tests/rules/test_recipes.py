@@ -25,7 +25,7 @@ from gradclip import (
 )
 from gradclip.clipper import Clipper
 from gradclip.engines.reference import ReferenceEngine
-from gradclip.gradients import Gradients
+from gradclip.step.gradients import Gradients
 
 ENGINE = ReferenceEngine()
 INF = math.inf

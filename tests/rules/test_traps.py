@@ -30,8 +30,8 @@ from gradclip.experiments.profiles import (
     shown_rule,
     spiked,
 )
-from gradclip.gradients import Gradients
 from gradclip.rules.catalogue import methods
+from gradclip.step.gradients import Gradients
 from gradclip.testing import REFERENCE
 
 METHODS = {name: shown_rule(method) for name, method in methods().items()}

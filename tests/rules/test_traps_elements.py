@@ -6,7 +6,7 @@ import pytest
 from gradclip import SPAM, ClipGradByValue, StableSPAM, UClip
 from gradclip.clipper import Clipper
 from gradclip.engines.reference import ReferenceEngine
-from gradclip.gradients import Gradients
+from gradclip.step.gradients import Gradients
 
 ENGINE = ReferenceEngine()
 

@@ -8,8 +8,8 @@ import pytest
 
 from gradclip import EMA, Element, History, Linf, Normalize, Ratio, Rule, StableSPAM, min_of
 from gradclip.clipper import Clipper
-from gradclip.gradients import Gradients
 from gradclip.paddle.static import clip_in_graph
+from gradclip.step.gradients import Gradients
 from gradclip.testing.bench import REFERENCE
 from jax_bench import float64_scalars
 from paddle_graph import MODES, graph

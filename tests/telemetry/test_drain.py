@@ -57,7 +57,7 @@ def results_of(rule, broken=None):
 def gradients(parameters):
     names = list(parameters)
     tensors = [parameters[name].grad for name in names]
-    return gradclip.gradients.Gradients(tensors, names.__getitem__, weights=lambda: list(parameters.values()))
+    return gradclip.step.gradients.Gradients(tensors, names.__getitem__, weights=lambda: list(parameters.values()))
 
 
 def events(results):

@@ -1,7 +1,7 @@
 """Replay: what a rule does to the norms that a run recorded, one number a step.
 
-It is the code that clips that decides here too (`gradclip.decide`). What a replay cannot know is how training would
-have gone on: had another rule been there, later norms would be others.
+It is the code that clips that decides here too (`gradclip.step.decide`). What a replay cannot know is how training
+would have gone on: had another rule been there, later norms would be others.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gradclip.decide import decide_sweep
 from gradclip.engines.base import Measure
-from gradclip.parts import ALIKE
 from gradclip.rules.arrays import SCALARS, ArrayFunctions
 from gradclip.rules.norm import Linf
 from gradclip.rules.response import KEEP, SKIP, Raise
 from gradclip.rules.rule import AnyRule, Carry, Rule, Rules, checked_rule, stages_of
 from gradclip.rules.scope import Global
 from gradclip.rules.threshold import State
+from gradclip.step.decide import decide_sweep
+from gradclip.step.part import ALIKE
 
 
 @dataclass(frozen=True)

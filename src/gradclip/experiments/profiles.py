@@ -19,11 +19,11 @@ import numpy as np
 from gradclip.clipper import Clipper
 from gradclip.engines.reference import ReferenceEngine
 from gradclip.errors import GradclipWarning
-from gradclip.gradients import Gradients
 from gradclip.rules.catalogue import EXAMPLES, Method, methods, state_of
 from gradclip.rules.combine import WeightRatio
 from gradclip.rules.rule import AnyRule, rules_in
 from gradclip.rules.threshold import SecondMoment
+from gradclip.step.gradients import Gradients
 
 STEPS = 400
 STEADY = 800

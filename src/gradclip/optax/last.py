@@ -1,4 +1,4 @@
-"""What the last step did, as arrays: the fields of `gradclip.result.Result` inside a compiled program."""
+"""What the last step did, as arrays: the fields of `gradclip.step.result.Result` inside a compiled program."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from gradclip.decide import Decision
 from gradclip.engines.base import Across
 from gradclip.engines.jax_numbers import power
-from gradclip.parts import Part, closing, opening
-from gradclip.result import Result
 from gradclip.rules.arrays import Array
 from gradclip.rules.norm import RMS, Linf
 from gradclip.rules.response import SCALE, SKIP, ZERO
+from gradclip.step.decide import Decision
+from gradclip.step.part import Part, closing, opening
+from gradclip.step.result import Result
 
 
 class Last(NamedTuple):

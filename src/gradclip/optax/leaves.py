@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.tree_util import keystr, tree_flatten_with_path, tree_map_with_path
 
 from gradclip.rules.arrays import Array
-from gradclip.verdict import report_nothing
+from gradclip.step.respond import report_nothing
 
 Tree: TypeAlias = Any
 """A pytree of arrays."""

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple, TypeAlias
 import jax.numpy as jnp
 import numpy as np
 
-from gradclip.memory import Key, Memory, key_of, text_of
 from gradclip.optax.last import Last
 from gradclip.rules.arrays import Array
 from gradclip.rules.threshold import State
+from gradclip.step.memory import Key, Memory, key_of, text_of
 
 Thresholds: TypeAlias = dict[str, dict[str, Array]]
 """The memory of each threshold that adapts."""

@@ -14,13 +14,13 @@ from gradclip.clipper import Clipper
 from gradclip.engines.base import Slot
 from gradclip.engines.jax import JAX
 from gradclip.engines.jax_numbers import in_float64
-from gradclip.gradients import Gradients
 from gradclip.optax.across import across_axes, refuse_mixed
 from gradclip.optax.last import last_of, nothing
 from gradclip.optax.leaves import NeedClip, Tree, beside, chosen_leaves, name_of, own_leaves, replaced, zeros_like
 from gradclip.optax.state import ClipState, memory_of, state_of
 from gradclip.rules.arrays import Array
 from gradclip.rules.rule import AnyRule, Carry, rules_in
+from gradclip.step.gradients import Gradients
 
 
 def clip(

@@ -13,12 +13,12 @@ from gradclip.paddle.groups import Call, Turns, call_with, later_groups, refuse_
 from gradclip.paddle.lbfgs import tell_lbfgs
 from gradclip.paddle.parameters import NeedClip, Pair, needs_clip
 from gradclip.paddle.static import Graph, clip_in_graph
-from gradclip.result import Result
 from gradclip.rules import recipes
 from gradclip.rules.rule import AnyRule
 from gradclip.rules.threshold import Threshold
+from gradclip.step.respond import report_nothing
+from gradclip.step.result import Result
 from gradclip.telemetry import Telemetry
-from gradclip.verdict import report_nothing
 
 
 class Clip(ClipGradBase):  # type: ignore[misc]

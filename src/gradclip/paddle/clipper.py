@@ -12,8 +12,6 @@ from gradclip.engines import choice, paddle_layout
 from gradclip.engines.base import Engine, Slot, UnsupportedGradient
 from gradclip.engines.paddle import ENGINE as PADDLE
 from gradclip.engines.paddle_arrays import WIDE, Wide
-from gradclip.gradients import Gradients
-from gradclip.memory import Memories
 from gradclip.paddle.fleet import across_of, shares
 from gradclip.paddle.parameters import (
     NeedClip,
@@ -24,10 +22,12 @@ from gradclip.paddle.parameters import (
     parameters_of,
     put_gradient,
 )
-from gradclip.result import Result
 from gradclip.rules.rule import AnyRule
+from gradclip.step.gradients import Gradients
+from gradclip.step.memory import Memories
+from gradclip.step.respond import report_nothing
+from gradclip.step.result import Result
 from gradclip.telemetry import Telemetry
-from gradclip.verdict import report_nothing
 
 
 class Clipper(clipper.Clipper):

@@ -13,12 +13,12 @@ import paddle
 
 from gradclip.paddle.clipper import Clipper
 from gradclip.paddle.parameters import gradient_of, parameters_of
-from gradclip.result import Result
 from gradclip.rules.norm import norm_of_order
 from gradclip.rules.recipes import ClipGradByValue
 from gradclip.rules.rule import Rule
 from gradclip.rules.scope import Global
 from gradclip.rules.threshold import Constant, checked_limit
+from gradclip.step.result import Result
 
 WIDE = (paddle.float64, paddle.complex128)
 FLOAT32_MAX = float(paddle.finfo(paddle.float32).max)

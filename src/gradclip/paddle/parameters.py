@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import paddle
 
-from gradclip.verdict import report_nothing
+from gradclip.step.respond import report_nothing
 
 NeedClip: TypeAlias = Callable[[Any], bool]
 Pair: TypeAlias = tuple[Any, Any]

@@ -18,15 +18,15 @@ from gradclip.clipper import Clipper
 from gradclip.engines.base import Slot
 from gradclip.engines.paddle import ENGINE, PaddleEngine
 from gradclip.engines.paddle_arrays import Wide
-from gradclip.gradients import Gradients
-from gradclip.memory import Memory
 from gradclip.paddle.parameters import Pair
 from gradclip.paddle.variables import Remembering, publish, variable, write
-from gradclip.parts import Part
-from gradclip.result import Result
 from gradclip.rules.arrays import Array
 from gradclip.rules.rule import AnyRule, Carry, rewritten
-from gradclip.verdict import report_nothing
+from gradclip.step.gradients import Gradients
+from gradclip.step.memory import Memory
+from gradclip.step.part import Part
+from gradclip.step.respond import report_nothing
+from gradclip.step.result import Result
 
 
 class Graph(NamedTuple):

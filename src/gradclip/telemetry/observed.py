@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from gradclip.result import Result
+from gradclip.step.result import Result
 from gradclip.telemetry.event import MOST_OFFENDERS, Event
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 
-from gradclip.decide import Plan
 from gradclip.engines.base import Measure
-from gradclip.parts import Part
-from gradclip.result import Result
 from gradclip.rules.arrays import Array
+from gradclip.step.decide import Plan
+from gradclip.step.part import Part
+from gradclip.step.result import Result
 
 
 def light(result: Result) -> Result:

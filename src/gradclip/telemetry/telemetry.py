@@ -14,12 +14,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self
 
 from gradclip.errors import GradclipWarning
-from gradclip.gradients import Gradients
-from gradclip.result import Result
+from gradclip.step.gradients import Gradients
+from gradclip.step.respond import user_level
+from gradclip.step.result import Result
 from gradclip.telemetry.event import Event
 from gradclip.telemetry.observed import event_of
 from gradclip.telemetry.pending import light, on_host
-from gradclip.verdict import user_level
 
 Sink = Callable[[Event], object]
 

@@ -14,10 +14,10 @@ from gradclip.clipper import Clipper
 from gradclip.engines.base import Engine, Slot
 from gradclip.engines.reference import ReferenceEngine, first_axis
 from gradclip.errors import GradclipWarning, GradientAboveThreshold, NonFiniteGradient
-from gradclip.gradients import Gradients
-from gradclip.result import Result
 from gradclip.rules.rule import AnyRule
 from gradclip.rules.segments import Shape
+from gradclip.step.gradients import Gradients
+from gradclip.step.result import Result
 
 Values = np.ndarray[Any, np.dtype[Any]]
 """float64, or complex128 for complex gradients: every gradient fits, and the laws calculate in it."""

@@ -10,7 +10,6 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from gradclip.clipper import Clipper
-from gradclip.decide import combined, norm_of
 from gradclip.engines.base import Slot, row_axes
 from gradclip.errors import NonFiniteGradient
 from gradclip.rules.codec import from_dict
@@ -19,6 +18,7 @@ from gradclip.rules.response import Normalize
 from gradclip.rules.rule import AnyRule, Rule, Rules, rules_in
 from gradclip.rules.scope import Element, Global, Group, Row, Scope, Tensor
 from gradclip.rules.segments import Segments, segments
+from gradclip.step.decide import combined, norm_of
 from gradclip.testing.bench import NORM_TOLERANCE, Bench, Outcome, Values, differences, same_bits
 from gradclip.testing.rewrite import measuring, quiet, scaled, segments_by_reference
 

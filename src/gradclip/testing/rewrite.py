@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from gradclip.result import Segment
 from gradclip.rules.response import Rescale
 from gradclip.rules.rule import AnyRule, rewritten
 from gradclip.rules.threshold import Bounds, Constant, Schedule, Threshold
+from gradclip.step.result import Segment
 from gradclip.testing.bench import Bench, Values
 
 

@@ -10,13 +10,13 @@ from gradclip import clipper
 from gradclip.engines import choice, torch_layout
 from gradclip.engines import torch as torch_engine
 from gradclip.engines.base import Engine
-from gradclip.gradients import Gradients
-from gradclip.result import Result
 from gradclip.rules.rule import AnyRule
+from gradclip.step.gradients import Gradients
+from gradclip.step.respond import report_nothing
+from gradclip.step.result import Result
 from gradclip.telemetry import Telemetry
 from gradclip.torch.eager import eager
 from gradclip.torch.parameters import NeedClip, gradients_of, parameters_of
-from gradclip.verdict import report_nothing
 
 
 class Clipper(clipper.Clipper):

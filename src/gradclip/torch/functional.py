@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 
-from gradclip.decide import decide
 from gradclip.engines.base import Engine, Measure, UnsupportedGradient
 from gradclip.engines.torch import FUNCTIONS, TorchEngine, wide_of
 from gradclip.errors import GradclipWarning
@@ -26,10 +25,11 @@ from gradclip.rules.response import Rescale
 from gradclip.rules.rule import Rule
 from gradclip.rules.scope import Global
 from gradclip.rules.threshold import Constant, checked_limit
+from gradclip.step.decide import decide
+from gradclip.step.respond import report_nothing, user_level
 from gradclip.torch.clipper import engine_for
 from gradclip.torch.eager import eager
 from gradclip.torch.parameters import found_in, parameters_of
-from gradclip.verdict import report_nothing, user_level
 
 TensorOrTensors = torch.Tensor | Iterable[torch.Tensor]
 GLOBAL = Global()

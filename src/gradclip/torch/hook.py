@@ -14,9 +14,10 @@ import torch
 from torch.optim import Optimizer
 
 from gradclip.engines.base import Engine
-from gradclip.parts import Part
-from gradclip.result import Result
 from gradclip.rules.rule import AnyRule, checked_rule
+from gradclip.step.part import Part
+from gradclip.step.respond import report_nothing
+from gradclip.step.result import Result
 from gradclip.telemetry import Telemetry
 from gradclip.torch.attached import (
     STEP_IN_BACKWARD,
@@ -34,7 +35,6 @@ from gradclip.torch.pinned import PinnedNorm
 from gradclip.torch.scaler import begun, listen, refuse_scaled, stop_listening
 from gradclip.torch.unchanged import States, states_of, unchanged
 from gradclip.torch.update import PLACES, Before, clip_update, refuse_for_updates, values_before
-from gradclip.verdict import report_nothing
 
 
 def attach(

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from gradclip.gradients import Gradients
-from gradclip.verdict import report_nothing
+from gradclip.step.gradients import Gradients
+from gradclip.step.respond import report_nothing
 
 NeedClip = Callable[[torch.Tensor], bool]
 

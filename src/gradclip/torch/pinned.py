@@ -7,8 +7,8 @@ from itertools import pairwise
 
 from gradclip.engines.base import Engine
 from gradclip.errors import GradclipWarning
-from gradclip.result import Result
-from gradclip.verdict import user_level
+from gradclip.step.respond import user_level
+from gradclip.step.result import Result
 
 STEPS = 6
 WIDTH = 1e-5

@@ -8,7 +8,7 @@ import torch
 from torch.optim import Optimizer
 
 from gradclip.engines.torch_layout import VALUES
-from gradclip.gradients import Gradients
+from gradclip.step.gradients import Gradients
 from gradclip.torch.clipper import Clipper
 from gradclip.torch.parameters import NeedClip, Parameters, of_optimizers
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch.optim import Optimizer, optimizer
 
-from gradclip.result import Result
 from gradclip.rules.recipes import ClipGradByGlobalNorm
 from gradclip.rules.rule import AnyRule
+from gradclip.step.result import Result
 from gradclip.torch import Clipper, attach
 from gradclip.torch.attached import clipper_of
 from gradclip.torch.eager import eager

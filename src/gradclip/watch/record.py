@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from gradclip.result import Result
+from gradclip.step.result import Result
 from gradclip.telemetry.folder import jsonl
 from gradclip.telemetry.observed import event_of
 from gradclip.watch.journal import ABOVE, CALLS, SCRIPT, Flaw, Loss

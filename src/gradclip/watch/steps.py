@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from gradclip.result import Result
 from gradclip.rules.norm import norm_of_order
+from gradclip.step.result import Result
 from gradclip.telemetry.event import MOST_OFFENDERS, Event
 from gradclip.watch.journal import NORM, OVERFLOW, RULE, Applied, Examined, Flaw, Loss
 from gradclip.watch.seen import Seen, joined

@@ -6,14 +6,14 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from gradclip.decide import Plan, norm_of
 from gradclip.engines.base import Engine, Measure
-from gradclip.memory import Owners
 from gradclip.rules.arrays import Array
 from gradclip.rules.norm import RMS, Linf, Norm
 from gradclip.rules.scope import Element, Row, Scope, Tensor, rows_of
 from gradclip.rules.segments import Segments, segment_names, segments
 from gradclip.rules.sweep import Sweep
+from gradclip.step.decide import Plan, norm_of
+from gradclip.step.memory import Owners
 
 ALL = -1
 """Instead of the number of a pattern: all gradients."""

@@ -10,12 +10,12 @@ from typing import Any
 
 from gradclip.engines.base import Engine
 from gradclip.errors import GradclipWarning, GradientAboveThreshold, NonFiniteGradient
-from gradclip.gradients import Gradients
-from gradclip.parts import Part, actions_of, offenders_in
 from gradclip.rules.norm import Linf
 from gradclip.rules.response import KEEP, RAISE, SKIP
 from gradclip.rules.rule import Rules
 from gradclip.rules.scope import Tensor
+from gradclip.step.gradients import Gradients
+from gradclip.step.part import Part, actions_of, offenders_in
 
 
 def alarming(part: Part) -> bool:

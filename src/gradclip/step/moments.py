@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gradclip.engines.base import Engine
-from gradclip.gradients import Gradients
+from gradclip.step.gradients import Gradients
 
 
 def over_moments(own: Gradients, factor: float, engine: Engine) -> tuple[list[Any], Callable[[], None]]:

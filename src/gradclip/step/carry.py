@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from gradclip.engines.base import Engine, Values
-from gradclip.gradients import Gradients
-from gradclip.result import Result
 from gradclip.rules.arrays import Array, ArrayFunctions
 from gradclip.rules.norm import Linf
 from gradclip.rules.scope import Global
+from gradclip.step.gradients import Gradients
+from gradclip.step.result import Result
 
 
 def clip_carrying(

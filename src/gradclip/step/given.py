@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from numbers import Real
 from typing import Any
 
-from gradclip.gradients import Gradients
+from gradclip.step.gradients import Gradients
 
 NO_MOMENTS = (
     "this rule reads the second moments of an optimizer like Adam, and there are none: attach(optimizer, rule) in "

@@ -7,10 +7,10 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from gradclip.engines.base import Engine
-from gradclip.parts import Part, actions_of, closing, joined, names_in, norms_in, offenders_in, opening
 from gradclip.rules.arrays import Array
 from gradclip.rules.norm import L2, Linf, Norm
 from gradclip.rules.response import ACTION_NAMES, SCALE, SKIP, ZERO
+from gradclip.step.part import Part, actions_of, closing, joined, names_in, norms_in, offenders_in, opening
 
 
 class Segment(NamedTuple):

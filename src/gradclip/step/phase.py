@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from gradclip.decide import decide_sweep
-from gradclip.elements import clamped
 from gradclip.engines.base import Engine, UnsupportedGradient
-from gradclip.gradients import Gradients, gathered, refused
-from gradclip.parts import ALIKE, Part
 from gradclip.rules.arrays import SCALARS
 from gradclip.rules.scope import Row
 from gradclip.rules.sweep import Phase, Sweep
 from gradclip.rules.threshold import SecondMoment
-from gradclip.work import (
+from gradclip.step.decide import decide_sweep
+from gradclip.step.elements import clamped
+from gradclip.step.gradients import Gradients, gathered, refused
+from gradclip.step.part import ALIKE, Part
+from gradclip.step.work import (
     Terms,
     Work,
     apart,

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from gradclip.decide import Plan, elementwise_decision, sides
 from gradclip.engines.base import Engine
-from gradclip.gradients import Gradients
-from gradclip.moments import over_moments
-from gradclip.parts import ALIKE, Part
 from gradclip.rules.arrays import Array, ArrayFunctions
 from gradclip.rules.response import Rescale
 from gradclip.rules.rule import Rule
 from gradclip.rules.sweep import Sweep
 from gradclip.rules.threshold import SecondMoment
-from gradclip.work import Terms, Work, nothing, numbers_of, recalled
+from gradclip.step.decide import Plan, elementwise_decision, sides
+from gradclip.step.gradients import Gradients
+from gradclip.step.moments import over_moments
+from gradclip.step.part import ALIKE, Part
+from gradclip.step.work import Terms, Work, nothing, numbers_of, recalled
 
 
 def clamped(key: tuple[int, int], sweep: Sweep, own: Gradients, engine: Engine, batch: Any, terms: Terms) -> Work:

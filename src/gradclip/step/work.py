@@ -6,17 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from gradclip.decide import combined, either
 from gradclip.engines.base import Engine, Measure, UnsupportedGradient
-from gradclip.gradients import Gradients
-from gradclip.memory import Memories, Owners
-from gradclip.parts import ALL, Part
 from gradclip.rules.arrays import Array
 from gradclip.rules.norm import RMS
 from gradclip.rules.scope import Global, Group, Row, Tensor, rows_of
 from gradclip.rules.segments import Segments, segments
 from gradclip.rules.sweep import Phase, Sweep
 from gradclip.rules.threshold import State
+from gradclip.step.decide import combined, either
+from gradclip.step.gradients import Gradients
+from gradclip.step.memory import Memories, Owners
+from gradclip.step.part import ALL, Part
 
 
 class Terms(NamedTuple):
