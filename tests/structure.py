@@ -14,27 +14,34 @@ FRAMEWORK = re.compile(r"\b(torch|pytorch|paddle\w*|jax|optax|tensorflow|keras|m
 
 INNER = ("gradclip.rules",)
 DECIDING = (*INNER, "gradclip.engines.base")
-STEP = tuple(f"gradclip.step.{name}" for name in ("decide", "memory", "gradients", "part"))
 CORE = (*DECIDING, "gradclip.errors", "gradclip.step", "gradclip.telemetry", "gradclip.clipper")
+
+
+def after(*stages: str) -> tuple[str, ...]:
+    """What a file of the step may import that comes after these."""
+    return (*DECIDING, "gradclip.errors", *(f"gradclip.step.{stage}" for stage in stages))
+
+
 MAY_IMPORT = {
     "rules": INNER,
     "errors.py": (),
     "engines/base.py": INNER,
-    "step/decide.py": DECIDING,
-    "engines": (*INNER, "gradclip.engines", "gradclip.errors"),
-    "step/memory.py": INNER,
+    "step/policy.py": INNER,
     "step/gradients.py": DECIDING,
-    "step/part.py": (*DECIDING, "gradclip.step.decide", "gradclip.step.memory"),
-    "step/result.py": (*DECIDING, "gradclip.step.part"),
-    "step/respond.py": CORE[:-2],
+    "step/decide.py": (*DECIDING, "gradclip.step.policy"),
+    "step/memory.py": DECIDING,
+    "step/part.py": after("decide", "memory"),
+    "step/result.py": after("part"),
+    "step/measure.py": after("decide", "gradients"),
+    "step/respond.py": after("gradients", "part", "policy", "result"),
+    "step/layout.py": after("gradients", "measure", "memory", "part", "policy", "respond"),
+    "step/write.py": after("decide", "part", "layout"),
+    "step/carry.py": after("gradients", "result"),
+    "step/moments.py": after("gradients"),
+    "step": (*DECIDING, "gradclip.errors", "gradclip.step"),
+    "engines": (*INNER, "gradclip.engines", "gradclip.errors"),
     "telemetry/event.py": (),
     "telemetry": (*CORE[:-1], "gradclip.__version__"),
-    "step/carry.py": (*DECIDING, "gradclip.step.gradients", "gradclip.step.result"),
-    "step/moments.py": (*DECIDING, "gradclip.step.gradients"),
-    "step/given.py": (*DECIDING, "gradclip.step.gradients"),
-    "step/work.py": (*DECIDING, *STEP),
-    "step/elements.py": (*DECIDING, *STEP, "gradclip.step.moments", "gradclip.step.work"),
-    "step/phase.py": (*DECIDING, *STEP, "gradclip.step.work", "gradclip.step.elements"),
     "clipper.py": CORE[:-1],
     "advice": (*CORE, "gradclip.engines.reference", "gradclip.advice"),
     "advice/by_trial.py": ("gradclip.advice", "gradclip.telemetry.runs", "gradclip.watch.launch"),
@@ -49,7 +56,7 @@ MAY_IMPORT = {
 }
 """For each file or folder, first match of the longest, what of gradclip it may import: rules <- decide <- engines <-
 clipper <- doors. The engines do not decide."""
-PURE = ("rules", "step/decide.py", "errors.py", "telemetry/event.py")
+PURE = ("rules", "step/decide.py", "step/policy.py", "errors.py", "telemetry/event.py")
 """These import the standard library alone and name no framework."""
 
 

@@ -25,6 +25,7 @@ from gradclip.rules.arrays import SCALARS
 from gradclip.rules.response import KEEP, PASS, RAISE, SCALE, SKIP, ZERO
 from gradclip.rules.segments import Segments
 from gradclip.step import decide as module
+from gradclip.step.policy import POLICIES
 
 ONE = Segments(1)
 
@@ -99,12 +100,12 @@ def many(totals, nonfinite=None):
 
 
 def decided(measure, rule, on_nonfinite="keep", step=0, sizes=(), divisor=1.0):
-    return module.decide(measure, rule, sizes, on_nonfinite, step, {}, divisor)
+    return module.decide(measure, rule, {}, module.Terms(POLICIES[on_nonfinite], step, divisor), sizes)
 
 
 def swept(measure, rules, parts, on_nonfinite="keep"):
     """`decide_sweep` of rules whose thresholds remember nothing."""
-    return module.decide_sweep(measure, rules, parts, [{}] * len(rules), on_nonfinite=on_nonfinite, step=0)
+    return module.decide_sweep(measure, rules, parts, [{}] * len(rules), module.Terms(POLICIES[on_nonfinite]))
 
 
 def test_a_norm_above_the_threshold_is_scaled_to_it():
@@ -208,7 +209,7 @@ def test_maxima_combine_by_maximum():
 
 def test_by_value_each_side_has_its_own_bound():
     """Largest positive 3 against 1.5, largest negative 1 against 2; a second tensor within both."""
-    decision = module.elementwise_decision(many([3.0, 1.0, 1.0, 2.0]), ClipGradByValue(1.5, -2.0), "keep", 0)
+    decision = module.elementwise_decision(many([3.0, 1.0, 1.0, 2.0]), ClipGradByValue(1.5, -2.0), {}, module.Terms())
     assert list(decision.norm) == [3.0, 1.0, 1.0, 2.0]
     assert list(decision.coefficient) == [0.5, 1.0, 1.0, 1.0]
     assert list(decision.action) == [SCALE, PASS, PASS, PASS]
@@ -216,7 +217,9 @@ def test_by_value_each_side_has_its_own_bound():
 
 @pytest.mark.parametrize(("policy", "action"), [("skip", SKIP), ("raise", RAISE), ("keep", SCALE), ("zero", SCALE)])
 def test_by_value_a_broken_tensor_is_skipped_or_raised_for_as_a_whole(policy, action):
-    decision = module.elementwise_decision(many([3.0, 1.0], [1.0, 0.0]), ClipGradByValue(1.5), policy, 0)
+    decision = module.elementwise_decision(
+        many([3.0, 1.0], [1.0, 0.0]), ClipGradByValue(1.5), {}, module.Terms(POLICIES[policy])
+    )
     assert decision.action[0] == action
 
 

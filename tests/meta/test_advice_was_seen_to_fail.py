@@ -28,8 +28,8 @@ def zeros_too(run):
     return [event.norm_before or 1e-30 for event in run if math.isfinite(event.norm_before)]
 
 
-def learnt_nothing(measure, stages, parts, states, decide=gradclip.advice.replay.decide_sweep, **options):
-    return decide(measure, stages, parts, [{}] * len(stages), **options)
+def learnt_nothing(measure, stages, parts, states, terms, decide=gradclip.advice.replay.decide_sweep):
+    return decide(measure, stages, parts, [{}] * len(stages), terms)
 
 
 def replayed(text, norms):

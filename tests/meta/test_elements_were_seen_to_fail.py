@@ -8,8 +8,9 @@ import torch
 import gradclip.clipper
 import gradclip.step.carry
 import gradclip.step.decide
-import gradclip.step.elements
 import gradclip.step.moments
+import gradclip.step.run
+import gradclip.step.write
 import gradclip.torch.hook
 import gradclip.torch.update
 import test_carry
@@ -30,7 +31,7 @@ from torch_door import test_update
 BENCH, DOOR = BENCHES["reference"], Door("torch")
 
 
-def one_bound_for_all(part, bounds=gradclip.step.elements.own_bounds_of):
+def one_bound_for_all(part, bounds=gradclip.step.write.own_bounds_of):
     low, high = bounds(part)
     return low.min(), high.max()
 
@@ -51,10 +52,10 @@ def keeping_given(self):
     return dict(self._given)
 
 
-def written_first(clip, gradients, engine, carried, clip_carrying=gradclip.step.carry.clip_carrying):
+def written_first(clip, result, gradients, engine, carried, clip_carrying=gradclip.step.carry.clip_carrying):
     for tensor in gradients.tensors:
         tensor *= 0.5
-    return clip_carrying(clip, gradients, engine, carried)
+    return clip_carrying(clip, result, gradients, engine, carried)
 
 
 def zero_closes(engine, moment, like, limit=gradclip.step.moments._limit):
@@ -74,7 +75,7 @@ PLANTS = [
         "one bound for all tensors",
         test_adapting_bounds.test_each_tensor_has_its_own_bounds,
         (BENCH,),
-        gradclip.step.elements,
+        gradclip.step.write,
         "own_bounds_of",
         one_bound_for_all,
     ),
@@ -130,7 +131,7 @@ PLANTS = [
         "written before it raises",
         test_carry.test_nothing_is_written_when_it_raises,
         (BENCH, Rule(response=Raise()), {}, GradientAboveThreshold),
-        gradclip.clipper,
+        gradclip.step.run,
         "clip_carrying",
         written_first,
     ),

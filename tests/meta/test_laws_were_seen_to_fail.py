@@ -12,6 +12,8 @@ import pytest
 import torch
 
 import gradclip.step.decide
+import gradclip.step.policy
+import gradclip.step.run
 from benches import BENCHES, bench_of
 from gradclip import (
     L2,
@@ -34,7 +36,7 @@ from gradclip.engines.reference import ReferenceEngine
 from gradclip.engines.torch import TorchEngine, TorchFunctions
 from gradclip.rules import codec
 from gradclip.rules.response import KEEP
-from gradclip.step.decide import POLICIES
+from gradclip.step.policy import POLICIES, Policy
 from gradclip.testing import REFERENCE, Bench, laws, ordinary_gradients
 from gradclip.testing.laws import Law
 from remembering import Following
@@ -100,10 +102,10 @@ def narrow_norms(tensor, scope, norm, _norms=torch_engine._norms):
     return (norms * scales).to(torch.float16).double(), torch.ones_like(scales)
 
 
-def write_first(self, works, engine, result, across, heed=Clipper._heed):
+def write_first(works, answer, engine, *rest, respond=gradclip.step.respond.respond):
     for work in works:
         engine.apply_(work.batch, work.part.sweep.leaf, work.part.plan.coefficient)
-    return heed(self, works, engine, result, across)
+    return respond(works, answer, engine, *rest)
 
 
 def look_at_the_coefficient(self, batch, scope, coefficient, zeroes=True, apply_=TorchEngine.apply_):
@@ -229,15 +231,15 @@ PLANTS = [
     Plant(
         "a kept segment is scaled",
         laws.a_kept_segment_is_not_written,
-        gradclip.step.decide,
+        gradclip.step.policy,
         "POLICIES",
-        POLICIES | {"keep": (0.5, KEEP)},
+        POLICIES | {"keep": Policy("keep", 0.5, KEEP)},
     ),
-    Plant("a skipped step is written", laws.a_skipped_step_writes_nothing, Clipper, "_heed", write_first),
+    Plant("a skipped step is written", laws.a_skipped_step_writes_nothing, gradclip.step.run, "respond", write_first),
     Plant(
         "a step with NaN is not skipped",
         laws.a_skipped_step_writes_nothing,
-        gradclip.step.decide,
+        gradclip.step.policy,
         "POLICIES",
         POLICIES | {"skip": POLICIES["keep"]},
     ),
@@ -250,7 +252,13 @@ PLANTS = [
         purge_nan_only,
         rule=Rule(VALUE.scope, VALUE.norm, Constant(0.5), Smooth()),
     ),
-    Plant("written before it raises", laws.raising_names_the_tensor_and_writes_nothing, Clipper, "_heed", write_first),
+    Plant(
+        "written before it raises",
+        laws.raising_names_the_tensor_and_writes_nothing,
+        gradclip.step.run,
+        "respond",
+        write_first,
+    ),
     Plant(
         "the wrong name",
         laws.raising_names_the_tensor_and_writes_nothing,

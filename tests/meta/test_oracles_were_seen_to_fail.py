@@ -14,6 +14,9 @@ import gradclip.clipper
 import gradclip.rules.segments
 import gradclip.rules.threshold
 import gradclip.step.decide
+import gradclip.step.layout
+import gradclip.step.policy
+import gradclip.step.run
 import gradclip.torch.functional
 import gradclip.torch.parameters
 import test_clipper
@@ -23,8 +26,10 @@ from doors import Door, parameter
 from gradclip import ClipGradByGlobalNorm, Global, GradclipWarning, Group, Rescale
 from gradclip.engines import torch as torch_engine
 from gradclip.engines.torch import TorchEngine
+from gradclip.rules.response import KEEP
 from gradclip.rules.rule import rewritten
 from gradclip.rules.sweep import Sweep, phases_of
+from gradclip.step.policy import POLICIES, Policy
 from parity import test_where_pytorch_is_right as right
 from parity import test_where_pytorch_is_wrong as wrong
 from rules import test_scope, test_sweep
@@ -115,11 +120,10 @@ def half_precision_product(target, factor):
         target.mul_(factor.to(target.dtype))
 
 
-def write_everything_first(self, works, engine, result, across, heed=gradclip.clipper.Clipper._heed):
+def write_everything_first(works, answer, engine, *rest, respond=gradclip.step.respond.respond):
     for work in works:
-        if not work.written:
-            self._write(work.part, work.batch, engine)
-    return heed(self, works, engine, result, across)
+        engine.apply_(work.batch, work.part.sweep.leaf, work.part.plan.coefficient)
+    return respond(works, answer, engine, *rest)
 
 
 def learning(norm, step, weights, learns, xp, given):
@@ -277,9 +281,9 @@ BROKEN = [
     Plant(
         "a broken segment is scaled",
         call(test_nonfinite.test_keep_leaves_one_tensor_alone_and_clips_the_others, DOOR, math.inf),
-        gradclip.step.decide,
+        gradclip.step.policy,
         "POLICIES",
-        gradclip.step.decide.POLICIES | {"keep": (0.5, 3)},
+        POLICIES | {"keep": Policy("keep", 0.5, KEEP)},
     ),
     Plant(
         "a skipped step keeps its gradients",
@@ -291,8 +295,8 @@ BROKEN = [
     Plant(
         "written before it raises",
         call(test_nonfinite.test_raise_names_the_parameter_and_writes_nothing, DOOR, math.nan, 2.0),
-        gradclip.clipper.Clipper,
-        "_heed",
+        gradclip.step.run,
+        "respond",
         write_everything_first,
     ),
     Plant(
@@ -336,7 +340,7 @@ PARAMETERS = [
     Plant(
         "a norm for each group",
         call(test_parameters.test_a_global_norm_is_over_all_parameter_groups, DOOR),
-        gradclip.clipper,
+        gradclip.step.layout,
         "phases_of",
         by_group,
     ),
@@ -410,8 +414,8 @@ DECISIONS = [
         test_decide.test_a_loss_scale_is_divided_out_of_the_norm,
         gradclip.step.decide,
         "decide",
-        lambda m, rule, sizes, how, step, state, divisor, decide=gradclip.step.decide.decide: decide(
-            m, rule, sizes, how, step, state, 1.0
+        lambda m, rule, state, terms, sizes, decide=gradclip.step.decide.decide: decide(
+            m, rule, state, terms._replace(divisor=1.0), sizes
         ),
     ),
     Plant(
@@ -441,7 +445,7 @@ DECISIONS = [
     Plant(
         "stages measured at the first scope",
         call(test_clipper.test_an_element_stage_then_a_global_one, DOOR),
-        gradclip.clipper,
+        gradclip.step.layout,
         "phases_of",
         lambda rule: phases_of(rule)[:1],
     ),

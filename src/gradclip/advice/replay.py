@@ -18,7 +18,7 @@ from gradclip.rules.response import KEEP, SKIP, Raise
 from gradclip.rules.rule import AnyRule, Carry, Rule, Rules, checked_rule, stages_of
 from gradclip.rules.scope import Global
 from gradclip.rules.threshold import State
-from gradclip.step.decide import decide_sweep
+from gradclip.step.decide import Terms, decide_sweep
 from gradclip.step.part import ALIKE
 
 
@@ -133,7 +133,7 @@ def _played(stages: Sequence[Rule], measures: Iterator[Measure]) -> Iterator[tup
     parts = [ALIKE] * len(stages)
     states: list[State] = [{}] * len(stages)
     for step, measure in enumerate(measures):
-        plan = decide_sweep(measure, stages, parts, states, on_nonfinite="keep", step=step)
+        plan = decide_sweep(measure, stages, parts, states, Terms(step=step))
         states = [decision.state for decision in plan.decisions]
         hardest = min(plan.decisions, key=lambda decision: float(_number(decision.coefficient)))
         yield _number(hardest.threshold), _output(measure, plan.coefficient, [d.action for d in plan.decisions])

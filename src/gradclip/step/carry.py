@@ -14,9 +14,9 @@ from gradclip.step.result import Result
 
 
 def clip_carrying(
-    clip: Callable[[Gradients], Result], gradients: Gradients, engine: Engine, carried: Mapping[str, Any]
-) -> tuple[Result, dict[str, Any]]:
-    """`u = clip(g + carried)` in place of each gradient g; the result, and what is carried on, `g + carried - u`.
+    clip: Callable[[Gradients], None], result: Result, gradients: Gradients, engine: Engine, carried: Mapping[str, Any]
+) -> dict[str, Any]:
+    """`u = clip(g + carried)` in place of each gradient g; what is carried on is `g + carried - u`.
 
     What is carried has the unit of the gradient without a loss scale, and the name of its tensor. Where an element of
     `g + carried` is non-finite, the whole step is clipped without what is carried, and that stays as it was; so it does
@@ -32,15 +32,15 @@ def clip_carrying(
     stays, xp = _nonfinite(engine, [values.tensor(value) for value in whole])
     whole = [values.where(stays, own, value) for own, value in zip(alone, whole, strict=True)]
     clipped = [values.tensor(value) for value in whole]
-    result = clip(gradients._replace(tensors=clipped))
+    clip(gradients._replace(tensors=clipped))
     if not engine.waits and result.skipped:
-        return result, {}
+        return {}
     for flag in result.skip_flags() if engine.waits else []:
         stays = xp.either(stays, flag)
     for gradient, own in zip(gradients.tensors, clipped, strict=True):
         values.put_(gradient, own)
     left = [(w - values.wide(g, i)) / divisor for i, (w, g) in enumerate(zip(whole, gradients.tensors, strict=True))]
-    return result, {name: values.where(stays, *pair) for name, *pair in zip(names, before, left, strict=True)}
+    return {name: values.where(stays, *pair) for name, *pair in zip(names, before, left, strict=True)}
 
 
 def _known(values: Values, carried: Any, own: Any, name: str) -> Any:

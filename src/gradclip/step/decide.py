@@ -12,16 +12,30 @@ from typing import Any, NamedTuple
 
 from gradclip.engines.base import Across, Measure
 from gradclip.rules.arrays import SCALARS, Array, ArrayFunctions
-from gradclip.rules.response import KEEP, PASS, RAISE, SKIP, ZERO
+from gradclip.rules.response import PASS
 from gradclip.rules.rule import Rule
 from gradclip.rules.scope import Element, Global
 from gradclip.rules.segments import Segments
 from gradclip.rules.threshold import Observed, State
-
-POLICIES = {"keep": (1.0, KEEP), "skip": (0.0, SKIP), "zero": (0.0, ZERO), "raise": (0.0, RAISE)}
-"""`on_nonfinite`: the coefficient and the action for a segment that holds a non-finite element."""
+from gradclip.step.policy import KEEPS, Policy
 
 NOTHING: Mapping[str, Any] = {}
+
+
+class Terms(NamedTuple):
+    """What a step is decided by, beside what was measured: the same for each stage of a sweep.
+
+    `divisor` is what the optimizer divides the gradients by later (a loss scale), `given` the numbers of the caller.
+    Where `broken`, because an earlier sweep met an element that is not finite, nothing is learnt. `across` sums up over
+    the processes that share the gradients.
+    """
+
+    policy: Policy = KEEPS
+    step: Any = 0
+    divisor: Array = 1.0
+    given: Mapping[str, Any] = NOTHING
+    broken: Array = None
+    across: Across | None = None
 
 
 class Decision(NamedTuple):
@@ -46,28 +60,21 @@ def decide_sweep(
     stages: Sequence[Rule],
     parts: Sequence[Segments],
     states: Sequence[State],
-    *,
-    on_nonfinite: str,
-    step: Any,
-    divisor: Array = 1.0,
+    terms: Terms,
     weights: Measure | None = None,
-    across: Across | None = None,
-    given: Mapping[str, Any] = NOTHING,
-    broken: Array = None,
 ) -> Plan:
     """Decide the stages of one sweep after another, each on what the ones before it leave.
 
-    `parts` are the segments of each stage and `states` the memories of their thresholds.
-    `divisor` is what the optimizer divides the gradients by later (a loss scale); `weights` is the measure of the
-    parameters over the same S segments, for the thresholds that read it, and `given` the numbers of the caller. Where
-    `broken`, because an earlier sweep met an element that is not finite, nothing is learnt. Where processes share the
-    gradients, the segments measured are tensors, and `across` sums them up.
+    `parts` are the segments of each stage and `states` the memories of their thresholds; `weights` is the measure of
+    the parameters over the same S segments, for the thresholds that read it. Where processes share the gradients, the
+    segments measured are tensors.
     """
+    across = terms.across
     if across is not None:
         measure = summed_up(measure, stages[0], across.shards)
         weights = None if weights is None else summed_up(weights, stages[0], across.shards)
-    if on_nonfinite == "zero" and any(rule.threshold.adapts for rule in stages):
-        broken = either(measure, broken)
+    if terms.policy.writes_zeros and any(rule.threshold.adapts for rule in stages):
+        terms = terms._replace(broken=either(measure, terms.broken, across))
     coefficient: Array = None
     decisions = []
     for position, (rule, segments, state) in enumerate(zip(stages, parts, states, strict=True)):
@@ -75,7 +82,7 @@ def decide_sweep(
         seen = None
         if weights is not None:
             seen = norm_of(combined(weights, rule, segments, across)[0], rule, segments.sizes)
-        decision = decide(whole, rule, segments.sizes, on_nonfinite, step, state, divisor, seen, given, broken)
+        decision = decide(whole, rule, state, terms, segments.sizes, seen)
         decisions.append(decision)
         own = decision.coefficient if index is None else measure.xp.take(decision.coefficient, index)
         coefficient = own if coefficient is None else coefficient * own
@@ -85,32 +92,67 @@ def decide_sweep(
 
 
 def decide(
-    measure: Measure,
-    rule: Rule,
-    sizes: Sequence[int],
-    on_nonfinite: str,
-    step: Any,
-    state: State,
-    divisor: Array = 1.0,
-    weights: Array = None,
-    given: Mapping[str, Any] = NOTHING,
-    broken: Array = None,
+    measure: Measure, rule: Rule, state: State, terms: Terms, sizes: Sequence[int] = (), weights: Array = None
 ) -> Decision:
     """The decision of one stage: `coefficient = phi(norm / threshold)`, unless the segment is non-finite."""
-    xp = measure.xp
-    norm = norm_of(measure, rule, sizes) / divisor
+    xp, policy = measure.xp, terms.policy
+    norm = norm_of(measure, rule, sizes) / terms.divisor
     bad = xp.either(measure.nonfinite > 0, xp.nonfinite(norm))
     if rule.threshold.adapts:
-        learns = teaching(norm, bad, broken, xp)
-        threshold, state = rule.threshold.at(Observed(norm, step, weights, learns, xp, given), state)
-        numbers = isinstance(threshold, int | float)
-        threshold = (SCALARS if numbers else xp).where(threshold > 0.0, threshold, math.inf)
+        threshold, state = _adapted(norm, bad, rule, state, terms, xp, weights)
     else:
-        threshold = rule.threshold.value(step, xp)
-    coefficient = rule.response.coefficient(norm / threshold, xp)
-    action = xp.where(coefficient != 1.0, rule.response.action, PASS)
-    forced, forced_action = POLICIES[on_nonfinite]
-    return Decision(norm, threshold, xp.where(bad, forced, coefficient), xp.where(bad, forced_action, action), state)
+        threshold = rule.threshold.value(terms.step, xp)
+    coefficient, action = _response(norm / threshold, rule, xp)
+    return Decision(
+        norm, threshold, xp.where(bad, policy.coefficient, coefficient), xp.where(bad, policy.action, action), state
+    )
+
+
+def elementwise_decision(measure: Measure, rule: Rule, state: State, terms: Terms) -> Decision:
+    """The decision at scope `Element`, on the largest positive and the largest negative magnitude of each tensor.
+
+    A tensor with a non-finite element is skipped or raised for as a whole; other policies concern that element alone,
+    so the coefficient of the finite ones stands. A threshold that adapts observes the larger of both magnitudes.
+    """
+    assert isinstance(rule.scope, Element)
+    xp, norm = measure.xp, measure.total / terms.divisor
+    tensors = len(norm) // 2
+    if rule.threshold.adapts:
+        limit, state = _limit_of_elements(measure._replace(total=norm), rule, state, terms)
+        limits = xp.take(limit, xp.indices([i for i in range(tensors) for _ in range(2)], measure.total))
+    else:
+        low, high = rule.threshold.bounds(terms.step, xp)
+        limits = xp.take(xp.array([high, -low], measure.total), xp.indices([0, 1] * tensors, measure.total))
+    coefficient, action = _response(norm / limits, rule, xp)
+    if terms.policy.stops:
+        action = xp.where(measure.nonfinite > 0, terms.policy.action, action)
+    return Decision(norm, limits, coefficient, action, state)
+
+
+def _limit_of_elements(measure: Measure, rule: Rule, state: State, terms: Terms) -> tuple[Array, State]:
+    """The threshold [T] of each tensor's elements, and the memory after it."""
+    xp, across = measure.xp, terms.across
+    norm, flawed = xp.maximum(*sides(measure.total, xp)), sides(measure.nonfinite, xp)[0]
+    if across is not None:
+        norm, flawed = across.shards(norm, "max"), across.shards(flawed, "sum")
+    limit, state = _adapted(norm, xp.either(flawed > 0, xp.nonfinite(norm)), rule, state, terms, xp)
+    return limit + 0.0 * norm, state  # one number for all becomes one for each
+
+
+def _adapted(
+    norm: Array, bad: Array, rule: Rule, state: State, terms: Terms, xp: ArrayFunctions, weights: Array = None
+) -> tuple[Array, State]:
+    """The threshold of a rule that adapts, infinity where it is not above 0, and its memory after it."""
+    learns = teaching(norm, bad, terms.broken, xp)
+    limit, state = rule.threshold.at(Observed(norm, terms.step, weights, learns, xp, terms.given), state)
+    own = SCALARS if isinstance(limit, int | float) else xp
+    return own.where(limit > 0.0, limit, math.inf), state
+
+
+def _response(ratio: Array, rule: Rule, xp: ArrayFunctions) -> tuple[Array, Array]:
+    """The coefficient phi of the ratio, and the action where it is not 1."""
+    coefficient = rule.response.coefficient(ratio, xp)
+    return coefficient, xp.where(coefficient != 1.0, rule.response.action, PASS)
 
 
 def teaching(norm: Array, bad: Array, broken: Array, xp: ArrayFunctions) -> Array:
@@ -118,10 +160,14 @@ def teaching(norm: Array, bad: Array, broken: Array, xp: ArrayFunctions) -> Arra
     return xp.where(bad if broken is None else xp.either(bad, broken), False, norm > 0)
 
 
-def either(measure: Measure, broken: Array) -> Array:
-    """Whether any element measured is not finite, or `broken` is true already."""
-    found = measure.xp.any(measure.nonfinite > 0)
-    return found if broken is None else measure.xp.either(found, broken)
+def either(measure: Measure, broken: Array, across: Across | None = None) -> Array:
+    """Whether any element measured is not finite, here or where other tensors are, or `broken` is true already."""
+    xp = measure.xp
+    found = xp.any(measure.nonfinite > 0)
+    if across is not None:
+        one = xp.array([1.0], measure.total)
+        found = across.tensors(xp.where(found, one, 0.0 * one), "max") > 0
+    return found if broken is None else xp.either(found, broken)
 
 
 def norm_of(measure: Measure, rule: Rule, sizes: Sequence[int]) -> Array:
@@ -171,60 +217,6 @@ def _after(measure: Measure, rule: Rule, coefficient: Array) -> Measure:
     xp, zeroed = measure.xp, coefficient == 0.0
     total = xp.where(zeroed, 0.0, rule.norm.scaled(measure.total, coefficient, xp))
     return measure._replace(total=total, nonfinite=xp.where(zeroed, 0, measure.nonfinite))
-
-
-def elementwise_decision(
-    measure: Measure,
-    rule: Rule,
-    on_nonfinite: str,
-    step: Any,
-    divisor: Array = 1.0,
-    state: State = NOTHING,
-    across: Across | None = None,
-    given: Mapping[str, Any] = NOTHING,
-    broken: Array = None,
-) -> Decision:
-    """The decision at scope `Element`, on the largest positive and the largest negative magnitude of each tensor.
-
-    A tensor with a non-finite element is skipped or raised for as a whole; "keep" and "zero" concern that element
-    alone, so the coefficient of the finite ones stands. A threshold that adapts observes the larger of both magnitudes.
-    """
-    assert isinstance(rule.scope, Element)
-    xp = measure.xp
-    norm = measure.total / divisor
-    tensors = len(norm) // 2
-    if rule.threshold.adapts:
-        limit, state = _limit_of_elements(measure._replace(total=norm), rule, step, state, across, given, broken)
-        limits = xp.take(limit, xp.indices([i for i in range(tensors) for _ in range(2)], measure.total))
-    else:
-        low, high = rule.threshold.bounds(step, xp)
-        limits = xp.take(xp.array([high, -low], measure.total), xp.indices([0, 1] * tensors, measure.total))
-    coefficient = rule.response.coefficient(norm / limits, xp)
-    action = xp.where(coefficient != 1.0, rule.response.action, PASS)
-    if on_nonfinite in ("skip", "raise"):
-        action = xp.where(measure.nonfinite > 0, POLICIES[on_nonfinite][1], action)
-    return Decision(norm, limits, coefficient, action, state)
-
-
-def _limit_of_elements(
-    measure: Measure,
-    rule: Rule,
-    step: Any,
-    state: State,
-    across: Across | None,
-    given: Mapping[str, Any],
-    broken: Array,
-) -> tuple[Array, State]:
-    """The threshold [T] of each tensor's elements, and the memory after it."""
-    xp = measure.xp
-    norm, flawed = xp.maximum(*sides(measure.total, xp)), sides(measure.nonfinite, xp)[0]
-    if across is not None:
-        norm, flawed = across.shards(norm, "max"), across.shards(flawed, "sum")
-    bad = xp.either(flawed > 0, xp.nonfinite(norm))
-    learns = teaching(norm, bad, broken, xp)
-    limit, state = rule.threshold.at(Observed(norm, step, None, learns, xp, given), state)
-    limit = limit + 0.0 * norm  # one number for all becomes one for each
-    return xp.where(limit > 0.0, limit, math.inf), state
 
 
 def sides(values: Array, xp: ArrayFunctions) -> tuple[Array, Array]:

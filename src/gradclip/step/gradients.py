@@ -1,11 +1,13 @@
-"""What a door hands over: the gradients of one step and what stands beside them, for an engine to gather."""
+"""Gradients in: what a door hands over, the gradients of one step and what stands beside them, and what may lack."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Real
 from typing import Any, NamedTuple
 
-from gradclip.engines.base import Across, Engine, UnsupportedGradient
+from gradclip.engines.base import Across
 
 
 class Gradients(NamedTuple):
@@ -15,9 +17,8 @@ class Gradients(NamedTuple):
     `divisor` is what the optimizer will divide the gradients by (a loss scale); thresholds mean the divided ones.
     `across` says how to sum up over processes that hold other parts of the gradients. `given` are numbers beside the
     gradients that a rule may read, by name: floats, or arrays [1] of the engine. `moments()` are the second
-    moments that the optimizer has of each gradient, None for one that it has not seen yet. `broken` says that a part of
-    the rule which came before met an element that is not finite: then the others learn nothing. `overflow` is above 0
-    where a loss scaler leaves the step out.
+    moments that the optimizer has of each gradient, None for one that it has not seen yet. `overflow` is above 0 where
+    a loss scaler leaves the step out.
     """
 
     tensors: list[Any]
@@ -28,8 +29,11 @@ class Gradients(NamedTuple):
     across: Across | None = None
     given: Mapping[str, Any] = {}
     moments: Callable[[], list[Any]] | None = None
-    broken: Any = None
     overflow: Any = None
+
+    def names(self) -> tuple[str, ...]:
+        """The name of each gradient."""
+        return tuple(map(self.name, range(len(self.tensors))))
 
     def only(self, indices: list[int]) -> Gradients:
         """The gradients at `indices`."""
@@ -48,24 +52,37 @@ def _some_of(every: Callable[[], list[Any]] | None, indices: list[int]) -> Calla
     return None if every is None else lambda: list(map(every().__getitem__, indices))
 
 
-def gathered_once(engine: Engine, gradients: Gradients) -> tuple[Gradients, Any]:
-    """The gradients without those whose memory came before, and their batch: each counts and is scaled once."""
-    batch = gathered(engine, gradients)
-    again = engine.repeated(batch)
-    if not again:
-        return gradients, batch
-    gradients = gradients.only([i for i in range(len(gradients.tensors)) if i not in again])
-    return gradients, gathered(engine, gradients)
+NO_MOMENTS = (
+    "this rule reads the second moments of an optimizer like Adam, and there are none: attach(optimizer, rule) in "
+    "PyTorch, grad_clip= of the optimizer in Paddle (dynamic mode), update(..., moments=...) in JAX"
+)
 
 
-def gathered(engine: Engine, own: Gradients) -> Any:
-    """The batch of the gradients, or the error that names the one that `engine` cannot take."""
-    try:
-        return engine.gather(own.tensors)
-    except UnsupportedGradient as error:
-        raise refused(own, error) from None
+def is_one(number: Any) -> bool:
+    """Whether this is a number, or a tensor of one element."""
+    return isinstance(number, Real) or (hasattr(number, "shape") and math.prod(number.shape) == 1)
 
 
-def refused(own: Gradients, error: UnsupportedGradient) -> TypeError:
-    """The error of an engine, with the name of the gradient."""
-    return TypeError(f"the gradient of {own.name(error.index)!r} cannot be clipped: {error.reason}")
+def refuse_many(name: str, number: Any) -> None:
+    """Raise for what is not one number."""
+    if not isinstance(number, Real) and not hasattr(number, "shape"):
+        raise TypeError(f"the {name} is a number or a tensor of one element, got {number!r}")
+    if not is_one(number):
+        shape = tuple(number.shape)
+        raise ValueError(f"the {name} is one number, got a tensor of shape {shape}: give its mean")
+
+
+def refuse_missing(rule: Any, names: Iterable[str], moments: bool, gradients: Gradients, step: Any) -> None:
+    """Raise where a rule reads numbers of these `names`, or second `moments`, and they were not handed over."""
+    if moments:
+        if gradients.moments is None:
+            raise ValueError(f"{rule!r}: {NO_MOMENTS}")
+        gradients.moments()  # an optimizer that has none says so
+    for name in names:
+        if name in gradients.given:
+            continue
+        when = f" at step {step}" if isinstance(step, int) else ""
+        raise ValueError(
+            f"the rule reads the {name}, which was not given{when}: call clipper.give({name}=...) before each "
+            f"optimizer.step(), in JAX update(..., {name}=...)"
+        )

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
+from gradclip.engines.base import Measure
 from gradclip.rules.arrays import Array, ArrayFunctions
-from gradclip.rules.rule import Rule
 from gradclip.rules.scope import Global, Group, Row, Scope, rows_of
 from gradclip.rules.threshold import State
 
@@ -91,12 +91,23 @@ class Memories:
     def states(self, states: Mapping[Key, State]) -> None:
         self._each = {key: Remembered(state) for key, state in states.items()}
 
-    def owners(self, key: Key, rule: Rule, names: Callable[[], list[str]], shapes: Shapes, groups: int) -> Owners:
-        """Whose the segments of a stage are, if its threshold remembers."""
+    def keeps(self, key: Key) -> bool:
+        """Whether a threshold has a memory, or may have one: it was not asked yet."""
         known = self._each.get(key)
-        if not rule.threshold.adapts or isinstance(rule.scope, Global) or (known and not known.state):
-            return ()
-        return owners_of(rule.scope, names(), shapes, groups)
+        return known is None or bool(known.state)
+
+    def states_of(self, key: tuple[int, int], owners: Sequence[Owners], measure: Measure) -> list[State]:
+        """What the threshold of each stage remembers of the segments of these owners."""
+        if not self._each:
+            return [{}] * len(owners)
+        return [self.state((*key, stage), live, measure.total, measure.xp) for stage, live in enumerate(owners)]
+
+    def remember(
+        self, key: tuple[int, int], owners: Sequence[Owners], states: Sequence[State], measure: Measure
+    ) -> None:
+        """Keep for the threshold of each stage what it learnt of the segments of these owners."""
+        for stage, (live, state) in enumerate(zip(owners, states, strict=True)):
+            self.learn((*key, stage), state, live, measure.total, measure.xp)
 
     def state(self, key: Key, live: Owners, like: Array, xp: ArrayFunctions) -> State:
         """The memory of one threshold; what was loaded as a list becomes an array like `like`."""

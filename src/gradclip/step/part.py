@@ -48,6 +48,19 @@ class Part(NamedTuple):
         return (self.sweep.leaf, self.measure) if self.each is None else (Tensor(), self.each)
 
 
+def nothing() -> None:
+    return None
+
+
+class Work(NamedTuple):
+    """A part, the batch that it was measured from, whether it is written already, and what to do after writing."""
+
+    part: Part
+    batch: Any
+    written: bool = False
+    finish: Callable[[], None] = nothing
+
+
 def opening(parts: Sequence[Part]) -> list[Part]:
     """The parts of the first phase."""
     return [part for part in parts if part.key[0] == 0]

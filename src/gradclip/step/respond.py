@@ -1,4 +1,4 @@
-"""Verdicts: what the decisions of a step mean for it. Warn, skip or raise, before anything is written."""
+"""Responding: what the decisions of a step mean for it. Warn, skip or raise, before anything is written."""
 
 from __future__ import annotations
 
@@ -8,14 +8,49 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from gradclip.engines.base import Engine
+from gradclip.engines.base import Across, Engine
 from gradclip.errors import GradclipWarning, GradientAboveThreshold, NonFiniteGradient
 from gradclip.rules.norm import Linf
 from gradclip.rules.response import KEEP, RAISE, SKIP
 from gradclip.rules.rule import Rules
 from gradclip.rules.scope import Tensor
 from gradclip.step.gradients import Gradients
-from gradclip.step.part import Part, actions_of, offenders_in
+from gradclip.step.part import Part, Work, actions_of, offenders_in
+from gradclip.step.policy import Policy
+from gradclip.step.result import Result
+
+
+class Answer:
+    """What a clipper answers to the decisions of its steps; it says a thing once.
+
+    `names` asks for the names of the tensors with a non-finite element whatever the policy is.
+    """
+
+    def __init__(self, policy: Policy, can_skip: bool, names: bool) -> None:
+        self.policy, self.can_skip, self.names = policy, can_skip, names
+        self.warned = self.warned_unmatched = False
+
+    def warn_unmatched(self, rules: Rules | None, gradients: Gradients) -> None:
+        """Say once that no parameter has a name that any pattern matches."""
+        if rules is not None and not self.warned_unmatched:
+            self.warned_unmatched = warn_unmatched(rules, gradients)
+
+
+def respond(works: list[Work], answer: Answer, engine: Engine, result: Result, across: Across | None) -> bool:
+    """Whether to skip the step; raises or warns where the decisions say so. What one process skips, all skip."""
+    alarms = [(work.part, work.batch) for work in works if alarming(work.part)]
+    skips = [asks_to_skip(part, batch, engine, result.step, answer.policy) for part, batch in alarms]
+    skip = any(skips)
+    if across is not None and answer.can_skip:
+        measure = works[0].part.measure
+        skip = engine.to_host(across.tensors(measure.xp.array([float(skip)], measure.total), "max"))[0] > 0
+    result.settle(skip)
+    if answer.names:
+        result.looked_up += [name for part, batch in alarms for name in offenders(part, batch, engine)]
+    for part, batch in alarms:
+        if answer.policy.warns and not skip and not answer.warned:
+            answer.warned = warn_nonfinite(part, batch, engine, result.step)
+    return skip
 
 
 def alarming(part: Part) -> bool:
@@ -26,11 +61,11 @@ def alarming(part: Part) -> bool:
     return any(xp.any(decision.action >= KEEP) for decision in part.plan.decisions)
 
 
-def asks_to_skip(part: Part, batch: Any, engine: Engine, step: int, on_nonfinite: str) -> bool:
+def asks_to_skip(part: Part, batch: Any, engine: Engine, step: int, policy: Policy) -> bool:
     """Whether a part asks to skip the step; raises instead where its rule or the clipper says so."""
     actions = actions_of(part, engine)
     if RAISE in actions:
-        raise _error(part, batch if on_nonfinite == "raise" else None, engine, step)
+        raise _error(part, batch if policy.raises else None, engine, step)
     return SKIP in actions
 
 

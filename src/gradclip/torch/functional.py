@@ -25,7 +25,7 @@ from gradclip.rules.response import Rescale
 from gradclip.rules.rule import Rule
 from gradclip.rules.scope import Global
 from gradclip.rules.threshold import Constant, checked_limit
-from gradclip.step.decide import decide
+from gradclip.step.decide import Terms, decide
 from gradclip.step.respond import report_nothing, user_level
 from gradclip.torch.clipper import engine_for
 from gradclip.torch.eager import eager
@@ -63,7 +63,7 @@ def clip_grad_norm_(
         return torch.tensor(0.0)
     engine, batch = _gathered(gradients)
     measure = engine.measure(batch, GLOBAL, rule.norm)
-    decision = decide(measure, rule, (), "keep", 0, {})
+    decision = decide(measure, rule, {}, Terms())
     if error_if_nonfinite:
         _raise_if_nonfinite(engine.to_host(decision.norm)[0], rule.norm)
     engine.apply_(batch, GLOBAL, decision.coefficient)
@@ -89,7 +89,7 @@ def get_total_norm(
     if not found:
         return torch.tensor(0.0)
     engine, batch = _gathered(found, unique=False)
-    norm = decide(engine.measure(batch, GLOBAL, rule.norm), rule, (), "keep", 0, {}).norm
+    norm = decide(engine.measure(batch, GLOBAL, rule.norm), rule, {}, Terms()).norm
     if error_if_nonfinite:
         _raise_if_nonfinite(engine.to_host(norm)[0], rule.norm)
     return _as_tensor(norm, engine, batch)
@@ -114,7 +114,7 @@ def clip_grads_with_norm_(
     if not gradients:
         return
     engine, batch = _gathered(gradients)
-    decision = decide(_known(total_norm, engine, gradients[0]), rule, (), "keep", 0, {})
+    decision = decide(_known(total_norm, engine, gradients[0]), rule, {}, Terms())
     engine.apply_(batch, GLOBAL, decision.coefficient, zeroes=False)
 
 

@@ -111,7 +111,7 @@ class AttachedClipper(Clipper):
         self.model = model
         self._through = through_grad_scale
         if through_grad_scale:
-            refuse_through(optimizers, self._phases, rule, self._zeroes)
+            refuse_through(optimizers, self.line.phases, rule, self.line.writes_zeros)
         self._on_update = place == "update"
         if self._on_update:
             refuse_for_updates(optimizers, self, through_grad_scale)
@@ -241,14 +241,14 @@ class AttachedClipper(Clipper):
         elif result.skipped:
             drop([p for other in self.optimizers for group in other.param_groups for p in group["params"]])
 
-    def _write(self, part: Part, batch: Any, engine: Engine) -> None:
+    def write(self, part: Part, batch: Any, engine: Engine) -> None:
         """Write the gradients, or lend the coefficient to the fused optimizer, which divides by `grad_scale`."""
         if not self._through:
-            super()._write(part, batch, engine)
+            super().write(part, batch, engine)
             return
         scale = torch.as_tensor(part.divisor / part.plan.coefficient, dtype=torch.float32).reshape(())
         if not engine.waits and not self._can_lend(float(scale)):
-            super()._write(part, batch, engine)
+            super().write(part, batch, engine)
         elif engine.waits or float(part.plan.coefficient) != 1.0:
             self._lent.lend(self._stepping, "grad_scale", scale)
 

@@ -1,0 +1,51 @@
+"""Policies: what a segment with a non-finite element gets, `on_nonfinite=` by name. All that asks for them is here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gradclip.rules.response import KEEP, RAISE, SKIP, ZERO
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The `coefficient` and the `action` for a segment that holds a non-finite element."""
+
+    name: str
+    coefficient: float
+    action: int
+
+    @property
+    def skips(self) -> bool:
+        """Whether the optimizer does not step."""
+        return self.action == SKIP
+
+    @property
+    def raises(self) -> bool:
+        return self.action == RAISE
+
+    @property
+    def stops(self) -> bool:
+        """Whether one element speaks for the whole tensor: the step is skipped or raises, and nothing is written."""
+        return self.skips or self.raises
+
+    @property
+    def writes_zeros(self) -> bool:
+        return self.action == ZERO
+
+    @property
+    def warns(self) -> bool:
+        """Whether the names are said once, since the elements stay."""
+        return self.action == KEEP
+
+
+KEEPS = Policy("keep", 1.0, KEEP)
+EVERY = (KEEPS, Policy("skip", 0.0, SKIP), Policy("zero", 0.0, ZERO), Policy("raise", 0.0, RAISE))
+POLICIES = {policy.name: policy for policy in EVERY}
+
+
+def policy_of(name: str) -> Policy:
+    """The policy of this name, or the error that lists them."""
+    if name not in POLICIES:
+        raise ValueError(f"on_nonfinite is one of {', '.join(map(repr, POLICIES))}, got {name!r}")
+    return POLICIES[name]

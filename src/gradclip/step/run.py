@@ -1,0 +1,155 @@
+"""One step, from the gradients to what they became: the line-up of the stages, each of which has a file of its own.
+
+gradients in -> lay out -> measure -> decide -> respond -> write -> remember. A rule is a row of phases, and what a
+later phase measures is what the earlier ones wrote; so all of the line is walked for each, and whatever could refuse
+was asked before the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from gradclip.engines.base import Engine, UnsupportedGradient
+from gradclip.rules.arrays import SCALARS
+from gradclip.rules.response import Rescale
+from gradclip.rules.threshold import SecondMoment
+from gradclip.step.carry import clip_carrying
+from gradclip.step.decide import Plan, Terms, decide_sweep, either, elementwise_decision, sides
+from gradclip.step.gradients import Gradients, refuse_missing
+from gradclip.step.layout import Column, LineUp
+from gradclip.step.measure import gathered, gathered_once, measured, numbers_of, refused, weights_of
+from gradclip.step.memory import Memories
+from gradclip.step.moments import over_moments
+from gradclip.step.part import ALIKE, Part, Work, nothing
+from gradclip.step.respond import Answer, respond
+from gradclip.step.result import Result
+from gradclip.step.write import bounds_of
+
+
+class Step(NamedTuple):
+    """What one step is run with, beside its gradients.
+
+    `reads` says that a host reads what was decided before anything is written; `tensors` that the norm of each tensor
+    is wanted; `write` writes a part, or hands its coefficient to an optimizer.
+    """
+
+    line: LineUp
+    engine: Engine
+    number: Any
+    memories: Memories
+    answer: Answer
+    reads: bool
+    tensors: bool
+    write: Callable[[Part, Any, Engine], None]
+
+
+def run(step: Step, gradients: Gradients, result: Result, carried: dict[str, Any]) -> None:
+    """Clip `gradients` in place and fill in `result`; what is `carried` over is added and taken along."""
+    line, engine = step.line, step.engine
+    refuse_missing(line.rule, line.reads_given, line.reads_moments, gradients, step.number)
+    gradients, batch = gathered_once(engine, gradients)
+    if not line.carries:
+        run_phases(step, gradients, batch, result)
+        return
+    try:
+        carried |= clip_carrying(
+            lambda sums: run_phases(step, sums, gathered(engine, sums), result), result, gradients, engine, carried
+        )
+    except UnsupportedGradient as error:
+        raise refused(gradients, error) from None
+
+
+def run_phases(step: Step, gradients: Gradients, batch: Any, result: Result) -> None:
+    """The phases of the rule; `batch` is that of all gradients, until something is written."""
+    line, engine, broken = step.line, step.engine, None
+    line.refuse_late(gradients, batch, engine, step.number)
+    for number in range(len(line.phases)):
+        columns = line.columns(number, gradients)
+        works = [judged(step, column, gradients, batch, broken) for column in columns]
+        result.parts += [work.part for work in works]
+        if not works:
+            step.answer.warn_unmatched(line.phases[number].names, gradients)
+        if step.reads and respond(works, step.answer, engine, result, gradients.across):
+            break
+        for work in works:
+            if not work.written:
+                step.write(work.part, work.batch, engine)
+                work.finish()
+        batch = None
+        if line.adapts and number + 1 < len(line.phases):
+            broken = broken_after(works, broken, gradients)
+    if line.adapts:
+        for part in result.parts:
+            states = [decision.state for decision in part.plan.decisions]
+            step.memories.remember(part.key, part.owners, states, part.measure)
+
+
+def judged(step: Step, column: Column, gradients: Gradients, batch: Any, broken: Any) -> Work:
+    """A sweep, measured and decided; only the fused clamp writes, and only where none can refuse."""
+    own = column.only(gradients)
+    if batch is None or own is not gradients:
+        batch = gathered(step.engine, own)
+    try:
+        return (clamped if column.sweep.elementwise else rescaled)(step, column, own, batch, broken)
+    except UnsupportedGradient as error:
+        raise refused(own, error) from None
+
+
+def rescaled(step: Step, column: Column, own: Gradients, batch: Any, broken: Any) -> Work:
+    """A sweep of rescaling stages: one measure, then one decision a stage."""
+    sweep, engine = column.sweep, step.engine
+    measure, each = measured(engine, batch, sweep, len(own.tensors) if step.tensors else 0)
+    lifted = sweep.keeps_rows and measure.xp is SCALARS
+    measure = engine.in_arrays(measure) if lifted else measure  # type: ignore[attr-defined]
+    shapes = engine.shapes(batch, sweep.leaf) if sweep.reads_shapes else ()
+    segments, owners = column.segments(shapes, own), column.owners(shapes, own, step.memories)
+    plan = decide_sweep(
+        measure,
+        sweep.stages,
+        segments,
+        step.memories.states_of(column.key, owners, measure),
+        terms_of(step, own, measure, broken),
+        weights_of(sweep, own, engine, shapes) if sweep.reads_weights else None,
+    )
+    if lifted:
+        plan = plan._replace(coefficient=plan.coefficient.item())
+    return Work(Part(column.key, sweep, own.name, shapes, own.divisor, measure, plan, segments, owners, each), batch)
+
+
+def clamped(step: Step, column: Column, own: Gradients, batch: Any, broken: Any) -> Work:
+    """A stage of elements; an engine with a fused clamp measures and writes in the same read."""
+    engine, sweep, line, finish = step.engine, column.sweep, step.line, nothing
+    (rule,) = sweep.stages
+    relative = rule.threshold if isinstance(rule.threshold, SecondMoment) else None
+    if relative:
+        engine.refuse_unordered(batch)
+        tensors, finish = over_moments(own, relative.factor, engine)
+        own, batch = own._replace(tensors=tensors, divisor=1.0), engine.gather(tensors)
+    fuses = hasattr(engine, "clamp_") and isinstance(rule.response, Rescale) and line.policy.warns
+    if fuses and not (relative or rule.threshold.adapts or line.can_skip or line.can_raise):
+        low, high = bounds_of(rule, step.number, own.divisor, engine.xp)  # type: ignore[attr-defined]
+        measure = engine.clamp_(batch, low, high)  # type: ignore[attr-defined]
+    else:
+        fuses, measure = False, engine.measure(batch, rule.scope, rule.norm)
+    owners = column.owners((), own, step.memories)
+    (state,) = step.memories.states_of(column.key, owners, measure)
+    decision = elementwise_decision(measure, rule, state, terms_of(step, own, measure, broken))
+    part = Part(column.key, sweep, own.name, (), own.divisor, measure, Plan(None, [decision]), [ALIKE], owners)
+    return Work(part, batch, fuses, finish)
+
+
+def terms_of(step: Step, own: Gradients, measure: Any, broken: Any) -> Terms:
+    return Terms(step.line.policy, step.number, own.divisor, numbers_of(own, measure), broken, own.across)
+
+
+def broken_after(works: list[Work], broken: Any, gradients: Gradients) -> Any:
+    """Whether any process has measured a non-finite element in these works, or `broken` says so already."""
+    across = gradients.across
+    for work in works:
+        measure = work.part.measure
+        if across is not None:
+            counts = sides(measure.nonfinite, measure.xp)[0] if work.part.sweep.elementwise else measure.nonfinite
+            measure = measure._replace(nonfinite=across.shards(counts, "sum"))
+        broken = either(measure, broken, across)
+    return broken

@@ -1,0 +1,43 @@
+"""Writing: each segment times its coefficient, or each element between its bounds. Nothing was written before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gradclip.engines.base import Engine
+from gradclip.rules.arrays import Array, ArrayFunctions
+from gradclip.rules.rule import Rule
+from gradclip.step.decide import sides
+from gradclip.step.layout import LineUp
+from gradclip.step.part import Part
+
+
+def write(part: Part, batch: Any, engine: Engine, line: LineUp, step: Any) -> None:
+    """Write to the gradients of a part what was decided for them."""
+    if part.sweep.elementwise:
+        write_elements(part, batch, engine, line.policy.writes_zeros, step)
+    else:
+        engine.apply_(batch, part.sweep.leaf, part.plan.coefficient, line.writes_zeros)
+
+
+def write_elements(part: Part, batch: Any, engine: Engine, zeroes: bool, step: Any) -> None:
+    """Write each element as its rule maps it, if any is to be changed; where it `zeroes`, zeros for what is broken."""
+    if zeroes:
+        engine.purge_(batch)
+    (rule,), (decision,), xp = part.sweep.stages, part.plan.decisions, part.measure.xp
+    if engine.waits or xp.any(decision.coefficient != 1.0) or xp.any(part.measure.nonfinite > 0):
+        adapted = rule.threshold.adapts
+        bounds = own_bounds_of(part) if adapted else bounds_of(rule, step, part.divisor, xp)
+        engine.map_(batch, rule.response, *bounds)
+
+
+def bounds_of(rule: Rule, step: Any, divisor: Array, xp: ArrayFunctions) -> tuple[Any, Any]:
+    """The bounds in the unit in which the gradients are stored."""
+    low, high = rule.threshold.bounds(step, xp)
+    return low * divisor, high * divisor
+
+
+def own_bounds_of(part: Part) -> tuple[Array, Array]:
+    """The bounds [T] of each tensor that a threshold that adapts decided on, in the unit of the stored gradients."""
+    high, low = sides(part.plan.decisions[0].threshold * part.divisor, part.measure.xp)
+    return -low, high
