@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,19 +11,25 @@ import pytest
 from gradclip import (
     L2,
     RMS,
+    AutoClip,
     ClipGradByGlobalNorm,
     ClipGradByNorm,
+    ClipGradByValue,
     Constant,
+    Element,
     Global,
     GradclipWarning,
+    GradientAboveThreshold,
     Group,
     Linf,
     Lp,
     NonFiniteGradient,
+    Raise,
     Row,
     Rule,
     SkipStep,
     Tensor,
+    ZClip,
 )
 from gradclip.clipper import Clipper
 from gradclip.engines.base import Across
@@ -153,3 +160,73 @@ def test_a_copy_that_another_process_counts_is_left_out_of_the_global_norm_alone
     result = Clipper(rule).clip_gradients(Gradients([own, copy], "t{}".format, across=together), ENGINE)
     assert [row.norm_before for row in result.segments] == pytest.approx([3.0, 12.0, 13.0])
     assert [own[0], copy[0]] == pytest.approx([3 / 13, 12 / 13])
+
+
+CHAINS = [
+    ClipGradByGlobalNorm(1.0),
+    ClipGradByNorm(2.0) >> ClipGradByGlobalNorm(1.0),
+    ZClip(warmup=1),
+    ClipGradByNorm(2.0) >> AutoClip(),
+    ClipGradByValue(1.5) >> AutoClip(),
+    ClipGradByValue(1.5) >> ClipGradByNorm(2.0) >> ZClip(warmup=1),
+    Rule(Tensor(), L2(), Constant(50.0), SkipStep()),
+    Rule(Element(), Linf(), Constant(50.0), SkipStep()) >> ClipGradByGlobalNorm(1.0),
+    Rule(Tensor(), L2(), Constant(50.0), Raise()) >> ClipGradByGlobalNorm(1.0),
+]
+BAD = {"finite": 4.0, "NaN": np.nan, "inf": np.inf, "large": 400.0}
+
+
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("policy", ["keep", "skip", "zero", "raise"])
+@pytest.mark.parametrize("rule", CHAINS, ids=repr)
+@pytest.mark.filterwarnings("ignore::gradclip.GradclipWarning")
+def test_processes_decide_alike_what_one_process_would_decide(rule, policy, bad):
+    """Two processes with a tensor each, or with a shard each, do step after step what one with all of it does."""
+    steps = [
+        ([3.0, 1.0], [2.0, 2.0]),
+        ([BAD[bad], 1.0], [2.0, 5.0]),
+        ([3.0, 1.0], [6.0, 2.0]),
+        ([1.0, 9.0], [2.0, 2.0]),
+    ]
+    for sharded in (False, True):
+        alone, pair = Clipper(rule, on_nonfinite=policy), [Clipper(rule, on_nonfinite=policy) for _ in range(2)]
+        for first, second in steps:
+            parts = [[np.array(first)], [np.array(second)]]
+            whole = [np.concatenate([first, second])] if sharded else [np.array(first), np.array(second)]
+            expected = stopped(alone, Gradients(whole, "t{}".format))
+            assert together(pair, parts, sharded) == [expected] * 2
+            np.testing.assert_allclose(
+                np.concatenate([parts[0][0], parts[1][0]]), np.concatenate(whole), rtol=1e-12, err_msg=f"{sharded}"
+            )
+        assert [remembered(clipper) for clipper in pair] == [pytest.approx(remembered(alone), rel=1e-12)] * 2
+
+
+def together(clippers, parts, sharded):
+    """How the step ends in each of two processes, which share one tensor or have one each."""
+    group, found = Together(2), [None, None]
+
+    def work(rank):
+        sums = partial(group.reduce, rank), lambda array, how: np.asarray(array, float)
+        sums = Across(*(sums if sharded else reversed(sums)))
+        found[rank] = stopped(clippers[rank], Gradients(parts[rank], "t{}".format, across=sums))
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    return found
+
+
+def remembered(clipper):
+    """All numbers that the thresholds of a clipper remember, in the order of its stages."""
+    every = [memory["memory"] for _, memory in sorted(clipper.state_dict()["thresholds"].items())]
+    return [number for memory in every for name in sorted(memory) for number in np.ravel(memory[name]).tolist()]
+
+
+def stopped(clipper, gradients):
+    """How a step ended: taken, skipped, or the class of its error."""
+    try:
+        return "skipped" if clipper.clip_gradients(gradients, ENGINE).skipped else "taken"
+    except (NonFiniteGradient, GradientAboveThreshold) as error:
+        return type(error).__name__

@@ -56,7 +56,7 @@ class Clipper:
         self._carried: dict[str, Any] = {}
         self._given: dict[str, Any] = {}
         self._last: Result | None = None
-        self._answer = Answer(line.policy, line.can_skip, names=telemetry is not None)
+        self._answer = Answer(line.policy, line.can_skip or line.can_raise, names=telemetry is not None)
         if telemetry is not None:
             telemetry.serve(self)
         self.telemetry = telemetry

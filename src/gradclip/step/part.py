@@ -12,7 +12,7 @@ from gradclip.rules.norm import RMS, Linf, Norm
 from gradclip.rules.scope import Element, Row, Scope, Tensor, rows_of
 from gradclip.rules.segments import Segments, segment_names, segments
 from gradclip.rules.sweep import Sweep
-from gradclip.step.decide import Plan, norm_of
+from gradclip.step.decide import Plan, norm_of, sides
 from gradclip.step.memory import Owners
 
 ALL = -1
@@ -41,6 +41,12 @@ class Part(NamedTuple):
     segments: list[Segments]
     owners: Sequence[Owners] = ()
     each: Measure | None = None
+
+    @property
+    def counts(self) -> Array:
+        """The non-finite elements of each measured segment; at scope `Element` of each tensor."""
+        counts = self.measure.nonfinite
+        return sides(counts, self.measure.xp)[0] if self.sweep.elementwise else counts
 
     @property
     def finest(self) -> tuple[Scope, Measure]:

@@ -8,26 +8,31 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from gradclip.engines.base import Across, Engine
+from gradclip.engines.base import Across, Engine, Measure
 from gradclip.errors import GradclipWarning, GradientAboveThreshold, NonFiniteGradient
+from gradclip.rules.arrays import Array, ArrayFunctions
 from gradclip.rules.norm import Linf
-from gradclip.rules.response import KEEP, RAISE, SKIP
-from gradclip.rules.rule import Rules
+from gradclip.rules.response import KEEP, PASS, RAISE, SKIP
+from gradclip.rules.rule import Rule, Rules
 from gradclip.rules.scope import Tensor
 from gradclip.step.gradients import Gradients
 from gradclip.step.part import Part, Work, actions_of, offenders_in
 from gradclip.step.policy import Policy
 from gradclip.step.result import Result
 
+ELSEWHERE = "another process"
+"""Where the processes share gradients: the name of what this one does not have."""
+
 
 class Answer:
     """What a clipper answers to the decisions of its steps; it says a thing once.
 
-    `names` asks for the names of the tensors with a non-finite element whatever the policy is.
+    `stops` says that a step may be skipped or raise; `names` asks, whatever the policy is, for the names of the tensors
+    with a non-finite element.
     """
 
-    def __init__(self, policy: Policy, can_skip: bool, names: bool) -> None:
-        self.policy, self.can_skip, self.names = policy, can_skip, names
+    def __init__(self, policy: Policy, stops: bool, names: bool) -> None:
+        self.policy, self.stops, self.names = policy, stops, names
         self.warned = self.warned_unmatched = False
 
     def warn_unmatched(self, rules: Rules | None, gradients: Gradients) -> None:
@@ -37,13 +42,16 @@ class Answer:
 
 
 def respond(works: list[Work], answer: Answer, engine: Engine, result: Result, across: Across | None) -> bool:
-    """Whether to skip the step; raises or warns where the decisions say so. What one process skips, all skip."""
+    """Whether to skip the step; raises or warns where the decisions say so. What one process does, all do."""
     alarms = [(work.part, work.batch) for work in works if alarming(work.part)]
-    skips = [asks_to_skip(part, batch, engine, result.step, answer.policy) for part, batch in alarms]
-    skip = any(skips)
-    if across is not None and answer.can_skip:
-        measure = works[0].part.measure
-        skip = engine.to_host(across.tensors(measure.xp.array([float(skip)], measure.total), "max"))[0] > 0
+    asked = max((action for part, _ in alarms for action in actions_of(part, engine)), default=PASS)
+    error = _error(alarms, answer.policy, engine, result.step) if asked == RAISE else None
+    own = asked = asked + isinstance(error, NonFiniteGradient)
+    if across is not None and answer.stops:
+        asked = in_any(asked, works[0].part.counts, works[0].part.measure.xp, engine, across)
+    if asked >= RAISE:
+        raise error if error is not None and own == asked else _elsewhere(asked > RAISE, result.step)
+    skip = asked == SKIP
     result.settle(skip)
     if answer.names:
         result.looked_up += [name for part, batch in alarms for name in offenders(part, batch, engine)]
@@ -53,20 +61,18 @@ def respond(works: list[Work], answer: Answer, engine: Engine, result: Result, a
     return skip
 
 
+def in_any(number: float, counts: Array, xp: ArrayFunctions, engine: Engine, across: Across) -> float:
+    """The largest `number` of any process, which has as many tensors as `counts`; all ask, in the same order."""
+    shared = max(engine.to_host(across.shards(0.0 * counts + number, "max")), default=number)
+    return engine.to_host(across.tensors(xp.array([float(shared)], counts), "max"))[0]
+
+
 def alarming(part: Part) -> bool:
     """Whether any segment is non-finite, to be skipped or to be raised for: rare, and checked before the words."""
     xp = part.measure.xp
     if part.sweep.elementwise and xp.any(part.measure.nonfinite > 0):
         return True
     return any(xp.any(decision.action >= KEEP) for decision in part.plan.decisions)
-
-
-def asks_to_skip(part: Part, batch: Any, engine: Engine, step: int, policy: Policy) -> bool:
-    """Whether a part asks to skip the step; raises instead where its rule or the clipper says so."""
-    actions = actions_of(part, engine)
-    if RAISE in actions:
-        raise _error(part, batch if policy.raises else None, engine, step)
-    return SKIP in actions
 
 
 def warn_nonfinite(part: Part, batch: Any, engine: Engine, step: int) -> bool:
@@ -98,14 +104,19 @@ def warn_unmatched(rules: Rules, gradients: Gradients) -> bool:
 
 
 def refuse_nonfinite(gradients: Gradients, batch: Any, engine: Engine, step: int) -> None:
-    """Raise if any gradient is non-finite."""
-    if names := broken_names(gradients, batch, engine):
-        raise _nonfinite(names, step)
+    """Raise if any gradient is non-finite, in this process or in another one."""
+    measure = engine.measure(batch, Tensor(), Linf())
+    names = _named(gradients.name, measure, engine)
+    found: float = len(names)
+    if gradients.across is not None:
+        found = in_any(found, measure.nonfinite, measure.xp, engine, gradients.across)
+    if found:
+        raise _nonfinite(names or [ELSEWHERE], step)
 
 
 def broken_names(gradients: Gradients, batch: Any, engine: Engine) -> list[str]:
     """The names of the gradients with a non-finite element."""
-    return _broken(gradients.name, batch, engine)[0]
+    return _named(gradients.name, engine.measure(batch, Tensor(), Linf()), engine)
 
 
 def _nonfinite(names: list[str], step: int) -> NonFiniteGradient:
@@ -123,15 +134,14 @@ def offenders(part: Part, batch: Any, engine: Engine) -> list[str]:
         return known
     if not any(math.isnan(n) or math.isinf(n) or bad for n, bad in zip(*_norms(part, engine), strict=True)):
         return []
-    broken, every = _broken(part.name, batch, engine)
-    return broken or ([] if part.sweep.apart else every)  # apart: it is another process that has it
+    each = engine.measure(batch, Tensor(), Linf())
+    every = [] if part.sweep.apart else [part.name(index) for index in range(len(engine.to_host(each.nonfinite)))]
+    return _named(part.name, each, engine) or every  # apart: it is another process that has it
 
 
-def _broken(name: Callable[[int], str], batch: Any, engine: Engine) -> tuple[list[str], list[str]]:
-    """The names of the tensors with a non-finite element, and those of all."""
-    counts = engine.to_host(engine.measure(batch, Tensor(), Linf()).nonfinite)
-    every = [name(index) for index in range(len(counts))]
-    return [one for one, count in zip(every, counts, strict=True) if count], every
+def _named(name: Callable[[int], str], each: Measure, engine: Engine) -> list[str]:
+    """The names of the tensors with a non-finite element, from the measure of each."""
+    return [name(index) for index, count in enumerate(engine.to_host(each.nonfinite)) if count]
 
 
 def _norms(part: Part, engine: Engine) -> tuple[list[float], list[float]]:
@@ -140,20 +150,36 @@ def _norms(part: Part, engine: Engine) -> tuple[list[float], list[float]]:
     return norms + [0.0] * (width - len(norms)), counts + [0.0] * (width - len(counts))
 
 
-def _error(part: Part, batch: Any, engine: Engine, step: int) -> Exception:
-    names = [] if batch is None else offenders(part, batch, engine)
-    elsewhere = batch is not None and part.sweep.apart and not all(map(math.isfinite, _norms(part, engine)[0]))
-    if names or elsewhere:
-        return _nonfinite(names or ["another process"], step)
-    for rule, decision in zip(part.sweep.stages, part.plan.decisions, strict=True):
-        norms = zip(engine.to_host(decision.norm), engine.to_host(decision.action), strict=True)
-        if above := [norm for norm, action in norms if action == RAISE]:
-            largest = max(above)
-            return GradientAboveThreshold(
-                f"at step {step} the norm is {largest:g} ({rule!r}); no gradient was written: "
-                "lower the learning rate, raise the threshold, or respond with SkipStep()"
-            )
-    raise AssertionError("a part raised without a decision to raise")
+def _error(alarms: list[tuple[Part, Any]], policy: Policy, engine: Engine, step: int) -> Exception:
+    """Why the step raises: a non-finite gradient by its name, else a norm above its threshold."""
+    names = [name for part, batch in alarms if policy.raises for name in offenders(part, batch, engine)]
+    above = [pair for part, _ in alarms for pair in _norms_above(part, engine)]
+    if names or (policy.raises and not all(math.isfinite(norm) for norm, _ in above)):
+        return _nonfinite(names or [ELSEWHERE], step)
+    largest, rule = max(above, key=lambda pair: pair[0])
+    return _above(f"the norm is {largest:g} ({rule!r})", step)
+
+
+def _elsewhere(nonfinite: bool, step: int) -> Exception:
+    """The error of a process that has nothing to raise for itself."""
+    return _nonfinite([ELSEWHERE], step) if nonfinite else _above(f"{ELSEWHERE} has a norm above its threshold", step)
+
+
+def _above(found: str, step: int) -> GradientAboveThreshold:
+    return GradientAboveThreshold(
+        f"at step {step} {found}; no gradient was written: "
+        "lower the learning rate, raise the threshold, or respond with SkipStep()"
+    )
+
+
+def _norms_above(part: Part, engine: Engine) -> list[tuple[float, Rule]]:
+    """The norms that the stages of a part raise for, each with its rule."""
+    return [
+        (norm, rule)
+        for rule, decision in zip(part.sweep.stages, part.plan.decisions, strict=True)
+        for norm, action in zip(engine.to_host(decision.norm), engine.to_host(decision.action), strict=True)
+        if action == RAISE
+    ]
 
 
 def _listed(names: list[str], most: int = 3) -> str:

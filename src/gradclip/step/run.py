@@ -15,7 +15,7 @@ from gradclip.rules.arrays import SCALARS
 from gradclip.rules.response import Rescale
 from gradclip.rules.threshold import SecondMoment
 from gradclip.step.carry import clip_carrying
-from gradclip.step.decide import Plan, Terms, decide_sweep, either, elementwise_decision, sides
+from gradclip.step.decide import Plan, Terms, decide_sweep, either, elementwise_decision
 from gradclip.step.gradients import Gradients, refuse_missing
 from gradclip.step.layout import Column, LineUp
 from gradclip.step.measure import gathered, gathered_once, measured, numbers_of, refused, weights_of
@@ -149,7 +149,6 @@ def broken_after(works: list[Work], broken: Any, gradients: Gradients) -> Any:
     for work in works:
         measure = work.part.measure
         if across is not None:
-            counts = sides(measure.nonfinite, measure.xp)[0] if work.part.sweep.elementwise else measure.nonfinite
-            measure = measure._replace(nonfinite=across.shards(counts, "sum"))
+            measure = measure._replace(nonfinite=across.shards(work.part.counts, "sum"))
         broken = either(measure, broken, across)
     return broken

@@ -1,0 +1,45 @@
+"""For processes that decide alike: bugs planted, on which the law is red."""
+
+from __future__ import annotations
+
+import pytest
+
+import gradclip.step.decide
+import gradclip.step.respond
+import gradclip.step.run
+import test_across
+from gradclip import L2, AutoClip, ClipGradByValue, Constant, Raise, Rule, SkipStep, Tensor
+from planting import Plant
+
+LAW = test_across.test_processes_decide_alike_what_one_process_would_decide
+BY_VALUE = ClipGradByValue(1.5) >> AutoClip()
+
+
+def broken_here(measure, broken, across=None, either=gradclip.step.decide.either):
+    return either(measure, broken)
+
+
+def not_shared(number, counts, xp, engine, across):
+    return number
+
+
+PLANTS = [
+    Plant("what was broken elsewhere is learnt", LAW, (BY_VALUE, "zero", "NaN"),
+          gradclip.step.run, "either", broken_here),
+    Plant("the same, by an infinity that is kept", LAW, (test_across.CHAINS[5], "keep", "inf"),
+          gradclip.step.run, "either", broken_here),
+    Plant("learnt beside a stage that zeroes", LAW, (test_across.CHAINS[3], "zero", "NaN"),
+          gradclip.step.decide, "either", broken_here),
+    Plant("one process skips", LAW, (Rule(Tensor(), L2(), Constant(50.0), SkipStep()), "keep", "large"),
+          gradclip.step.respond, "in_any", not_shared),
+    Plant("one process raises", LAW, (Rule(Tensor(), L2(), Constant(50.0), Raise()), "keep", "large"),
+          gradclip.step.respond, "in_any", not_shared),
+    Plant("one process refuses early", LAW, (test_across.CHAINS[-1], "raise", "NaN"),
+          gradclip.step.respond, "in_any", not_shared),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.what)
+@pytest.mark.filterwarnings("ignore::gradclip.GradclipWarning")
+def test_a_planted_bug_turns_the_law_red(plant):
+    plant.check()
