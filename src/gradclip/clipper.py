@@ -7,6 +7,7 @@ from typing import Any
 
 from gradclip.engines.base import Engine
 from gradclip.errors import GradientAboveThreshold, NonFiniteGradient, TooManySkips
+from gradclip.rules.codec import described
 from gradclip.rules.rule import AnyRule, checked_rule
 from gradclip.step.gradients import Gradients, is_one, refuse_many
 from gradclip.step.layout import LineUp
@@ -20,7 +21,8 @@ from gradclip.step.run import Step, run
 from gradclip.step.write import write
 from gradclip.telemetry import Telemetry
 
-STATE_VERSION = 1
+STATE_VERSION = 2
+"""Version 1 had the sentence of the rule as `rule`; it is read still."""
 
 
 class Clipper:
@@ -178,7 +180,8 @@ class Clipper:
         """
         return {
             "version": STATE_VERSION,
-            "rule": repr(self.rule),
+            "rule": described(self.rule),
+            "words": repr(self.rule),
             "step": self.step,
             "consecutive_skips": self.consecutive_skips,
             "thresholds": self._memories.plain(lambda array: self.last.to_host(array)),
@@ -187,10 +190,12 @@ class Clipper:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up the memory that `state_dict` gave; a memory of another rule is refused."""
-        if state.get("version") != STATE_VERSION:
-            raise ValueError(f"expected a clipper state of version {STATE_VERSION}, found {state.get('version')!r}")
-        if state["rule"] != repr(self.rule):
-            raise ValueError(f"this state belongs to the rule {state['rule']!r}, the clipper has {self.rule!r}")
+        version = state.get("version")
+        if version not in (1, STATE_VERSION):
+            raise ValueError(f"expected a clipper state of version {STATE_VERSION}, found {version!r}")
+        if state["rule"] != (repr(self.rule) if version == 1 else described(self.rule)):
+            words = state["rule" if version == 1 else "words"]
+            raise ValueError(f"this state belongs to the rule {words!r}, the clipper has {self.rule!r}")
         self.step = state["step"]
         self.consecutive_skips = state["consecutive_skips"]
         self._memories.load(state["thresholds"])

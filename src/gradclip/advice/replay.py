@@ -14,7 +14,7 @@ from typing import Any
 from gradclip.engines.base import Measure
 from gradclip.rules.arrays import SCALARS, ArrayFunctions
 from gradclip.rules.norm import Linf
-from gradclip.rules.response import KEEP, SKIP, Raise
+from gradclip.rules.response import KEEP, RAISE, SKIP
 from gradclip.rules.rule import AnyRule, Carry, Rule, Rules, checked_rule, stages_of
 from gradclip.rules.scope import Global
 from gradclip.rules.threshold import State
@@ -100,7 +100,7 @@ def _needs_beyond_norms(rule: AnyRule, stages: Sequence[Rule | Rules]) -> str:
         "measures several kinds of norm": len({stage.norm for stage in single}) > 1,
         "reads the norms of the weights": any(stage.threshold.reads_weights for stage in single),
         f"reads the {' and the '.join(reads)}": bool(reads),
-        "ends a run by an error": any(isinstance(stage.response, Raise) for stage in single),
+        "ends a run by an error": any(stage.response.action == RAISE for stage in single),
     }
     return next((words for words, true in asked.items() if true), "")
 

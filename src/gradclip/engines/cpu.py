@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from gradclip.engines import cpu_kernels
+from gradclip.engines import cpu_kernels, cpu_respond
 from gradclip.engines import cpu_table as layout
 from gradclip.engines.base import NO_ORDER, Measure, UnsupportedGradient, around, rows_first
 from gradclip.engines.cpu_gather import Adapter, Batch, Gatherer, Table, Via
@@ -141,16 +141,17 @@ class CpuEngine:
     def map_(self, batch: Batch, response: Response, low: Array, high: Array) -> None:
         """One read; parts of 16 KB in which an element changes are written."""
         self.refuse_unordered(batch)
-        if isinstance(response, Rescale):
+        phi = type(response).coefficient  # a derived response may have one of its own
+        if phi is Rescale.coefficient:
             self._map(batch, "clamp", low, high)
-        elif isinstance(response, Smooth):
+        elif isinstance(response, Smooth) and phi is Smooth.coefficient:
             self._map(batch, "respond", KIND_OF_SMOOTH[response.kind], low, high)
-        elif isinstance(response, Normalize):
+        elif isinstance(response, Normalize) and phi is Normalize.coefficient:
             self._map(batch, "respond", cpu_kernels.NORMALIZE, low, high, response.epsilon)
-        elif isinstance(response, Zero):
+        elif phi is Zero.coefficient:
             self._map(batch, "respond", cpu_kernels.ZERO, low, high)
         else:
-            raise TypeError(f"the CPU engine cannot map {type(response).__name__} over elements")
+            self._wrote(batch, cpu_respond.respond(batch.table, len(batch), response, low, high))
 
     def purge_(self, batch: Batch) -> None:
         """One read; parts of 16 KB with a non-finite element are written."""

@@ -251,7 +251,7 @@ def _peaks(arrays: list[Array]) -> Measure:
 @partial(jax.jit, static_argnames="response")
 def _mapped(array: Array, response: Response, low: Any, high: Any) -> Array:
     """Each finite element x as `phi(|x| / t) x`; one with a coefficient of 1 keeps its bits, NaN too."""
-    if isinstance(response, Rescale):
+    if type(response).coefficient is Rescale.coefficient:
         return bounded(array, low, high)
     wide = widened(array)
     ratio = jnp.abs(wide) / jnp.where(wide > 0, high, -low)

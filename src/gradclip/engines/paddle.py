@@ -245,7 +245,7 @@ def _of_tensor(bound: Any, index: int) -> Any:
 
 
 def _mapped(value: Any, response: Response, low: Any, high: Any) -> Any:
-    if isinstance(response, Rescale):
+    if type(response).coefficient is Rescale.coefficient:
         return F.minimum(F.maximum(value, plain(low)), plain(high))
     wide, where = Wide(value), FUNCTIONS.where
     finite = Wide(F.isfinite(value))

@@ -176,7 +176,7 @@ class ReferenceEngine:
     def map_(self, batch: Batch, response: Response, low: Array, high: Array) -> None:
         lows, highs = (np.broadcast_to(bound, len(batch.tensors)) for bound in (low, high))
         for tensor, value, low, high in zip(batch.tensors, batch.values, lows, highs, strict=True):
-            if isinstance(response, Rescale):
+            if type(response).coefficient is Rescale.coefficient:
                 tensor[...] = np.clip(value, low, high)
                 continue
             finite = np.isfinite(value)

@@ -158,7 +158,7 @@ class TorchEngine:
         self.refuse_unordered(batch)
         lows, highs = (_each(bound, len(batch.targets)) for bound in (low, high))
         for target, low, high in zip(batch.targets, lows, highs, strict=True):
-            if isinstance(response, Rescale):
+            if type(response).coefficient is Rescale.coefficient:
                 if self.waits or bool(((target < low) | (target > high)).any()):
                     target.clamp_(low, high)
                 continue

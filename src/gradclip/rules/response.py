@@ -18,9 +18,13 @@ ACTION_NAMES = ("pass", "scale", "zero", "keep", "skip", "raise")
 
 @dataclass(frozen=True)
 class Response:
-    """Base of the responses: `coefficient` is phi(r), and `action` is taken where phi(r) is not 1."""
+    """Base of the responses: `coefficient` is phi(r) with phi(0) = 1, and `action` is taken where phi(r) is not 1.
+
+    `can_be_zero` says that phi(r) may be 0: then zeros are written, also where an element is not finite.
+    """
 
     action: ClassVar[int] = SCALE
+    can_be_zero: ClassVar[bool] = False
     words: ClassVar[str] = ""
 
     def coefficient(self, ratio: Any, xp: ArrayFunctions) -> Any:
@@ -90,6 +94,7 @@ class Zero(Response):
     """A segment above its threshold becomes zero: `phi(r) = 1` for r <= 1, else 0. The optimizer still steps."""
 
     action: ClassVar[int] = ZERO
+    can_be_zero: ClassVar[bool] = True
     words: ClassVar[str] = "zeroed"
 
     def coefficient(self, ratio: Any, xp: ArrayFunctions) -> Any:

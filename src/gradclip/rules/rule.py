@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from gradclip.rules.norm import L2, Linf, Norm
-from gradclip.rules.response import Raise, Rescale, Response
+from gradclip.rules.response import RAISE, Rescale, Response
 from gradclip.rules.scope import Element, Global, Scope
 from gradclip.rules.threshold import Bounds, Constant, SecondMoment, Threshold
 
@@ -79,7 +79,7 @@ class Chain(Chainable):
         from gradclip.rules.sweep import phases_of
 
         late = [sweep for phase in phases_of(self)[1:] for sweep in phase.sweeps if sweep is not None]
-        raising = [stage for sweep in late for stage in sweep.stages if isinstance(stage.response, Raise)]
+        raising = [stage for sweep in late for stage in sweep.stages if stage.response.action == RAISE]
         if raising:
             raise ValueError(
                 f"an error would come after gradients were written: put the rule that raises first ({raising[0]!r})"

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from gradclip.engines.base import Engine, UnsupportedGradient
 from gradclip.rules.norm import RMS
-from gradclip.rules.response import Raise, SkipStep, Zero
+from gradclip.rules.response import RAISE, SKIP
 from gradclip.rules.rule import AnyRule, Carry, rules_in
 from gradclip.rules.scope import Global, Group, Row
 from gradclip.rules.segments import Segments, segments
@@ -92,13 +92,13 @@ class LineUp:
 
     def __init__(self, rule: AnyRule, policy: Policy) -> None:
         rules = rules_in(rule)
-        responses = {type(one.response) for one in rules}
+        actions = {one.response.action for one in rules}
         self.rule, self.policy = rule, policy
         self.phases = phases_of(rule)
         self.carries = isinstance(rule, Carry)
-        self.can_skip = SkipStep in responses or policy.skips
-        self.can_raise = Raise in responses or policy.raises
-        self.writes_zeros = Zero in responses or policy.writes_zeros
+        self.can_skip = SKIP in actions or policy.skips
+        self.can_raise = RAISE in actions or policy.raises
+        self.writes_zeros = any(one.response.can_be_zero for one in rules) or policy.writes_zeros
         self.adapts = any(one.threshold.adapts for one in rules)
         self.reads_moments = any(isinstance(one.threshold, SecondMoment) for one in rules)
         self.reads_given = frozenset().union(*(one.threshold.reads_given for one in rules))

@@ -126,7 +126,7 @@ def clamped(step: Step, column: Column, own: Gradients, batch: Any, broken: Any)
         engine.refuse_unordered(batch)
         tensors, finish = over_moments(own, relative.factor, engine)
         own, batch = own._replace(tensors=tensors, divisor=1.0), engine.gather(tensors)
-    fuses = hasattr(engine, "clamp_") and isinstance(rule.response, Rescale) and line.policy.warns
+    fuses = hasattr(engine, "clamp_") and type(rule.response).coefficient is Rescale.coefficient and line.policy.warns
     if fuses and not (relative or rule.threshold.adapts or line.can_skip or line.can_raise):
         low, high = bounds_of(rule, step.number, own.divisor, engine.xp)  # type: ignore[attr-defined]
         measure = engine.clamp_(batch, low, high)  # type: ignore[attr-defined]
