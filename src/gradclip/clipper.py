@@ -17,7 +17,7 @@ from gradclip.step.part import Part
 from gradclip.step.policy import policy_of
 from gradclip.step.respond import Answer, broken_names
 from gradclip.step.result import Result
-from gradclip.step.run import Step, run
+from gradclip.step.run import run
 from gradclip.step.write import write
 from gradclip.telemetry import Telemetry
 
@@ -54,11 +54,11 @@ class Clipper:
         self.reads_moments, self.reads_given = line.reads_moments, line.reads_given
         self.step = 0
         self.consecutive_skips = 0
-        self._memories = Memories()
-        self._carried: dict[str, Any] = {}
+        self.memories = Memories()
+        self.carried: dict[str, Any] = {}
         self._given: dict[str, Any] = {}
         self._last: Result | None = None
-        self._answer = Answer(line.policy, line.can_skip or line.can_raise, names=telemetry is not None)
+        self.answer = Answer(line.policy, line.can_skip or line.can_raise, names=telemetry is not None)
         if telemetry is not None:
             telemetry.serve(self)
         self.telemetry = telemetry
@@ -78,13 +78,13 @@ class Clipper:
     @property
     def memory(self) -> Memory:
         """The memory, for doors that keep it elsewhere: in the state of a compiled training step."""
-        return Memory(self.step, self._memories.states, dict(self._carried))
+        return Memory(self.step, self.memories.states, dict(self.carried))
 
     @memory.setter
     def memory(self, memory: Memory) -> None:
         self.step = memory.step
-        self._memories.states = memory.thresholds
-        self._carried = dict(memory.carried)
+        self.memories.states = memory.thresholds
+        self.carried = dict(memory.carried)
 
     def give(self, **numbers: Any) -> None:
         """Hand over numbers that the rule reads beside the gradients, for the next step only: `give(loss=loss)`.
@@ -114,12 +114,11 @@ class Clipper:
         A step that raises is one that telemetry hears of, too.
         """
         result = Result(self.step, engine, gradients.overflow, gradients.given.get("loss"))
-        step = self._step(engine)
         try:
-            run(step, gradients, result, self._carried)
+            run(self, gradients, result)
             self._last = result
             self.step += 1
-            if step.reads:
+            if self.reads(engine):
                 self.count_skip(result.skipped)
         except (NonFiniteGradient, GradientAboveThreshold, TooManySkips) as error:
             result.settle(True)
@@ -129,18 +128,14 @@ class Clipper:
         self._tell(result, gradients)
         return result
 
-    def _step(self, engine: Engine) -> Step:
-        """What the next step is run with."""
-        return Step(
-            self.line,
-            engine,
-            self.step,
-            self._memories,
-            self._answer,
-            reads=not engine.waits or self.can_raise or self.max_consecutive_skips is not None,
-            tensors=self.telemetry is not None and self.telemetry.tensors,
-            write=self.write,
-        )
+    @property
+    def tensors(self) -> bool:
+        """Whether telemetry wants the norm of each tensor."""
+        return self.telemetry is not None and self.telemetry.tensors
+
+    def reads(self, engine: Engine) -> bool:
+        """Whether a host reads what is decided in each step: it costs nothing, or something has to stop the step."""
+        return not engine.waits or self.can_raise or self.max_consecutive_skips is not None
 
     def write(self, part: Part, batch: Any, engine: Engine) -> None:
         """Write a part of a step; a door may hand the coefficient to its optimizer instead."""
@@ -184,8 +179,8 @@ class Clipper:
             "words": repr(self.rule),
             "step": self.step,
             "consecutive_skips": self.consecutive_skips,
-            "thresholds": self._memories.plain(lambda array: self.last.to_host(array)),
-            **({"carried": dict(self._carried)} if self.line.carries else {}),
+            "thresholds": self.memories.plain(lambda array: self.last.to_host(array)),
+            **({"carried": dict(self.carried)} if self.line.carries else {}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -198,5 +193,5 @@ class Clipper:
             raise ValueError(f"this state belongs to the rule {words!r}, the clipper has {self.rule!r}")
         self.step = state["step"]
         self.consecutive_skips = state["consecutive_skips"]
-        self._memories.load(state["thresholds"])
-        self._carried = dict(state.get("carried", {}))
+        self.memories.load(state["thresholds"])
+        self.carried = dict(state.get("carried", {}))

@@ -69,7 +69,7 @@ class Adapter(Protocol):
 class Table:
     """The memory of one table: its head, its spans and its parts."""
 
-    __slots__ = ("address", "head", "numbers", "parts", "slots", "spans", "words")
+    __slots__ = ("address", "head", "numbers", "parts", "slots", "slots_address", "spans", "words")
 
     def __init__(self, kind: int = 0, parameter: int = 0, exchange: int = 0) -> None:
         self.head = np.zeros(layout.HEAD_WORDS, np.int64)
@@ -77,7 +77,7 @@ class Table:
         self.numbers = self.head.view(np.float64).data
         self.address = self.head.ctypes.data
         self.words[layout.KIND], self.words[layout.PARAMETER], self.words[layout.EXCHANGE] = kind, parameter, exchange
-        self.slots = np.empty(0, np.int64)
+        self.reserve_slots(0)
         self.reserve_spans(64)
         self.reserve_parts(64)
 
@@ -85,6 +85,11 @@ class Table:
         """Make room for `spans` rows and the one that closes the table."""
         self.spans = np.empty((spans + 1, layout.SPAN_WORDS), np.int64)
         self.words[layout.TABLE], self.words[layout.CAPACITY] = self.spans.ctypes.data, spans
+
+    def reserve_slots(self, slots: int) -> None:
+        """Room for the addresses that were seen."""
+        self.slots = np.empty(slots, np.int64)
+        self.slots_address = self.slots.ctypes.data
 
     def reserve_parts(self, parts: int) -> None:
         self.parts = np.empty((parts, 4), np.float64)
@@ -99,8 +104,8 @@ class Table:
         """Whether two spans begin at one address."""
         size = 1 << (2 * self.words[layout.SPANS]).bit_length()
         if size > len(self.slots):
-            self.slots = np.empty(size, np.int64)
-        return bool(entry("shared")(self.address, self.slots.ctypes.data, size - 1))
+            self.reserve_slots(size)
+        return bool(entry("shared")(self.address, self.slots_address, size - 1))
 
     def fit(self) -> None:
         """Make room for a part for each chunk."""

@@ -143,8 +143,8 @@ class Clipper(clipper.Clipper):
     def __getstate__(self) -> dict[str, Any]:
         """What copies and pickles keep: the rule, its options and the memory, not the last step and no telemetry."""
         memories = Memories()
-        memories.load(self._memories.plain(lambda array: self.last.to_host(array)))
-        return {**self.__dict__, "_memories": memories, "_given": {}, "_last": None, "telemetry": None}
+        memories.load(self.memories.plain(lambda array: self.last.to_host(array)))
+        return {**self.__dict__, "memories": memories, "_given": {}, "_last": None, "telemetry": None}
 
 
 def checked_engine(name: str | None) -> str | None:

@@ -72,7 +72,7 @@ class OneCall(Clipper):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._answer.warned = True
+        self.answer.warned = True
 
 
 def _refuse_static(name: str) -> None:

@@ -44,12 +44,15 @@ def kept(store: dict[Hashable, Made], key: Hashable, make: Callable[[], Made]) -
 class Column:
     """A sweep of a phase and the gradients that it is for, by their `indices`; None for all."""
 
-    __slots__ = ("_owners", "_segments", "indices", "key", "sweep")
+    __slots__ = ("_alike", "_nobody", "_owners", "_segments", "indices", "key", "sweep")
 
     def __init__(self, key: tuple[int, int], sweep: Sweep, indices: list[int] | None) -> None:
         self.key, self.sweep, self.indices = key, sweep, indices
         self._segments: dict[Hashable, list[Segments]] = {}
         self._owners: dict[Hashable, list[Owners]] = {}
+        self._alike = [ALIKE] * len(sweep.stages)
+        own = [one for one in sweep.stages if one.threshold.adapts and not isinstance(one.scope, Global)]
+        self._nobody: list[Owners] | None = None if own else [()] * len(sweep.stages)
 
     def only(self, gradients: Gradients) -> Gradients:
         """Those of the gradients that this is for."""
@@ -59,7 +62,7 @@ class Column:
         """The segments of each stage, for gradients of these shapes as they were measured."""
         sweep, groups = self.sweep, own.groups
         if not shapes:
-            return [ALIKE] * len(sweep.stages)
+            return self._alike
         key = tuple(shapes), None if groups is None else tuple(groups)
         return kept(
             self._segments,
@@ -69,6 +72,8 @@ class Column:
 
     def owners(self, shapes: Sequence[tuple[int, ...]], own: Gradients, memories: Memories) -> list[Owners]:
         """For each stage whose its segments are, if its threshold remembers something of each."""
+        if self._nobody is not None:
+            return self._nobody
         stages = self.sweep.stages
         asked = [
             one.threshold.adapts and not isinstance(one.scope, Global) and memories.keeps((*self.key, stage))
@@ -104,10 +109,13 @@ class LineUp:
         self.reads_given = frozenset().union(*(one.threshold.reads_given for one in rules))
         self._late = [number for number, phase in enumerate(self.phases) if number or phase.writes_early]
         self._columns: dict[Hashable, list[Column]] = {}
+        self._alone = {n: list(_columns_of(n, p, None, False)) for n, p in enumerate(self.phases) if p.names is None}
 
     def columns(self, number: int, gradients: Gradients) -> list[Column]:
         """The sweeps of a phase with the gradients that each is for; those with nothing to do are left out."""
         phase, shared = self.phases[number], gradients.across is not None
+        if phase.names is None and not shared:
+            return self._alone[number]
         names = None if phase.names is None else gradients.names()
         return kept(self._columns, (number, shared, names), lambda: list(_columns_of(number, phase, names, shared)))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gradclip.engines.base import Engine, Measure, UnsupportedGradient
@@ -12,6 +12,8 @@ from gradclip.rules.segments import Segments
 from gradclip.rules.sweep import Sweep
 from gradclip.step.decide import combined
 from gradclip.step.gradients import Gradients
+
+NONE: Mapping[str, Array] = {}
 
 
 def gathered_once(engine: Engine, gradients: Gradients) -> tuple[Gradients, Any]:
@@ -60,10 +62,10 @@ def weights_of(sweep: Sweep, own: Gradients, engine: Engine, shapes: Sequence[tu
     return engine.measure(weights, sweep.leaf, sweep.norm)
 
 
-def numbers_of(own: Gradients, measure: Measure) -> dict[str, Array]:
+def numbers_of(own: Gradients, measure: Measure) -> Mapping[str, Array]:
     """What was given beside the gradients, as arrays [1] of the kind that is decided in."""
     if not own.given:
-        return {}
+        return NONE
     xp = measure.xp
     return {
         name: xp.array([number], measure.total) if isinstance(number, float) else number

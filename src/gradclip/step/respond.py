@@ -44,6 +44,9 @@ class Answer:
 def respond(works: list[Work], answer: Answer, engine: Engine, result: Result, across: Across | None) -> bool:
     """Whether to skip the step; raises or warns where the decisions say so. What one process does, all do."""
     alarms = [(work.part, work.batch) for work in works if alarming(work.part)]
+    if not alarms and across is None:
+        result.settle(False)
+        return False
     asked = max((action for part, _ in alarms for action in actions_of(part, engine)), default=PASS)
     error = _error(alarms, answer.policy, engine, result.step) if asked == RAISE else None
     own = asked = asked + isinstance(error, NonFiniteGradient)

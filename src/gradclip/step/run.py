@@ -7,10 +7,9 @@ was asked before the first.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 
-from gradclip.engines.base import Engine, UnsupportedGradient
+from gradclip.engines.base import Engine, Measure, UnsupportedGradient
 from gradclip.rules.arrays import SCALARS
 from gradclip.rules.response import Rescale
 from gradclip.rules.threshold import SecondMoment
@@ -27,54 +26,63 @@ from gradclip.step.result import Result
 from gradclip.step.write import bounds_of
 
 
-class Step(NamedTuple):
-    """What one step is run with, beside its gradients.
+class Runs(Protocol):
+    """Whom a step is run for: a clipper, with what it keeps from step to step.
 
-    `reads` says that a host reads what was decided before anything is written; `tensors` that the norm of each tensor
-    is wanted; `write` writes a part, or hands its coefficient to an optimizer.
+    `tensors` says that the norm of each tensor is wanted; `write` writes a part, or hands its coefficient to an
+    optimizer; what is `carried` over is added to the gradients of the next step.
     """
 
     line: LineUp
-    engine: Engine
-    number: Any
     memories: Memories
     answer: Answer
-    reads: bool
-    tensors: bool
-    write: Callable[[Part, Any, Engine], None]
+    carried: dict[str, Any]
+
+    @property
+    def tensors(self) -> bool: ...
+    def reads(self, engine: Engine) -> bool:
+        """Whether a host reads what was decided before anything is written."""
+
+    def write(self, part: Part, batch: Any, engine: Engine) -> None: ...
 
 
-def run(step: Step, gradients: Gradients, result: Result, carried: dict[str, Any]) -> None:
-    """Clip `gradients` in place and fill in `result`; what is `carried` over is added and taken along."""
-    line, engine = step.line, step.engine
-    refuse_missing(line.rule, line.reads_given, line.reads_moments, gradients, step.number)
+def run(clipper: Runs, gradients: Gradients, result: Result) -> None:
+    """Clip `gradients` in place by the engine of `result`, and fill it in."""
+    line, engine = clipper.line, result.source
+    refuse_missing(line.rule, line.reads_given, line.reads_moments, gradients, result.step)
     gradients, batch = gathered_once(engine, gradients)
     if not line.carries:
-        run_phases(step, gradients, batch, result)
+        run_phases(clipper, gradients, batch, result)
         return
     try:
-        carried |= clip_carrying(
-            lambda sums: run_phases(step, sums, gathered(engine, sums), result), result, gradients, engine, carried
+        clipper.carried |= clip_carrying(
+            lambda sums: run_phases(clipper, sums, gathered(engine, sums), result),
+            result,
+            gradients,
+            engine,
+            clipper.carried,
         )
     except UnsupportedGradient as error:
         raise refused(gradients, error) from None
 
 
-def run_phases(step: Step, gradients: Gradients, batch: Any, result: Result) -> None:
+def run_phases(clipper: Runs, gradients: Gradients, batch: Any, result: Result) -> None:
     """The phases of the rule; `batch` is that of all gradients, until something is written."""
-    line, engine, broken = step.line, step.engine, None
-    line.refuse_late(gradients, batch, engine, step.number)
+    line, engine, broken = clipper.line, result.source, None
+    line.refuse_late(gradients, batch, engine, result.step)
+    reads = clipper.reads(engine)
     for number in range(len(line.phases)):
-        columns = line.columns(number, gradients)
-        works = [judged(step, column, gradients, batch, broken) for column in columns]
+        works = [
+            judged(clipper, column, gradients, batch, broken, result) for column in line.columns(number, gradients)
+        ]
         result.parts += [work.part for work in works]
         if not works:
-            step.answer.warn_unmatched(line.phases[number].names, gradients)
-        if step.reads and respond(works, step.answer, engine, result, gradients.across):
+            clipper.answer.warn_unmatched(line.phases[number].names, gradients)
+        if reads and respond(works, clipper.answer, engine, result, gradients.across):
             break
         for work in works:
             if not work.written:
-                step.write(work.part, work.batch, engine)
+                clipper.write(work.part, work.batch, engine)
                 work.finish()
         batch = None
         if line.adapts and number + 1 < len(line.phases):
@@ -82,34 +90,34 @@ def run_phases(step: Step, gradients: Gradients, batch: Any, result: Result) -> 
     if line.adapts:
         for part in result.parts:
             states = [decision.state for decision in part.plan.decisions]
-            step.memories.remember(part.key, part.owners, states, part.measure)
+            clipper.memories.remember(part.key, part.owners, states, part.measure)
 
 
-def judged(step: Step, column: Column, gradients: Gradients, batch: Any, broken: Any) -> Work:
+def judged(clipper: Runs, column: Column, gradients: Gradients, batch: Any, broken: Any, result: Result) -> Work:
     """A sweep, measured and decided; only the fused clamp writes, and only where none can refuse."""
     own = column.only(gradients)
     if batch is None or own is not gradients:
-        batch = gathered(step.engine, own)
+        batch = gathered(result.source, own)
     try:
-        return (clamped if column.sweep.elementwise else rescaled)(step, column, own, batch, broken)
+        return (clamped if column.sweep.elementwise else rescaled)(clipper, column, own, batch, broken, result)
     except UnsupportedGradient as error:
         raise refused(own, error) from None
 
 
-def rescaled(step: Step, column: Column, own: Gradients, batch: Any, broken: Any) -> Work:
+def rescaled(clipper: Runs, column: Column, own: Gradients, batch: Any, broken: Any, result: Result) -> Work:
     """A sweep of rescaling stages: one measure, then one decision a stage."""
-    sweep, engine = column.sweep, step.engine
-    measure, each = measured(engine, batch, sweep, len(own.tensors) if step.tensors else 0)
+    sweep, engine = column.sweep, result.source
+    measure, each = measured(engine, batch, sweep, len(own.tensors) if clipper.tensors else 0)
     lifted = sweep.keeps_rows and measure.xp is SCALARS
     measure = engine.in_arrays(measure) if lifted else measure  # type: ignore[attr-defined]
     shapes = engine.shapes(batch, sweep.leaf) if sweep.reads_shapes else ()
-    segments, owners = column.segments(shapes, own), column.owners(shapes, own, step.memories)
+    segments, owners = column.segments(shapes, own), column.owners(shapes, own, clipper.memories)
     plan = decide_sweep(
         measure,
         sweep.stages,
         segments,
-        step.memories.states_of(column.key, owners, measure),
-        terms_of(step, own, measure, broken),
+        clipper.memories.states_of(column.key, owners, measure),
+        terms_of(clipper.line, own, measure, broken, result),
         weights_of(sweep, own, engine, shapes) if sweep.reads_weights else None,
     )
     if lifted:
@@ -117,9 +125,9 @@ def rescaled(step: Step, column: Column, own: Gradients, batch: Any, broken: Any
     return Work(Part(column.key, sweep, own.name, shapes, own.divisor, measure, plan, segments, owners, each), batch)
 
 
-def clamped(step: Step, column: Column, own: Gradients, batch: Any, broken: Any) -> Work:
+def clamped(clipper: Runs, column: Column, own: Gradients, batch: Any, broken: Any, result: Result) -> Work:
     """A stage of elements; an engine with a fused clamp measures and writes in the same read."""
-    engine, sweep, line, finish = step.engine, column.sweep, step.line, nothing
+    engine, sweep, line, finish = result.source, column.sweep, clipper.line, nothing
     (rule,) = sweep.stages
     relative = rule.threshold if isinstance(rule.threshold, SecondMoment) else None
     if relative:
@@ -128,19 +136,20 @@ def clamped(step: Step, column: Column, own: Gradients, batch: Any, broken: Any)
         own, batch = own._replace(tensors=tensors, divisor=1.0), engine.gather(tensors)
     fuses = hasattr(engine, "clamp_") and type(rule.response).coefficient is Rescale.coefficient and line.policy.warns
     if fuses and not (relative or rule.threshold.adapts or line.can_skip or line.can_raise):
-        low, high = bounds_of(rule, step.number, own.divisor, engine.xp)  # type: ignore[attr-defined]
+        low, high = bounds_of(rule, result.step, own.divisor, engine.xp)  # type: ignore[attr-defined]
         measure = engine.clamp_(batch, low, high)  # type: ignore[attr-defined]
     else:
         fuses, measure = False, engine.measure(batch, rule.scope, rule.norm)
-    owners = column.owners((), own, step.memories)
-    (state,) = step.memories.states_of(column.key, owners, measure)
-    decision = elementwise_decision(measure, rule, state, terms_of(step, own, measure, broken))
+    owners = column.owners((), own, clipper.memories)
+    (state,) = clipper.memories.states_of(column.key, owners, measure)
+    decision = elementwise_decision(measure, rule, state, terms_of(clipper.line, own, measure, broken, result))
     part = Part(column.key, sweep, own.name, (), own.divisor, measure, Plan(None, [decision]), [ALIKE], owners)
     return Work(part, batch, fuses, finish)
 
 
-def terms_of(step: Step, own: Gradients, measure: Any, broken: Any) -> Terms:
-    return Terms(step.line.policy, step.number, own.divisor, numbers_of(own, measure), broken, own.across)
+def terms_of(line: LineUp, own: Gradients, measure: Measure, broken: Any, result: Result) -> Terms:
+    """What a sweep is decided by, beside its measure."""
+    return Terms(line.policy, result.step, own.divisor, numbers_of(own, measure), broken, own.across)
 
 
 def broken_after(works: list[Work], broken: Any, gradients: Gradients) -> Any:

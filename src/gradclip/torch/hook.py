@@ -29,6 +29,7 @@ from gradclip.torch.attached import (
     unwrapped,
 )
 from gradclip.torch.clipper import Clipper, drop
+from gradclip.torch.eager import eager
 from gradclip.torch.lent import Lent, refuse_through
 from gradclip.torch.parameters import NeedClip, gradients_of, of_optimizers, second_moments
 from gradclip.torch.pinned import PinnedNorm
@@ -123,9 +124,10 @@ class AttachedClipper(Clipper):
         self._told: dict[int, States] = {}
         if telemetry is not None:
             listen(self)
-        before, after = map(torch.compiler.disable, (self._before_step, self._after_step))
+        before, after = eager(self._before_step), eager(self._after_step)
         self._handles = [optimizer.register_step_pre_hook(before) for optimizer in optimizers]
-        self._handles += [optimizer.register_step_post_hook(after) for optimizer in optimizers]
+        if self._on_update or self._through or self.can_skip:
+            self._handles += [optimizer.register_step_post_hook(after) for optimizer in optimizers]
         keep(self)
 
     def detach(self) -> None:
