@@ -9,11 +9,9 @@ from gradclip.engines.base import Engine
 from gradclip.errors import GradientAboveThreshold, NonFiniteGradient, TooManySkips
 from gradclip.rules.codec import described
 from gradclip.rules.rule import AnyRule, checked_rule
-from gradclip.step.gradients import Gradients, is_one, refuse_many
+from gradclip.step.gradients import Gradients, gathered, is_one, refuse_many
 from gradclip.step.layout import LineUp
-from gradclip.step.measure import gathered
 from gradclip.step.memory import Memories, Memory
-from gradclip.step.part import Part
 from gradclip.step.policy import policy_of
 from gradclip.step.respond import Answer, broken_names
 from gradclip.step.result import Result
@@ -52,7 +50,8 @@ class Clipper:
         self.max_consecutive_skips = max_consecutive_skips
         self.can_skip, self.can_raise = line.can_skip, line.can_raise
         self.reads_moments, self.reads_given = line.reads_moments, line.reads_given
-        self.step = 0
+        self.reads = line.can_raise or max_consecutive_skips is not None
+        self.step: Any = 0
         self.consecutive_skips = 0
         self.memories = Memories()
         self.carried: dict[str, Any] = {}
@@ -62,6 +61,7 @@ class Clipper:
         if telemetry is not None:
             telemetry.serve(self)
         self.telemetry = telemetry
+        self.tensors = telemetry is not None and telemetry.tensors
 
     @property
     def hears(self) -> frozenset[str]:
@@ -118,7 +118,7 @@ class Clipper:
             run(self, gradients, result)
             self._last = result
             self.step += 1
-            if self.reads(engine):
+            if self.reads or not engine.waits:
                 self.count_skip(result.skipped)
         except (NonFiniteGradient, GradientAboveThreshold, TooManySkips) as error:
             result.settle(True)
@@ -128,18 +128,8 @@ class Clipper:
         self._tell(result, gradients)
         return result
 
-    @property
-    def tensors(self) -> bool:
-        """Whether telemetry wants the norm of each tensor."""
-        return self.telemetry is not None and self.telemetry.tensors
-
-    def reads(self, engine: Engine) -> bool:
-        """Whether a host reads what is decided in each step: it costs nothing, or something has to stop the step."""
-        return not engine.waits or self.can_raise or self.max_consecutive_skips is not None
-
-    def write(self, part: Part, batch: Any, engine: Engine) -> None:
-        """Write a part of a step; a door may hand the coefficient to its optimizer instead."""
-        write(part, batch, engine, self.line, self.step)
+    write = write
+    """Write a part of a step; a door may hand the coefficient to its optimizer instead."""
 
     def _tell(self, result: Result, gradients: Gradients) -> None:
         if self.telemetry is not None and self.tells():

@@ -52,10 +52,10 @@ def keeping_given(self):
     return dict(self._given)
 
 
-def written_first(clip, result, gradients, engine, carried, clip_carrying=gradclip.step.carry.clip_carrying):
+def written_first(gradients, *rest, carry=gradclip.step.carry.carry):
     for tensor in gradients.tensors:
         tensor *= 0.5
-    return clip_carrying(clip, result, gradients, engine, carried)
+    return carry(gradients, *rest)
 
 
 def zero_closes(engine, moment, like, limit=gradclip.step.moments._limit):
@@ -132,7 +132,7 @@ PLANTS = [
         test_carry.test_nothing_is_written_when_it_raises,
         (BENCH, Rule(response=Raise()), {}, GradientAboveThreshold),
         gradclip.step.run,
-        "clip_carrying",
+        "carry",
         written_first,
     ),
     Plant(

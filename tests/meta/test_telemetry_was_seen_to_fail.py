@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import gradclip.clipper
+import gradclip.step.measure
 import gradclip.step.respond
 import gradclip.step.result
-import gradclip.step.run
 import gradclip.telemetry.folder
 import gradclip.telemetry.pending
 import gradclip.telemetry.telemetry
@@ -89,7 +89,7 @@ PLANTS = [
           (test_telemetry.ENGINES[-1],), gradclip.step.respond, "offenders_in", lambda *arguments: []),
     Plant("tensors are measured as one", test_telemetry.test_the_norm_of_each_tensor_is_told_if_asked_for,
           (ClipGradByGlobalNorm(1.0), {"a": 5.0, "b": 2.0}, test_telemetry.ENGINES[-1]),
-          gradclip.step.run, "measured", measured_as_one),
+          gradclip.step.measure, "measured", measured_as_one),
     Plant("a device is read number by number", test_drain.check_a_drain_is_one_copy, (3,),
           gradclip.telemetry.telemetry, "on_host", list),
     Plant("what is moved to the host loses its type", test_drain.test_arrays_keep_their_type_and_their_bits, (),

@@ -5,42 +5,50 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from gradclip.engines.base import Engine, Values
+from gradclip.engines.base import Engine, UnsupportedGradient, Values
 from gradclip.rules.arrays import Array, ArrayFunctions
 from gradclip.rules.norm import Linf
 from gradclip.rules.scope import Global
-from gradclip.step.gradients import Gradients
+from gradclip.step.gradients import Gradients, refused
 from gradclip.step.result import Result
 
 
-def clip_carrying(
-    clip: Callable[[Gradients], None], result: Result, gradients: Gradients, engine: Engine, carried: Mapping[str, Any]
-) -> dict[str, Any]:
-    """`u = clip(g + carried)` in place of each gradient g; what is carried on is `g + carried - u`.
+def carry(
+    gradients: Gradients, result: Result, engine: Engine, carried: Mapping[str, Any]
+) -> tuple[Gradients, Callable[[], dict[str, Any]]]:
+    """What to clip instead of each gradient g, `g + carried`; and what to call then with the clipped u in its place.
 
-    What is carried has the unit of the gradient without a loss scale, and the name of its tensor. Where an element of
-    `g + carried` is non-finite, the whole step is clipped without what is carried, and that stays as it was; so it does
-    where the step is skipped. Nothing is written before `clip` returns, which may raise.
+    That writes u over g, and gives what is carried on, `g + carried - u`, in the unit of the gradient without a loss
+    scale, by the name of its tensor. Where an element of `g + carried` is non-finite, the whole step is clipped without
+    what is carried, and that stays as it was; so it does where the step is skipped.
     """
     if gradients.across is not None:
         raise ValueError("processes that share gradients cannot carry over: use a rule without UClip there")
     values, divisor = engine.values, gradients.divisor
-    names = [gradients.name(index) for index in range(len(gradients.tensors))]
-    alone = [values.wide(tensor, index) for index, tensor in enumerate(gradients.tensors)]
+    names = gradients.names()
+    try:
+        alone = [values.wide(tensor, index) for index, tensor in enumerate(gradients.tensors)]
+    except UnsupportedGradient as error:
+        raise refused(gradients, error) from None
     before = [_known(values, carried.get(name), own, name) for name, own in zip(names, alone, strict=True)]
     whole = [own + rest * divisor for own, rest in zip(alone, before, strict=True)]
     stays, xp = _nonfinite(engine, [values.tensor(value) for value in whole])
     whole = [values.where(stays, own, value) for own, value in zip(alone, whole, strict=True)]
     clipped = [values.tensor(value) for value in whole]
-    clip(gradients._replace(tensors=clipped))
-    if not engine.waits and result.skipped:
-        return {}
-    for flag in result.skip_flags() if engine.waits else []:
-        stays = xp.either(stays, flag)
-    for gradient, own in zip(gradients.tensors, clipped, strict=True):
-        values.put_(gradient, own)
-    left = [(w - values.wide(g, i)) / divisor for i, (w, g) in enumerate(zip(whole, gradients.tensors, strict=True))]
-    return {name: values.where(stays, *pair) for name, *pair in zip(names, before, left, strict=True)}
+
+    def settle() -> dict[str, Any]:
+        if not engine.waits and result.skipped:
+            return {}
+        waits = stays
+        for flag in result.skip_flags() if engine.waits else []:
+            waits = xp.either(waits, flag)
+        for gradient, own in zip(gradients.tensors, clipped, strict=True):
+            values.put_(gradient, own)
+        after = [values.wide(gradient, index) for index, gradient in enumerate(gradients.tensors)]
+        left = [(one - own) / divisor for one, own in zip(whole, after, strict=True)]
+        return {name: values.where(waits, *pair) for name, *pair in zip(names, before, left, strict=True)}
+
+    return gradients._replace(tensors=clipped), settle
 
 
 def _known(values: Values, carried: Any, own: Any, name: str) -> Any:

@@ -67,8 +67,11 @@ def decide_sweep(
 
     `parts` are the segments of each stage and `states` the memories of their thresholds; `weights` is the measure of
     the parameters over the same S segments, for the thresholds that read it. Where processes share the gradients, the
-    segments measured are tensors.
+    segments measured are tensors. A stage of elements is alone in its sweep, and its elements have bounds instead of a
+    coefficient.
     """
+    if isinstance(stages[0].scope, Element):
+        return Plan(None, [elementwise_decision(measure, stages[0], states[0], terms)])
     across = terms.across
     if across is not None:
         measure = summed_up(measure, stages[0], across.shards)

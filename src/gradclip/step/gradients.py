@@ -1,4 +1,4 @@
-"""Gradients in: what a door hands over, the gradients of one step and what stands beside them, and what may lack."""
+"""Gradients in: what a door hands over for one step, what may lack of it, and its batch as an engine takes it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any, NamedTuple
 
-from gradclip.engines.base import Across
+from gradclip.engines.base import Across, Engine, UnsupportedGradient
 
 
 class Gradients(NamedTuple):
@@ -86,3 +86,26 @@ def refuse_missing(rule: Any, names: Iterable[str], moments: bool, gradients: Gr
             f"the rule reads the {name}, which was not given{when}: call clipper.give({name}=...) before each "
             f"optimizer.step(), in JAX update(..., {name}=...)"
         )
+
+
+def gathered_once(engine: Engine, gradients: Gradients) -> tuple[Gradients, Any]:
+    """The gradients without those whose memory came before, and their batch: each counts and is scaled once."""
+    batch = gathered(engine, gradients)
+    again = engine.repeated(batch)
+    if not again:
+        return gradients, batch
+    gradients = gradients.only([i for i in range(len(gradients.tensors)) if i not in again])
+    return gradients, gathered(engine, gradients)
+
+
+def gathered(engine: Engine, own: Gradients) -> Any:
+    """The batch of the gradients, or the error that names the one that `engine` cannot take."""
+    try:
+        return engine.gather(own.tensors)
+    except UnsupportedGradient as error:
+        raise refused(own, error) from None
+
+
+def refused(own: Gradients, error: UnsupportedGradient) -> TypeError:
+    """The error of an engine, with the name of the gradient."""
+    return TypeError(f"the gradient of {own.name(error.index)!r} cannot be clipped: {error.reason}")

@@ -17,9 +17,8 @@ from gradclip.rules.rule import AnyRule, Carry, rules_in
 from gradclip.rules.scope import Global, Group, Row
 from gradclip.rules.segments import Segments, segments
 from gradclip.rules.sweep import Phase, Sweep, phases_of
-from gradclip.rules.threshold import SecondMoment
-from gradclip.step.gradients import Gradients
-from gradclip.step.measure import gathered, refused
+from gradclip.rules.threshold import SecondMoment, State
+from gradclip.step.gradients import Gradients, gathered, refused
 from gradclip.step.memory import Memories, Owners, owners_of
 from gradclip.step.part import ALIKE, ALL
 from gradclip.step.policy import Policy
@@ -44,13 +43,14 @@ def kept(store: dict[Hashable, Made], key: Hashable, make: Callable[[], Made]) -
 class Column:
     """A sweep of a phase and the gradients that it is for, by their `indices`; None for all."""
 
-    __slots__ = ("_alike", "_nobody", "_owners", "_segments", "indices", "key", "sweep")
+    __slots__ = ("_alike", "_nobody", "_owners", "_segments", "blank", "indices", "key", "sweep")
 
     def __init__(self, key: tuple[int, int], sweep: Sweep, indices: list[int] | None) -> None:
         self.key, self.sweep, self.indices = key, sweep, indices
         self._segments: dict[Hashable, list[Segments]] = {}
         self._owners: dict[Hashable, list[Owners]] = {}
         self._alike = [ALIKE] * len(sweep.stages)
+        self.blank: list[State] = [{}] * len(sweep.stages)
         own = [one for one in sweep.stages if one.threshold.adapts and not isinstance(one.scope, Global)]
         self._nobody: list[Owners] | None = None if own else [()] * len(sweep.stages)
 
@@ -108,37 +108,45 @@ class LineUp:
         self.reads_moments = any(isinstance(one.threshold, SecondMoment) for one in rules)
         self.reads_given = frozenset().union(*(one.threshold.reads_given for one in rules))
         self._late = [number for number, phase in enumerate(self.phases) if number or phase.writes_early]
-        self._columns: dict[Hashable, list[Column]] = {}
-        self._alone = {n: list(_columns_of(n, p, None, False)) for n, p in enumerate(self.phases) if p.names is None}
+        self._reads_names = any(phase.names is not None for phase in self.phases)
+        self._columns: dict[Hashable, list[list[Column]]] = {}
 
-    def columns(self, number: int, gradients: Gradients) -> list[Column]:
-        """The sweeps of a phase with the gradients that each is for; those with nothing to do are left out."""
-        phase, shared = self.phases[number], gradients.across is not None
-        if phase.names is None and not shared:
-            return self._alone[number]
-        names = None if phase.names is None else gradients.names()
-        return kept(self._columns, (number, shared, names), lambda: list(_columns_of(number, phase, names, shared)))
+    def laid_out(self, gradients: Gradients, batch: Any, engine: Engine, step: Any) -> list[list[Column]]:
+        """For each phase its sweeps with the gradients that each is for; those with nothing to do are left out.
 
-    def refuse_late(self, gradients: Gradients, batch: Any, engine: Engine, step: Any) -> None:
-        """Ask now whatever could refuse after something was written."""
-        if not self._late:
-            return
+        Whatever could refuse after something was written refuses here.
+        """
+        shared = gradients.across is not None
+        names = gradients.names() if self._reads_names else None
+        found = kept(self._columns, (shared, names), lambda: _columns_of_each(self.phases, names, shared))
+        if self._late:
+            self._refuse_late(found, gradients, batch, engine, step)
+        return found
+
+    def _refuse_late(
+        self, columns: list[list[Column]], gradients: Gradients, batch: Any, engine: Engine, step: Any
+    ) -> None:
         for one in rules_in(self.rule):
             if isinstance(step, int) and not one.threshold.adapts:
                 one.threshold.bounds(step)
         for number in self._late:
-            for column in self.columns(number, gradients):
+            for column in columns[number]:
                 _refuse_unfit(column.sweep, column.only(gradients), engine)
         if self.policy.raises:
             refuse_nonfinite(gradients, batch, engine, step)
 
 
+def _columns_of_each(phases: Sequence[Phase], names: tuple[str, ...] | None, shared: bool) -> list[list[Column]]:
+    return [list(_columns_of(number, phase, names, shared)) for number, phase in enumerate(phases)]
+
+
 def _columns_of(number: int, phase: Phase, names: tuple[str, ...] | None, shared: bool) -> Iterator[Column]:
-    matches = [] if phase.names is None or names is None else list(map(phase.names.match, names))
+    by_name = phase.names is not None
+    matches = list(map(phase.names.match, names)) if phase.names is not None and names is not None else []
     for place, sweep in enumerate(phase.sweeps):
-        indices = None if names is None else [i for i, match in enumerate(matches) if match == place]
+        indices = None if not by_name else [i for i, match in enumerate(matches) if match == place]
         if sweep is not None and (indices is None or indices):
-            yield Column((number, ALL if names is None else place), _apart(sweep) if shared else sweep, indices)
+            yield Column((number, place if by_name else ALL), _apart(sweep) if shared else sweep, indices)
 
 
 def _apart(sweep: Sweep) -> Sweep:

@@ -1,42 +1,90 @@
-"""Measuring: the gradients as an engine takes them, and what it reads of them and of what stands beside them."""
+"""Measuring: what an engine reads of the gradients of a sweep, and of what stands beside them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from gradclip.engines.base import Engine, Measure, UnsupportedGradient
-from gradclip.rules.arrays import Array
+from gradclip.rules.arrays import SCALARS, Array
+from gradclip.rules.response import Rescale
 from gradclip.rules.scope import Global, Row, Tensor, rows_of
 from gradclip.rules.segments import Segments
 from gradclip.rules.sweep import Sweep
+from gradclip.rules.threshold import SecondMoment
 from gradclip.step.decide import combined
-from gradclip.step.gradients import Gradients
+from gradclip.step.gradients import Gradients, gathered, refused
+from gradclip.step.layout import LineUp
+from gradclip.step.moments import over_moments
+from gradclip.step.part import nothing
+from gradclip.step.write import bounds_of
 
 NONE: Mapping[str, Array] = {}
 
 
-def gathered_once(engine: Engine, gradients: Gradients) -> tuple[Gradients, Any]:
-    """The gradients without those whose memory came before, and their batch: each counts and is scaled once."""
-    batch = gathered(engine, gradients)
-    again = engine.repeated(batch)
-    if not again:
-        return gradients, batch
-    gradients = gradients.only([i for i in range(len(gradients.tensors)) if i not in again])
-    return gradients, gathered(engine, gradients)
+class Read(NamedTuple):
+    """What was read for a sweep.
+
+    `own` are the gradients in the unit in which they were measured and `batch` theirs. `each` is the measure of each
+    tensor, if it is wanted and `measure` is of all together; `shapes` are as measured, where the sweep reads them;
+    `given` are the numbers beside the gradients. `lifted` says that one number was put into arrays, `written` that the
+    engine has clamped in the same read; `finish` is what to do after writing.
+    """
+
+    own: Gradients
+    batch: Any
+    measure: Measure
+    each: Measure | None = None
+    shapes: Sequence[tuple[int, ...]] = ()
+    weights: Measure | None = None
+    given: Mapping[str, Array] = NONE
+    lifted: bool = False
+    written: bool = False
+    finish: Callable[[], None] = nothing
 
 
-def gathered(engine: Engine, own: Gradients) -> Any:
-    """The batch of the gradients, or the error that names the one that `engine` cannot take."""
+def read(
+    sweep: Sweep, own: Gradients, batch: Any | None, engine: Engine, line: LineUp, step: Any, tensors: bool
+) -> Read:
+    """Measure the gradients of a sweep; only the fused clamp writes, and only where none can refuse.
+
+    `batch` is theirs, if it was gathered and nothing was written since; `tensors` asks for the norm of each.
+    """
+    if batch is None:
+        batch = gathered(engine, own)
     try:
-        return engine.gather(own.tensors)
+        if sweep.elementwise:
+            return _elements(sweep, own, batch, engine, line, step)
+        return _segments(sweep, own, batch, engine, tensors)
     except UnsupportedGradient as error:
         raise refused(own, error) from None
 
 
-def refused(own: Gradients, error: UnsupportedGradient) -> TypeError:
-    """The error of an engine, with the name of the gradient."""
-    return TypeError(f"the gradient of {own.name(error.index)!r} cannot be clipped: {error.reason}")
+def _segments(sweep: Sweep, own: Gradients, batch: Any, engine: Engine, tensors: bool) -> Read:
+    """One measure for a sweep of rescaling stages."""
+    measure, each = measured(engine, batch, sweep, len(own.tensors) if tensors else 0)
+    lifted = sweep.keeps_rows and measure.xp is SCALARS
+    if lifted:
+        measure = engine.in_arrays(measure)  # type: ignore[attr-defined]
+    shapes = engine.shapes(batch, sweep.leaf) if sweep.reads_shapes else ()
+    weights = weights_of(sweep, own, engine, shapes) if sweep.reads_weights else None
+    return Read(own, batch, measure, each, shapes, weights, numbers_of(own, measure), lifted)
+
+
+def _elements(sweep: Sweep, own: Gradients, batch: Any, engine: Engine, line: LineUp, step: Any) -> Read:
+    """The largest magnitudes; an engine with a fused clamp measures and writes in the same read."""
+    (rule,), finish = sweep.stages, nothing
+    relative = rule.threshold if isinstance(rule.threshold, SecondMoment) else None
+    if relative:
+        engine.refuse_unordered(batch)
+        tensors, finish = over_moments(own, relative.factor, engine)
+        own, batch = own._replace(tensors=tensors, divisor=1.0), engine.gather(tensors)
+    fuses = hasattr(engine, "clamp_") and type(rule.response).coefficient is Rescale.coefficient and line.policy.warns
+    if not fuses or relative or rule.threshold.adapts or line.can_skip or line.can_raise:
+        measure = engine.measure(batch, rule.scope, rule.norm)
+        return Read(own, batch, measure, given=numbers_of(own, measure), finish=finish)
+    low, high = bounds_of(rule, step, own.divisor, engine.xp)  # type: ignore[attr-defined]
+    return Read(own, batch, engine.clamp_(batch, low, high), written=True)  # type: ignore[attr-defined]
 
 
 def measured(engine: Engine, batch: Any, sweep: Sweep, tensors: int) -> tuple[Measure, Measure | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 from gradclip.engines.base import Engine
 from gradclip.rules.arrays import Array, ArrayFunctions
@@ -12,10 +12,18 @@ from gradclip.step.layout import LineUp
 from gradclip.step.part import Part
 
 
-def write(part: Part, batch: Any, engine: Engine, line: LineUp, step: Any) -> None:
+class Writes(Protocol):
+    """Whose method `write` is: a clipper."""
+
+    line: LineUp
+    step: Any
+
+
+def write(clipper: Writes, part: Part, batch: Any, engine: Engine) -> None:
     """Write to the gradients of a part what was decided for them."""
+    line = clipper.line
     if part.sweep.elementwise:
-        write_elements(part, batch, engine, line.policy.writes_zeros, step)
+        write_elements(part, batch, engine, line.policy.writes_zeros, clipper.step)
     else:
         engine.apply_(batch, part.sweep.leaf, part.plan.coefficient, line.writes_zeros)
 
