@@ -55,9 +55,10 @@ def test_a_step_is_walked_from_top_to_bottom(rule):
     files = walk(rule)
     assert files.pop() == "clipper.py"  # which tells what happened
     assert set(files) <= set(ORDER), files
-    assert len([file for place, file in enumerate(files) if file in files[:place]]) <= 3, files
+    gathers_again = isinstance(rule, Rules)  # those that a pattern is for
+    assert len([file for place, file in enumerate(files) if file in files[:place]]) <= 3 + gathers_again, files
     places = [ORDER.index(file) for file in files]
-    assert sum(later < earlier for earlier, later in pairwise(places)) <= 1, files
+    assert sum(later < earlier for earlier, later in pairwise(places)) <= 1 + gathers_again, files
 
 
 def test_a_rule_that_adapts_comes_to_its_memory_after_it_was_written():
