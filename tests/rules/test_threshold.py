@@ -1,4 +1,4 @@
-"""Thresholds, and DESIGN 4 "Arguments": what is refused, and what to write instead."""
+"""Thresholds: what is refused, and what to write instead."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""DESIGN 4, "Non-finite gradients": decided from the count of non-finite elements, not from the norm."""
+"""Non-finite gradients: decided from the count of non-finite elements, not from the norm."""
 
 from __future__ import annotations
 

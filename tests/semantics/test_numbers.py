@@ -1,4 +1,4 @@
-"""DESIGN 4, "Numbers", for PyTorch tensors, against float64.
+"""Numbers: what clipping does to PyTorch tensors, against float64.
 
 A norm is right to 1e-6 relative. A clipped fp16 or bf16 element is rounded once, to half a step: 2^-11 and 2^-8.
 """

@@ -1,4 +1,4 @@
-"""DESIGN 4, "Arguments" and "Parameters", for PyTorch tensors."""
+"""Arguments and parameters: what may be handed over as PyTorch tensors, and what is refused."""
 
 from __future__ import annotations
 

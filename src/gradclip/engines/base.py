@@ -20,8 +20,8 @@ from gradclip.rules.segments import Shape
 class Measure(NamedTuple):
     """What an engine read, for each of S segments: the norm is `scale * total^(1/p)`, or `scale * total` for a maximum.
 
-    `scale` has the unit of the gradient; engines move it away from 1 where the plain power sum would leave the range
-    of its type, and doors where the gradients carry a loss scale.
+    `scale` has the unit of the stored gradient; engines move it away from 1 where the plain power sum would leave the
+    range of its type. A loss scale is divided out later, by `decide`.
     """
 
     total: Array
