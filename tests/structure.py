@@ -155,3 +155,37 @@ def missing_paths(text: str, root: Path) -> list[str]:
 
 def _files_in(root: Path, folder: str) -> list[Path]:
     return list((root / folder).glob("*") if folder == "." else (root / folder).rglob("*"))
+
+
+def circles(source: Path) -> list[str]:
+    """The modules of the package that import themselves by way of others, also inside functions."""
+    files = {
+        ".".join(path.relative_to(source).with_suffix("").parts): path for path in (source / "gradclip").rglob("*.py")
+    }
+    files = {name: path for name, path in files.items() if not name.endswith("__init__")}
+    graph = {name: _imported(ast.parse(path.read_text()), set(files)) - {name} for name, path in files.items()}
+    return sorted(name for name in graph if name in _reached(name, graph))
+
+
+def _imported(tree: ast.AST, known: set[str]) -> set[str]:
+    """The modules that a tree imports when it runs: what is for checkers alone is left out."""
+    found: set[str] = set()
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{name.name}" for name in node.names)}
+        elif isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        found |= _imported(node, known)
+    return found & known
+
+
+def _reached(name: str, graph: dict[str, set[str]]) -> set[str]:
+    seen: set[str] = set()
+    waiting = [name]
+    while waiting:
+        for found in graph[waiting.pop()] - seen:
+            seen.add(found)
+            waiting.append(found)
+    return seen

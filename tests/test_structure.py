@@ -6,6 +6,7 @@ from structure import (
     ROOT,
     SOURCE,
     backward_imports,
+    circles,
     files_of,
     frameworks_named,
     heavy_modules,
@@ -30,6 +31,10 @@ def test_imports_point_one_way():
 
 def test_every_part_of_which_the_direction_is_checked_exists():
     assert [part for part in MAY_IMPORT if not all(path.is_file() for path in files_of(SOURCE, part))] == []
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    assert circles(SOURCE) == []
 
 
 def test_importing_gradclip_imports_no_framework_and_no_numpy():

@@ -7,7 +7,7 @@ from typing import Any
 
 from gradclip.engines.base import Engine
 from gradclip.errors import GradientAboveThreshold, NonFiniteGradient, TooManySkips
-from gradclip.rules.codec import described
+from gradclip.rules.plain import described
 from gradclip.rules.rule import AnyRule, checked_rule
 from gradclip.step.gradients import Gradients, gathered, is_one, refuse_many
 from gradclip.step.layout import LineUp

@@ -38,6 +38,7 @@ from structure import (
     ROOT,
     SOURCE,
     backward_imports,
+    circles,
     frameworks_named,
     heavy_modules,
     import_seconds,
@@ -571,6 +572,11 @@ def test_a_planted_name_of_a_framework_is_found(tmp_path):
 def test_a_planted_import_against_the_direction_is_found(tmp_path, file, line):
     (found,) = backward_imports(copy_with(tmp_path, file, line))
     assert found.startswith(f"gradclip/{file} imports gradclip.")
+
+
+@pytest.mark.parametrize("line", ["import gradclip.rules.sweep", "def late():\n    from gradclip.rules import sweep"])
+def test_a_planted_circle_is_found(tmp_path, line):
+    assert circles(copy_with(tmp_path, "rules/norm.py", line)) == ["gradclip.rules.norm", "gradclip.rules.sweep"]
 
 
 def test_a_planted_heavy_import_is_found(tmp_path):

@@ -29,7 +29,7 @@ from gradclip import (
     Tensor,
     Zero,
 )
-from gradclip.rules.rule import checked_rule, rules_in, stages_of
+from gradclip.rules.rule import checked_rule, rules_in
 
 
 def test_the_default_rule_is_a_global_l2_norm_of_1():
@@ -85,8 +85,8 @@ def test_a_rule_reads_as_a_sentence(rule, sentence):
 def test_a_chain_is_flat_and_associative():
     a, b, c = ClipGradByNorm(1.0), ClipGradByGlobalNorm(2.0), ClipGradByValue(3.0)
     assert (a >> b) >> c == a >> (b >> c) == Chain((a, b, c))
-    assert stages_of(a >> b) == (a, b)
-    assert stages_of(a) == (a,)
+    assert (a >> b).stages == (a, b)
+    assert a.stages == (a,)
 
 
 def test_the_first_pattern_that_matches_wins():

@@ -15,7 +15,7 @@ from gradclip.engines.base import Measure
 from gradclip.rules.arrays import SCALARS, ArrayFunctions
 from gradclip.rules.norm import Linf
 from gradclip.rules.response import KEEP, RAISE, SKIP
-from gradclip.rules.rule import AnyRule, Carry, Rule, Rules, checked_rule, stages_of
+from gradclip.rules.rule import AnyRule, Carry, Rule, Rules, checked_rule
 from gradclip.rules.scope import Global
 from gradclip.rules.threshold import State
 from gradclip.step.decide import Terms, decide_sweep
@@ -78,7 +78,7 @@ def replay(norms: Sequence[float], rule: AnyRule) -> Replay:
 
 def replayable_stages(rule: AnyRule) -> list[Rule]:
     """The stages of a rule that global norms are enough for; `ValueError` says what others would need."""
-    stages = stages_of(checked_rule(rule))
+    stages = checked_rule(rule).stages
     needs = _needs_beyond_norms(rule, stages)
     if needs:
         raise ValueError(

@@ -1,21 +1,19 @@
-"""Rules as plain data and back: what a checkpoint, a run file or a configuration holds."""
+"""Rules from the plain data that a checkpoint, a run file or a configuration holds."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
 from typing import Any
 
 from gradclip.rules import combine, estimators, history, levels, norm, response, scope, threshold
 from gradclip.rules.estimators import Estimator
 from gradclip.rules.levels import Level
 from gradclip.rules.norm import Norm
+from gradclip.rules.plain import VERSION
 from gradclip.rules.response import Response
 from gradclip.rules.rule import AnyRule, Carry, Chain, Rule, Rules
 from gradclip.rules.scope import Scope
 from gradclip.rules.threshold import Schedule, Threshold
-
-VERSION = 1
 
 OPEN = (Scope, Norm, Threshold, Estimator, Level, Response)
 """What others may derive parts of their own from: those that are imported are read back, too."""
@@ -28,11 +26,6 @@ KINDS: dict[str, type] = {
 } | {"Rule": Rule, "Chain": Chain, "Rules": Rules, "Carry": Carry}
 
 
-def to_dict(rule: AnyRule) -> dict[str, Any]:
-    """The rule as dicts, lists, strings and numbers."""
-    return {"version": VERSION, **_encode(rule)}
-
-
 def from_dict(data: Mapping[str, Any]) -> AnyRule:
     """The rule that `to_dict` wrote."""
     if not isinstance(data, Mapping) or data.get("version") != VERSION:
@@ -42,27 +35,6 @@ def from_dict(data: Mapping[str, Any]) -> AnyRule:
     if not isinstance(rule, Rule | Chain | Rules | Carry):
         raise ValueError(f"expected a rule, found a {type(rule).__name__}")
     return rule
-
-
-def described(rule: AnyRule) -> dict[str, Any]:
-    """The rule as plain data to compare it by: as `to_dict`, and a function by its name."""
-    return _encode(rule, named=True)  # type: ignore[no-any-return]
-
-
-def _encode(value: Any, named: bool = False) -> Any:
-    if isinstance(value, Schedule) and value.function is not None and not named:
-        raise ValueError("a Schedule made from a function cannot be written: give it points, Schedule((0, 10.0), ...)")
-    if is_dataclass(value):
-        own = {field.name: _encode(getattr(value, field.name), named) for field in fields(value) if field.init}
-        return {
-            "type": type(value).__name__,
-            **{name: item for name, item in own.items() if name != "function" or item},
-        }
-    if isinstance(value, tuple):
-        return [_encode(item, named) for item in value]
-    if callable(value):
-        return f"{value.__module__}.{getattr(value, '__qualname__', type(value).__qualname__)}"
-    return "inf" if value == float("inf") else value
 
 
 def _kind_of(name: Any) -> type:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from gradclip.rules.norm import L2, Linf, Norm
+from gradclip.rules.plain import to_dict
 from gradclip.rules.response import RAISE, Rescale, Response
 from gradclip.rules.scope import Element, Global, Scope
+from gradclip.rules.sweep import phases_of
 from gradclip.rules.threshold import Bounds, Constant, SecondMoment, Threshold
 
 
@@ -24,13 +26,11 @@ class Chainable:
         if not isinstance(other, Chainable):
             raise TypeError(f">> joins two rules, got {other!r} on its right")
         _refuse_carry(self, other)
-        return Chain((*stages_of(self), *stages_of(other)))  # type: ignore[arg-type]
+        return Chain((*self.stages, *other.stages))  # type: ignore[attr-defined]
 
     def to_dict(self) -> dict[str, Any]:
         """The rule as plain data for JSON; `gradclip.from_dict` reads it back to an equal rule."""
-        from gradclip.rules.codec import to_dict
-
-        return to_dict(self)  # type: ignore[arg-type]
+        return to_dict(self)
 
 
 @dataclass(frozen=True, repr=False)
@@ -41,6 +41,8 @@ class Rule(Chainable):
     >>> Rule(scope=Tensor(), norm=Linf(), threshold=Constant(0.5))
     each tensor: a largest absolute value above 0.5 is rescaled to it
     """
+
+    by_name: ClassVar[Literal[False]] = False
 
     scope: Scope = field(default_factory=Global)
     norm: Norm = field(default_factory=L2)
@@ -57,6 +59,11 @@ class Rule(Chainable):
             raise ValueError("Bounds(max, min) clips by value: write scope=Element(), or Constant(limit) for a norm")
         if isinstance(self.threshold, SecondMoment) and not isinstance(self.scope, Element):
             raise ValueError("SecondMoment() is another threshold for each element: write scope=Element()")
+
+    @property
+    def stages(self) -> tuple[Rule]:
+        """Itself alone, as the stages of a chain."""
+        return (self,)
 
     def __repr__(self) -> str:
         subject = "a magnitude" if isinstance(self.scope, Element) else self.norm.words
@@ -76,8 +83,6 @@ class Chain(Chainable):
         if not self.stages:
             raise ValueError("a chain needs at least one rule")
         _refuse_carry(*self.stages)
-        from gradclip.rules.sweep import phases_of
-
         late = [sweep for phase in phases_of(self)[1:] for sweep in phase.sweeps if sweep is not None]
         raising = [stage for sweep in late for stage in sweep.stages if stage.response.action == RAISE]
         if raising:
@@ -100,6 +105,8 @@ class Rules(Chainable):
     True
     """
 
+    by_name: ClassVar[Literal[True]] = True
+
     parts: tuple[tuple[str, Rule | Chain | None], ...]
 
     def __init__(self, parts: Mapping[str, Rule | Chain | None] | Iterable[tuple[str, Rule | Chain | None]]) -> None:
@@ -111,6 +118,11 @@ class Rules(Chainable):
             if not isinstance(pattern, str) or not (rule is None or isinstance(rule, Rule | Chain)):
                 raise TypeError(f"Rules maps a pattern to a rule or None, got {pattern!r}: {rule!r}")
         object.__setattr__(self, "parts", pairs)
+
+    @property
+    def stages(self) -> tuple[Rules]:
+        """Itself alone, as the stages of a chain."""
+        return (self,)
 
     def match(self, name: str) -> int | None:
         """The index of the first pattern that matches `name`, or None."""
@@ -137,6 +149,11 @@ class Carry(Chainable):
         if not isinstance(self.rule, Rule | Chain | Rules):
             raise TypeError(f"what is carried over is that of a rule, got {self.rule!r}: UClip(ClipGradByValue(1.0))")
 
+    @property
+    def stages(self) -> tuple[Rule | Rules, ...]:
+        """Those of the rule inside."""
+        return self.rule.stages
+
     def __repr__(self) -> str:
         return f"{self.rule!r}; what is taken away is carried to the next step"
 
@@ -153,17 +170,10 @@ def _refuse_carry(*parts: Any) -> None:
 AnyRule: TypeAlias = Rule | Chain | Rules | Carry
 
 
-def stages_of(rule: AnyRule) -> tuple[Rule | Rules, ...]:
-    """The stages of a chain, or the rule itself as the only one."""
-    if isinstance(rule, Carry):
-        return stages_of(rule.rule)
-    return rule.stages if isinstance(rule, Chain) else (rule,)
-
-
 def rules_in(rule: AnyRule) -> list[Rule]:
     """Every single `Rule` inside `rule`, in order."""
     found: list[Rule] = []
-    for stage in stages_of(rule):
+    for stage in rule.stages:
         inner = [part for _, part in stage.parts if part is not None] if isinstance(stage, Rules) else [stage]
         found += [stage] if isinstance(stage, Rule) else [one for part in inner for one in rules_in(part)]
     return found

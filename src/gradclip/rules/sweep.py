@@ -10,10 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import zip_longest
+from typing import TYPE_CHECKING
 
 from gradclip.rules.norm import RMS, Norm
-from gradclip.rules.rule import AnyRule, Chain, Rule, Rules, stages_of
 from gradclip.rules.scope import Element, Row, Scope, Tensor, finest
+
+if TYPE_CHECKING:
+    from gradclip.rules.rule import AnyRule, Chain, Rule, Rules
 
 
 @dataclass(frozen=True)
@@ -82,8 +85,8 @@ class Phase:
 def phases_of(rule: AnyRule) -> tuple[Phase, ...]:
     """The phases of `rule`, in order."""
     phases: list[Phase] = []
-    for stage in stages_of(rule):
-        if isinstance(stage, Rules):
+    for stage in rule.stages:
+        if stage.by_name is True:
             phases += _phases_by_name(stage)
         elif phases and phases[-1].names is None and (last := phases[-1].sweeps[0]) and last.takes(stage):
             phases[-1] = Phase((Sweep((*last.stages, stage)),))

@@ -29,7 +29,7 @@ from gradclip.rules.recipes import (
     ZClip,
 )
 from gradclip.rules.response import Normalize, Raise, Rescale, Response, SkipStep, Smooth, Zero
-from gradclip.rules.rule import AnyRule, Carry, Rule, Rules, rules_in, stages_of
+from gradclip.rules.rule import AnyRule, Carry, Rule, Rules, rules_in
 from gradclip.rules.scope import Element, Global, Group, Row, Scope, Tensor
 from gradclip.rules.threshold import Bounds, Constant, Schedule
 from gradclip.testing import laws
@@ -154,7 +154,7 @@ def _laws_of_one(rule: AnyRule) -> Iterator[Law]:
         yield laws.the_bound_holds
     if all(one.response == Rescale() and isinstance(one.threshold, Constant | Bounds) for one in inside):
         yield laws.clipping_twice_is_clipping_once
-    by_name = any(isinstance(stage, Rules) for stage in stages_of(rule))
+    by_name = any(isinstance(stage, Rules) for stage in rule.stages)
     if not by_name and not stops and not any(isinstance(one.scope, Global) for one in inside):
         yield laws.groups_do_not_see_each_other
 
