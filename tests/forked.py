@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import atexit
-import functools
 import gc
 import importlib
 import json
@@ -17,6 +16,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from unittest import mock
@@ -40,26 +40,32 @@ def run(arguments, folder, environment):
     return subprocess.CompletedProcess([sys.executable, *arguments], code, *texts)
 
 
-@functools.cache
 def server(watched, path):
-    """Where the server listens: one for all scripts that are watched and one for all others, each started when needed."""
-    place = str(Path(tempfile.mkdtemp()) / "socket")
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(place)
-    listener.listen(64)
-    environment = {**os.environ, "PYTHONPATH": path}
-    # it ends when its input does, which is when this process ends
-    _started.append(
-        subprocess.Popen(
-            [sys.executable, __file__, place, str(listener.fileno()), "watched" * watched],
-            env=environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, pass_fds=[listener.fileno()],
-        )
-    )  # fmt: skip
-    listener.close()
-    return place
+    """Where the server listens: one for all scripts that are watched, one for the others, started when needed."""
+    with _starting:
+        if (watched, path) not in _servers:
+            _servers[watched, path] = Server(watched, path)
+    return _servers[watched, path].place
 
 
-_started = []
+class Server:
+    """A process that serves until its input ends, which it does when this process ends."""
+
+    def __init__(self, watched, path):
+        self._folder = tempfile.TemporaryDirectory()
+        self.place = f"{self._folder.name}/socket"
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(self.place)
+            listener.listen(64)
+            self._process = subprocess.Popen(
+                [sys.executable, __file__, self.place, str(listener.fileno()), "watched" * watched],
+                env={**os.environ, "PYTHONPATH": path}, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+                pass_fds=[listener.fileno()],
+            )  # fmt: skip
+
+
+_servers = {}
+_starting = threading.Lock()
 
 
 def ask(place, arguments, folder, environment, files):
@@ -97,7 +103,7 @@ class Process:
         return answer_of(self._asked)
 
 
-def start(command, **options):
+def popen(command, **options):
     """A script in a fork of the server, anything else as ever."""
     forks = command[0] == sys.executable and command[1].endswith(".py")
     return Process(command, **options) if forks else subprocess.Popen(command, **options)
@@ -108,14 +114,14 @@ def import_all(watched):
     if watched:
         from gradclip.watch import start
 
-        with mock.patch.object(start, "watch", lambda module: None):  # each fork has a recorder of its own
+        with mock.patch.object(start, "watch"):  # each fork has a recorder of its own
             start.wait_for_torch()
     for name in ("torch", *BEFOREHAND):
         importlib.import_module(name)
     from gradclip.torch.clipper import cpu_engine
 
     cpu_engine()
-    gc.freeze()
+    gc.freeze()  # no fork has to look through, and so to copy, what is here
 
 
 def next_job(listener):
@@ -167,16 +173,17 @@ def become(arguments, folder, environment):
     sys.argv = arguments[1:] if arguments[0] == "-m" else arguments
     sys.path[0] = folder if arguments[0] == "-m" else os.path.dirname(os.path.abspath(arguments[0]))
     sys.modules["__main__"] = ModuleType("__main__")
+    sys.modules["torch"].default_generator.seed()  # at random; Python's own does so in each fork
+    sys.modules["numpy"].random.seed()
 
 
 def execute(arguments):
     """Run a module, or a file as the main one, which lives until the process ends."""
     if arguments[0] == "-m":
         return runpy._run_module_as_main(arguments[1])
-    main = vars(sys.modules["__main__"])
-    main.update(__file__=arguments[0], __builtins__=__builtins__)
-    source = Path(arguments[0]).read_bytes()
-    return exec(compile(source, arguments[0], "exec", dont_inherit=True), main)
+    main, file = vars(sys.modules["__main__"]), os.path.abspath(arguments[0])
+    main.update(__file__=file, __builtins__=__builtins__)
+    return exec(compile(Path(file).read_bytes(), file, "exec", dont_inherit=True), main)
 
 
 def end(ended):
@@ -207,7 +214,7 @@ def main(watched, listener):
     if job["arguments"][:2] == COMMAND:
         from gradclip.watch import launch
 
-        launch.subprocess = SimpleNamespace(Popen=start)
+        launch.subprocess = SimpleNamespace(Popen=popen)
     elif watched:
         from gradclip.watch.start import watch
 

@@ -24,7 +24,7 @@ EXACT = [
 def test_no_bit_of_the_parameters_changes(name: str, tmp_path: Path) -> None:
     script = str(SCRIPTS / f"{name}.py")
     cold = name == "compiled_healthy"  # what PyTorch's compiler takes by name when it is imported is patched before
-    plain = python(script, folder=tmp_path, cold=cold)
+    plain = python(script, folder=tmp_path)
     watched = watch("--out", "run", script, folder=tmp_path, cold=cold)
     assert plain.returncode == watched.returncode == 0, watched.stderr
     assert "nothing more is recorded" not in watched.stderr
