@@ -7,19 +7,23 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import gradclip
 
 SCRIPTS = Path(__file__).parent / "doctor" / "scripts"
 SOURCE = Path(gradclip.__file__).parents[1]
 
 
-def python(*arguments: str, folder: Path, **options) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
+def python(*arguments: str, folder: Path, cold: bool = False, **named: str) -> subprocess.CompletedProcess[str]:
+    """What Python answers, with what is `named` in its environment; `cold` where it is not to be a fork of a server."""
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE), **named}
+    if not cold:
+        return forked.run(arguments, folder, environment)
     return subprocess.run(
         [sys.executable, *arguments], env=environment, cwd=folder, capture_output=True, text=True, timeout=300,
-        check=False, **options,
+        check=False,
     )  # fmt: skip
 
 
-def watch(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    return python("-m", "gradclip", "watch", *arguments, folder=folder)
+def watch(*arguments: str, folder: Path, cold: bool = False) -> subprocess.CompletedProcess[str]:
+    return python("-m", "gradclip", "watch", *arguments, folder=folder, cold=cold)

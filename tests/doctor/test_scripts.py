@@ -3,18 +3,14 @@
 import json
 import os
 import re
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-import gradclip
 from gradclip.doctor.diseases import DISEASES
+from watching import SCRIPTS, python
 
-SCRIPTS = Path(__file__).parent / "scripts"
-SOURCE = Path(gradclip.__file__).parents[1]
 STEPS = 60
 HEALTHY = sorted(path.stem for path in SCRIPTS.glob("*_healthy.py"))
 SICK = sorted(path.stem for path in SCRIPTS.glob("*.py") if path.stem not in (*HEALTHY, "net"))
@@ -31,15 +27,12 @@ def doctor(name: str, folder: Path) -> tuple[int, list[dict], str]:
     script = [f"{name}.py"]
     if name.startswith("torchrun"):
         script = ["-m", "torch.distributed.run", "--nproc-per-node", "2", *script]
-    environment = {**os.environ, "PYTHONPATH": str(SOURCE), "TMPDIR": str(folder), "HF_HUB_OFFLINE": "1"}
     # the Trainer of transformers writes to the folder "out" where it is started
     links = [(folder / path.name, path) for path in SCRIPTS.glob("*.py")]
     for link, path in links:
         link.symlink_to(path)
-    answer = subprocess.run(
-        [sys.executable, "-m", "gradclip", "doctor", "--json", *script],
-        env=environment, cwd=folder, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+    call = "-m", "gradclip", "doctor", "--json", *script
+    answer = python(*call, folder=folder, TMPDIR=str(folder), HF_HUB_OFFLINE="1")
     assert answer.stdout, answer.stderr
     return answer.returncode, json.loads(answer.stdout), answer.stderr
 
@@ -78,11 +71,7 @@ def test_a_healthy_script_is_left_in_peace(name: str, answers) -> None:
 
 
 def test_the_words_name_the_line_the_steps_and_the_cure() -> None:
-    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
-    answer = subprocess.run(
-        [sys.executable, "-m", "gradclip", "doctor", "twice.py"],
-        env=environment, cwd=SCRIPTS, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    answer = python("-m", "gradclip", "doctor", "twice.py", folder=SCRIPTS, cold=True)
     assert answer.returncode == 1
     assert re.search(r"twice\.py:18: clips gradients that were clipped already", answer.stdout)
     assert "in 60 of 60 steps, first in step 0" in answer.stdout

@@ -101,7 +101,7 @@ torch.nn.utils.clip_grad_norm_([p], 1.0, error_if_nonfinite=True)
 
 def test_a_rule_that_there_is_not_gets_one_line(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text("", encoding="utf-8")
-    answer = watch("--rule", "zclp", "script.py", folder=tmp_path)
+    answer = watch("--rule", "zclp", "script.py", folder=tmp_path, cold=True)
     assert answer.returncode == 2
     assert answer.stderr.startswith("gradclip watch: --rule: ")
     assert "did you mean 'ZClip'?" in answer.stderr
