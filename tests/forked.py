@@ -12,6 +12,7 @@ import json
 import os
 import runpy
 import select
+import shutil
 import socket
 import subprocess
 import sys
@@ -52,8 +53,7 @@ class Server:
     """A process that serves until its input ends, which it does when this process ends."""
 
     def __init__(self, watched, path):
-        self._folder = tempfile.TemporaryDirectory()
-        self.place = f"{self._folder.name}/socket"
+        self.place = f"{tempfile.mkdtemp()}/socket"
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(self.place)
             listener.listen(64)
@@ -129,6 +129,7 @@ def next_job(listener):
     while True:
         ready, _, _ = select.select([listener, sys.stdin], [], [])
         if sys.stdin in ready:
+            shutil.rmtree(os.path.dirname(PLACE))
             os._exit(0)
         asked, _ = listener.accept()
         if not os.fork():
