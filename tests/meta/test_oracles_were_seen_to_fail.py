@@ -574,7 +574,15 @@ def test_a_planted_import_against_the_direction_is_found(tmp_path, file, line):
     assert found.startswith(f"gradclip/{file} imports gradclip.")
 
 
-@pytest.mark.parametrize("line", ["import gradclip.rules.sweep", "def late():\n    from gradclip.rules import sweep"])
+CIRCLES = [
+    "import gradclip.rules.sweep",
+    "def late():\n    from gradclip.rules import sweep",
+    "from typing import TYPE_CHECKING\nif not TYPE_CHECKING:\n    import gradclip.rules.sweep",
+    "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    pass\nelse:\n    import gradclip.rules.sweep",
+]
+
+
+@pytest.mark.parametrize("line", CIRCLES)
 def test_a_planted_circle_is_found(tmp_path, line):
     assert circles(copy_with(tmp_path, "rules/norm.py", line)) == ["gradclip.rules.norm", "gradclip.rules.sweep"]
 
