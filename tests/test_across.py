@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from functools import partial
 
 import numpy as np
 import pytest
@@ -78,12 +77,17 @@ def clip_together(rule, grid, sharded, **options):
         except NonFiniteGradient as error:
             results[rank] = error
 
-    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(len(parts))]
+    at_once(work, len(parts))
+    return results
+
+
+def at_once(work, processes):
+    """Call `work` with each rank, in a thread for each process."""
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(processes)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(20)
-    return results
 
 
 @pytest.mark.parametrize("norm", [L2(), Linf(), Lp(3.0), Lp(0.5)])
@@ -203,18 +207,15 @@ def test_processes_decide_alike_what_one_process_would_decide(rule, policy, bad)
 
 def together(clippers, parts, sharded):
     """How the step ends in each of two processes, which share one tensor or have one each."""
-    group, found = Together(2), [None, None]
+    height, width = (1, 2) if sharded else (2, 1)
+    rows, columns = [Together(width) for _ in range(height)], [Together(height) for _ in range(width)]
+    found = [None, None]
 
     def work(rank):
-        sums = partial(group.reduce, rank), lambda array, how: np.asarray(array, float)
-        sums = Across(*(sums if sharded else reversed(sums)))
+        sums = across(rank, [sharded], rows, columns)
         found[rank] = stopped(clippers[rank], Gradients(parts[rank], "t{}".format, across=sums))
 
-    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(20)
+    at_once(work, 2)
     return found
 
 

@@ -50,18 +50,16 @@ class Clipper:
         self.max_consecutive_skips = max_consecutive_skips
         self.can_skip, self.can_raise = line.can_skip, line.can_raise
         self.reads_moments, self.reads_given = line.reads_moments, line.reads_given
-        self.reads = line.can_raise or max_consecutive_skips is not None
         self.step: Any = 0
         self.consecutive_skips = 0
         self.memories = Memories()
         self.carried: dict[str, Any] = {}
         self._given: dict[str, Any] = {}
         self._last: Result | None = None
-        self.answer = Answer(line.policy, line.can_skip or line.can_raise, names=telemetry is not None)
+        self.answer = Answer(line.policy, line.can_skip or line.can_raise)
         if telemetry is not None:
             telemetry.serve(self)
         self.telemetry = telemetry
-        self.tensors = telemetry is not None and telemetry.tensors
 
     @property
     def hears(self) -> frozenset[str]:
@@ -115,10 +113,10 @@ class Clipper:
         """
         result = Result(self.step, engine, gradients.overflow, gradients.given.get("loss"))
         try:
-            run(self, gradients, result)
+            read = run(self, gradients, result)
             self._last = result
             self.step += 1
-            if self.reads or not engine.waits:
+            if read:
                 self.count_skip(result.skipped)
         except (NonFiniteGradient, GradientAboveThreshold, TooManySkips) as error:
             result.settle(True)

@@ -1,5 +1,6 @@
 """Events from Paddle's clips and from the state of a step in JAX."""
 
+import copy
 import math
 import pickle
 
@@ -82,3 +83,13 @@ def test_a_nan_in_jax_is_counted_in_the_event():
     event = gradclip.optax.event_of(state.last, step=0, rule=RULE)
     assert math.isnan(event.norm_before)
     assert event.nonfinite == 1
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda clipper: pickle.loads(pickle.dumps(clipper))])
+def test_a_copy_that_tells_nobody_measures_for_nobody(copied):
+    clipper = Clipper(RULE, telemetry=Telemetry(memory(), tensors=True))
+    clipper.clip_([parameter(3.0), parameter(4.0)])
+    assert len(clipper.last.tensors) == 2
+    other = copied(clipper)
+    other.clip_([parameter(3.0), parameter(4.0)])
+    assert other.last.tensors == {}

@@ -21,7 +21,7 @@ from gradclip.engines.cpu_walk import walk
 from gradclip.engines.reference import NUMPY
 from gradclip.rules.arrays import SCALARS, Array
 from gradclip.rules.norm import Norm
-from gradclip.rules.response import Normalize, Rescale, Response, Smooth, Zero
+from gradclip.rules.response import Normalize, Response, Smooth, Zero, is_clamp
 from gradclip.rules.scope import Element, Global, Row, Scope
 from gradclip.rules.segments import Shape
 
@@ -142,7 +142,7 @@ class CpuEngine:
         """One read; parts of 16 KB in which an element changes are written."""
         self.refuse_unordered(batch)
         phi = type(response).coefficient  # a derived response may have one of its own
-        if phi is Rescale.coefficient:
+        if is_clamp(response):
             self._map(batch, "clamp", low, high)
         elif isinstance(response, Smooth) and phi is Smooth.coefficient:
             self._map(batch, "respond", KIND_OF_SMOOTH[response.kind], low, high)

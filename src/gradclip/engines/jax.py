@@ -20,7 +20,7 @@ from gradclip.engines.jax_numbers import power, root, widened
 from gradclip.engines.jax_scale import bounded, clamped, scaled
 from gradclip.rules.arrays import Array
 from gradclip.rules.norm import Linf, Norm
-from gradclip.rules.response import Rescale, Response
+from gradclip.rules.response import Response, is_clamp
 from gradclip.rules.scope import Element, Global, Scope
 from gradclip.rules.segments import Shape
 
@@ -251,7 +251,7 @@ def _peaks(arrays: list[Array]) -> Measure:
 @partial(jax.jit, static_argnames="response")
 def _mapped(array: Array, response: Response, low: Any, high: Any) -> Array:
     """Each finite element x as `phi(|x| / t) x`; one with a coefficient of 1 keeps its bits, NaN too."""
-    if type(response).coefficient is Rescale.coefficient:
+    if is_clamp(response):
         return bounded(array, low, high)
     wide = widened(array)
     ratio = jnp.abs(wide) / jnp.where(wide > 0, high, -low)

@@ -21,7 +21,7 @@ from gradclip.engines.paddle_layout import PaddleValues, unit_axis
 from gradclip.engines.paddle_legacy import OPERATIONS as F
 from gradclip.rules.arrays import Array
 from gradclip.rules.norm import Norm
-from gradclip.rules.response import Rescale, Response
+from gradclip.rules.response import Response, is_clamp
 from gradclip.rules.scope import Element, Global, Row, Scope
 from gradclip.rules.segments import Shape
 
@@ -245,7 +245,7 @@ def _of_tensor(bound: Any, index: int) -> Any:
 
 
 def _mapped(value: Any, response: Response, low: Any, high: Any) -> Any:
-    if type(response).coefficient is Rescale.coefficient:
+    if is_clamp(response):
         return F.minimum(F.maximum(value, plain(low)), plain(high))
     wide, where = Wide(value), FUNCTIONS.where
     finite = Wide(F.isfinite(value))

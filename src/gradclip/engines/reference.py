@@ -15,7 +15,7 @@ import numpy as np
 from gradclip.engines.base import NO_ORDER, Measure, UnsupportedGradient, repeats, row_axes, rows_first
 from gradclip.rules.arrays import Array
 from gradclip.rules.norm import Norm
-from gradclip.rules.response import Rescale, Response
+from gradclip.rules.response import Response, is_clamp
 from gradclip.rules.scope import Element, Global, Scope
 from gradclip.rules.segments import Shape
 
@@ -176,7 +176,7 @@ class ReferenceEngine:
     def map_(self, batch: Batch, response: Response, low: Array, high: Array) -> None:
         lows, highs = (np.broadcast_to(bound, len(batch.tensors)) for bound in (low, high))
         for tensor, value, low, high in zip(batch.tensors, batch.values, lows, highs, strict=True):
-            if type(response).coefficient is Rescale.coefficient:
+            if is_clamp(response):
                 tensor[...] = np.clip(value, low, high)
                 continue
             finite = np.isfinite(value)

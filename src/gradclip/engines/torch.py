@@ -26,7 +26,7 @@ from gradclip.engines.torch_layout import (
 )
 from gradclip.rules.arrays import Array
 from gradclip.rules.norm import Norm
-from gradclip.rules.response import Rescale, Response
+from gradclip.rules.response import Response, is_clamp
 from gradclip.rules.scope import Element, Global, Row, Scope
 from gradclip.rules.segments import Shape
 
@@ -158,7 +158,7 @@ class TorchEngine:
         self.refuse_unordered(batch)
         lows, highs = (_each(bound, len(batch.targets)) for bound in (low, high))
         for target, low, high in zip(batch.targets, lows, highs, strict=True):
-            if type(response).coefficient is Rescale.coefficient:
+            if is_clamp(response):
                 if self.waits or bool(((target < low) | (target > high)).any()):
                     target.clamp_(low, high)
                 continue

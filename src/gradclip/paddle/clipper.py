@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Any
 
 import paddle
@@ -144,7 +145,14 @@ class Clipper(clipper.Clipper):
         """What copies and pickles keep: the rule, its options and the memory, not the last step and no telemetry."""
         memories = Memories()
         memories.load(self.memories.plain(lambda array: self.last.to_host(array)))
-        return {**self.__dict__, "memories": memories, "_given": {}, "_last": None, "telemetry": None}
+        return {
+            **self.__dict__,
+            "memories": memories,
+            "answer": copy(self.answer),
+            "_given": {},
+            "_last": None,
+            "telemetry": None,
+        }
 
 
 def checked_engine(name: str | None) -> str | None:

@@ -43,6 +43,11 @@ class Rescale(Response):
         return 1.0 / xp.maximum(ratio, 1.0)
 
 
+def is_clamp(response: Response) -> bool:
+    """Whether by value it clamps between bounds: a derived response may have a phi of its own."""
+    return type(response).coefficient is Rescale.coefficient
+
+
 @dataclass(frozen=True)
 class Smooth(Response):
     """Soft clipping, which bends instead of breaking at the threshold and stays below it.

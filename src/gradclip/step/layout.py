@@ -43,7 +43,7 @@ def kept(store: dict[Hashable, Made], key: Hashable, make: Callable[[], Made]) -
 class Column:
     """A sweep of a phase and the gradients that it is for, by their `indices`; None for all."""
 
-    __slots__ = ("_alike", "_nobody", "_owners", "_segments", "blank", "indices", "key", "sweep")
+    __slots__ = ("_alike", "_nobody", "_owners", "_remembers", "_segments", "blank", "indices", "key", "sweep")
 
     def __init__(self, key: tuple[int, int], sweep: Sweep, indices: list[int] | None) -> None:
         self.key, self.sweep, self.indices = key, sweep, indices
@@ -51,8 +51,8 @@ class Column:
         self._owners: dict[Hashable, list[Owners]] = {}
         self._alike = [ALIKE] * len(sweep.stages)
         self.blank: list[State] = [{}] * len(sweep.stages)
-        own = [one for one in sweep.stages if one.threshold.adapts and not isinstance(one.scope, Global)]
-        self._nobody: list[Owners] | None = None if own else [()] * len(sweep.stages)
+        self._nobody: list[Owners] = [()] * len(sweep.stages)
+        self._remembers = [one.threshold.adapts and not isinstance(one.scope, Global) for one in sweep.stages]
 
     def only(self, gradients: Gradients) -> Gradients:
         """Those of the gradients that this is for."""
@@ -72,22 +72,18 @@ class Column:
 
     def owners(self, shapes: Sequence[tuple[int, ...]], own: Gradients, memories: Memories) -> list[Owners]:
         """For each stage whose its segments are, if its threshold remembers something of each."""
-        if self._nobody is not None:
+        if not any(self._remembers):
             return self._nobody
-        stages = self.sweep.stages
-        asked = [
-            one.threshold.adapts and not isinstance(one.scope, Global) and memories.keeps((*self.key, stage))
-            for stage, one in enumerate(stages)
-        ]
+        asked = [may and memories.keeps((*self.key, stage)) for stage, may in enumerate(self._remembers)]
         if not any(asked):
-            return [()] * len(stages)
+            return self._nobody
         names, groups = own.names(), max(own.groups or [0]) + 1
         return kept(
             self._owners,
             (names, tuple(shapes), groups, *asked),
             lambda: [
                 owners_of(one.scope, names, shapes, groups) if wanted else ()
-                for wanted, one in zip(asked, stages, strict=True)
+                for wanted, one in zip(asked, self.sweep.stages, strict=True)
             ],
         )
 
@@ -107,6 +103,7 @@ class LineUp:
         self.adapts = any(one.threshold.adapts for one in rules)
         self.reads_moments = any(isinstance(one.threshold, SecondMoment) for one in rules)
         self.reads_given = frozenset().union(*(one.threshold.reads_given for one in rules))
+        self._fixed = [one.threshold for one in rules if not one.threshold.adapts]
         self._late = [number for number, phase in enumerate(self.phases) if number or phase.writes_early]
         self._reads_names = any(phase.names is not None for phase in self.phases)
         self._columns: dict[Hashable, list[list[Column]]] = {}
@@ -117,7 +114,7 @@ class LineUp:
         Whatever could refuse after something was written refuses here.
         """
         shared = gradients.across is not None
-        names = gradients.names() if self._reads_names else None
+        names = gradients.names() if self._reads_names else ()
         found = kept(self._columns, (shared, names), lambda: _columns_of_each(self.phases, names, shared))
         if self._late:
             self._refuse_late(found, gradients, batch, engine, step)
@@ -126,9 +123,8 @@ class LineUp:
     def _refuse_late(
         self, columns: list[list[Column]], gradients: Gradients, batch: Any, engine: Engine, step: Any
     ) -> None:
-        for one in rules_in(self.rule):
-            if isinstance(step, int) and not one.threshold.adapts:
-                one.threshold.bounds(step)
+        for threshold in self._fixed if isinstance(step, int) else ():
+            threshold.bounds(step)
         for number in self._late:
             for column in columns[number]:
                 _refuse_unfit(column.sweep, column.only(gradients), engine)
@@ -136,17 +132,16 @@ class LineUp:
             refuse_nonfinite(gradients, batch, engine, step)
 
 
-def _columns_of_each(phases: Sequence[Phase], names: tuple[str, ...] | None, shared: bool) -> list[list[Column]]:
+def _columns_of_each(phases: Sequence[Phase], names: tuple[str, ...], shared: bool) -> list[list[Column]]:
     return [list(_columns_of(number, phase, names, shared)) for number, phase in enumerate(phases)]
 
 
-def _columns_of(number: int, phase: Phase, names: tuple[str, ...] | None, shared: bool) -> Iterator[Column]:
-    by_name = phase.names is not None
-    matches = list(map(phase.names.match, names)) if phase.names is not None and names is not None else []
+def _columns_of(number: int, phase: Phase, names: tuple[str, ...], shared: bool) -> Iterator[Column]:
+    matches = None if phase.names is None else list(map(phase.names.match, names))
     for place, sweep in enumerate(phase.sweeps):
-        indices = None if not by_name else [i for i, match in enumerate(matches) if match == place]
+        indices = None if matches is None else [i for i, match in enumerate(matches) if match == place]
         if sweep is not None and (indices is None or indices):
-            yield Column((number, place if by_name else ALL), _apart(sweep) if shared else sweep, indices)
+            yield Column((number, ALL if indices is None else place), _apart(sweep) if shared else sweep, indices)
 
 
 def _apart(sweep: Sweep) -> Sweep:

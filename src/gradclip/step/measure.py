@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from gradclip.engines.base import Engine, Measure, UnsupportedGradient
 from gradclip.rules.arrays import SCALARS, Array
-from gradclip.rules.response import Rescale
+from gradclip.rules.response import is_clamp
 from gradclip.rules.scope import Global, Row, Tensor, rows_of
 from gradclip.rules.segments import Segments
 from gradclip.rules.sweep import Sweep
@@ -79,7 +79,7 @@ def _elements(sweep: Sweep, own: Gradients, batch: Any, engine: Engine, line: Li
         engine.refuse_unordered(batch)
         tensors, finish = over_moments(own, relative.factor, engine)
         own, batch = own._replace(tensors=tensors, divisor=1.0), engine.gather(tensors)
-    fuses = hasattr(engine, "clamp_") and type(rule.response).coefficient is Rescale.coefficient and line.policy.warns
+    fuses = hasattr(engine, "clamp_") and is_clamp(rule.response) and line.policy.warns
     if not fuses or relative or rule.threshold.adapts or line.can_skip or line.can_raise:
         measure = engine.measure(batch, rule.scope, rule.norm)
         return Read(own, batch, measure, given=numbers_of(own, measure), finish=finish)

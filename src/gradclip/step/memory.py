@@ -98,8 +98,6 @@ class Memories:
 
     def states_of(self, key: tuple[int, int], owners: Sequence[Owners], measure: Measure) -> list[State]:
         """What the threshold of each stage remembers of the segments of these owners."""
-        if not self._each:
-            return [{}] * len(owners)
         return [self.state((*key, stage), live, measure.total, measure.xp) for stage, live in enumerate(owners)]
 
     def remember(

@@ -27,12 +27,11 @@ ELSEWHERE = "another process"
 class Answer:
     """What a clipper answers to the decisions of its steps; it says a thing once.
 
-    `stops` says that a step may be skipped or raise; `names` asks, whatever the policy is, for the names of the tensors
-    with a non-finite element.
+    `stops` says that a step may be skipped or raise.
     """
 
-    def __init__(self, policy: Policy, stops: bool, names: bool) -> None:
-        self.policy, self.stops, self.names = policy, stops, names
+    def __init__(self, policy: Policy, stops: bool) -> None:
+        self.policy, self.stops = policy, stops
         self.warned = self.warned_unmatched = False
 
     def warn_unmatched(self, rules: Rules | None, gradients: Gradients) -> None:
@@ -41,8 +40,13 @@ class Answer:
             self.warned_unmatched = warn_unmatched(rules, gradients)
 
 
-def respond(works: list[Work], answer: Answer, engine: Engine, result: Result, across: Across | None) -> bool:
-    """Whether to skip the step; raises or warns where the decisions say so. What one process does, all do."""
+def respond(
+    works: list[Work], answer: Answer, engine: Engine, result: Result, across: Across | None, names: bool
+) -> bool:
+    """Whether to skip the step; raises or warns where the decisions say so. What one process does, all do.
+
+    `names` asks, whatever the policy is, for the names of the tensors with a non-finite element.
+    """
     alarms = [(work.part, work.batch) for work in works if alarming(work.part)]
     if not alarms and across is None:
         result.settle(False)
@@ -56,7 +60,7 @@ def respond(works: list[Work], answer: Answer, engine: Engine, result: Result, a
         raise error if error is not None and own == asked else _elsewhere(asked > RAISE, result.step)
     skip = asked == SKIP
     result.settle(skip)
-    if answer.names:
+    if names:
         result.looked_up += [name for part, batch in alarms for name in offenders(part, batch, engine)]
     for part, batch in alarms:
         if answer.policy.warns and not skip and not answer.warned:
@@ -108,7 +112,7 @@ def warn_unmatched(rules: Rules, gradients: Gradients) -> bool:
 
 def refuse_nonfinite(gradients: Gradients, batch: Any, engine: Engine, step: int) -> None:
     """Raise if any gradient is non-finite, in this process or in another one."""
-    measure = engine.measure(batch, Tensor(), Linf())
+    measure = _each(batch, engine)
     names = _named(gradients.name, measure, engine)
     found: float = len(names)
     if gradients.across is not None:
@@ -119,7 +123,7 @@ def refuse_nonfinite(gradients: Gradients, batch: Any, engine: Engine, step: int
 
 def broken_names(gradients: Gradients, batch: Any, engine: Engine) -> list[str]:
     """The names of the gradients with a non-finite element."""
-    return _named(gradients.name, engine.measure(batch, Tensor(), Linf()), engine)
+    return _named(gradients.name, _each(batch, engine), engine)
 
 
 def _nonfinite(names: list[str], step: int) -> NonFiniteGradient:
@@ -137,9 +141,14 @@ def offenders(part: Part, batch: Any, engine: Engine) -> list[str]:
         return known
     if not any(math.isnan(n) or math.isinf(n) or bad for n, bad in zip(*_norms(part, engine), strict=True)):
         return []
-    each = engine.measure(batch, Tensor(), Linf())
+    each = _each(batch, engine)
     every = [] if part.sweep.apart else [part.name(index) for index in range(len(engine.to_host(each.nonfinite)))]
     return _named(part.name, each, engine) or every  # apart: it is another process that has it
+
+
+def _each(batch: Any, engine: Engine) -> Measure:
+    """The measure of each tensor, for what is non-finite in it."""
+    return engine.measure(batch, Tensor(), Linf())
 
 
 def _named(name: Callable[[int], str], each: Measure, engine: Engine) -> list[str]:

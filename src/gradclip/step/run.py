@@ -21,27 +21,39 @@ from gradclip.step.respond import Answer, respond
 from gradclip.step.result import Result
 
 
+class Listener(Protocol):
+    """Telemetry; `tensors` says that it wants the norm of each tensor."""
+
+    @property
+    def tensors(self) -> bool: ...
+
+
 class Runs(Protocol):
     """Whom a step is run for: a clipper, with what it keeps from step to step.
 
-    `tensors` says that the norm of each tensor is wanted; `reads` that a host reads what was decided before anything is
-    written, also where it has to wait for a device; `write` writes a part, or hands its coefficient to an
-    optimizer; what is `carried` over is added to the gradients of the next step.
+    `write` writes a part, or hands its coefficient to an optimizer; what is `carried` over is added to the gradients of
+    the next step.
     """
 
     line: LineUp
     memories: Memories
     answer: Answer
     carried: dict[str, Any]
-    reads: bool
-    tensors: bool
+    max_consecutive_skips: int | None
 
+    @property
+    def telemetry(self) -> Listener | None: ...
     def write(self, part: Part, batch: Any, engine: Engine) -> None: ...
 
 
-def run(clipper: Runs, gradients: Gradients, result: Result) -> None:
-    """Clip `gradients` in place by the engine of `result`, and fill it in."""
-    line, engine, step = clipper.line, result.source, result.step
+def run(clipper: Runs, gradients: Gradients, result: Result) -> bool:
+    """Clip `gradients` in place by the engine of `result`, and fill it in; whether a host has read what was decided.
+
+    A host does where that costs nothing, or where something may have to stop the step.
+    """
+    line, engine, step, telemetry = clipper.line, result.source, result.step, clipper.telemetry
+    reads = not engine.waits or line.can_raise or clipper.max_consecutive_skips is not None
+    tensors = telemetry is not None and telemetry.tensors
     refuse_missing(line.rule, line.reads_given, line.reads_moments, gradients, step)
     gradients, batch = gathered_once(engine, gradients)
     if line.carries:
@@ -53,12 +65,13 @@ def run(clipper: Runs, gradients: Gradients, result: Result) -> None:
         for column in columns:
             own = column.only(gradients)
             known = batch if own is gradients else None
-            found = read(column.sweep, own, known, engine, line, step, clipper.tensors)
+            found = read(column.sweep, own, known, engine, line, step, tensors)
             works.append(decided(clipper, column, found, broken, step))
         result.parts += [work.part for work in works]
         if not works:
             clipper.answer.warn_unmatched(line.phases[number].names, gradients)
-        if (clipper.reads or not engine.waits) and respond(works, clipper.answer, engine, result, gradients.across):
+        names = telemetry is not None
+        if reads and respond(works, clipper.answer, engine, result, gradients.across, names):
             break
         for work in works:
             if not work.written:
@@ -73,6 +86,7 @@ def run(clipper: Runs, gradients: Gradients, result: Result) -> None:
             clipper.memories.remember(part.key, part.owners, states, part.measure)
     if line.carries:
         clipper.carried |= settle()
+    return reads
 
 
 def decided(clipper: Runs, column: Column, found: Read, broken: Any, step: Any) -> Work:
