@@ -13,7 +13,7 @@ import pytest
 
 import gradclip
 from gradclip.cli import command_line, completion_command, main, methods_command
-from gradclip.experiments.tasks import TASKS
+from gradclip.experiments.tasks.titles import TASKS
 from gradclip.telemetry import Event, jsonl
 
 SOURCE = Path(gradclip.__file__).parents[1]
