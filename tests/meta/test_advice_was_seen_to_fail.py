@@ -40,7 +40,7 @@ def replayed(text, norms):
 
 
 def apart_and_lower(losses, others):
-    return gradclip.advice.losses.apart(losses, others) and sum(losses) < sum(others)
+    return gradclip.advice.losses.differ(losses, others) and sum(losses) < sum(others)
 
 
 def single_steps(count):

@@ -150,14 +150,14 @@ def refuse_unlike(first: Training, other: Training) -> None:
             f"the script, which ran as it is, ends with {other.exit} before its first step under {other.rule}; "
             f"what it printed: {log_of(other.path)}"
         )
-    if other.begin is not None and first.begin is not None and not alike(first.begin, other.begin):
+    if other.begin is not None and first.begin is not None and not same_loss(first.begin, other.begin):
         raise ValueError(
             f"two trainings do not begin alike (the first loss is {first.begin:g}, then {other.begin:g}), so their "
             "ends say nothing of the rule: seed the script (torch.manual_seed), and let it not go on from a checkpoint"
         )
 
 
-def alike(loss: float, other: float) -> bool:
+def same_loss(loss: float, other: float) -> bool:
     """Whether two losses are the same but for the order in which threads add up."""
     return loss == other or math.isclose(loss, other, rel_tol=1e-3)
 

@@ -186,7 +186,7 @@ def _otsu(ordered: Sequence[float]) -> int:
     best, cut = 0.0, 0
     for count, value in enumerate(logs[:-1], 1):
         below += value
-        apart = below / count - (whole - below) / (len(logs) - count)
-        if (between := count * (len(logs) - count) * apart * apart) > best:
+        differ = below / count - (whole - below) / (len(logs) - count)
+        if (between := count * (len(logs) - count) * differ * differ) > best:
             best, cut = between, count
     return cut

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from gradclip.advice.losses import losses_of, part_of
-from gradclip.report.words import short
+from gradclip.report.formatting import short
 from gradclip.telemetry.event import Event
 
 IN_A_ROW = 10

@@ -6,8 +6,8 @@ import random
 import pytest
 
 from gradclip.report import summarise
-from gradclip.report.diverged import diverged, rose
-from report.made import falling, noise, run_of, with_losses
+from gradclip.report.divergence import diverged, rose
+from report.example_runs import falling, noise, run_of, with_losses
 
 STEPS = 400
 

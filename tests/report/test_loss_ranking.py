@@ -5,10 +5,10 @@ import random
 
 import pytest
 
-from gradclip.advice.losses import apart, standard_error
+from gradclip.advice.losses import differ, standard_error
 from gradclip.report import summarise
-from gradclip.report.comparison import compared
-from report.made import noise, run_of, with_losses
+from gradclip.report.loss_ranking import compare_losses
+from report.example_runs import noise, run_of, with_losses
 
 
 def run_named(name, losses):
@@ -16,7 +16,7 @@ def run_named(name, losses):
 
 
 def comparison(**losses):
-    found = compared(summarise([run_named(name, own) for name, own in losses.items()]))
+    found = compare_losses(summarise([run_named(name, own) for name, own in losses.items()]))
     return found and (found.kind, found.sentence)
 
 
@@ -42,13 +42,13 @@ def test_the_lowest_is_named_with_its_distance_to_the_others():
 
 def test_runs_within_the_noise_are_no_different():
     kind, sentence = comparison(a=ending(2.0, 0.5, 400, seed=1), b=ending(2.0, 0.5, 400, seed=2))
-    assert kind == "alike"
+    assert kind == "no difference"
     assert "there is no difference to speak of at the end: " in sentence
 
 
 def test_runs_with_the_same_losses_are_no_different():
     assert comparison(a=ending(1.0), b=ending(1.0)) == (
-        "alike",
+        "no difference",
         "By the training loss, of one seed each, there is no difference to speak of at the end: a 1 and b 1 over the "
         "last tenth.",
     )
@@ -63,7 +63,7 @@ def test_two_that_are_alike_can_be_lower_than_a_third():
 def told_apart(mean, other):
     """How many of 400 pairs of ends of 40 steps with these means, and a standard deviation of 0.5, are told apart."""
     return sum(
-        apart(ending(mean, 0.5, 400, 2 * seed)[-40:], ending(other, 0.5, 400, 2 * seed + 1)[-40:])
+        differ(ending(mean, 0.5, 400, 2 * seed)[-40:], ending(other, 0.5, 400, 2 * seed + 1)[-40:])
         for seed in range(400)
     )
 

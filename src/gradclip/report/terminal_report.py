@@ -11,14 +11,14 @@ from statistics import median_low
 
 from gradclip.advice.losses import losses_of
 from gradclip.report.bins import counts, log_edges
-from gradclip.report.comparison import compared
+from gradclip.report.downsampling import buckets
+from gradclip.report.formatting import SPACE, known, percent, short, shortened, times
+from gradclip.report.loss_ranking import compare_losses
 from gradclip.report.numbers import acted, broken
 from gradclip.report.summary import HOW_TO_TENSORS, Summary
-from gradclip.report.thin import buckets
 from gradclip.report.tiles import facts_of, tiles_of
 from gradclip.report.verdict import BAD, GOOD, LOOK, Verdict
 from gradclip.report.what_if import CANNOT_KNOW
-from gradclip.report.words import SPACE, known, percent, short, shortened, times
 from gradclip.telemetry.event import Event
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -28,12 +28,12 @@ COLOURS = {GOOD: "32", LOOK: "33", BAD: "31"}
 
 def text(summaries: Sequence[Summary], colours: bool = False) -> str:
     """The report on the runs as lines of text, with colours of a terminal if asked for."""
-    comparison = compared(summaries)
+    comparison = compare_losses(summaries)
     parts = ["\n".join(lines_of(summary, colours)) for summary in summaries]
-    return "\n\n\n".join([said(comparison, colours), *parts] if comparison else parts)
+    return "\n\n\n".join([coloured_sentence(comparison, colours), *parts] if comparison else parts)
 
 
-def said(verdict: Verdict, colours: bool) -> str:
+def coloured_sentence(verdict: Verdict, colours: bool) -> str:
     """The sentence of a verdict, in its colour if asked for."""
     sentence = plain(verdict.sentence)
     return f"\033[1;{COLOURS[verdict.level]}m{sentence}\033[0m" if colours else sentence
@@ -48,7 +48,7 @@ def lines_of(summary: Summary, colours: bool) -> Iterator[str]:
     """The lines about one run."""
     facts = facts_of(summary)
     yield plain(summary.name)
-    yield said(summary.verdict, colours)
+    yield coloured_sentence(summary.verdict, colours)
     yield from (plain(line) for line in (summary.rule, facts) if line)
     yield ""
     yield from columns([(tile.label, tile.value, tile.remark) for tile in tiles_of(summary)])
@@ -90,7 +90,7 @@ def loss_over_time(run: Sequence[Event]) -> Iterator[str]:
     known = [middle for middle in medians if middle is not None]
     if known:
         yield blocks(medians)
-        yield "".join("x" if len(whole) < len(part) else " " for whole, part in zip(finite, parts, strict=True))
+        yield "".join("x" if len(kept) < len(part) else " " for kept, part in zip(finite, parts, strict=True))
         yield f"from {short(min(known))} to {short(max(known))}; x NaN or infinity"
 
 
@@ -116,7 +116,7 @@ def histogram(summary: Summary) -> Iterator[str]:
     norms = [event.norm_before for event in summary.run]
     edges = log_edges(norms, BINS)
     found, limits = counts(norms, edges), summary.numbers.thresholds
-    limit = limits[1] if limits and summary.numbers.whole else math.inf
+    limit = limits[1] if limits and summary.numbers.global_threshold else math.inf
     for number, low, high in zip(found, edges, edges[1:], strict=False):
         mark = " <- threshold" if 10**low <= limit < 10**high else ""
         bar = "█" * math.ceil(BAR * number / max(found))
@@ -139,13 +139,13 @@ def layers(summary: Summary) -> Iterator[str]:
 def worst_steps(summary: Summary) -> Iterator[str]:
     rows = [
         (
-            f"{one.step}",
-            short(one.norm_before),
-            ratio(one.ratio),
-            one.outcome,
-            plain(shortened(", ".join(one.tensors), NAME)),
+            f"{worst.step}",
+            short(worst.norm_before),
+            ratio(worst.ratio),
+            worst.outcome,
+            plain(shortened(", ".join(worst.tensors), NAME)),
         )
-        for one in summary.worst_steps
+        for worst in summary.worst_steps
     ]
     return columns([("step", "norm", "x usual", "what became of it", "tensor"), *rows]) if rows else iter(())
 
@@ -153,13 +153,13 @@ def worst_steps(summary: Summary) -> Iterator[str]:
 def worst_parameters(summary: Summary) -> Iterator[str]:
     rows = [
         (
-            plain(shortened(one.name, NAME)),
-            known(one.largest),
-            "" if one.at_step is None else str(one.at_step),
-            known(one.median),
-            str(one.nonfinite),
+            plain(shortened(worst.name, NAME)),
+            known(worst.largest),
+            "" if worst.at_step is None else str(worst.at_step),
+            known(worst.median),
+            str(worst.nonfinite),
         )
-        for one in summary.worst_parameters
+        for worst in summary.worst_parameters
     ]
     heading = ("parameter", "largest norm", "at step", "median", "non-finite steps")
     return columns([heading, *rows]) if rows else iter(())
@@ -171,10 +171,10 @@ def what_if(summary: Summary) -> Iterator[str]:
     if found is None:
         return
     rows = [
-        (one.words, one.rule or "", percent(one.clip_rate), percent(one.kept), short(one.largest)) for one in found.rows
+        (row.words, row.rule or "", percent(row.clip_rate), percent(row.kept), short(row.largest)) for row in found.rows
     ]
     yield from columns([("threshold or rule", "to write it", "clip rate", "norm kept", "largest let through"), *rows])
-    yield from textwrap.wrap(f"{found.said}{CANNOT_KNOW}", PAGE)
+    yield from textwrap.wrap(f"{found.note}{CANNOT_KNOW}", PAGE)
 
 
 def columns(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
