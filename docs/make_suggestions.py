@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 
 from gradclip import Rule
 from gradclip.advice.search import best_of, rule_of, search, start_from
-from gradclip.advice.suggest import suggest
+from gradclip.advice.suggestion import suggest
 from gradclip.experiments.compare import versions
 from gradclip.experiments.sign_test import BETTER, WORSE, paired_verdict
 from gradclip.experiments.tasks.task import task_called

@@ -12,7 +12,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 sys.path.insert(0, str(DOCS))
 
 import make_suggestions as suggestions  # noqa: E402
-from gradclip.advice.suggest import suggest  # noqa: E402
+from gradclip.advice.suggestion import suggest  # noqa: E402
 from gradclip.experiments.sign_test import WORSE  # noqa: E402
 from gradclip.experiments.tasks.titles import TASKS  # noqa: E402
 from gradclip.rules.rule import rules_in  # noqa: E402

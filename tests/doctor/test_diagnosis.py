@@ -9,8 +9,8 @@ import pytest
 
 from gradclip.cli import main
 from gradclip.doctor import Finding, diagnose
-from gradclip.doctor.diagnosis import ENOUGH, listed
-from gradclip.doctor.words import told
+from gradclip.doctor.diagnosis import ENOUGH, some_of
+from gradclip.doctor.findings_text import findings_as_text
 from gradclip.telemetry import Event, jsonl
 
 CALL = "clip_grad_norm_(max_norm=1) at train.py:9"
@@ -34,7 +34,7 @@ def written(folder: Path, events, calls=(), optimizer="SGD", **script) -> Path:
 
 
 def found(*arguments, **script) -> dict[str, Finding]:
-    return {finding.disease: finding for finding in diagnose(written(*arguments, **script))}
+    return {finding.problem: finding for finding in diagnose(written(*arguments, **script))}
 
 
 def test_a_flaw_counts_as_long_as_its_line_holds(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_an_optimizer_beside_one_that_is_clipped(tmp_path: Path) -> None:
     folder = written(tmp_path / "run", [event(0, 1.5)], [{"step": 0, "calls": [CALL]}])
     written(folder / "run-2", [unclipped(3.0)], [{"step": 0, "calls": []}], optimizer="Muon")
     (finding,) = diagnose(folder)
-    assert finding.disease == "one-optimizer-of-several"
+    assert finding.problem == "one-optimizer-of-several"
     assert "the Muon that holds weight, bias, one of 2 optimizers" in finding.sentence
     assert finding.sentence.endswith("of norms up to 3")
     assert finding.where == "train.py:9"
@@ -154,7 +154,7 @@ def test_a_run_of_telemetry_is_read_as_well(tmp_path: Path) -> None:
     sink = jsonl(tmp_path / "run")
     for step in range(ENOUGH):
         sink(event(step, 5.0))
-    assert [finding.disease for finding in diagnose(tmp_path / "run")] == ["always-exceeded"]
+    assert [finding.problem for finding in diagnose(tmp_path / "run")] == ["always-exceeded"]
 
 
 def test_a_torn_last_line_of_the_calls_is_left_out(tmp_path: Path) -> None:
@@ -165,9 +165,9 @@ def test_a_torn_last_line_of_the_calls_is_left_out(tmp_path: Path) -> None:
 
 
 def test_names_are_listed_once_and_not_all_of_them() -> None:
-    assert listed(["a", "b", "a"]) == "a, b"
-    assert listed(list("abcde")) == "a, b, c and 2 more"
-    assert listed([]) == ""
+    assert some_of(["a", "b", "a"]) == "a, b"
+    assert some_of(list("abcde")) == "a, b, c and 2 more"
+    assert some_of([]) == ""
 
 
 def test_the_command_reads_a_run(tmp_path: Path, capsys) -> None:
@@ -175,11 +175,11 @@ def test_the_command_reads_a_run(tmp_path: Path, capsys) -> None:
     assert main(["doctor", str(folder)]) == 1
     assert capsys.readouterr().out.startswith("train.py:9: cuts 100% of the steps of the second half")
     assert main(["doctor", "--json", str(folder)]) == 1
-    assert json.loads(capsys.readouterr().out)[0]["disease"] == "always-exceeded"
+    assert json.loads(capsys.readouterr().out)[0]["problem"] == "always-exceeded"
     (tmp_path / "empty").mkdir()
     assert main(["doctor", str(tmp_path / "empty")]) == 2
     assert "is no run" in capsys.readouterr().err
 
 
 def test_a_run_without_findings_is_said_to_be_right() -> None:
-    assert told([]) == "nothing is wrong with the clipping"
+    assert findings_as_text([]) == "nothing is wrong with the clipping"

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from statistics import fmean, stdev
 
-from gradclip.advice.past import MOST
+from gradclip.advice.recorded_clipping import MOST
 from gradclip.telemetry.event import Event
 
 PART = 10
@@ -79,8 +79,8 @@ def differ(losses: Sequence[float], others: Sequence[float]) -> bool:
     """
     ordered = sorted([*losses, *others])
     ranks = [
-        [bisect.bisect_left(ordered, loss) + bisect.bisect_right(ordered, loss) for loss in own]
-        for own in (losses, others)
+        [bisect.bisect_left(ordered, loss) + bisect.bisect_right(ordered, loss) for loss in run]
+        for run in (losses, others)
     ]
     return _means_differ(losses, others) or _means_differ(*ranks)
 

@@ -57,8 +57,11 @@ def _print(runs: list[Run], *, as_json: bool) -> None:
     summaries = summarise(runs)
     if as_json:
         comparison = compare_losses(summaries)
-        whole = {"runs": [one.to_dict() for one in summaries], "comparison": comparison and asdict(comparison)}
-        print(json.dumps(whole, allow_nan=False))
+        document = {
+            "runs": [summary.to_dict() for summary in summaries],
+            "comparison": comparison and asdict(comparison),
+        }
+        print(json.dumps(document, allow_nan=False))
     else:
         print(text(summaries, colours=in_colour()))
 

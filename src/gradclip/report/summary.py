@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from gradclip.advice.past import normalises
+from gradclip.advice.recorded_clipping import normalises
 from gradclip.report.divergence import diverged
 from gradclip.report.layers import Heat, heat_of
 from gradclip.report.numbers import Numbers, numbers_of, usual_norms

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from gradclip.advice.past import ALWAYS, OFTEN
+from gradclip.advice.recorded_clipping import ALWAYS, OFTEN
 from gradclip.report.formatting import count, percent, short, times
 from gradclip.report.numbers import Numbers
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from gradclip.advice.replay import replay
 from gradclip.advice.shape import quantile
-from gradclip.advice.suggest import suggest
+from gradclip.advice.suggestion import suggest
 from gradclip.report.formatting import count, short
 from gradclip.report.numbers import SPIKE, acted, broken, kept
 from gradclip.rules.text import rule_from_text

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from gradclip.doctor.diagnosis import Finding
 
 
-def told(findings: Sequence[Finding]) -> str:
+def findings_as_text(findings: Sequence[Finding]) -> str:
     """The findings, each with its place, since when, and the cure."""
     if not findings:
         return "nothing is wrong with the clipping"
-    return "\n\n".join(map(one, findings))
+    return "\n\n".join(map(finding_as_text, findings))
 
 
-def one(finding: Finding) -> str:
+def finding_as_text(finding: Finding) -> str:
     """A finding in three lines."""
     often = f"in {finding.steps} of {finding.of} steps, first in step {finding.since}"
     place = f"{finding.where}: " if finding.where else ""

@@ -11,7 +11,7 @@ from typing import Any
 
 from gradclip.advice.losses import end_of, final_loss, losses_of, lower
 from gradclip.advice.search import MOST, rule_of, search, start_from
-from gradclip.advice.suggest import expression_of
+from gradclip.advice.suggestion import expression_of
 from gradclip.telemetry.runs import folders_of, read_run
 from gradclip.watch.launch import run_watched
 
@@ -47,7 +47,7 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Found:
+class TrialsResult:
     """What the trainings have shown; the first of them is the script as it is. `optimizers` is how many it has."""
 
     trainings: tuple[Training, ...]
@@ -60,7 +60,7 @@ class Found:
     @property
     def best(self) -> Training:
         """The training with the lowest loss, and of equal ones the script as it is, or the first."""
-        return min(self.trainings, key=lambda one: one.loss)
+        return min(self.trainings, key=lambda training: training.loss)
 
     @property
     def broken(self) -> bool:
@@ -81,7 +81,7 @@ class Found:
     @property
     def at_edge(self) -> str:
         """ "lowest" or "highest" if the best threshold is that of all that were tried, else nothing."""
-        tried = [one.threshold for one in self.trainings if one.threshold is not None]
+        tried = [training.threshold for training in self.trainings if training.threshold is not None]
         edges = {"lowest": min(tried, default=None), "highest": max(tried, default=None)}
         return next((word for word, edge in edges.items() if edge == self.best.threshold is not None), "")
 
@@ -93,7 +93,7 @@ class Found:
             "expression": self.expression,
             "leave": self.leave,
             "optimizers": self.optimizers,
-            "trainings": [one.to_dict() for one in self.trainings],
+            "trainings": [training.to_dict() for training in self.trainings],
         }
 
 
@@ -102,34 +102,34 @@ def threshold_by_trial(
     folder: Path,
     steps: int = 0,
     most: int = MOST,
-    tell: Callable[[Training], None] = lambda training: None,
-) -> Found:
+    on_training: Callable[[Training], None] = lambda training: None,
+) -> TrialsResult:
     """Train the script of `command` as it is, then under at most `most` thresholds for the global norm.
 
     Each training is recorded to a folder in `folder`, what it prints beside it; after `steps` steps it is ended (0: it
-    is not). `tell` hears of each. Raises `ValueError` where the first has no step, no loss or no usable norm, and where
-    another does not begin as it does.
+    is not). `on_training` is called with each. Raises `ValueError` where the first has no step, no loss or no usable
+    norm, and where another does not begin as it does.
     """
     folder.mkdir(parents=True, exist_ok=True)
     trainings: list[Training] = []
 
     def train(threshold: float | None) -> Training:
-        training = trained(command, folder, steps, threshold)
+        training = train_once(command, folder, steps, threshold)
         trainings.append(training)
-        tell(training)
-        refuse_unlike(trainings[0], training)
+        on_training(training)
+        refuse_incomparable(trainings[0], training)
         return training
 
     first = train(None)
     run = read_run(first.path) if first.steps else []
     start = start_from(run)
     if start is None or final_loss(run) is None:
-        raise ValueError(f"{nothing_in(first, start)}; what it printed: {log_of(first.path)}")
+        raise ValueError(f"{missing_in(first, start)}; what it printed: {log_of(first.path)}")
     search(lambda threshold: train(threshold).loss, start, most)
-    return Found(tuple(trainings), len(folders_of(first.path)))
+    return TrialsResult(tuple(trainings), len(folders_of(first.path)))
 
 
-def trained(command: Sequence[str], folder: Path, steps: int, threshold: float | None) -> Training:
+def train_once(command: Sequence[str], folder: Path, steps: int, threshold: float | None) -> Training:
     """Train once, recorded to a folder in `folder`."""
     rule = None if threshold is None else rule_of(threshold)
     path = folder / (AS_IT_IS if rule is None else rule.replace(":", "-"))
@@ -143,7 +143,7 @@ def trained(command: Sequence[str], folder: Path, steps: int, threshold: float |
     return Training(threshold, path, len(run), ended, code, tuple(end_of(run)), losses[0] if losses else None)
 
 
-def refuse_unlike(first: Training, other: Training) -> None:
+def refuse_incomparable(first: Training, other: Training) -> None:
     """Raise where a training cannot be compared with the first, which no rule has a part in."""
     if other.rule is not None and other.exit and not other.steps:
         raise ValueError(
@@ -167,7 +167,7 @@ def log_of(path: Path) -> Path:
     return path.parent / f"{path.name}.log"
 
 
-def nothing_in(first: Training, start: float | None) -> str:
+def missing_in(first: Training, start: float | None) -> str:
     """What is missing in the first training."""
     if not first.steps:
         return f"the script made no optimizer step (its exit code: {first.exit})"

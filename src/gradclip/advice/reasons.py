@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from gradclip.advice.past import ALWAYS, OFTEN, Past
+from gradclip.advice.recorded_clipping import ALWAYS, OFTEN, RecordedClipping
 from gradclip.advice.shape import WIDE, Shape, quantile
 
 MANY = 0.02
@@ -78,52 +78,54 @@ REASONS = {
 }
 
 
-def caveats_of(shape: Shape, past: Past, threshold: float) -> Iterator[str]:
+def caveats_of(shape: Shape, record: RecordedClipping, threshold: float) -> Iterator[str]:
     """What to mind."""
-    yield _of_the_past(shape, past, threshold)
-    if past.broken > MANY:
+    yield _on_recorded_clipping(shape, record, threshold)
+    if record.broken > MANY:
         yield (
-            f"{percent(past.broken)} of the steps are not finite, which no threshold cures: lower the learning rate, "
+            f"{percent(record.broken)} of the steps are not finite, which no threshold cures: lower the learning rate, "
             'or leave them out with on_nonfinite="skip"'
         )
 
 
-def _of_the_past(shape: Shape, past: Past, threshold: float) -> str:
+def _on_recorded_clipping(shape: Shape, record: RecordedClipping, threshold: float) -> str:
     """What the clipping of the run did, and what that means."""
-    if past.rate == 0.0 and math.isinf(past.threshold):
+    if record.rate == 0.0 and math.isinf(record.threshold):
         return "this run was not clipped; ask again after one that is, for clipping changes the norms that follow"
-    if past.rate == 0.0:
+    if record.rate == 0.0:
         return (
-            f"no step of this run was clipped: its threshold, {past.threshold:.3g}, was never reached and did nothing"
+            f"no step of this run was clipped: its threshold, {record.threshold:.3g}, was never reached and did nothing"
         )
-    if past.rate >= OFTEN:
-        return f"{_hidden_rate(past)}{_longer(shape, past, threshold)}"
-    return f"{percent(past.rate)} of the steps of this run were clipped, and clipping changes the norms that follow"
+    if record.rate >= OFTEN:
+        return f"{_hidden_rate(record)}{_longer(shape, record, threshold)}"
+    return f"{percent(record.rate)} of the steps of this run were clipped, and clipping changes the norms that follow"
 
 
-def _hidden_rate(past: Past) -> str:
+def _hidden_rate(record: RecordedClipping) -> str:
     """What it means that ordinary steps are clipped."""
-    who = "every step of this run was" if past.rate == 1.0 else f"{percent(past.rate)} of the steps of this run were"
-    limit = f", {past.threshold:.3g}," if math.isfinite(past.threshold) else ""
-    if past.normalised:
+    who = (
+        "every step of this run was" if record.rate == 1.0 else f"{percent(record.rate)} of the steps of this run were"
+    )
+    limit = f", {record.threshold:.3g}," if math.isfinite(record.threshold) else ""
+    if record.normalised:
         return (
             f"{who} clipped: its threshold{limit} makes every gradient as long as the others, and to this optimizer, "
             "whose step does not grow with the gradient, every batch then counts alike"
         )
-    why = ", for nearly every update has the length that it gives" if past.rate >= ALWAYS else ""
+    why = ", for nearly every update has the length that it gives" if record.rate >= ALWAYS else ""
     return (
-        f"{who} clipped: its threshold{limit} is a hidden learning rate{why}. {percent(past.kept)} of the gradient was "
-        "kept"
+        f"{who} clipped: its threshold{limit} is a hidden learning rate{why}. {percent(record.kept)} of the gradient "
+        "was kept"
     )
 
 
-def _longer(shape: Shape, past: Past, threshold: float) -> str:
+def _longer(shape: Shape, record: RecordedClipping, threshold: float) -> str:
     """What goes with a higher threshold than that of a run whose ordinary steps were clipped."""
-    if shape.runaway is not None or past.normalised or not threshold > past.threshold:
+    if shape.runaway is not None or record.normalised or not threshold > record.threshold:
         return ""
     return (
-        f"; with {threshold:g} instead, steps become longer: multiply the learning rate by {past.kept:.2g} with it, or "
-        "leave both if training goes well"
+        f"; with {threshold:g} instead, steps become longer: multiply the learning rate by {record.kept:.2g} with it, "
+        "or leave both if training goes well"
     )
 
 

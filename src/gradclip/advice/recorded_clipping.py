@@ -24,7 +24,7 @@ NORMALISING = ("adam", "lion", "lamb", "adafactor", "adagrad", "rmsprop", "muon"
 
 
 @dataclass(frozen=True)
-class Past:
+class RecordedClipping:
     """What clipping did to the finite steps of a run.
 
     `threshold` is its median, infinite where there was none, and NaN where it was none for the norm of all tensors
@@ -40,15 +40,15 @@ class Past:
     normalised: bool = False
 
 
-def past_of(run: Sequence[Event]) -> Past:
+def recorded_clipping(run: Sequence[Event]) -> RecordedClipping:
     """What the events of a run say of its clipping."""
     finite = [event for event in run if event.norm_before < MOST]
-    whole = math.fsum(event.norm_before for event in finite)
+    total = math.fsum(event.norm_before for event in finite)
     left = math.fsum(0.0 if event.skipped else event.norm_after for event in finite)
-    return Past(
+    return RecordedClipping(
         threshold=_threshold_in(finite),
         rate=sum(event.clipped or event.skipped for event in finite) / max(len(finite), 1),
-        kept=left / whole if whole else 1.0,
+        kept=left / total if total else 1.0,
         broken=1.0 - len(finite) / max(len(run), 1),
         normalised=normalises(getattr(run, "about", {})),
     )

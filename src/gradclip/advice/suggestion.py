@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 from gradclip.advice.bootstrap import quantile_range
-from gradclip.advice.past import MOST, OFTEN, Past, past_of
+from gradclip.advice.reasons import caveats_of, reason_of
+from gradclip.advice.recorded_clipping import MOST, OFTEN, RecordedClipping, recorded_clipping
 from gradclip.advice.replay import replay
 from gradclip.advice.shape import SHORTEST_BLOCK, WIDE, Shape, quantile, shape_of
-from gradclip.advice.words import caveats_of, reason_of
 from gradclip.rules.norm import L1, L2, RMS, Linf
 from gradclip.rules.text import rule_from_text
 from gradclip.telemetry.event import Event
@@ -102,17 +102,17 @@ def suggest(run: Sequence[Event]) -> Suggestion:
     norms = usable(run)
     if refused := refusal(run, norms):
         return Suggestion(*refused, len(norms))
-    shape, past = shape_of(norms), past_of(run)
-    found = proposal(shape, past)
-    inside = found.low <= past.threshold <= found.high and shape.kind not in ("drifting", "runaway")
+    shape, record = shape_of(norms), recorded_clipping(run)
+    found = proposal(shape, record)
+    inside = found.low <= record.threshold <= found.high and shape.kind not in ("drifting", "runaway")
     known = Suggestion(
         kind=shape.kind,
         reason=reason_of(shape, found.threshold),
         steps=len(norms),
         warmup=shape.warmup,
         warm=len(shape.warm),
-        leave=shape.kind == "constant" or past.rate >= OFTEN or inside,
-        caveats=tuple(caveats_of(shape, past, found.threshold)),
+        leave=shape.kind == "constant" or record.rate >= OFTEN or inside,
+        caveats=tuple(caveats_of(shape, record, found.threshold)),
     )
     if shape.kind == "constant":
         return known
@@ -130,10 +130,12 @@ class Proposal(NamedTuple):
     clip_rate: float
 
 
-def proposal(shape: Shape, past: Past) -> Proposal:
+def proposal(shape: Shape, record: RecordedClipping) -> Proposal:
     """What norms of this shape ask for."""
     share, factor = CHOICES["wide" if shape.kind == "drifting" and shape.width > WIDE else shape.kind]
-    most = math.inf if shape.runaway is None else factor * past.threshold  # the one that it ran away under is too high
+    most = (
+        math.inf if shape.runaway is None else factor * record.threshold
+    )  # the one that it ran away under is too high
     found = (quantile(shape.recent, share), *quantile_range(shape.recent, share))
     threshold, low, high = (rounded(min(factor * norm, most)) for norm in found)
     rule = f"quantileclip:{share:g},rate={RATE:g}" if shape.kind == "drifting" else f"global:{threshold:g}"
