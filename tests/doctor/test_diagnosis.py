@@ -24,7 +24,9 @@ def event(step: int, norm: float, threshold: float = 1.0, **facts) -> Event:
 def written(folder: Path, events, calls=(), optimizer="SGD", **script) -> Path:
     """A run with these events and lines of `calls.jsonl`."""
     sink = jsonl(folder)
-    sink.begin({"parameters": {"weight": [2], "bias": [1]}, "optimizer": optimizer, "script": {"asked": [], **script}})
+    sink.begin(
+        {"parameters": {"weight": [2], "bias": [1]}, "optimizer": optimizer, "script": {"thresholds": [], **script}}
+    )
     for one in events:
         sink(one)
     sink.close()
@@ -91,27 +93,29 @@ def test_a_step_on_what_is_not_finite_is_one_that_was_not_skipped(tmp_path: Path
     assert "(weight)" in finding.sentence
 
 
-ASKED = [{"name": "max_norm", "value": 2.0, "where": "train.py"}]
+THRESHOLDS = [{"name": "max_norm", "value": 2.0, "where": "train.py"}]
 
 
 def unclipped(norm: float) -> Event:
     return event(0, norm, math.inf)
 
 
-def test_a_threshold_that_was_asked_for_and_that_elements_exceeded_was_never_applied(tmp_path: Path) -> None:
+def test_a_threshold_that_the_script_has_and_that_elements_exceeded_was_never_applied(tmp_path: Path) -> None:
     lines = [{"step": 0, "calls": [], "unclipped": []}, {"step": 3, "calls": [], "unclipped": ["max_norm"]}]
-    finding = found(tmp_path / "run", [event(i, 9.0, math.inf) for i in range(5)], lines, asked=ASKED)["never-clipped"]
+    finding = found(tmp_path / "run", [event(i, 9.0, math.inf) for i in range(5)], lines, thresholds=THRESHOLDS)[
+        "never-clipped"
+    ]
     assert (finding.since, finding.steps, finding.where) == (3, 2, "train.py")
 
 
 def test_a_script_that_clips_elements_by_itself_is_left_in_peace(tmp_path: Path) -> None:
     lines = [{"step": 0, "calls": [], "unclipped": []}]
-    assert found(tmp_path / "run", [unclipped(9.0)], lines, asked=ASKED) == {}
+    assert found(tmp_path / "run", [unclipped(9.0)], lines, thresholds=THRESHOLDS) == {}
 
 
 def test_who_clips_in_the_wrong_place_is_not_told_that_nothing_clips(tmp_path: Path) -> None:
     lines = [{"step": 0, "calls": [], "flaws": [["after-step", "train.py:9", ""]]}]
-    assert set(found(tmp_path / "run", [unclipped(9.0)], lines, asked=ASKED)) == {"after-step"}
+    assert set(found(tmp_path / "run", [unclipped(9.0)], lines, thresholds=THRESHOLDS)) == {"after-step"}
 
 
 def test_an_optimizer_beside_one_that_is_clipped(tmp_path: Path) -> None:
@@ -136,7 +140,7 @@ def test_an_optimizer_that_is_another_matter(why: str, tmp_path: Path) -> None:
     events = [replace(unclipped(3.0), step=i) for i in range(4 if why == "short-lived" else 10)]
     sink = jsonl(folder / "run-2")
     shapes = {"temperature": [1]} if why == "of one number" else {"weight": [2]}
-    sink.begin({"parameters": shapes, "optimizer": "Adam", "script": {"asked": []}})
+    sink.begin({"parameters": shapes, "optimizer": "Adam", "script": {"thresholds": []}})
     for one in events:
         sink(replace(one, time=9.0 if why == "later" else 0.0))
     sink.close()

@@ -135,7 +135,7 @@ def finding_of_unused_thresholds(record: RecordedRun, every: list[RecordedRun]) 
     """A threshold that the script has and nothing applies, to any optimizer, though an element exceeded it."""
     if any(line["calls"] or line["flaws"] for other in every for line, _ in other.calls):
         return
-    for threshold in record.script.get("asked", ()):
+    for threshold in record.script.get("thresholds", ()):
         above = [
             (line["step"], steps) for line, steps in record.calls if threshold["name"] in line.get("unclipped", ())
         ]

@@ -19,7 +19,7 @@ SMALL = 1 << 16
 LEAST, MOST = 1e-15, 1e15
 
 
-class Seen(NamedTuple):
+class GradientNorms(NamedTuple):
     """The norm of each gradient of `parameters` (by `id`), of order 2 or infinity, and its non-finite elements.
 
     Both are lists of numbers and of arrays, in the order of the parameters; arrays lie on a device.
@@ -38,45 +38,45 @@ class Seen(NamedTuple):
 
 def flat(numbers: Iterable[Any]) -> list[float]:
     """Numbers and arrays of numbers as one list."""
-    return [one for some in numbers for one in ([some] if isinstance(some, int | float) else some.tolist())]
+    return [number for some in numbers for number in ([some] if isinstance(some, int | float) else some.tolist())]
 
 
 @torch.no_grad()
-def see(parameters: Iterable[torch.Tensor], order: float) -> Seen:
+def measure_gradients(parameters: Iterable[torch.Tensor], order: float) -> GradientNorms:
     """Measure the gradients of those that have one; one that is spread over processes raises `TypeError`."""
     small: list[Any] = []
     others: list[Any] = []
     for parameter in parameters:
         if (gradient := parameter.grad) is not None:
             (small if is_small(gradient) else others).append(parameter)
-    seen = Seen([], order, [], [])
+    found = GradientNorms([], order, [], [])
     if small:
         # a third of the time that float64 takes; what float32 may have rounded away or let overflow is looked at again
         norms = torch.stack(torch._foreach_norm([p.grad for p in small], order)).tolist()
         sure = [LEAST < norm < MOST for norm in norms]
-        seen.parameters.extend(id(p) for p, fine in zip(small, sure, strict=True) if fine)
-        seen.norms.extend(norm for norm, fine in zip(norms, sure, strict=True) if fine)
-        seen.nonfinite.extend([0] * len(seen.norms))
+        found.parameters.extend(id(p) for p, fine in zip(small, sure, strict=True) if fine)
+        found.norms.extend(norm for norm, fine in zip(norms, sure, strict=True) if fine)
+        found.nonfinite.extend([0] * len(found.norms))
         others += [p for p, fine in zip(small, sure, strict=True) if not fine]
-    measure_others(seen, others)
-    return seen
+    measure_others(found, others)
+    return found
 
 
-def measure_others(seen: Seen, parameters: Iterable[Any]) -> None:
+def measure_others(found: GradientNorms, parameters: Iterable[Any]) -> None:
     """Add gradients of any kind, on any device, measured in float64."""
     devices: dict[torch.device, list[Any]] = {}
     for parameter in parameters:
         if type(parameter.grad).__name__ == SHARDED:
             raise TypeError("gradients that are sharded over processes (DTensor) cannot be watched yet")
         devices.setdefault(parameter.grad.device, []).append(parameter)
-    for device, own in devices.items():
+    for device, on_device in devices.items():
         engine = (cpu_engine() or CPU) if device.type == "cpu" else DEVICE
-        norm = Linf() if seen.order == math.inf else L2()
-        measure = engine.measure(engine.gather([unwritten(p.grad) for p in own]), SCOPE, norm)
-        seen.parameters.extend(map(id, own))
+        norm = Linf() if found.order == math.inf else L2()
+        measure = engine.measure(engine.gather([unwritten(p.grad) for p in on_device]), SCOPE, norm)
+        found.parameters.extend(map(id, on_device))
         total = measure.total if norm.combine == "max" else measure.xp.sqrt(measure.total)
-        seen.norms.append(total * measure.scale)
-        seen.nonfinite.append(measure.nonfinite)
+        found.norms.append(total * measure.scale)
+        found.nonfinite.append(measure.nonfinite)
 
 
 def unwritten(gradient: torch.Tensor) -> torch.Tensor:
@@ -90,35 +90,12 @@ def is_small(gradient: torch.Tensor) -> bool:
     return plain and gradient.device.type == "cpu" and 0 < gradient.numel() <= SMALL
 
 
-def joined(norms: Iterable[float], order: float) -> float:
+def combined_norm(norms: Iterable[float], order: float) -> float:
     """The norm of the whole from the norms of its parts."""
     values = list(norms)
     return max(values, default=0.0) if order == math.inf else math.hypot(*values)
 
 
-def first_of(parameters: Iterable[torch.Tensor]) -> Any:
+def first_gradient(parameters: Iterable[torch.Tensor]) -> Any:
     """The first gradient there is."""
     return next((p.grad for p in parameters if p.grad is not None), None)
-
-
-def losses_in(roots: Any, factors: Any = None) -> tuple[Any, ...]:
-    """The tensors of one element among those that a backward pass starts from: numbers, or copies on a device.
-
-    Each is multiplied by its factor, if it has one. What is not one number is no loss, but a gradient handed on.
-    """
-    tensors = [roots] if isinstance(roots, torch.Tensor) else list(roots)
-    given = [factors] if factors is None or isinstance(factors, torch.Tensor) else list(factors)
-    pairs = zip(tensors, [*given, *[None] * (len(tensors) - len(given))], strict=False)
-    return tuple(number_in(one, factor) for one, factor in pairs if one.numel() == 1 and type(one).__name__ != SHARDED)
-
-
-def number_in(loss: torch.Tensor, factor: torch.Tensor | None) -> Any:
-    """A loss times its factor: a number, or a copy on a device."""
-    number = loss.detach() if factor is None else loss.detach() * factor.detach()
-    return number.item() if number.device.type == "cpu" else number.clone()
-
-
-def marks_of(parameters: Iterable[torch.Tensor]) -> list[tuple[int, int] | None]:
-    """Of each gradient what changes with it: which tensor it is, and how often it was written; None where none is."""
-    every = (parameter.grad for parameter in parameters)
-    return [None if g is None else (id(g), 0 if g.is_inference() else g._version) for g in every]

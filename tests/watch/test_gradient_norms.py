@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradclip.watch.journal import NORM, OVERFLOW, VALUE, Applied, Clip, Examined
-from gradclip.watch.seen import SMALL, first_of, joined, see
-from gradclip.watch.steps import UNCLIPPED, Step, event_and_flaws
+from gradclip.watch.gradient_norms import SMALL, combined_norm, first_gradient, measure_gradients
+from gradclip.watch.journal import NORM, OVERFLOW, VALUE, Applied, ClipCall, Examined
+from gradclip.watch.step_events import UNCLIPPED, WatchedStep, event_of_step
 
 # A sum of a million squares in float32, taken in parts of some thousand, is right to some 2^-24 * 1000 at worst.
 TOLERANCE = 1e-4
@@ -44,7 +44,7 @@ def test_a_norm_is_that_of_float64(kind: str, order: float) -> None:
     dense = KINDS[kind].to_dense() if KINDS[kind].is_sparse else KINDS[kind]
     values = [abs(complex(x)) for x in dense.reshape(-1).to(torch.complex128).tolist()]
     truth = math.hypot(*values) if order == 2.0 else max(values, default=0.0)
-    ((norm, count),) = see([one], order).read().values()
+    ((norm, count),) = measure_gradients([one], order).read().values()
     assert norm == pytest.approx(truth, rel=TOLERANCE, abs=0.0)
     assert count == 0
 
@@ -52,14 +52,14 @@ def test_a_norm_is_that_of_float64(kind: str, order: float) -> None:
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=8))
 @settings(deadline=None)
 def test_any_float32_gradient_has_a_finite_norm(values: list[float]) -> None:
-    ((norm, count),) = see([parameter(torch.tensor(values, dtype=torch.float32))], 2.0).read().values()
+    ((norm, count),) = measure_gradients([parameter(torch.tensor(values, dtype=torch.float32))], 2.0).read().values()
     assert norm == pytest.approx(math.hypot(*values), rel=TOLERANCE, abs=0.0)
     assert count == 0
 
 
 def test_non_finite_elements_are_counted_by_tensor() -> None:
     bad, good = parameter(torch.tensor([1.0, math.nan, math.inf])), parameter(torch.tensor([3.0, 4.0]))
-    read = see([bad, good], 2.0).read()
+    read = measure_gradients([bad, good], 2.0).read()
     assert read[id(bad)][1] == 2
     assert read[id(good)] == (5.0, 0)
 
@@ -67,18 +67,18 @@ def test_non_finite_elements_are_counted_by_tensor() -> None:
 def test_measuring_writes_nothing_and_asks_for_no_gradient() -> None:
     one = parameter(torch.tensor([3.0, 4.0]))
     version = one.grad._version
-    see([one, torch.nn.Parameter(torch.zeros(2))], 2.0)
+    measure_gradients([one, torch.nn.Parameter(torch.zeros(2))], 2.0)
     assert one.grad._version == version
-    assert first_of([torch.nn.Parameter(torch.zeros(2)), one]) is one.grad
-    assert first_of([]) is None
+    assert first_gradient([torch.nn.Parameter(torch.zeros(2)), one]) is one.grad
+    assert first_gradient([]) is None
 
 
 def stepped(parameters, kind: str, threshold: float, order: float, norm) -> tuple:
     """The event of a step in which these were clipped so, and `norm` was returned."""
-    seen = see(parameters, math.inf if order == math.inf else 2.0)
-    clip = Clip("clip", kind, threshold, order, "train.py:1", seen=seen, norm=norm(parameters))
-    step = Step(3, 0.0, Examined([Applied(clip)], []), see([], 2.0), 1.0)
-    return event_and_flaws(step, {id(p): f"p{i}" for i, p in enumerate(parameters)})
+    norms_before = measure_gradients(parameters, math.inf if order == math.inf else 2.0)
+    clip = ClipCall("clip", kind, threshold, order, "train.py:1", norms_before=norms_before, norm=norm(parameters))
+    step = WatchedStep(3, 0.0, Examined([Applied(clip)], []), measure_gradients([], 2.0), 1.0)
+    return event_of_step(step, {id(p): f"p{i}" for i, p in enumerate(parameters)})
 
 
 @pytest.mark.parametrize("order", [1.0, 2.0, 3.0, math.inf])
@@ -124,25 +124,27 @@ def test_a_nan_is_no_overflow() -> None:
 
 def test_a_loss_scale_is_divided_out() -> None:
     scaled = [parameter(torch.tensor([3.0, 4.0]) * 8.0)]
-    clip = Clip("clip", NORM, 8.0, 2.0, "train.py:1", seen=see(scaled, 2.0), norm=torch.tensor(40.0))
-    step = Step(0, 0.0, Examined([Applied(clip, torch.tensor(8.0))], []), see([], 2.0), 1.0)
-    event, _ = event_and_flaws(step, {})
+    clip = ClipCall(
+        "clip", NORM, 8.0, 2.0, "train.py:1", norms_before=measure_gradients(scaled, 2.0), norm=torch.tensor(40.0)
+    )
+    step = WatchedStep(0, 0.0, Examined([Applied(clip, torch.tensor(8.0))], []), measure_gradients([], 2.0), 1.0)
+    event, _ = event_of_step(step, {})
     assert (event.norm_before, event.threshold) == (5.0, 1.0)
-    rest = Step(0, 0.0, Examined([], []), see(scaled, 2.0), torch.tensor(8.0))
-    event, _ = event_and_flaws(rest, {})
+    rest = WatchedStep(0, 0.0, Examined([], []), measure_gradients(scaled, 2.0), torch.tensor(8.0))
+    event, _ = event_of_step(rest, {})
     assert (event.rule, event.norm_before, event.norm_after, event.threshold) == (UNCLIPPED, 5.0, 5.0, math.inf)
 
 
 def test_norms_join_by_their_order() -> None:
-    assert joined([3.0, 4.0], 2.0) == 5.0
-    assert joined([3.0, 4.0], math.inf) == 4.0
-    assert joined([], math.inf) == 0.0
+    assert combined_norm([3.0, 4.0], 2.0) == 5.0
+    assert combined_norm([3.0, 4.0], math.inf) == 4.0
+    assert combined_norm([], math.inf) == 0.0
 
 
 def test_a_sparse_gradient_is_not_written() -> None:
     weight = torch.nn.Parameter(torch.zeros(5))
     weight.grad = torch.sparse_coo_tensor([[1, 1]], [3.0, 4.0], (5,), check_invariants=True)
     before = weight.grad
-    assert see([weight], 2.0).read()[id(weight)][0] == 7.0
+    assert measure_gradients([weight], 2.0).read()[id(weight)][0] == 7.0
     assert weight.grad is before
     assert not weight.grad.is_coalesced()

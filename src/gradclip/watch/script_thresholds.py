@@ -1,4 +1,4 @@
-"""Thresholds that the script was asked for: options, settings and constants with a name that says so."""
+"""Thresholds that the script has: options, settings and constants with a name that says so."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numbers import Real
 from types import FrameType, SimpleNamespace
 from typing import Any
 
-from gradclip.watch.where import owner, shown
+from gradclip.watch.call_site import package_of, path_from_here
 
 NAMED = re.compile(
     r"max_?(grad(ient)?_?)?norm_?|(grad(ient)?_?)?clip_?norm|(.*_)?grad(ient)?_?clip(ping)?(_?(norm|val(ue)?))?"
@@ -20,31 +20,36 @@ NAMED = re.compile(
 )
 
 
-def asked_for(optimizer: Any = None) -> list[dict[str, Any]]:
+def thresholds_of_script(optimizer: Any = None) -> list[dict[str, Any]]:
     """The thresholds in the variables of the user's functions that are being executed, and in settings among them.
 
-    What the optimizer has among its own settings is its own to apply.
+    What is a setting of the optimizer is left to the optimizer to apply.
     """
-    own_settings = set() if optimizer is None else {name for group in optimizer.param_groups for name in group}
+    of_optimizer = set() if optimizer is None else {name for group in optimizer.param_groups for name in group}
     found: dict[str, dict[str, Any]] = {}
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        if not owner(frame.f_code.co_filename):
+        if not package_of(frame.f_code.co_filename):
             for variables in (frame.f_locals, frame.f_globals):
                 for name, value in list(variables.items()):
-                    for own, number in thresholds(name, value):
+                    for threshold, number in thresholds(name, value):
                         found.setdefault(
-                            own, {"name": own, "value": float(number), "where": shown(frame.f_code.co_filename)}
+                            threshold,
+                            {
+                                "name": threshold,
+                                "value": float(number),
+                                "where": path_from_here(frame.f_code.co_filename),
+                            },
                         )
         frame = frame.f_back
-    return [one for name, one in found.items() if name not in own_settings]
+    return [fact for name, fact in found.items() if name not in of_optimizer]
 
 
 def thresholds(name: str, value: Any) -> list[tuple[str, Real]]:
     """The threshold that a variable is, or those in a namespace, a dataclass or a dict."""
     if is_number(value):
         return [(name, value)] if NAMED.fullmatch(name) else []
-    return [(key, one) for key, one in settings(value).items() if is_number(one) and NAMED.fullmatch(str(key))]
+    return [(key, number) for key, number in settings(value).items() if is_number(number) and NAMED.fullmatch(str(key))]
 
 
 def settings(value: Any) -> Mapping[str, Any]:

@@ -8,7 +8,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 
-class After:
+class ImportHook:
     """A finder that finds what the others find, and calls `then[name](module)` once the module `name` was executed."""
 
     def __init__(self, then: Mapping[str, Callable[[ModuleType], None]]) -> None:
@@ -32,8 +32,8 @@ class After:
         assert loader is not None
         execute = loader.exec_module
 
-        def execute_and_tell(module: ModuleType) -> None:
+        def execute_and_call_back(module: ModuleType) -> None:
             execute(module)
             then(module)
 
-        loader.exec_module = execute_and_tell  # type: ignore[method-assign]
+        loader.exec_module = execute_and_call_back  # type: ignore[method-assign]

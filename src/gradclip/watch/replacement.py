@@ -17,25 +17,25 @@ from gradclip.torch.eager import eager
 from gradclip.torch.functional import get_total_norm
 
 
-def impose(rule: AnyRule) -> None:
+def replace_clipping(rule: AnyRule) -> None:
     """Let every optimizer clip by `rule`, each by itself, from its first step on, also in the place of a clipper.
 
     The script may read `last` of its own clipper all the same.
     """
     given_up: weakref.WeakKeyDictionary[Optimizer, Clipper] = weakref.WeakKeyDictionary()
-    imposed: weakref.WeakSet[Clipper] = weakref.WeakSet()
+    attached: weakref.WeakSet[Clipper] = weakref.WeakSet()
 
     def before_step(stepping: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        own = clipper_of(stepping)
-        if own is not None and own not in imposed:
-            own.detach()
-            given_up[stepping] = own
-        imposed.add(attach(stepping, rule))
+        clipper = clipper_of(stepping)
+        if clipper is not None and clipper not in attached:
+            clipper.detach()
+            given_up[stepping] = clipper
+        attached.add(attach(stepping, rule))
 
     def after_step(stepping: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        own, ours = given_up.get(stepping), clipper_of(stepping)
-        if own is not None and ours is not None:
-            own._last = ours._last
+        clipper, attached_clipper = given_up.get(stepping), clipper_of(stepping)
+        if clipper is not None and attached_clipper is not None:
+            clipper._last = attached_clipper._last
 
     optimizer.register_optimizer_step_pre_hook(eager(before_step))
     optimizer.register_optimizer_step_post_hook(eager(after_step))
@@ -45,7 +45,7 @@ def measured(name: str, known: Mapping[str, Any]) -> Any:
     """What the clipping function `name` returns for these arguments; nothing is clipped."""
     if name != "clip_grad_norm_":
         return None
-    gradients = [one.grad for one in known["parameters"] if one.grad is not None]
+    gradients = [parameter.grad for parameter in known["parameters"] if parameter.grad is not None]
     return get_total_norm(gradients, known.get("norm_type", 2.0), known.get("error_if_nonfinite", False))
 
 

@@ -14,7 +14,7 @@ PASSED = ("torch", "gradclip", "python")
 
 
 @functools.cache
-def owner(file: str) -> str:
+def package_of(file: str) -> str:
     """The package that a file belongs to, "python" for the standard library, "" for the user's own."""
     real = os.path.realpath(file)
     if real.startswith(OURS):
@@ -30,16 +30,16 @@ def caller() -> tuple[str, str]:
     """The line of the user's code that is being executed, as `file:line`, and the library that it called, if any."""
     frame, by = sys._getframe(1), ""
     while frame is not None:
-        package = owner(frame.f_code.co_filename)
+        package = package_of(frame.f_code.co_filename)
         if not package:
-            return f"{shown(frame.f_code.co_filename)}:{frame.f_lineno}", by
+            return f"{path_from_here(frame.f_code.co_filename)}:{frame.f_lineno}", by
         by = by if package in PASSED else package
         frame = frame.f_back  # type: ignore[assignment]
     return "", by
 
 
 @functools.cache
-def shown(file: str) -> str:
+def path_from_here(file: str) -> str:
     """A file as its user would name it: from here if it lies below."""
     path = os.path.relpath(file)
     return file if path.startswith(os.pardir) else path
