@@ -79,7 +79,7 @@ def numbers_of(events: Sequence[Event], usual: Sequence[float], scope: str | Non
         if not broken(event)
     ]
     spikes = [event for ratio, event in ratios if ratio > SPIKE]
-    global_threshold = scope in (None, "Global") and all(map(scaled_by_one_coefficient, finite))
+    global_threshold = scope in (None, "Global") and all(map(is_scaled, finite))
     losses = losses_of(events)
     return Numbers(
         steps=len(events),
@@ -121,7 +121,7 @@ def escaped(event: Event) -> bool:
     return broken(event) and not event.skipped and not math.isfinite(event.norm_after)
 
 
-def scaled_by_one_coefficient(event: Event) -> bool:
+def is_scaled(event: Event) -> bool:
     """Whether one coefficient explains what came out."""
     expected = event.coefficient * event.norm_before
     return event.skipped or math.isclose(event.norm_after, expected, rel_tol=ROUNDING)

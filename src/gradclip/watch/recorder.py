@@ -38,7 +38,7 @@ class Recorder(Fallible):
         self.folder = folder
         self.most = most
         self._log = EntryLog()
-        self._backward_is_seen = False
+        self._hears_backward = False
         self._watched: dict[int, WatchedOptimizer] = {}
         self._runs = 0
         atexit.register(self.close)
@@ -47,7 +47,7 @@ class Recorder(Fallible):
     @safe
     def backward_begins(self, roots: Any = (), factors: Any = None) -> BackwardPass:
         """A backward pass begins, from these tensors times these factors."""
-        self._backward_is_seen = True
+        self._hears_backward = True
         known = {key: watched.parameters() for key, watched in self._watched.items()}
         fresh = [key for key, parameters in known.items() if all(p.grad is None for p in parameters)]
         # of one optimizer alone every loss is its own; to look at all gradients twice would cost a small net 1 %
@@ -150,7 +150,7 @@ class Recorder(Fallible):
     def _add_step(self, optimizer: Optimizer, skipped: Any) -> WatchedOptimizer:
         """Write the step of an optimizer, which is watched from now on if it is new."""
         watched = self._watched.get(id(optimizer)) or self._new(optimizer)
-        watched.add_step(optimizer, self._log.since(watched.position), skipped, self._backward_is_seen)
+        watched.add_step(optimizer, self._log.since(watched.position), skipped, self._hears_backward)
         return watched
 
     def _count(self, watched: WatchedOptimizer) -> None:

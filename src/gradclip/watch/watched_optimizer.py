@@ -52,12 +52,12 @@ class WatchedOptimizer:
         shapes = {names[id(p)]: list(p.shape) for p in parameters}
         self.writer.begin(type(optimizer).__name__, shapes, self.thresholds)
 
-    def add_step(self, optimizer: Optimizer, entries: Iterable[Entry], skipped: Any, backward_is_seen: bool) -> None:
+    def add_step(self, optimizer: Optimizer, entries: Iterable[Entry], skipped: Any, hears_backward: bool) -> None:
         """Write the step that the optimizer is about to make, after what `entries` say was done since the last."""
         if self.writer is None:
             return
         parameters = frozenset(id(p) for group in optimizer.param_groups for p in group["params"])
-        examined = examine(entries, id(optimizer), parameters, has_gradients=not backward_is_seen)
+        examined = examine(entries, id(optimizer), parameters, has_gradients=not hears_backward)
         if clipper_of(optimizer) is not None and not bool(skipped):
             acting = [applied.clip for applied in examined.applied if not applied.clip.measures]
             self.losses = examined.losses

@@ -17,7 +17,7 @@ LARGE, SMALL = 1e4, 1e-3
 """Numbers outside are written with an exponent."""
 
 
-class Row(NamedTuple):
+class ComparisonRow(NamedTuple):
     """What is said of one rule; empty where there is nothing to say."""
 
     rule: str
@@ -30,28 +30,28 @@ class Row(NamedTuple):
     verdict: str
 
 
-HEADINGS = Row("rule", "median", "min to max", "training", "diverged", "clipped", "s", "against {}")
+HEADINGS = ComparisonRow("rule", "median", "min to max", "training", "diverged", "clipped", "s", "against {}")
 
 
-def rows(comparison: Comparison) -> list[Row]:
+def rows(comparison: Comparison) -> list[ComparisonRow]:
     """A row for each rule; the verdict is against the first one, which has none."""
     baseline = comparison.baseline
     return [
-        Row(
-            rule=one.text,
-            median=figure(comparison.median(one.text)),
-            spread=between(*comparison.spread(one.text)),
-            training="" if one.training is None else figure(one.training),
-            diverged=f"{len(one.diverged)} of {len(one.runs)}" if one.diverged else "",
-            clipped="" if one.clipped is None else f"{one.clipped:.0%}",
-            seconds=f"{one.seconds:.1f}",
-            verdict="" if one is baseline else comparison.verdict(one.text),
+        ComparisonRow(
+            rule=contender.text,
+            median=figure(comparison.median(contender.text)),
+            spread=between(*comparison.spread(contender.text)),
+            training="" if contender.training is None else figure(contender.training),
+            diverged=f"{len(contender.diverged)} of {len(contender.runs)}" if contender.diverged else "",
+            clipped="" if contender.clipped is None else f"{contender.clipped:.0%}",
+            seconds=f"{contender.seconds:.1f}",
+            verdict="" if contender is baseline else comparison.verdict(contender.text),
         )
-        for one in comparison.contenders
+        for contender in comparison.contenders
     ]
 
 
-def headings(comparison: Comparison) -> Row:
+def headings(comparison: Comparison) -> ComparisonRow:
     """The headings of the columns."""
     return HEADINGS._replace(verdict=HEADINGS.verdict.format(comparison.baseline.text))
 
@@ -72,14 +72,18 @@ def table(comparison: Comparison) -> Table:
     return found
 
 
-def filled(cells: list[Row]) -> list[int]:
+def filled(cells: list[ComparisonRow]) -> list[int]:
     """The numbers of the columns in which something stands."""
     return [number for number in range(len(HEADINGS)) if any(row[number] for row in cells)]
 
 
 def diverged_runs(comparison: Comparison) -> list[str]:
     """A line for each rule under which training blew up, with the runs."""
-    return [f"{one.text}: {'; '.join(one.diverged)}" for one in comparison.contenders if one.diverged]
+    return [
+        f"{contender.text}: {'; '.join(contender.diverged)}"
+        for contender in comparison.contenders
+        if contender.diverged
+    ]
 
 
 def figure(value: float) -> str:

@@ -8,18 +8,18 @@ import pytest
 import torch
 
 from gradclip.experiments.demo import Demo
-from gradclip.experiments.framework import Framework
-from gradclip.experiments.seed import (
+from gradclip.experiments.training.exploding_net import (
     ARRIVED,
     BATCH,
     STEPS,
     WITH,
     WITHOUT,
-    SeedExperiment,
+    ExplodingNets,
     batches,
     exploding_layers,
-    run_seed,
+    run_exploding_net,
 )
+from gradclip.experiments.training.framework import Framework
 
 
 def test_without_clipping_every_seed_is_infinite_or_nan_within_five_steps(demo: Demo) -> None:
@@ -51,11 +51,11 @@ def test_without_only_the_biases_are_clipped(demo: Demo) -> None:
 @pytest.mark.parametrize("clipping", [WITHOUT, WITH])
 def test_the_same_seed_gives_the_same_numbers(torch_nets: Framework, clipping: str) -> None:
     # Rows end in NaN, which is not equal to itself: their text is.
-    assert repr(run_seed(torch_nets, 3, clipping)) == repr(run_seed(torch_nets, 3, clipping))
+    assert repr(run_exploding_net(torch_nets, 3, clipping)) == repr(run_exploding_net(torch_nets, 3, clipping))
 
 
 def test_every_framework_tells_the_same_story(framework: Framework, demo: Demo) -> None:
-    without, clipped = run_seed(framework, 0, WITHOUT), run_seed(framework, 0, WITH)
+    without, clipped = run_exploding_net(framework, 0, WITHOUT), run_exploding_net(framework, 0, WITH)
     assert without.broke_at == demo.exploding.without[0].broke_at
     # 100 steps amplify the rounding of fp32, 6e-8 each, by far less than this.
     assert clipped.end == pytest.approx(demo.exploding.clipped[0].end, rel=1e-2)
@@ -64,7 +64,7 @@ def test_every_framework_tells_the_same_story(framework: Framework, demo: Demo) 
 
 def test_threads_of_pytorch_are_left_as_they_were(torch_nets: Framework) -> None:
     threads = torch.get_num_threads()
-    run_seed(torch_nets, 0, WITHOUT)
+    run_exploding_net(torch_nets, 0, WITHOUT)
     assert torch.get_num_threads() == threads
 
 
@@ -89,15 +89,15 @@ def test_each_pass_shows_every_point_at_most_once_in_an_order_of_its_own() -> No
 
 
 def test_a_bad_seed_is_reported_and_one_bad_seed_is_no_shortfall(torch_nets: Framework) -> None:
-    bad = run_seed(torch_nets, 86, WITH)
+    bad = run_exploding_net(torch_nets, 86, WITH)
     assert bad.end > ARRIVED
-    good = [run_seed(torch_nets, seed, WITH) for seed in (0, 1)]
-    assert SeedExperiment((bad, *good)).shortfalls() == []
-    (reason,) = SeedExperiment((bad, bad, good[0])).shortfalls()
+    good = [run_exploding_net(torch_nets, seed, WITH) for seed in (0, 1)]
+    assert ExplodingNets((bad, *good)).shortfalls() == []
+    (reason,) = ExplodingNets((bad, bad, good[0])).shortfalls()
     assert f"{bad.end:.3g}" in reason
 
 
 def test_a_run_without_clipping_that_survives_is_a_shortfall(demo: Demo) -> None:
     survivor = replace(demo.exploding.clipped[0], clipping=WITHOUT)
-    (reason,) = SeedExperiment((survivor, *demo.exploding.clipped)).shortfalls()
+    (reason,) = ExplodingNets((survivor, *demo.exploding.clipped)).shortfalls()
     assert "still finite after 5 steps" in reason

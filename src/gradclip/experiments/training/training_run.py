@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 
-class Step(NamedTuple):
+class TrainingStep(NamedTuple):
     """One step of training: the loss before its update, and the L2 norm of the whole gradient around the clipping."""
 
     step: int
@@ -17,13 +17,13 @@ class Step(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainingRun:
     """One training run. `end` is its result by the measure of its experiment; non-finite where training blew up."""
 
     clipping: str
     seed: int
     learning_rate: float
-    steps: tuple[Step, ...]
+    steps: tuple[TrainingStep, ...]
     end: float
     engine: str | None
 
@@ -60,7 +60,7 @@ class Run:
             "nonfinite": self.broke_at is not None or not math.isfinite(self.end),
             "broke_at": self.broke_at,
             "share_clipped": self.share_clipped,
-            "curves": dict(zip(Step._fields, map(list, columns), strict=True)),
+            "curves": dict(zip(TrainingStep._fields, map(list, columns), strict=True)),
         }
 
 
@@ -69,6 +69,6 @@ def number(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def runs_of(runs: tuple[Run, ...], clipping: str) -> list[Run]:
+def runs_of(runs: tuple[TrainingRun, ...], clipping: str) -> list[TrainingRun]:
     """The runs of one kind of clipping, by seed."""
     return [run for run in runs if run.clipping == clipping]

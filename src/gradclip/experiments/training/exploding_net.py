@@ -25,9 +25,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradclip import ClipGradByNorm
-from gradclip.experiments.framework import Array, Framework
-from gradclip.experiments.run import Run, runs_of
-from gradclip.experiments.training import Watch, train
+from gradclip.experiments.training.framework import Array, Framework
+from gradclip.experiments.training.loop import OnStep, train
+from gradclip.experiments.training.training_run import TrainingRun, runs_of
 
 WITHOUT, WITH = "biases only", "weights and biases"
 THRESHOLD = 1.0
@@ -42,23 +42,23 @@ ARRIVED = 2.5
 
 
 @dataclass(frozen=True)
-class SeedExperiment:
+class ExplodingNets:
     """The runs of all seeds, without and with."""
 
-    runs: tuple[Run, ...]
+    runs: tuple[TrainingRun, ...]
 
     @property
-    def without(self) -> list[Run]:
+    def without(self) -> list[TrainingRun]:
         """The runs in which the weights are left alone."""
         return runs_of(self.runs, WITHOUT)
 
     @property
-    def clipped(self) -> list[Run]:
+    def clipped(self) -> list[TrainingRun]:
         """The runs in which everything is clipped."""
         return runs_of(self.runs, WITH)
 
     @property
-    def arrived(self) -> list[Run]:
+    def arrived(self) -> list[TrainingRun]:
         """The clipped runs that trained."""
         return [run for run in self.clipped if run.end <= ARRIVED]
 
@@ -85,7 +85,9 @@ class SeedExperiment:
         return statistics.median(run.end for run in self.clipped)
 
 
-def run_seed(framework: Framework, seed: int, clipping: str, watch: Watch = lambda step: None) -> Run:
+def run_exploding_net(
+    framework: Framework, seed: int, clipping: str, on_step: OnStep = lambda step: None
+) -> TrainingRun:
     """One seed, one kind of clipping; both kinds see the same points, the same net and the same batches."""
     random = np.random.default_rng(seed)
     x = random.standard_normal((POINTS, 1)).astype(np.float32)
@@ -93,9 +95,9 @@ def run_seed(framework: Framework, seed: int, clipping: str, watch: Watch = lamb
     layers = exploding_layers(random)
     with framework.alone():
         learner = framework.exploding_net(layers, ClipGradByNorm(THRESHOLD), clipping == WITH, LEARNING_RATE)
-        steps = train(learner, batches(x, y, random), STEPS, watch)
+        steps = train(learner, batches(x, y, random), STEPS, on_step)
         end = learner.loss(x, y)
-    return Run(clipping, seed, LEARNING_RATE, steps, end, learner.engine)
+    return TrainingRun(clipping, seed, LEARNING_RATE, steps, end, learner.engine)
 
 
 def exploding_layers(random: np.random.Generator) -> list[tuple[Array, Array]]:

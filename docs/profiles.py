@@ -174,13 +174,13 @@ def steps_of(rule: AnyRule, norms: Values) -> Iterator[tuple[float, float]]:
 
 def unit_of(rule: AnyRule, moment: Values) -> float:
     """What the thresholds of `rule` are in the unit of."""
-    factors = [one.threshold.factor for one in rules_in(rule) if isinstance(one.threshold, SecondMoment)]
+    factors = [stage.threshold.factor for stage in rules_in(rule) if isinstance(stage.threshold, SecondMoment)]
     return math.sqrt(factors[0] * moment.item()) if factors and moment.item() > 0 else 1.0
 
 
 def weight_for(rule: AnyRule) -> float:
     """The norm of weights of which the threshold of `rule` is 1; any if it does not read them."""
-    relative = [one.threshold.ratio for one in rules_in(rule) if isinstance(one.threshold, WeightRatio)]
+    relative = [stage.threshold.ratio for stage in rules_in(rule) if isinstance(stage.threshold, WeightRatio)]
     return next((1.0 / ratio for ratio in relative if isinstance(ratio, float)), 1.0)
 
 
@@ -214,10 +214,10 @@ def burst(rule: AnyRule, length: int) -> float:
     return float(found.outputs[EVENT : EVENT + length].max() / LEVEL)
 
 
-def traits(rule: AnyRule, own: Mapping[str, Profile]) -> Traits:
-    """A method in a few numbers; `own` are its profiles."""
-    quiet, noisy = own["quiet"], own["noisy"]
-    leak = float(own["a burst of ten"].outputs[list(BURST)].max() / LEVEL)
+def traits(rule: AnyRule, profiles_of: Mapping[str, Profile]) -> Traits:
+    """A method in a few numbers; `profiles_of` are its profiles."""
+    quiet, noisy = profiles_of["quiet"], profiles_of["noisy"]
+    leak = float(profiles_of["a burst of ten"].outputs[list(BURST)].max() / LEVEL)
     rates = (quiet.clip_rate, quiet.kept, noisy.clip_rate, noisy.kept)
     return Traits(*rates, reach(rule, 2.0), reach(rule, 10.0), leak)
 
@@ -225,26 +225,28 @@ def traits(rule: AnyRule, own: Mapping[str, Profile]) -> Traits:
 def record(found: Mapping[str, Mapping[str, Profile]]) -> dict[str, Any]:
     """All streams, profiles and traits as plain data for JSON; `None` is a number that is not finite."""
     norms = streams()
-    steps = {name: noted_steps(one) for name, one in norms.items()}
+    steps = {name: noted_steps(norms_of) for name, norms_of in norms.items()}
     return {
-        "streams": {name: {"steps": steps[name], "norm": rounded(one[steps[name]])} for name, one in norms.items()},
+        "streams": {
+            name: {"steps": steps[name], "norm": rounded(norms_of[steps[name]])} for name, norms_of in norms.items()
+        },
         "methods": {name: method_record(method, found[name], steps) for name, method in methods().items()},
     }
 
 
-def method_record(method: Method, own: Mapping[str, Profile], steps: Mapping[str, list[int]]) -> dict[str, Any]:
+def method_record(method: Method, profiles_of: Mapping[str, Profile], steps: Mapping[str, list[int]]) -> dict[str, Any]:
     """One method as plain data."""
     rule = shown_rule(method)
     series = {
         name: {
-            "clip rate": round(one.clip_rate, DIGITS),
-            "kept": round(one.kept, DIGITS),
-            "threshold": rounded(one.thresholds[steps[name]]),
-            "output": rounded(one.outputs[steps[name]]),
+            "clip rate": round(profiled.clip_rate, DIGITS),
+            "kept": round(profiled.kept, DIGITS),
+            "threshold": rounded(profiled.thresholds[steps[name]]),
+            "output": rounded(profiled.outputs[steps[name]]),
         }
-        for name, one in own.items()
+        for name, profiled in profiles_of.items()
     }
-    numbers = traits(rule, own)._asdict()
+    numbers = traits(rule, profiles_of)._asdict()
     return {"rule": repr(rule), "traits": dict(zip(numbers, rounded(numbers.values()), strict=True)), "streams": series}
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.progress import BarColumn, TextColumn
 
-from gradclip.experiments.bars import Bars
 from gradclip.experiments.comparison import Comparison
-from gradclip.experiments.comparison_picture import save_picture
-from gradclip.experiments.comparison_table import diverged_runs, table
+from gradclip.experiments.outcome import Trained
+from gradclip.experiments.showing.comparison_picture import save_picture
+from gradclip.experiments.showing.comparison_table import diverged_runs, figure, table
+from gradclip.experiments.showing.progress import ProgressDisplay, print_plain
 from gradclip.experiments.tasks.task import Task, task_called
 
 PROCESSES = 2
@@ -27,14 +29,31 @@ def show_comparison(name: str, rules: Sequence[str] | None, seeds: int, folder: 
         print(json.dumps(document(task, comparison), allow_nan=False))
     else:
         console = Console()
-        console.print(f"{task.title}\n{task.about}\n", highlight=False, markup=False)
-        with Bars(console, rules, seeds) as bars:
-            comparison = task.compare(rules, seeds, processes, bars.ended)
+        print_plain(console, f"{task.title}\n{task.about}\n")
+        with ComparisonProgress(console, rules, seeds) as progress:
+            comparison = task.compare(rules, seeds, processes, progress.ended)
         print_comparison(task, comparison, console)
     for path in saved(task, comparison, folder) if folder else ():
         if not as_json:
-            console.print(f"written: {path}", highlight=False, markup=False, soft_wrap=True)
+            print_plain(console, f"written: {path}", soft_wrap=True)
     return 0
+
+
+class ComparisonProgress(ProgressDisplay):
+    """Advances the bar of a rule when one of its runs ends; without a terminal, a line for each run instead."""
+
+    def __init__(self, console: Console, rules: Iterable[str], seeds: int) -> None:
+        names, metric = (TextColumn(f"{{task.{name}}}", markup=False) for name in ("description", "fields[metric]"))
+        super().__init__(console, names, BarColumn(), TextColumn("{task.completed}/{task.total}"), metric)
+        self._tasks = {rule: self.progress.add_task(rule, total=seeds, metric="", start=False) for rule in rules}
+
+    def ended(self, rule: str, trained: Trained) -> None:
+        """A run has ended."""
+        metric = trained.diverged or figure(trained.outcome.metric)
+        self.progress.start_task(self._tasks[rule])
+        self.progress.update(self._tasks[rule], advance=1, metric=metric)
+        if not self.has_bars:
+            self.print(f"  {rule} | seed {trained.seed} | {metric} | {trained.seconds:.1f} s")
 
 
 def print_comparison(task: Task, comparison: Comparison, console: Console) -> None:
@@ -45,7 +64,7 @@ def print_comparison(task: Task, comparison: Comparison, console: Console) -> No
         *(f"diverged, {runs}" for runs in diverged_runs(comparison)),
         *(f"\n{claim.words}\n({claim.source})\n{claim.result(comparison)}" for claim in claims),
     ):
-        console.print(line, highlight=False, markup=False)
+        print_plain(console, line)
 
 
 def document(task: Task, comparison: Comparison) -> dict[str, object]:

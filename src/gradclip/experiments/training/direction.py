@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 
 from gradclip import ClipGradByGlobalNorm, ClipGradByValue
-from gradclip.experiments.framework import Framework
+from gradclip.experiments.training.framework import Framework
 
 GRADIENT = (0.8, 89.0)
 THRESHOLD = 1.0

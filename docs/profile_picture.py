@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from gradclip.experiments.png import save_small
-from gradclip.experiments.profiles import FIRST_DRAWN, LEVEL, SPIKE, STEPS, Profile, Values
+from gradclip.experiments.showing.plots import save_small
+from profiles import FIRST_DRAWN, LEVEL, SPIKE, STEPS, Profile, Values
 
 INPUT, THRESHOLD, OUTPUT, SKIPPED = "#C4C4C4", "#E69F00", "#0072B2", "#D55E00"
 """Grey, and three colours of M. Okabe and K. Ito that all eyes tell apart."""
@@ -33,7 +33,7 @@ def save_profiles(found: Profiles, path: Path) -> None:
 
 def draw(found: Profiles) -> Figure:
     """A row of panels for each method; those that do the same have one row."""
-    rows = alike(found)
+    rows = same_profiles(found)
     streams = list(next(iter(found.values())))
     figure = Figure(figsize=(MARGIN + COLUMN * len(streams), ROW * (len(rows) + 1)), layout="constrained")
     panels = figure.subplots(len(rows), len(streams), sharex=True, sharey=True, squeeze=False)
@@ -48,11 +48,11 @@ def draw(found: Profiles) -> Figure:
     return figure
 
 
-def alike(found: Profiles) -> list[list[str]]:
+def same_profiles(found: Profiles) -> list[list[str]]:
     """The names of the methods, those with equal profiles together."""
     rows: list[list[str]] = []
-    for name, own in found.items():
-        same = next((row for row in rows if _equal(found[row[0]], own)), None)
+    for name, profiled in found.items():
+        same = next((row for row in rows if _equal(found[row[0]], profiled)), None)
         if same is None:
             rows.append([name])
         else:
@@ -60,8 +60,8 @@ def alike(found: Profiles) -> list[list[str]]:
     return rows
 
 
-def _equal(one: Mapping[str, Profile], other: Mapping[str, Profile]) -> bool:
-    pairs = [(one[name], other[name]) for name in one]
+def _equal(first: Mapping[str, Profile], other: Mapping[str, Profile]) -> bool:
+    pairs = [(first[name], other[name]) for name in first]
     return all(np.allclose(a, b, rtol=1e-9, equal_nan=True) for a, b in pairs)
 
 
@@ -69,10 +69,10 @@ def _lines(names: list[str]) -> list[str]:
     return [line for name in names for line in textwrap.wrap(name, WIDEST)]
 
 
-def _panel(axes: Axes, own: Profile) -> None:
+def _panel(axes: Axes, profiled: Profile) -> None:
     """What went in as a grey line, the threshold as an orange one, what came out as blue dots."""
     steps = np.arange(FIRST_DRAWN, STEPS)
-    norms, thresholds, outputs = (series[FIRST_DRAWN:STEPS] for series in own)
+    norms, thresholds, outputs = (series[FIRST_DRAWN:STEPS] for series in profiled)
     axes.plot(steps, _drawable(norms), color=INPUT, linewidth=1.6)
     axes.plot(steps, _drawable(outputs), ".", color=OUTPUT, markersize=3.4)
     axes.plot(steps, _drawable(thresholds), "-", color=THRESHOLD, linewidth=0.8, marker=".", markersize=0.8)

@@ -9,13 +9,12 @@ from statistics import geometric_mean
 from typing import NamedTuple
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
 
-from gradclip.experiments import char_rnn, seed
 from gradclip.experiments.demo import Demo
-from gradclip.experiments.run import Run, Step, runs_of
+from gradclip.experiments.showing.plots import light_frame, logarithmic, save_png
+from gradclip.experiments.training import char_rnn, exploding_net
+from gradclip.experiments.training.training_run import TrainingRun, TrainingStep, runs_of
 
 NAME = "gradclip-demo.png"
 CEILING = 1e9
@@ -37,8 +36,8 @@ class Look(NamedTuple):
 
 
 SEED_LOOKS = (
-    Look(seed.WITHOUT, "weights not clipped", "#D55E00", "--"),
-    Look(seed.WITH, "weights clipped", "#0072B2", "-"),
+    Look(exploding_net.WITHOUT, "weights not clipped", "#D55E00", "--"),
+    Look(exploding_net.WITH, "weights clipped", "#0072B2", "-"),
 )
 CHAR_LOOKS = (
     Look(char_rnn.WITHOUT.clipping, "not clipped", "#D55E00", "--"),
@@ -49,11 +48,7 @@ CHAR_LOOKS = (
 
 def save_picture(demo: Demo, folder: Path) -> Path:
     """Draw the demo into `folder` and give the path of the PNG file."""
-    path = folder / NAME
-    figure = draw(demo)
-    FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=150)
-    return path
+    return save_png(draw(demo), folder / NAME, dpi=150)
 
 
 def draw(demo: Demo) -> Figure:
@@ -67,13 +62,13 @@ def draw(demo: Demo) -> Figure:
     for look in CHAR_LOOKS:
         _all_runs(char_loss, runs_of(language, look.clipping), look, "loss")
         _all_runs(char_norm, runs_of(language, look.clipping), look, "norm_before")
-    _threshold(seed_norm, seed.THRESHOLD, f"threshold {seed.THRESHOLD:g}, for each tensor")
+    _threshold(seed_norm, exploding_net.THRESHOLD, f"threshold {exploding_net.THRESHOLD:g}, for each tensor")
     _threshold(char_norm, char_rnn.NORM, f"threshold of the norm, {char_rnn.NORM:g}")
     _frame(demo, seed_loss, seed_norm, char_loss, char_norm)
     return figure
 
 
-def _each_run(axes: Axes, runs: Sequence[Run], look: Look, field: str) -> None:
+def _each_run(axes: Axes, runs: Sequence[TrainingRun], look: Look, field: str) -> None:
     """A line for each seed; where the loss stops being finite it ends in a cross at the top."""
     for number, run in enumerate(runs):
         values = [getattr(step, field) if math.isfinite(step.loss) else CEILING for step in run.steps]
@@ -87,14 +82,14 @@ def _each_run(axes: Axes, runs: Sequence[Run], look: Look, field: str) -> None:
         )
 
 
-def _all_runs(axes: Axes, runs: Sequence[Run], look: Look, field: str) -> None:
+def _all_runs(axes: Axes, runs: Sequence[TrainingRun], look: Look, field: str) -> None:
     """The geometric mean of all seeds as a line, their range as a band, in bins that are even on a log axis."""
     places, means, lows, highs = zip(*_bins([step for run in runs for step in run.steps], field), strict=True)
     axes.fill_between(places, lows, highs, color=look.colour, alpha=0.18, linewidth=0)
     axes.plot(places, means, look.dashes, color=look.colour, linewidth=1.6, label=look.label)
 
 
-def _bins(steps: Sequence[Step], field: str) -> list[tuple[float, float, float, float]]:
+def _bins(steps: Sequence[TrainingStep], field: str) -> list[tuple[float, float, float, float]]:
     """For each bin its place, and the geometric mean, smallest and largest of its finite positive values."""
     values: dict[int, list[tuple[int, float]]] = {}
     for step in steps:
@@ -115,12 +110,9 @@ def _frame(demo: Demo, seed_loss: Axes, seed_norm: Axes, char_loss: Axes, char_n
     for axes in (seed_loss, seed_norm, char_loss, char_norm):
         axes.set(xscale="log", yscale="log")
         axes.xaxis.set_major_formatter("{x:g}")
-        axes.grid(alpha=0.25, linewidth=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
+        light_frame(axes)
     for axes in (char_loss, char_norm):
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter("")
+        logarithmic(axes, "y", (1, 2, 5))
     char_norm.set_ylim(bottom=char_rnn.NORM / 2)
     char_loss.set_ylim(top=HEADROOM * char_loss.get_ylim()[1])
     seed_loss.set(ylim=(0.02, 5 * CEILING), ylabel="loss of the batch (squared error)")
@@ -129,7 +121,7 @@ def _frame(demo: Demo, seed_loss: Axes, seed_norm: Axes, char_loss: Axes, char_n
     char_norm.set(ylabel="gradient norm before clipping", xlabel="step")
     without = demo.language.bits(char_rnn.WITHOUT)
     seed_loss.set_title(
-        f"{seed.TITLE}, each of {len(demo.exploding.without)} seeds (drawn up to {CEILING_WORDS})", fontsize=11
+        f"{exploding_net.TITLE}, each of {len(demo.exploding.without)} seeds (drawn up to {CEILING_WORDS})", fontsize=11
     )
     char_loss.set_title(f"{char_rnn.TITLE}, mean and range of {len(without)} seeds", fontsize=11)
     for axes in (seed_loss, char_loss):

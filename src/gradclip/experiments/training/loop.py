@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from gradclip.errors import GradclipWarning
-from gradclip.experiments.framework import Array, Learner
-from gradclip.experiments.run import Step
+from gradclip.experiments.training.framework import Array, Learner
+from gradclip.experiments.training.training_run import TrainingStep
 
-Watch = Callable[[Step], None]
+OnStep = Callable[[TrainingStep], None]
 
 
 def train(
-    learner: Learner, batches: Iterator[Sequence[Array]], steps: int, watch: Watch, unit: float = 1.0
-) -> tuple[Step, ...]:
+    learner: Learner, batches: Iterator[Sequence[Array]], steps: int, on_step: OnStep, unit: float = 1.0
+) -> tuple[TrainingStep, ...]:
     """Up to `steps` steps, each on the next batch; ends at the first loss that is infinite or NaN.
 
     The norms are those of the whole gradient in every run, so that runs with different rules can be compared. Losses
@@ -29,8 +29,8 @@ def train(
             # A run that is meant to blow up passes through infinite gradients: expected here, so not worth a warning.
             warnings.simplefilter("ignore", GradclipWarning)
             loss, before, after = learner.step(*next(batches))
-        records.append(Step(number, loss / unit, gradient_norm(before), gradient_norm(after)))
-        watch(records[-1])
+        records.append(TrainingStep(number, loss / unit, gradient_norm(before), gradient_norm(after)))
+        on_step(records[-1])
         if not math.isfinite(loss):
             break
     return tuple(records)

@@ -35,9 +35,9 @@ from functools import cache
 import numpy as np
 
 from gradclip import ClipGradByGlobalNorm, ClipGradByValue
-from gradclip.experiments.framework import Array, Framework
-from gradclip.experiments.run import Run, runs_of
-from gradclip.experiments.training import Watch, train
+from gradclip.experiments.training.framework import Array, Framework
+from gradclip.experiments.training.loop import OnStep, train
+from gradclip.experiments.training.training_run import TrainingRun, runs_of
 from gradclip.rules.rule import AnyRule
 
 UNITS, WINDOW, BATCH, STEPS = 64, 64, 16, 500
@@ -55,7 +55,7 @@ NOISE = 0.2
 
 
 @dataclass(frozen=True)
-class Trial:
+class Setup:
     """One way to train: its name, its rule (none: nothing is clipped) and its learning rate."""
 
     clipping: str
@@ -63,11 +63,11 @@ class Trial:
     learning_rate: float = LEARNING_RATE
 
 
-WITHOUT = Trial("none")
-BY_NORM = Trial(f"global norm {NORM:g}", ClipGradByGlobalNorm(NORM))
-BY_VALUE = Trial(f"value {VALUE:g}", ClipGradByValue(VALUE))
-SLOWLY = Trial(f"none, SGD {SLOWER:g}", learning_rate=SLOWER)
-TRIALS = (WITHOUT, BY_NORM, BY_VALUE, SLOWLY)
+WITHOUT = Setup("none")
+BY_NORM = Setup(f"global norm {NORM:g}", ClipGradByGlobalNorm(NORM))
+BY_VALUE = Setup(f"value {VALUE:g}", ClipGradByValue(VALUE))
+SLOWLY = Setup(f"none, SGD {SLOWER:g}", learning_rate=SLOWER)
+SETUPS = (WITHOUT, BY_NORM, BY_VALUE, SLOWLY)
 
 
 @dataclass(frozen=True)
@@ -112,16 +112,16 @@ def drawn_weights(random: np.random.Generator, symbols: int) -> dict[str, Array]
 
 
 @dataclass(frozen=True)
-class CharExperiment:
+class CharRNNs:
     """The runs of all trials and seeds, and the text that they were trained on."""
 
-    runs: tuple[Run, ...]
+    runs: tuple[TrainingRun, ...]
     characters: int
     symbols: int
 
-    def bits(self, trial: Trial) -> list[float]:
+    def bits(self, setup: Setup) -> list[float]:
         """The validation bits per character of a trial, seed by seed."""
-        return [run.end for run in runs_of(self.runs, trial.clipping)]
+        return [run.end for run in runs_of(self.runs, setup.clipping)]
 
     @property
     def guessing(self) -> float:
@@ -131,29 +131,29 @@ class CharExperiment:
     def shortfalls(self) -> list[str]:
         """What did not end as described, in words: both rules have to be clearly better than none, on most seeds."""
         return [
-            f"character RNN: {trial.clipping} should be more than {NOISE} bits better than no clipping on most seeds, "
-            f"it has {_listed(self.bits(trial))} where none has {_listed(self.bits(WITHOUT))}"
-            for trial in (BY_NORM, BY_VALUE)
-            if self._clear_wins(trial) * 2 <= len(self.bits(trial))
+            f"character RNN: {setup.clipping} should be more than {NOISE} bits better than no clipping on most seeds, "
+            f"it has {_listed(self.bits(setup))} where none has {_listed(self.bits(WITHOUT))}"
+            for setup in (BY_NORM, BY_VALUE)
+            if self._clear_wins(setup) * 2 <= len(self.bits(setup))
         ]
 
-    def _clear_wins(self, trial: Trial) -> int:
+    def _clear_wins(self, setup: Setup) -> int:
         """On how many seeds a trial is clearly better than none; a run that ended in NaN has lost."""
-        pairs = zip(self.bits(trial), self.bits(WITHOUT), strict=True)
+        pairs = zip(self.bits(setup), self.bits(WITHOUT), strict=True)
         return sum(bits + NOISE < (math.inf if math.isnan(without) else without) for bits, without in pairs)
 
 
 def run_char_rnn(
-    framework: Framework, seed: int, trial: Trial, watch: Watch = lambda step: None, steps: int = STEPS
-) -> Run:
+    framework: Framework, seed: int, setup: Setup, on_step: OnStep = lambda step: None, steps: int = STEPS
+) -> TrainingRun:
     """One seed of one trial; all trials see the same net and the same windows."""
     text, random = english(), np.random.default_rng(seed)
     weights = drawn_weights(random, text.symbols)
     with framework.alone():
-        learner = framework.char_rnn(weights, trial.rule, trial.learning_rate)
-        curve = train(learner, windows(text.train, random), steps, watch, unit=BIT)
+        learner = framework.char_rnn(weights, setup.rule, setup.learning_rate)
+        curve = train(learner, windows(text.train, random), steps, on_step, unit=BIT)
         end = learner.loss(validation_windows(text.validation)) / BIT
-    return Run(trial.clipping, seed, trial.learning_rate, curve, end, learner.engine)
+    return TrainingRun(setup.clipping, seed, setup.learning_rate, curve, end, learner.engine)
 
 
 def windows(text: Array, random: np.random.Generator) -> Iterator[tuple[Array]]:

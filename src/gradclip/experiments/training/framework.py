@@ -32,7 +32,7 @@ class Learner(Protocol):
 
 
 class Framework(Protocol):
-    """A module `gradclip.experiments.in_<name>`."""
+    """A module `gradclip.experiments.training.in_<name>`."""
 
     name: str
 
@@ -56,5 +56,5 @@ class Framework(Protocol):
 
 def framework_called(name: str) -> Framework:
     """The framework with this name, imported now."""
-    module: Framework = importlib.import_module(f"gradclip.experiments.in_{name}")
+    module: Framework = importlib.import_module(f"gradclip.experiments.training.in_{name}")
     return module

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gradclip.experiments.framework import Array
+from gradclip.experiments.training.framework import Array
 from gradclip.optax import clip as clip_by
 from gradclip.rules.rule import AnyRule
 
@@ -26,7 +26,7 @@ def alone() -> AbstractContextManager[None]:
     return nullcontext()  # XLA settles its number of threads itself
 
 
-class Learner:
+class JaxLearner:
     """Weights in a dict, plain SGD after the clip, and one compiled step."""
 
     def __init__(
@@ -55,7 +55,7 @@ class Learner:
 
 def exploding_net(
     layers: Sequence[tuple[Array, Array]], rule: AnyRule, weights_too: bool, learning_rate: float
-) -> Learner:
+) -> JaxLearner:
     weights = {f"{kind}{i}": array for i, pair in enumerate(layers) for kind, array in zip("wb", pair, strict=True)}
 
     def loss(weights: Any, x: Any, y: Any) -> Any:
@@ -64,10 +64,10 @@ def exploding_net(
         return jnp.mean(jnp.square(x - y))
 
     clip = clip_by(rule, need_clip=lambda name: weights_too or name.startswith("b"))
-    return Learner(weights, loss, clip, learning_rate, clips=True)
+    return JaxLearner(weights, loss, clip, learning_rate, clips=True)
 
 
-def char_rnn(weights: Mapping[str, Array], rule: AnyRule | None, learning_rate: float) -> Learner:
+def char_rnn(weights: Mapping[str, Array], rule: AnyRule | None, learning_rate: float) -> JaxLearner:
     def loss(w: Any, characters: Any) -> Any:
         def advance(state: Any, x: Any) -> Any:
             state = jnp.tanh(x @ w["weight_ih"].T + w["bias_ih"] + state @ w["weight_hh"].T + w["bias_hh"])
@@ -79,7 +79,7 @@ def char_rnn(weights: Mapping[str, Array], rule: AnyRule | None, learning_rate: 
         return optax.softmax_cross_entropy_with_integer_labels(logits, characters[:, 1:]).mean()
 
     clip = optax.identity() if rule is None else clip_by(rule)
-    return Learner(weights, loss, clip, learning_rate, clips=rule is not None)
+    return JaxLearner(weights, loss, clip, learning_rate, clips=rule is not None)
 
 
 def clip(gradient: Sequence[float], rule: AnyRule) -> list[float]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradclip.experiments.framework import Array
+from gradclip.experiments.training.framework import Array
 from gradclip.rules.rule import AnyRule
 from gradclip.torch import Clipper, attach
 
@@ -31,7 +31,7 @@ def alone() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-class Learner:
+class TorchLearner:
     """A module, plain SGD, and what is attached to it."""
 
     def __init__(self, net: nn.Module, loss: Callable[..., Tensor], rule: AnyRule | None, rate: float, **options: Any):
@@ -61,7 +61,7 @@ class Learner:
 
 def exploding_net(
     layers: Sequence[tuple[Array, Array]], rule: AnyRule, weights_too: bool, learning_rate: float
-) -> Learner:
+) -> TorchLearner:
     net = nn.Sequential(*(nn.Linear(*weight.shape) for weight, _ in layers))
     drawn = chain.from_iterable((weight.T, bias) for weight, bias in layers)
     _set(net, drawn)
@@ -69,7 +69,7 @@ def exploding_net(
     def loss(x: Tensor, y: Tensor) -> Tensor:
         return nn.functional.mse_loss(net(x), y)
 
-    return Learner(net, loss, rule, learning_rate, need_clip=lambda p: weights_too or p.dim() == 1)
+    return TorchLearner(net, loss, rule, learning_rate, need_clip=lambda p: weights_too or p.dim() == 1)
 
 
 class CharRNN(nn.Module):
@@ -87,7 +87,7 @@ class CharRNN(nn.Module):
         return logits
 
 
-def char_rnn(weights: Mapping[str, Array], rule: AnyRule | None, learning_rate: float) -> Learner:
+def char_rnn(weights: Mapping[str, Array], rule: AnyRule | None, learning_rate: float) -> TorchLearner:
     net = CharRNN(*weights["embedding"].shape)
     _set(net, weights.values())
 
@@ -95,7 +95,7 @@ def char_rnn(weights: Mapping[str, Array], rule: AnyRule | None, learning_rate: 
         logits, targets = net(characters[:, :-1]), characters[:, 1:]
         return nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
-    return Learner(net, loss, rule, learning_rate)
+    return TorchLearner(net, loss, rule, learning_rate)
 
 
 def clip(gradient: Sequence[float], rule: AnyRule) -> list[float]:

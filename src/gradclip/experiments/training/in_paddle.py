@@ -11,7 +11,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from gradclip.experiments.framework import Array
+from gradclip.experiments.training.framework import Array
 from gradclip.paddle import Clip, Clipper
 from gradclip.rules.rule import AnyRule
 
@@ -26,7 +26,7 @@ def alone() -> AbstractContextManager[None]:
     return nullcontext()  # Paddle's number of threads is settled when it starts
 
 
-class Learner:
+class PaddleLearner:
     """A layer, plain SGD, and the clip that it was given."""
 
     def __init__(self, net: Any, loss: Callable[..., Any], rule: AnyRule | None, learning_rate: float) -> None:
@@ -56,14 +56,14 @@ class Learner:
 
 def exploding_net(
     layers: Sequence[tuple[Array, Array]], rule: AnyRule, weights_too: bool, learning_rate: float
-) -> Learner:
+) -> PaddleLearner:
     weight_attr = paddle.ParamAttr(need_clip=weights_too)
     net = nn.Sequential(*(nn.Linear(*weight.shape, weight_attr=weight_attr) for weight, _ in layers))
     _set(net, chain.from_iterable(layers))
-    return Learner(net, lambda x, y: nn.functional.mse_loss(net(x), y), rule, learning_rate)
+    return PaddleLearner(net, lambda x, y: nn.functional.mse_loss(net(x), y), rule, learning_rate)
 
 
-class CharRNN(nn.Layer):  # type: ignore[misc]
+class PaddleCharRNN(nn.Layer):  # type: ignore[misc]
     """Logits of the next character at each position: `[B, T] -> [B, T, symbols]`."""
 
     def __init__(self, symbols: int, units: int) -> None:
@@ -77,15 +77,15 @@ class CharRNN(nn.Layer):  # type: ignore[misc]
         return self.readout(states)
 
 
-def char_rnn(weights: Mapping[str, Array], rule: AnyRule | None, learning_rate: float) -> Learner:
-    net = CharRNN(*weights["embedding"].shape)
+def char_rnn(weights: Mapping[str, Array], rule: AnyRule | None, learning_rate: float) -> PaddleLearner:
+    net = PaddleCharRNN(*weights["embedding"].shape)
     _set(net, (array.T if name == "readout_weight" else array for name, array in weights.items()))
 
     def loss(characters: Any) -> Any:
         logits, targets = net(characters[:, :-1]), characters[:, 1:]
         return nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
-    return Learner(net, loss, rule, learning_rate)
+    return PaddleLearner(net, loss, rule, learning_rate)
 
 
 def clip(gradient: Sequence[float], rule: AnyRule) -> list[float]:
