@@ -6,6 +6,8 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -57,6 +59,10 @@ MAY_IMPORT = {
 clipper <- doors. The engines do not decide."""
 IN_CIRCLES = ("rules.rule", "rules.sweep", "torch.attached", "torch.hook", "torch.scaler")
 """The modules that still need each other, for checkers alone."""
+SAME_FILE_NAMES = ("clipper.py", "functional.py", "parameters.py", "event.py", "history.py")
+"""File names that several folders have: each door's own, and some that are to be mended."""
+SAME_CLASS_NAMES = ("Clipper", "Parameters", "Batch", "Listener", "Payload", "Run")
+"""The same for classes."""
 PURE = ("rules", "step/decide.py", "step/policy.py", "errors.py", "telemetry/event.py")
 """These import the standard library alone and name no framework."""
 
@@ -166,6 +172,21 @@ def circles(source: Path) -> list[str]:
     files = {name: path for name, path in files.items() if not name.endswith("__init__")}
     graph = {name: _imported(path.read_text(), set(files)) - {name} for name, path in files.items()}
     return sorted(name for name in graph if name in _reached(name, graph))
+
+
+def repeated_file_names(source: Path) -> list[str]:
+    """The names that several modules of the package have, but for those of the packages themselves."""
+    return _repeated(path.name for path in (source / "gradclip").rglob("*.py") if path.name != "__init__.py")
+
+
+def repeated_class_names(source: Path) -> list[str]:
+    """The names that several classes of the package have."""
+    trees = [ast.parse(path.read_text()) for path in (source / "gradclip").rglob("*.py")]
+    return _repeated(node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
+
+
+def _repeated(names: Iterable[str]) -> list[str]:
+    return sorted(name for name, count in Counter(names).items() if count > 1)
 
 
 def _imported(text: str, known: set[str]) -> set[str]:

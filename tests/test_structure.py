@@ -5,6 +5,8 @@ from structure import (
     IN_CIRCLES,
     MAY_IMPORT,
     ROOT,
+    SAME_CLASS_NAMES,
+    SAME_FILE_NAMES,
     SOURCE,
     backward_imports,
     circles,
@@ -14,6 +16,8 @@ from structure import (
     import_seconds,
     impure_imports,
     missing_paths,
+    repeated_class_names,
+    repeated_file_names,
 )
 
 
@@ -36,6 +40,14 @@ def test_every_part_of_which_the_direction_is_checked_exists():
 
 def test_no_module_imports_itself_by_way_of_others():
     assert set(circles(SOURCE)) <= {f"gradclip.{name}" for name in IN_CIRCLES}
+
+
+def test_no_two_modules_have_the_same_name():
+    assert set(repeated_file_names(SOURCE)) <= set(SAME_FILE_NAMES)
+
+
+def test_no_two_classes_have_the_same_name():
+    assert set(repeated_class_names(SOURCE)) <= set(SAME_CLASS_NAMES)
 
 
 def test_importing_gradclip_imports_no_framework_and_no_numpy():
