@@ -24,6 +24,7 @@ Via = Literal["dlpack", "python"]
 
 CODE_OF_NAME = {"float16": 0, "bfloat16": 1, "float32": 2, "float64": 3}
 PROTOTYPES = {
+    "collect": ctypes.PYFUNCTYPE(ctypes.c_int64, *[ctypes.py_object] * 3, ctypes.c_int64),
     "fill": ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.py_object, ctypes.c_int64),
     "number": ctypes.PYFUNCTYPE(None, ctypes.c_int64),
     "shared": ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64),
@@ -292,7 +293,7 @@ def own_address(source: Any, otherwise: int) -> int:
 def exchange_function(kind: type) -> int:
     """The address of the function that describes a plain tensor of class `kind`; 0 if there is none to rely on."""
     capsule = getattr(kind, "__dlpack_c_exchange_api__", None)
-    if capsule is None or not _type_is_second_word():
+    if capsule is None or not type_is_second_word():
         return 0
     pointer = ctypes.pythonapi.PyCapsule_GetPointer
     pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
@@ -303,15 +304,15 @@ def exchange_function(kind: type) -> int:
     return (ctypes.c_int64 * (API_DESCRIBE_SLOT + 1)).from_address(address)[API_DESCRIBE_SLOT]
 
 
-def _type_is_second_word() -> bool:
+def type_is_second_word() -> bool:
     """Whether objects begin with a count and a type: not so in free-threaded and tracing builds of CPython."""
     probe = object()
     return ctypes.c_ssize_t.from_address(id(probe) + 8).value == id(object)
 
 
 @functools.cache
-def entry(name: Literal["fill", "number", "shared", "split", "walk"]) -> Callable[..., int]:
-    """A function of `cpu_table`, to be called under the GIL: `fill` reads Python objects, the others are short."""
+def entry(name: Literal["collect", "fill", "number", "shared", "split", "walk"]) -> Callable[..., int]:
+    """A function of `cpu_table`, to be called under the GIL: the first two read Python objects, the others are short."""
     return PROTOTYPES[name](address_of(name))
 
 

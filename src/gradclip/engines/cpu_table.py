@@ -1,7 +1,8 @@
 # numba types these functions, by rules of its own.
 # mypy: ignore-errors
 
-"""The table of a batch of CPU tensors, in compiled code: filling it from Python's list, and walking over it.
+"""The table of a batch of CPU tensors, in compiled code: filling it from Python's list, and walking over it. And the
+list itself, of the gradients of many parameters.
 
 A table has one row of ten 64-bit words for each *span*, a run of elements at one address, or a block of columns. A walk
 cuts spans into chunks of fixed size, so that results do not depend on the number of threads, and calls a kernel on
@@ -148,8 +149,21 @@ def add_atomically(typing: Any, address: Any, amount: Any) -> Any:
     return types.int64(types.int64, types.int64), generate
 
 
+@intrinsic
+def call_getter(typing: Any, getter: Any, owner: Any, closure: Any) -> Any:
+    """Call the `getter` of an attribute at an address; what it returns is a new reference, or 0 with an error set."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _call(builder, args[0], ir.IntType(64), list(args[1:]))
+
+    return types.int64(types.int64, types.int64, types.int64), generate
+
+
 list_size = types.ExternalFunction("PyList_Size", types.intp(types.intp))
 list_item = types.ExternalFunction("PyList_GetItem", types.intp(types.intp, types.intp))
+list_put = types.ExternalFunction("PyList_SetItem", types.int32(types.intp, types.intp, types.intp))
+dict_of = types.ExternalFunction("_PyObject_GetDictPtr", types.intp(types.intp))
+dict_has = types.ExternalFunction("PyDict_Contains", types.int32(types.intp, types.intp))
 clear_error = types.ExternalFunction("PyErr_Clear", types.void())
 
 
@@ -355,6 +369,28 @@ def shared(address: int, slots: int, mask: int) -> int:
     return 0
 
 
+@njit
+def collect(owners: int, found: int, flag: int, address: int) -> int:
+    """Put what the getter of an attribute gives of each owner into the list `found`, which is as long.
+
+    Returns how often that is None. An owner of another class, or with an entry `flag` in its dict, is REFUSED: Python
+    is to ask for all of them. At `address` are the two classes, the getter, its closure and None.
+    """
+    known, missing = words(address), 0
+    for i in range(list_size(found)):
+        owner = list_item(owners, i)
+        if owner == 0 or (words(owner)[1] != known[0] and words(owner)[1] != known[1]):
+            return REFUSED
+        entries = dict_of(owner)
+        if entries != 0 and words(entries)[0] != 0 and dict_has(words(entries)[0], flag) != 0:
+            return REFUSED
+        value = call_getter(known[2], owner, known[3])
+        missing += value == known[4]
+        if value == 0 or list_put(found, i, value) != 0:
+            return REFUSED
+    return missing
+
+
 # -- Walking
 
 
@@ -473,6 +509,7 @@ def walk(address: int) -> None:
 # -- Compiling
 
 SIGNATURES = {
+    "collect": types.int64(types.int64, types.int64, types.int64, types.int64),
     "fill": types.int64(types.int64, types.int64),
     "number": types.void(types.int64),
     "shared": types.int64(types.int64, types.int64, types.int64),
@@ -483,6 +520,6 @@ SIGNATURES = {
 
 @functools.cache
 def compiled(function: Callable[..., Any]) -> Any:
-    """`fill`, `number`, `shared`, `split` or `walk` as a C function; keep it, its `address` dies with it."""
+    """`collect`, `fill`, `number`, `shared`, `split` or `walk` as a C function; keep it, its `address` dies with it."""
     body = function.py_func
     return compile_c(SIGNATURES[body.__name__], body)

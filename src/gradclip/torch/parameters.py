@@ -8,8 +8,12 @@ from typing import Any, NamedTuple
 
 import torch
 
+from gradclip.engines import choice, torch_layout
 from gradclip.step.gradients import Gradients
 from gradclip.step.respond import report_nothing
+
+MANY = 32
+"""From so many parameters on, calling a compiled function is cheaper than a loop."""
 
 NeedClip = Callable[[torch.Tensor], bool]
 
@@ -118,6 +122,10 @@ def gradients_of(parameters: Parameters, need_clip: NeedClip | None = None, divi
 
 def found_in(parameters: list[torch.Tensor]) -> list[torch.Tensor]:
     """The gradients of the parameters that have one and do not say `need_clip=False`."""
+    if len(parameters) >= MANY and getattr(parameters[0], "is_cpu", False):
+        read = choice.reader(torch_layout, "grad", "need_clip")
+        if read is not None and (found := read(parameters)) is not None:
+            return found
     try:
         return [g for p in parameters if (g := p.grad) is not None and getattr(p, "need_clip", True)]
     except AttributeError:
