@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+import gradclip.step.across
 import gradclip.step.decide
-import gradclip.step.respond
-import gradclip.step.run
 import test_across
 from gradclip import L2, AutoClip, ClipGradByValue, Constant, Raise, Rule, SkipStep, Tensor
 from planting import Plant
@@ -25,17 +24,17 @@ def not_shared(number, counts, xp, engine, across):
 
 PLANTS = [
     Plant("what was broken elsewhere is learnt", LAW, (BY_VALUE, "zero", "NaN"),
-          gradclip.step.run, "either", broken_here),
+          gradclip.step.across, "either", broken_here),
     Plant("the same, by an infinity that is kept", LAW, (test_across.CHAINS[5], "keep", "inf"),
-          gradclip.step.run, "either", broken_here),
+          gradclip.step.across, "either", broken_here),
     Plant("learnt beside a stage that zeroes", LAW, (test_across.CHAINS[3], "zero", "NaN"),
           gradclip.step.decide, "either", broken_here),
     Plant("one process skips", LAW, (Rule(Tensor(), L2(), Constant(50.0), SkipStep()), "keep", "large"),
-          gradclip.step.respond, "in_any", not_shared),
+          gradclip.step.across.in_any, "__code__", not_shared.__code__),
     Plant("one process raises", LAW, (Rule(Tensor(), L2(), Constant(50.0), Raise()), "keep", "large"),
-          gradclip.step.respond, "in_any", not_shared),
+          gradclip.step.across.in_any, "__code__", not_shared.__code__),
     Plant("one process refuses early", LAW, (test_across.CHAINS[-1], "raise", "NaN"),
-          gradclip.step.respond, "in_any", not_shared),
+          gradclip.step.across.in_any, "__code__", not_shared.__code__),
 ]  # fmt: skip
 
 

@@ -102,10 +102,10 @@ def narrow_norms(tensor, scope, norm, _norms=torch_engine._norms):
     return (norms * scales).to(torch.float16).double(), torch.ones_like(scales)
 
 
-def write_first(works, answer, engine, *rest, respond=gradclip.step.respond.respond):
-    for work in works:
-        engine.apply_(work.batch, work.part.sweep.leaf, work.part.plan.coefficient)
-    return respond(works, answer, engine, *rest)
+def write_first(parts, answer, engine, *rest, respond=gradclip.step.respond.respond):
+    for part, found in parts:
+        engine.apply_(found.batch, part.sweep.leaf, part.plan.coefficient)
+    return respond(parts, answer, engine, *rest)
 
 
 def look_at_the_coefficient(self, batch, scope, coefficient, zeroes=True, apply_=TorchEngine.apply_):

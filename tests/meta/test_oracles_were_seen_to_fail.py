@@ -121,10 +121,10 @@ def half_precision_product(target, factor):
         target.mul_(factor.to(target.dtype))
 
 
-def write_everything_first(works, answer, engine, *rest, respond=gradclip.step.respond.respond):
-    for work in works:
-        engine.apply_(work.batch, work.part.sweep.leaf, work.part.plan.coefficient)
-    return respond(works, answer, engine, *rest)
+def write_everything_first(parts, answer, engine, *rest, respond=gradclip.step.respond.respond):
+    for part, found in parts:
+        engine.apply_(found.batch, part.sweep.leaf, part.plan.coefficient)
+    return respond(parts, answer, engine, *rest)
 
 
 def learning(norm, step, weights, learns, xp, given):

@@ -11,7 +11,7 @@ import pytest
 
 import gradclip.clipper
 import gradclip.step.measure
-import gradclip.step.respond
+import gradclip.step.nonfinite
 import gradclip.step.result
 import gradclip.telemetry.folder
 import gradclip.telemetry.pending
@@ -86,7 +86,7 @@ PLANTS = [
     Plant("the norm of all is that of a tensor", test_telemetry.test_the_norm_of_each_tensor_is_told_if_asked_for,
           (ClipGradByGlobalNorm(1.0), {"a": 5.0, "b": 2.0}, "torch"), gradclip.step.result, "norms_in", norms_of_all),
     Plant("by value all tensors are named", test_telemetry.test_by_value_only_the_tensor_with_an_infinity_is_named,
-          (test_telemetry.ENGINES[-1],), gradclip.step.respond, "offenders_in", lambda *arguments: []),
+          (test_telemetry.ENGINES[-1],), gradclip.step.nonfinite, "offenders_in", lambda *arguments: []),
     Plant("tensors are measured as one", test_telemetry.test_the_norm_of_each_tensor_is_told_if_asked_for,
           (ClipGradByGlobalNorm(1.0), {"a": 5.0, "b": 2.0}, test_telemetry.ENGINES[-1]),
           gradclip.step.measure, "measured", measured_as_one),

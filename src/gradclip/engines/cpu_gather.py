@@ -312,7 +312,7 @@ def type_is_second_word() -> bool:
 
 @functools.cache
 def entry(name: Literal["collect", "fill", "number", "shared", "split", "walk"]) -> Callable[..., int]:
-    """A function of `cpu_table`, to be called under the GIL: the first two read Python objects, the others are short."""
+    """A function of `cpu_table`, to be called under the GIL: two of them read Python objects, the others are short."""
     return PROTOTYPES[name](address_of(name))
 
 

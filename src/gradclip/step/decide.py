@@ -132,6 +132,12 @@ def elementwise_decision(measure: Measure, rule: Rule, state: State, terms: Term
     return Decision(norm, limits, coefficient, action, state)
 
 
+def bounds_of(rule: Rule, step: Any, divisor: Array, xp: ArrayFunctions) -> tuple[Any, Any]:
+    """The bounds in the unit in which the gradients are stored."""
+    low, high = rule.threshold.bounds(step, xp)
+    return low * divisor, high * divisor
+
+
 def _limit_of_elements(measure: Measure, rule: Rule, state: State, terms: Terms) -> tuple[Array, State]:
     """The threshold [T] of each tensor's elements, and the memory after it."""
     xp, across = measure.xp, terms.across

@@ -20,9 +20,9 @@ from gradclip.rules.sweep import Phase, Sweep, phases_of
 from gradclip.rules.threshold import SecondMoment, State
 from gradclip.step.gradients import Gradients, gathered, refused
 from gradclip.step.memory import Memories, Owners, owners_of
+from gradclip.step.nonfinite import refuse_nonfinite
 from gradclip.step.part import ALIKE, ALL
 from gradclip.step.policy import Policy
-from gradclip.step.respond import refuse_nonfinite
 
 MOST = 16
 """Structures that are kept at once, of names or of shapes; beyond, the oldest is worked out anew."""

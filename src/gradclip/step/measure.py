@@ -12,12 +12,10 @@ from gradclip.rules.scope import Global, Row, Tensor, rows_of
 from gradclip.rules.segments import Segments
 from gradclip.rules.sweep import Sweep
 from gradclip.rules.threshold import SecondMoment
-from gradclip.step.decide import combined
+from gradclip.step.decide import bounds_of, combined
 from gradclip.step.gradients import Gradients, gathered, refused
 from gradclip.step.layout import LineUp
 from gradclip.step.moments import over_moments
-from gradclip.step.part import nothing
-from gradclip.step.write import bounds_of
 
 NONE: Mapping[str, Array] = {}
 
@@ -40,7 +38,7 @@ class Read(NamedTuple):
     given: Mapping[str, Array] = NONE
     lifted: bool = False
     written: bool = False
-    finish: Callable[[], None] = nothing
+    finish: Callable[[], None] | None = None
 
 
 def read(
@@ -68,12 +66,13 @@ def _segments(sweep: Sweep, own: Gradients, batch: Any, engine: Engine, tensors:
         measure = engine.in_arrays(measure)  # type: ignore[attr-defined]
     shapes = engine.shapes(batch, sweep.leaf) if sweep.reads_shapes else ()
     weights = weights_of(sweep, own, engine, shapes) if sweep.reads_weights else None
-    return Read(own, batch, measure, each, shapes, weights, numbers_of(own, measure), lifted)
+    given = numbers_of(own, measure) if own.given else NONE
+    return Read(own, batch, measure, each, shapes, weights, given, lifted)
 
 
 def _elements(sweep: Sweep, own: Gradients, batch: Any, engine: Engine, line: LineUp, step: Any) -> Read:
     """The largest magnitudes; an engine with a fused clamp measures and writes in the same read."""
-    (rule,), finish = sweep.stages, nothing
+    (rule,), finish = sweep.stages, None
     relative = rule.threshold if isinstance(rule.threshold, SecondMoment) else None
     if relative:
         engine.refuse_unordered(batch)

@@ -54,19 +54,6 @@ class Part(NamedTuple):
         return (self.sweep.leaf, self.measure) if self.each is None else (Tensor(), self.each)
 
 
-def nothing() -> None:
-    return None
-
-
-class Work(NamedTuple):
-    """A part, the batch that it was measured from, whether it is written already, and what to do after writing."""
-
-    part: Part
-    batch: Any
-    written: bool = False
-    finish: Callable[[], None] = nothing
-
-
 def opening(parts: Sequence[Part]) -> list[Part]:
     """The parts of the first phase."""
     return [part for part in parts if part.key[0] == 0]
@@ -84,19 +71,12 @@ def closing(parts: Sequence[Part]) -> list[tuple[Part, int]]:
     return list(latest.values())
 
 
-def offenders_in(part: Part, to_host: Callable[[Array], list[float]]) -> list[str]:
-    """The names of the tensors of a part with a non-finite element; none where a segment measured is of several."""
-    counts = to_host(part.finest[1].nonfinite)
-    places = _places(part, len(counts)) if any(counts) else []
-    return list(dict.fromkeys(part.name(place) for place, count in zip(places, counts, strict=False) if count))
-
-
 def actions_of(part: Part, engine: Engine) -> set[float]:
     """The actions that the stages of a part decided on."""
     return {action for decision in part.plan.decisions for action in engine.to_host(decision.action)}
 
 
-def _places(part: Part, count: int) -> list[int]:
+def places_in(part: Part, count: int) -> list[int]:
     """The tensor that each of `count` measured segments is of; nothing where a segment is of several tensors."""
     leaf, _ = part.finest
     if isinstance(leaf, Row):
@@ -113,7 +93,7 @@ def norms_in(part: Part, to_host: Callable[[Array], list[float]]) -> list[tuple[
     if isinstance(leaf, Tensor):
         return list(zip(map(part.name, range(len(found))), found, strict=True))
     own: dict[int, list[int]] = {}
-    for index, place in enumerate(_places(part, len(found))):
+    for index, place in enumerate(places_in(part, len(found))):
         own.setdefault(place, []).append(index)
     norm = Linf() if elementwise else rule.norm
     return [

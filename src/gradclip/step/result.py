@@ -10,7 +10,8 @@ from gradclip.engines.base import Engine
 from gradclip.rules.arrays import Array
 from gradclip.rules.norm import L2, Linf, Norm
 from gradclip.rules.response import ACTION_NAMES, SCALE, SKIP, ZERO
-from gradclip.step.part import Part, actions_of, closing, joined, names_in, norms_in, offenders_in, opening
+from gradclip.step.nonfinite import offenders_in
+from gradclip.step.part import Part, actions_of, closing, joined, names_in, norms_in, opening
 
 
 class Segment(NamedTuple):

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from gradclip.engines.base import Engine
-from gradclip.rules.arrays import Array, ArrayFunctions
-from gradclip.rules.rule import Rule
-from gradclip.step.decide import sides
+from gradclip.rules.arrays import Array
+from gradclip.step.decide import bounds_of, sides
 from gradclip.step.layout import LineUp
 from gradclip.step.part import Part
 
@@ -37,12 +36,6 @@ def write_elements(part: Part, batch: Any, engine: Engine, zeroes: bool, step: A
         adapted = rule.threshold.adapts
         bounds = own_bounds_of(part) if adapted else bounds_of(rule, step, part.divisor, xp)
         engine.map_(batch, rule.response, *bounds)
-
-
-def bounds_of(rule: Rule, step: Any, divisor: Array, xp: ArrayFunctions) -> tuple[Any, Any]:
-    """The bounds in the unit in which the gradients are stored."""
-    low, high = rule.threshold.bounds(step, xp)
-    return low * divisor, high * divisor
 
 
 def own_bounds_of(part: Part) -> tuple[Array, Array]:
