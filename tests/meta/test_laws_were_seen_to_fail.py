@@ -136,6 +136,8 @@ def purge_nan_only(self, batch):
 class Fusing(ReferenceEngine):
     """The reference engine with a fused clamp."""
 
+    clamps = True
+
     def clamp_(self, batch, low, high):
         measure = self.measure(batch, VALUE.scope, VALUE.norm)
         self.map_(batch, Rescale(), low, high)

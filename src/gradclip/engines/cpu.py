@@ -15,7 +15,7 @@ import numpy as np
 
 from gradclip.engines import cpu_kernels, cpu_respond
 from gradclip.engines import cpu_table as layout
-from gradclip.engines.base import NO_ORDER, Measure, UnsupportedGradient, around, rows_first
+from gradclip.engines.base import NO_ORDER, Engine, Measure, UnsupportedGradient, around, rows_first
 from gradclip.engines.cpu_gather import Adapter, Batch, Gatherer, Table, Via
 from gradclip.engines.cpu_walk import walk
 from gradclip.engines.reference import NUMPY
@@ -29,19 +29,19 @@ KERNEL_OF_ORDER = {2.0: ("squares", layout.SUM), 1.0: ("magnitudes", layout.SUM)
 KIND_OF_SMOOTH = {"reciprocal": cpu_kernels.RECIPROCAL, "sqrt": cpu_kernels.SQRT, "tanh": cpu_kernels.TANH}
 
 
-class CpuEngine:
+class CpuEngine(Engine):
     """Contiguous CPU tensors of fp16, bf16, fp32 and fp64 in place; others through payloads of the adapter."""
 
     name = "cpu"
     waits = False
-    xp = SCALARS
+    clamps = True
 
     def __init__(self, adapter: Adapter, via: Via | None = None) -> None:
         self.values = adapter.VALUES
         self._threads = adapter.threads
         self._written = adapter.written
         self._owns = adapter.on_cpu
-        self.unit_axis = adapter.unit_axis
+        self._unit_axis = adapter.unit_axis
         self._gather = Gatherer(adapter, via)
 
     def owns(self, tensor: Any) -> bool:
@@ -180,6 +180,9 @@ class CpuEngine:
         if len(indices):
             whole = len(indices) == len(batch)
             self._written(batch.sources if whole else [batch.sources[index] for index in indices])
+
+    def unit_axis(self, shape: Shape) -> int:
+        return self._unit_axis(shape)
 
     def shapes(self, batch: Batch, scope: Scope) -> list[Shape]:
         return rows_first(batch.shapes(), batch.axes(scope))

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradclip.engines.base import NO_ORDER, Measure, Slot, UnsupportedGradient, around, row_axes, rows_first
+from gradclip.engines.base import NO_ORDER, Engine, Measure, Slot, UnsupportedGradient, around, row_axes, rows_first
 from gradclip.engines.jax_measure import peaks, scaled_totals, totals, whole
 from gradclip.engines.jax_numbers import power, root, widened
 from gradclip.engines.jax_scale import bounded, clamped, scaled
@@ -138,7 +138,7 @@ def unit_axis(shape: Shape) -> int:
     return len(shape) - 1
 
 
-class JaxEngine:
+class JaxEngine(Engine):
     """Arrays of any float or complex type on any device, in a `Slot` each. Works inside `jax.enable_x64(True)` only.
 
     It counts a tensor with non-finite elements as one.
@@ -147,6 +147,7 @@ class JaxEngine:
     name = "jax"
     values = JaxValues()
     waits = True
+    clamps = True
     xp = FUNCTIONS
     unit_axis = staticmethod(unit_axis)
 

@@ -15,7 +15,17 @@ import numpy as np
 import paddle
 from paddle.base.data_feeder import convert_dtype
 
-from gradclip.engines.base import NO_ORDER, Measure, Slot, UnsupportedGradient, around, repeats, row_axes, rows_first
+from gradclip.engines.base import (
+    NO_ORDER,
+    Engine,
+    Measure,
+    Slot,
+    UnsupportedGradient,
+    around,
+    repeats,
+    row_axes,
+    rows_first,
+)
 from gradclip.engines.paddle_arrays import FUNCTIONS, WIDE, Wide, plain
 from gradclip.engines.paddle_layout import PaddleValues, unit_axis
 from gradclip.engines.paddle_legacy import OPERATIONS as F
@@ -64,7 +74,7 @@ class SlotValues(PaddleValues):
         return paddle.where(paddle.expand(flag.value, shape) if shape else flag.value.reshape([]), then, other)
 
 
-class PaddleEngine:
+class PaddleEngine(Engine):
     """Slots with dense tensors or graph values of 16, 32 or 64 bits, real or complex; no number is read but on demand.
 
     A number of a graph is read from the variable that the program wrote it to, in the current scope.

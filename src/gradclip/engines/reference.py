@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from gradclip.engines.base import NO_ORDER, Measure, UnsupportedGradient, repeats, row_axes, rows_first
+from gradclip.engines.base import NO_ORDER, Engine, Measure, UnsupportedGradient, repeats, row_axes, rows_first
 from gradclip.rules.arrays import Array
 from gradclip.rules.norm import Norm
 from gradclip.rules.response import Response, is_clamp
@@ -119,7 +119,7 @@ def first_axis(shape: Shape) -> int:
     return 0
 
 
-class ReferenceEngine:
+class ReferenceEngine(Engine):
     """NumPy arrays of any float or complex type; every number is made in float64.
 
     NumPy has no layers and so no output units: `unit_axis` says where another framework has them.

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from gradclip.engines.base import NO_ORDER, Measure, UnsupportedGradient, around, repeats, row_axes, rows_first
+from gradclip.engines.base import NO_ORDER, Engine, Measure, UnsupportedGradient, around, repeats, row_axes, rows_first
 from gradclip.engines.torch_layout import (
     COMPLEX,
     VALUES,
@@ -101,10 +101,11 @@ class Batch(NamedTuple):
         return row_axes(scope, [tensor.shape for tensor in self.tensors], unit_axis)
 
 
-class TorchEngine:
+class TorchEngine(Engine):
     """Any dense, sparse COO or complex gradient on any device. `waits` is true for all devices but the CPU."""
 
     name = "torch"
+    moves = True
     values = VALUES
     unit_axis = staticmethod(unit_axis)
 

@@ -63,7 +63,7 @@ def _segments(sweep: Sweep, own: Gradients, batch: Any, engine: Engine, tensors:
     measure, each = measured(engine, batch, sweep, len(own.tensors) if tensors else 0)
     lifted = sweep.keeps_rows and measure.xp is SCALARS
     if lifted:
-        measure = engine.in_arrays(measure)  # type: ignore[attr-defined]
+        measure = engine.in_arrays(measure)
     shapes = engine.shapes(batch, sweep.leaf) if sweep.reads_shapes else ()
     weights = weights_of(sweep, own, engine, shapes) if sweep.reads_weights else None
     given = numbers_of(own, measure) if own.given else NONE
@@ -78,12 +78,12 @@ def _elements(sweep: Sweep, own: Gradients, batch: Any, engine: Engine, line: Li
         engine.refuse_unordered(batch)
         tensors, finish = over_moments(own, relative.factor, engine)
         own, batch = own._replace(tensors=tensors, divisor=1.0), engine.gather(tensors)
-    fuses = hasattr(engine, "clamp_") and is_clamp(rule.response) and line.policy.warns
+    fuses = engine.clamps and is_clamp(rule.response) and line.policy.warns
     if not fuses or relative or rule.threshold.adapts or line.can_skip or line.can_raise:
         measure = engine.measure(batch, rule.scope, rule.norm)
         return Read(own, batch, measure, given=numbers_of(own, measure), finish=finish)
-    low, high = bounds_of(rule, step, own.divisor, engine.xp)  # type: ignore[attr-defined]
-    return Read(own, batch, engine.clamp_(batch, low, high), written=True)  # type: ignore[attr-defined]
+    low, high = bounds_of(rule, step, own.divisor, engine.xp)
+    return Read(own, batch, engine.clamp_(batch, low, high), written=True)
 
 
 def measured(engine: Engine, batch: Any, sweep: Sweep, tensors: int) -> tuple[Measure, Measure | None]:
@@ -92,7 +92,7 @@ def measured(engine: Engine, batch: Any, sweep: Sweep, tensors: int) -> tuple[Me
         return engine.measure(batch, sweep.leaf, sweep.norm), None
     each = engine.measure(batch, Tensor(), sweep.norm)
     whole, _ = combined(each, sweep.stages[0], Segments(1, [0] * tensors))
-    return engine.in_floats(whole) if hasattr(engine, "in_floats") else whole, each
+    return engine.in_floats(whole), each
 
 
 def weights_of(sweep: Sweep, own: Gradients, engine: Engine, shapes: Sequence[tuple[int, ...]]) -> Measure:

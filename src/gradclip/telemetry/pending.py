@@ -25,13 +25,13 @@ def on_host(results: Sequence[Result]) -> list[Result]:
         with_arrays(result, lambda array: found.setdefault(id(array), array))
     if not found:
         return list(results)
-    moved = dict(zip(found, far[0].source.on_host(list(found.values())), strict=True))  # type: ignore[attr-defined]
+    moved = dict(zip(found, far[0].source.on_host(list(found.values())), strict=True))
     return [with_arrays(result, lambda array: moved.get(id(array), array)) for result in results]
 
 
 def moves(result: Result) -> bool:
     """Whether the numbers of a result lie on a device from which its engine moves many at once."""
-    return result.source.waits and hasattr(result.source, "on_host")
+    return result.source.waits and result.source.moves
 
 
 def with_arrays(result: Result, given: Callable[[Array], Array]) -> Result:

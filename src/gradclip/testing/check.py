@@ -191,5 +191,5 @@ def check_measures(bench: Bench) -> None:
         for scope in (*SCOPES, Element()):
             for arrays in (ordinary_gradients(), *adversarial_gradients(bench.dtype).values()):
                 laws.every_norm_is_right(bench, Rule(scope, norm), arrays)
-    if hasattr(bench.engine, "clamp_"):
+    if bench.engine.clamps:
         laws.a_fused_path_equals_the_plain_one(bench, ClipGradByValue(0.5), ordinary_gradients())

@@ -238,7 +238,7 @@ def a_fused_path_equals_the_plain_one(bench: Bench, rule: Rule, arrays: list[Val
     """`clamp_` measures what `measure` does and writes what `map_` does."""
     low, high = rule.threshold.bounds(0)
     fused, plain = bench.tensors(arrays), bench.tensors(arrays)
-    engine: Any = bench.engine
+    engine = bench.engine
     one = engine.clamp_(engine.gather(fused), low, high)
     batch = engine.gather(plain)
     other = engine.measure(batch, Element(), rule.norm)
