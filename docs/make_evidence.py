@@ -18,8 +18,8 @@ from gradclip.experiments.comparison import Comparison
 from gradclip.experiments.comparison_table import diverged_runs, figure, filled, headings, rows
 from gradclip.experiments.show_comparison import show_comparison
 from gradclip.experiments.sign_test import BETTER, WITHIN_NOISE, WORSE
-from gradclip.experiments.tasks import TASKS, task_called
-from gradclip.experiments.tasks.task import Task
+from gradclip.experiments.tasks.task import Task, task_called
+from gradclip.experiments.tasks.titles import TASKS
 from gradclip.rules.rule import rules_in
 from gradclip.rules.text import rule_from_text
 from trained import make, wrapped

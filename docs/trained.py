@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from gradclip.experiments.tasks import TASKS
+from gradclip.experiments.tasks.titles import TASKS
 
 
 def wrapped(text: str) -> str:

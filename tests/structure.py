@@ -47,7 +47,6 @@ MAY_IMPORT = {
     "clipper.py": CORE[:-1],
     "advice": (*CORE, "gradclip.engines.reference", "gradclip.advice"),
     "advice/by_trial.py": ("gradclip.advice", "gradclip.telemetry.runs", "gradclip.watch.launch"),
-    "telemetry/runs.py": ("gradclip.telemetry", "gradclip.report.html"),
     "report": ("gradclip.rules", "gradclip.telemetry", "gradclip.advice", "gradclip.report"),
     "testing": (*CORE, "gradclip.engines.reference", "gradclip.testing"),
     "watch": (*CORE, "gradclip.engines", "gradclip.torch", "gradclip.watch"),
@@ -58,6 +57,8 @@ MAY_IMPORT = {
 }
 """For each file or folder, first match of the longest, what of gradclip it may import: rules <- decide <- engines <-
 clipper <- doors. The engines do not decide."""
+IN_CIRCLES = ("rules.rule", "rules.sweep", "torch.attached", "torch.hook", "torch.scaler")
+"""The modules that still need each other, for checkers alone."""
 PURE = ("rules", "step/decide.py", "step/policy.py", "errors.py", "telemetry/event.py")
 """These import the standard library alone and name no framework."""
 
@@ -160,26 +161,23 @@ def _files_in(root: Path, folder: str) -> list[Path]:
 
 
 def circles(source: Path) -> list[str]:
-    """The modules of the package that import themselves by way of others, also inside functions."""
+    """The modules that import themselves by way of others, also inside functions and for checkers alone."""
     files = {
         ".".join(path.relative_to(source).with_suffix("").parts): path for path in (source / "gradclip").rglob("*.py")
     }
     files = {name: path for name, path in files.items() if not name.endswith("__init__")}
-    graph = {name: _imported(ast.parse(path.read_text()), set(files)) - {name} for name, path in files.items()}
+    graph = {name: _imported(path.read_text(), set(files)) - {name} for name, path in files.items()}
     return sorted(name for name in graph if name in _reached(name, graph))
 
 
-def _imported(tree: ast.AST, known: set[str]) -> set[str]:
-    """The modules that a tree imports when it runs: what is for checkers alone is left out."""
+def _imported(text: str, known: set[str]) -> set[str]:
+    """The modules of `known` that Python source imports, wherever it does so."""
     found: set[str] = set()
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
-            node = ast.Module(node.orelse, [])  # the other branch runs
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ImportFrom) and node.module:
             found |= {node.module, *(f"{node.module}.{name.name}" for name in node.names)}
         elif isinstance(node, ast.Import):
             found |= {name.name for name in node.names}
-        found |= _imported(node, known)
     return found & known
 
 

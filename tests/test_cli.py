@@ -14,7 +14,9 @@ import pytest
 import gradclip
 from gradclip.cli import main
 from gradclip.experiments import show_comparison
-from gradclip.experiments.tasks import TASKS, bias, task_called
+from gradclip.experiments.tasks import bias
+from gradclip.experiments.tasks.task import task_called
+from gradclip.experiments.tasks.titles import TASKS
 
 SOURCE = Path(gradclip.__file__).parents[1]
 NAMES = ["demo", "watch", "doctor", "report", "suggest", "compare", "methods", "export", "completion"]

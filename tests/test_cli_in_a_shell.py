@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 import gradclip
-from gradclip.cli import completion, main, methods
-from gradclip.experiments.tasks import TASKS
+from gradclip.cli import command_line, completion_command, main, methods_command
+from gradclip.experiments.tasks.titles import TASKS
 from gradclip.telemetry import Event, jsonl
 
 SOURCE = Path(gradclip.__file__).parents[1]
@@ -89,7 +89,7 @@ def test_who_interrupts_gets_a_line_and_130(monkeypatch, capsys):
     def interrupted(options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(methods, "run", interrupted)
+    monkeypatch.setattr(methods_command, "run", interrupted)
     assert main(["methods"]) == 130
     assert capsys.readouterr().err == "gradclip: interrupted\n"
 
@@ -142,7 +142,7 @@ def script(tmp_path_factory):
     if shutil.which("bash") is None:
         pytest.skip("no bash")
     file = tmp_path_factory.mktemp("completion") / "gradclip.bash"
-    file.write_text(completion.script_for("bash"))
+    file.write_text(completion_command.script_for("bash", command_line()))
     return file
 
 
@@ -170,7 +170,7 @@ def test_bash_completes_files(script, folder, monkeypatch):
     assert "run" in completed(script, "gradclip", "report", "r")
 
 
-@pytest.mark.parametrize("shell", completion.SHELLS)
+@pytest.mark.parametrize("shell", completion_command.SHELLS)
 def test_the_script_comes_as_text_or_in_a_document(shell, capsys):
     pytest.importorskip("shtab")
     assert main(["completion", shell]) == 0
@@ -181,6 +181,6 @@ def test_the_script_comes_as_text_or_in_a_document(shell, capsys):
 
 
 def test_completion_without_shtab_gets_one_line(monkeypatch, capsys):
-    monkeypatch.setattr(completion.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(completion_command.importlib.util, "find_spec", lambda name: None)
     assert main(["completion", "bash"]) == 2
     assert capsys.readouterr().err == 'gradclip completion: it needs shtab: pip install "gradclip[completion]"\n'

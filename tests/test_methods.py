@@ -8,7 +8,7 @@ import pytest
 
 from gradclip import from_dict
 from gradclip.cli import main
-from gradclip.methods import as_data, explanation, overview
+from gradclip.cli.methods_command import as_data, explanation, overview
 from gradclip.rules import recipes
 from gradclip.rules.catalogue import Method, method_called, methods, numbers_of, parts_of
 from gradclip.rules.rule import rules_in

@@ -12,7 +12,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 sys.path.insert(0, str(DOCS))
 
 import make_evidence as evidence  # noqa: E402
-from gradclip.experiments.tasks import TASKS  # noqa: E402
+from gradclip.experiments.tasks.titles import TASKS  # noqa: E402
 
 LARGEST_PICTURE = 120_000
 

@@ -14,7 +14,7 @@ sys.path.insert(0, str(DOCS))
 import make_suggestions as suggestions  # noqa: E402
 from gradclip.advice.suggest import suggest  # noqa: E402
 from gradclip.experiments.sign_test import WORSE  # noqa: E402
-from gradclip.experiments.tasks import TASKS  # noqa: E402
+from gradclip.experiments.tasks.titles import TASKS  # noqa: E402
 from gradclip.rules.rule import rules_in  # noqa: E402
 from gradclip.rules.text import rule_from_text  # noqa: E402
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gradclip.cli.demo import DEMO_NEEDS
+from gradclip.cli.demo_command import DEMO_NEEDS
 from gradclip.experiments.demo import Demo, Silent, char_experiment, seed_experiment
 from gradclip.experiments.direction import run_direction
 from gradclip.experiments.framework import Framework, framework_called

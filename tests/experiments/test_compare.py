@@ -17,8 +17,8 @@ import gradclip
 from gradclip import ClipGradByGlobalNorm
 from gradclip.experiments import Comparison, Contender, Metric, Outcome, Trained, compare
 from gradclip.experiments.bars import Bars
-from gradclip.experiments.comparison_picture import draw
-from gradclip.experiments.comparison_table import between, diverged_runs, figure, rows
+from gradclip.experiments.comparison_picture import draw, save_picture
+from gradclip.experiments.comparison_table import between, diverged_runs, figure, rows, table
 from gradclip.experiments.sign_test import BETTER, TOO_FEW, WITHIN_NOISE, WORSE, chance, paired_verdict
 from gradclip.rules.rule import AnyRule
 
@@ -132,7 +132,7 @@ def test_another_document_is_refused() -> None:
 
 def test_the_table_has_a_row_for_each_rule_and_fits_a_terminal(comparison: Comparison) -> None:
     output = io.StringIO()
-    Console(file=output, width=80).print(comparison.table())
+    Console(file=output, width=80).print(table(comparison))
     lines = output.getvalue().splitlines()
     assert "distance, lowest is best" in lines[0]
     assert "against none" in output.getvalue()
@@ -154,7 +154,7 @@ def test_the_picture_shows_every_run_and_the_runs_without_a_number(tmp_path: Pat
 def test_the_picture_is_a_small_png_with_curves_beside(comparison: Comparison, tmp_path: Path) -> None:
     curves, _ = draw(comparison).axes
     assert [list(line.get_xdata()) for line in curves.lines] == [[1.0, 2.0]] * 3
-    data = comparison.save_picture(tmp_path / "jump.png").read_bytes()
+    data = save_picture(comparison, tmp_path / "jump.png").read_bytes()
     assert struct.unpack(">I", data[16:20]) == (1000,)
     assert len(data) < 120_000
 

@@ -578,13 +578,15 @@ CIRCLES = [
     "import gradclip.rules.sweep",
     "def late():\n    from gradclip.rules import sweep",
     "from typing import TYPE_CHECKING\nif not TYPE_CHECKING:\n    import gradclip.rules.sweep",
+    "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import gradclip.rules.sweep",
     "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    pass\nelse:\n    import gradclip.rules.sweep",
 ]
 
 
 @pytest.mark.parametrize("line", CIRCLES)
 def test_a_planted_circle_is_found(tmp_path, line):
-    assert circles(copy_with(tmp_path, "rules/norm.py", line)) == ["gradclip.rules.norm", "gradclip.rules.sweep"]
+    found = circles(copy_with(tmp_path, "rules/norm.py", line))
+    assert {"gradclip.rules.norm", "gradclip.rules.sweep"} <= set(found)
 
 
 def test_a_planted_heavy_import_is_found(tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
-from gradclip.report import look, page
+from gradclip.report import look, page, show
 from report.made import falling, noise, run_of, with_losses, with_tensors
 from report.test_page import hostile_run
 
@@ -48,7 +48,7 @@ def pages(tmp_path_factory):
         "two": page([run, run_of(noise(300, {50}), path="runs/other")]),
         "hostile": page([hostile_run()]),
         "losses": page([losing("first", 1.0), losing("second", 2.0)]),
-        "notebook": f"<!doctype html><meta charset=utf-8><body>{run._repr_html_()}{run._repr_html_()}</body>",
+        "notebook": f"<!doctype html><meta charset=utf-8><body>{2 * show(run)._repr_html_()}</body>",
     }
     for name, text in texts.items():
         (folder / f"{name}.html").write_text(text, encoding="utf-8")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gradclip.report import html, page, write_report
+from gradclip.report import html, page, show, write_report
 from gradclip.report.heat_map import heat_map
 from gradclip.report.histogram import histogram
 from gradclip.report.layers import heat_of
@@ -183,7 +183,7 @@ def test_write_report_writes_the_page_and_gives_the_summaries(tmp_path):
 
 
 def test_a_run_plots_its_norms_with_the_threshold_and_a_legend():
-    figure = run_of([1.0, 8.0], 5.0).plot()
+    figure = show(run_of([1.0, 8.0], 5.0)).plot()
     assert [trace.name for trace in figure.data] == ["norm", "threshold", "clipped"]
     assert figure.data[1].y == (5.0, 5.0)
     assert figure.layout.showlegend
@@ -191,7 +191,7 @@ def test_a_run_plots_its_norms_with_the_threshold_and_a_legend():
 
 
 def test_a_notebook_shows_verdict_and_tiles_escaped():
-    text = hostile_run()._repr_html_()
+    text = show(hostile_run())._repr_html_()
     assert "Non-finite steps" in text
     assert "NaN or infinity into the optimizer" in text
     assert HOSTILE not in text

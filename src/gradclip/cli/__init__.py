@@ -8,11 +8,31 @@ import sys
 from collections.abc import Callable, Sequence
 
 from gradclip import __version__
-from gradclip.cli import compare, completion, demo, doctor, export, methods, report, suggest, watch
+from gradclip.cli import (
+    compare_command,
+    completion_command,
+    demo_command,
+    doctor_command,
+    export_command,
+    methods_command,
+    report_command,
+    suggest_command,
+    watch_command,
+)
 from gradclip.cli.common import Parser, meant
 
 INTERRUPTED = 130
-COMMANDS = (demo, watch, doctor, report, suggest, compare, methods, export, completion)
+COMMANDS = (
+    demo_command,
+    watch_command,
+    doctor_command,
+    report_command,
+    suggest_command,
+    compare_command,
+    methods_command,
+    export_command,
+    completion_command,
+)
 EXIT_CODES = (
     "Exit codes: 0 done and well; 1 done, and not well (the demo is not as described, the doctor finds something, a "
     "run is too short for a suggestion); 2 a mistake in the call; 130 interrupted. `watch` has the code of the script."
@@ -21,12 +41,12 @@ EXIT_CODES = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and give its exit code, which `EXIT_CODES` explains."""
-    arguments, whole = sys.argv[1:] if arguments is None else arguments, parser()
-    names = [command.__name__.rpartition(".")[2] for command in COMMANDS]
+    arguments, line = sys.argv[1:] if arguments is None else arguments, command_line()
+    names = [command.__name__.rpartition(".")[2].removesuffix("_command") for command in COMMANDS]
     if arguments and not arguments[0].startswith("-") and arguments[0] not in names:
         near = meant(arguments[0], names) or f", there are {', '.join(names)}"
-        whole.error(f"there is no command {arguments[0]!r}{near}")
-    options = whole.parse_args(arguments)
+        line.error(f"there is no command {arguments[0]!r}{near}")
+    options = line.parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
         return command(options)
@@ -39,12 +59,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line."""
+def command_line() -> argparse.ArgumentParser:
+    """The parser of all commands; the options that it reads hold it as `command_line`, for a shell to complete."""
     what = "Gradient clipping that is right, fast, and tells you what it did."
-    whole = Parser(prog="gradclip", description=what, epilog=EXIT_CODES)
-    whole.add_argument("-V", "--version", action="version", version=f"gradclip {__version__}")
-    commands = whole.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    line = Parser(prog="gradclip", description=what, epilog=EXIT_CODES)
+    line.add_argument("-V", "--version", action="version", version=f"gradclip {__version__}")
+    line.set_defaults(command_line=line)
+    commands = line.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add(commands)
-    return whole
+    return line

@@ -6,14 +6,10 @@ import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gradclip.experiments.outcome import Metric, Trained
 from gradclip.experiments.sign_test import WITHIN_NOISE, paired_verdict
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 SCHEMA = "gradclip.compare/1"
 
@@ -112,18 +108,6 @@ class Comparison:
         """The rules whose difference from the best is within noise."""
         others = [one.text for one in self.contenders if one is not self.best]
         return [text for text in others if self.verdict(text, self.best.text) == WITHIN_NOISE]
-
-    def table(self) -> Table:
-        """A row for each rule, to print with `rich`."""
-        from gradclip.experiments.comparison_table import table
-
-        return table(self)
-
-    def save_picture(self, path: str | Path) -> Path:
-        """Draw the curves and the metric of every run into a PNG file."""
-        from gradclip.experiments.comparison_picture import save_picture
-
-        return save_picture(self, Path(path))
 
     def to_json(self) -> dict[str, Any]:
         """One document with every run."""

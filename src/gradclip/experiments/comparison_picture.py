@@ -5,16 +5,13 @@ from __future__ import annotations
 import math
 import statistics
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
+from gradclip.experiments.comparison import Comparison, Contender
 from gradclip.experiments.png import save_small
-
-if TYPE_CHECKING:
-    from gradclip.experiments.comparison import Comparison, Contender
 
 OKABE_ITO = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 COLOURS = (*OKABE_ITO, "#8C564B", "#7F7F7F", "#B5A500", "#6A51A3", "#8B0000", "#00A0A0")

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from gradclip.experiments.comparison import Comparison
 from gradclip.experiments.sign_test import BETTER, WORSE
-
-if TYPE_CHECKING:
-    from gradclip.experiments.comparison import Comparison
 
 STYLES = {BETTER: "green", WORSE: "red"}
 LARGE, SMALL = 1e4, 1e-3

@@ -11,9 +11,9 @@ from rich.console import Console
 
 from gradclip.experiments.bars import Bars
 from gradclip.experiments.comparison import Comparison
+from gradclip.experiments.comparison_picture import save_picture
 from gradclip.experiments.comparison_table import diverged_runs, table
-from gradclip.experiments.tasks import task_called
-from gradclip.experiments.tasks.task import Task
+from gradclip.experiments.tasks.task import Task, task_called
 
 PROCESSES = 2
 
@@ -57,7 +57,7 @@ def saved(task: Task, comparison: Comparison, folder: Path) -> tuple[Path, Path]
     """The document and the picture, written into the folder."""
     path = folder / f"{task.name}.json"
     path.write_text(lines_of(document(task, comparison)), encoding="utf-8")
-    return path, comparison.save_picture(folder / f"{task.name}.png")
+    return path, save_picture(comparison, folder / f"{task.name}.png")
 
 
 def lines_of(document: dict[str, object]) -> str:

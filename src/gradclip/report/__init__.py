@@ -9,15 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gradclip.report.comparison import compared
+from gradclip.report.notebook import show
 from gradclip.report.summary import Summary, summarise
+from gradclip.telemetry.runs import Run
 
-if TYPE_CHECKING:
-    from gradclip.telemetry.runs import Run
-
-__all__ = ["Summary", "compared", "page", "summarise", "write_report"]
+__all__ = ["Summary", "compared", "page", "show", "summarise", "write_report"]
 
 
 def page(runs: Sequence[Run]) -> str:

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -23,9 +23,7 @@ from gradclip.report.numbers import AROUND, SPIKE
 from gradclip.report.summary import HOW_TO_TENSORS, Summary, summary_of
 from gradclip.report.tiles import facts_of, tiles_of
 from gradclip.report.what_if import CANNOT_KNOW
-
-if TYPE_CHECKING:
-    from gradclip.telemetry.runs import Run
+from gradclip.telemetry.runs import Run
 
 ICONS = {"good": "✓", "look": "!", "bad": "✕"}
 

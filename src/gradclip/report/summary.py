@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gradclip.advice.past import normalises
 from gradclip.report.diverged import diverged
@@ -14,9 +14,7 @@ from gradclip.report.numbers import Numbers, numbers_of, usual_norms
 from gradclip.report.verdict import Verdict, verdict_of
 from gradclip.report.what_if import WhatIf, what_if
 from gradclip.report.worst import WorstParameter, WorstStep, worst_parameters, worst_steps
-
-if TYPE_CHECKING:
-    from gradclip.telemetry.runs import Run
+from gradclip.telemetry.runs import Run
 
 HOW_TO_TENSORS = "The norm of each tensor is not in this run. Telemetry(..., tensors=True) records it at no cost."
 

@@ -6,13 +6,10 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gradclip.telemetry.event import Event
 from gradclip.telemetry.folder import EVENTS, RUN
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
 
 HERE = Path()
 
@@ -28,23 +25,6 @@ class Run(list[Event]):
         super().__init__(events)
         self.about = dict(about or {})
         self.path = path
-
-    def plot(self) -> Figure:
-        """The norms over the steps with the threshold, as a Plotly figure; needs `pip install "gradclip[report]"`.
-
-        >>> run = Run([Event(0, "all tensors together", "cpu", 5.0, 1.0, 1.0, 0.2, True)])
-        >>> [trace.name for trace in run.plot().data]
-        ['norm', 'threshold', 'clipped']
-        """
-        from gradclip.report.html import plot
-
-        return plot(self)
-
-    def _repr_html_(self) -> str:
-        """What a notebook shows: the verdict, the tiles and the plot; some 5 MB, for it needs no network."""
-        from gradclip.report.html import fragment
-
-        return fragment(self)
 
 
 def read_run(path: str | os.PathLike[str]) -> Run:

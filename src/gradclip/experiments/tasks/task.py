@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from gradclip.experiments.compare import Named, Train, Watch, compare
 from gradclip.experiments.comparison import Comparison
 from gradclip.experiments.outcome import Metric
 from gradclip.experiments.sign_test import BETTER, TOO_FEW, WITHIN_NOISE, WORSE
-from gradclip.experiments.tasks import TASKS
+from gradclip.experiments.tasks.titles import TASKS
 
 ANSWERS = {
     BETTER: "reproduced",
@@ -77,3 +78,11 @@ class Task:
             processes=processes,
             watch=watch,
         )
+
+
+def task_called(name: str) -> Task:
+    """The task with this name, imported now; `KeyError` if there is none."""
+    if name not in TASKS:
+        raise KeyError(f"no task {name!r}: there are {', '.join(TASKS)}")
+    task: Task = importlib.import_module(f"gradclip.experiments.tasks.{name.replace('-', '_')}").TASK
+    return task

@@ -1,14 +1,41 @@
-"""`gradclip methods`: the catalogue as text for a terminal, or as data."""
+"""`gradclip methods`: the list of methods, or one explained; as text for a terminal, or as data."""
 
 from __future__ import annotations
 
+import argparse
+import json
 import shutil
 import textwrap
 from typing import Any
 
-from gradclip.rules.catalogue import Method, methods
+from gradclip.cli.common import add_json, mistake
+from gradclip.rules.catalogue import Method, method_called, methods
 
 WIDEST = 100
+
+
+def add(commands: Any) -> None:
+    form = commands.add_parser(
+        "methods",
+        help="list the clipping methods, or have one explained",
+        description="Lists the clipping methods; with a NAME it explains one.",
+    )
+    form.add_argument("name", nargs="?", metavar="NAME", help="for example ZClip")
+    add_json(form)
+    form.set_defaults(command=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    try:
+        chosen = None if options.name is None else method_called(options.name)
+    except ValueError as error:
+        return mistake(str(error), "methods")
+    if options.json:
+        found = list(map(as_data, methods().values())) if chosen is None else as_data(chosen)
+        print(json.dumps(found, allow_nan=False))
+    else:
+        print(overview() if chosen is None else explanation(chosen))
+    return 0
 
 
 def overview() -> str:

@@ -29,35 +29,33 @@ def add(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     if importlib.util.find_spec("shtab") is None:
         return mistake('it needs shtab: pip install "gradclip[completion]"', "completion")
-    script = script_for(options.shell)
+    script = script_for(options.shell, options.command_line)
     print(json.dumps({"shell": options.shell, "script": script}) if options.json else script)
     return 0
 
 
-def script_for(shell: str) -> str:
+def script_for(shell: str, command_line: argparse.ArgumentParser) -> str:
     """The script for `shell`, with the words and files that each argument takes."""
     import shtab
 
-    from gradclip.cli import parser
-
-    whole, words = parser(), words_of()
-    for command, form in commands_of(whole).items():
+    choices = choices_by_argument()
+    for command, form in commands_of(command_line).items():
         for argument in form._actions:  # shtab reads them there, too
-            argument.choices = words.get((command, argument.dest), argument.choices)
+            argument.choices = choices.get((command, argument.dest), argument.choices)
             if argument.type is Path or argument.nargs == argparse.REMAINDER:
                 argument.complete = shtab.FILE  # type: ignore[attr-defined]
-    return str(shtab.complete(whole, shell))
+    return str(shtab.complete(command_line, shell))
 
 
-def commands_of(whole: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+def commands_of(command_line: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
     """The parser of each command."""
-    (commands,) = (action for action in whole._actions if isinstance(action, argparse._SubParsersAction))
+    (commands,) = (action for action in command_line._actions if isinstance(action, argparse._SubParsersAction))
     return dict(commands.choices)
 
 
-def words_of() -> dict[tuple[str, str], list[str]]:
+def choices_by_argument() -> dict[tuple[str, str], list[str]]:
     """What an argument of a command may be, where its parser does not know it: those lists take long to import."""
-    from gradclip.experiments.tasks import TASKS
+    from gradclip.experiments.tasks.titles import TASKS
     from gradclip.rules.catalogue import methods
     from gradclip.rules.text import recipes_by_name
 

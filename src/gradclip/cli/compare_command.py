@@ -31,7 +31,7 @@ def add(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from gradclip.experiments.tasks import TASKS
+    from gradclip.experiments.tasks.titles import TASKS
 
     if options.task is None:
         print(_list_of_tasks(options.json))
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _list_of_tasks(as_json: bool) -> str:
-    from gradclip.experiments.tasks import TASKS
+    from gradclip.experiments.tasks.titles import TASKS
 
     if as_json:
         return json.dumps({name: listed.title for name, listed in TASKS.items()})

@@ -1,0 +1,25 @@
+"""Which tasks there are: what is known of each before anything heavy is imported."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+NEEDS = ("torch", "numpy", "matplotlib", "rich")
+
+
+class TaskTitle(NamedTuple):
+    """The title of a task, and the modules that it needs."""
+
+    title: str
+    needs: tuple[str, ...] = NEEDS
+
+
+TASKS = {
+    "temporal-order": TaskTitle("the order of two symbols in a long sequence (RNN)"),
+    "char-lm": TaskTitle("characters of English text at a high learning rate (RNN)"),
+    "bad-batches": TaskTitle("characters of English text, with bad batches in between (RNN)"),
+    "digits": TaskTitle("handwritten digits without normalisation layers, over learning rates", (*NEEDS, "sklearn")),
+    "heavy-tails": TaskTitle("a quadratic under noise of infinite variance"),
+    "l0l1": TaskTitle("two functions that grow steeper the further out, over step sizes"),
+    "bias": TaskTitle("a mean under skewed noise, where clipping moves the optimum"),
+}
