@@ -23,7 +23,9 @@ import test_clipper
 import test_decide
 import test_result
 from doors import Door, parameter
+from engines import test_cpu
 from gradclip import ClipGradByGlobalNorm, Global, GradclipWarning, Group, Rescale
+from gradclip.engines import cpu_gather
 from gradclip.engines import torch as torch_engine
 from gradclip.engines.torch import TorchEngine
 from gradclip.rules.response import KEEP
@@ -527,7 +529,24 @@ def call_raise():
     raise RuntimeError("the norm is non-finite")
 
 
-PLANTS = [*NUMBERS, *BROKEN, *PARAMETERS, *DECISIONS, *DROP_INS]
+def keeping_what_was(self):
+    """`Table.changed`, which forgets nothing."""
+    if not hasattr(self, "rows"):
+        self.shapes, self.axes, self.rows, self.shares = None, {}, {}, None
+
+
+TABLES = [
+    Plant(
+        f"a table is kept though its tensors changed: {what}",
+        call(test_cpu.check_tables_follow_the_tensors, order),
+        cpu_gather.Table,
+        "changed",
+        keeping_what_was,
+    )
+    for what, order in {"memory": [0, 1], "shape": [3, 4], "number": [0, 6], "repeated": [0, 7]}.items()
+]
+
+PLANTS = [*NUMBERS, *BROKEN, *PARAMETERS, *DECISIONS, *DROP_INS, *TABLES]
 
 
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.what)

@@ -79,6 +79,16 @@ class Values(Protocol):
         """One of two values, by a flag of the engine, which may lie on a device, or by one flag for each element."""
 
 
+class Tables(list[Any]):
+    """What an engine keeps between the batches of one structure, such as tables of addresses; a copy begins empty."""
+
+    def __deepcopy__(self, memo: Any) -> Tables:
+        return Tables()
+
+    def __reduce__(self) -> tuple[type[Tables], tuple[()]]:
+        return Tables, ()
+
+
 SPARSE = "it is sparse, and this rule has a number for each element of it: call .to_dense(), or take another rule"
 NO_ORDER = "it is complex, and complex numbers have no order: clip it by a norm"
 
@@ -119,8 +129,11 @@ class Engine(Protocol):
     def owns(self, tensor: Any) -> bool:
         """Whether this engine can read and write `tensor`."""
 
-    def gather(self, tensors: list[Any]) -> Any:
-        """The batch of `tensors`; raises `UnsupportedGradient` and writes nothing."""
+    def gather(self, tensors: list[Any], tables: Tables | None = None) -> Any:
+        """The batch of `tensors`; raises `UnsupportedGradient` and writes nothing.
+
+        In `tables`, which the layout of a step keeps, an engine finds what it left there when it met such tensors last.
+        """
 
     def repeated(self, batch: Any) -> set[int]:
         """The places of tensors whose memory an earlier one of the batch has."""

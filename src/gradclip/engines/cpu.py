@@ -15,7 +15,7 @@ import numpy as np
 
 from gradclip.engines import cpu_kernels, cpu_respond
 from gradclip.engines import cpu_table as layout
-from gradclip.engines.base import NO_ORDER, Engine, Measure, UnsupportedGradient, around, rows_first
+from gradclip.engines.base import NO_ORDER, Engine, Measure, Tables, UnsupportedGradient, around, rows_first
 from gradclip.engines.cpu_gather import Adapter, Batch, Gatherer, Table, Via
 from gradclip.engines.cpu_walk import walk
 from gradclip.engines.reference import NUMPY
@@ -47,8 +47,8 @@ class CpuEngine(Engine):
     def owns(self, tensor: Any) -> bool:
         return self._owns(tensor)
 
-    def gather(self, tensors: list[Any]) -> Batch:
-        return self._gather(tensors)
+    def gather(self, tensors: list[Any], tables: Tables | None = None) -> Batch:
+        return self._gather(tensors, tables)
 
     def repeated(self, batch: Batch) -> set[int]:
         return batch.repeated()

@@ -68,11 +68,23 @@ class Adapter(Protocol):
 
 
 class Table:
-    """The memory of one table: its head, its spans and its parts."""
+    """The memory of one table: its head, its spans and its parts; and what follows from them, until they change.
 
-    __slots__ = ("address", "head", "numbers", "parts", "slots", "slots_address", "spans", "words")
+    `shapes` are those of the tensors, `axes` those of the rows by scope, `rows` the table cut into rows, and `shares`
+    says whether two spans begin at one address.
+    """
 
-    def __init__(self, kind: int = 0, parameter: int = 0, exchange: int = 0) -> None:
+    __slots__ = (
+        *("address", "axes", "head", "numbers", "owner", "parts", "rows"),
+        *("shapes", "shares", "slots", "slots_address", "spans", "words"),
+    )
+    axes: dict[Scope, list[int | None]]
+    rows: dict[Scope, Table]
+    shapes: list[Shape] | None
+    shares: bool | None
+
+    def __init__(self, kind: int = 0, parameter: int = 0, exchange: int = 0, owner: Gatherer | None = None) -> None:
+        self.owner = owner
         self.head = np.zeros(layout.HEAD_WORDS, np.int64)
         self.words = self.head.data
         self.numbers = self.head.view(np.float64).data
@@ -81,6 +93,11 @@ class Table:
         self.reserve_slots(0)
         self.reserve_spans(64)
         self.reserve_parts(64)
+        self.changed()
+
+    def changed(self) -> None:
+        """Forget what followed from what was here before."""
+        self.shapes, self.axes, self.rows, self.shares = None, {}, {}, None
 
     def reserve_spans(self, spans: int) -> None:
         """Make room for `spans` rows and the one that closes the table."""
@@ -101,8 +118,13 @@ class Table:
         entry("number")(self.address)
         self.fit()
 
-    def shares(self) -> bool:
+    def has_shared(self) -> bool:
         """Whether two spans begin at one address."""
+        if self.shares is None:
+            self.shares = self._find_shared()
+        return self.shares
+
+    def _find_shared(self) -> bool:
         size = 1 << (2 * self.words[layout.SPANS]).bit_length()
         if size > len(self.slots):
             self.reserve_slots(size)
@@ -117,23 +139,17 @@ class Table:
 class Batch:
     """The gradients of a step as the CPU engine sees them. It borrows its table; the next batch gets it back."""
 
-    __slots__ = (
-        *("_axes", "_magnitudes", "_pool", "_rows", "_shapes", "_unit_axis"),
-        *("payloads", "sources", "table", "via"),
-    )
+    __slots__ = ("_magnitudes", "_tables", "_unit_axis", "payloads", "sources", "table", "via")
 
     def __init__(
-        self, table: Table, sources: list[Any], via: Via, pool: list[Table], unit_axis: Callable[[Shape], int]
+        self, table: Table, sources: list[Any], via: Via, tables: list[Table], unit_axis: Callable[[Shape], int]
     ) -> None:
-        self.table, self.sources, self.via, self._pool, self._unit_axis = table, sources, via, pool, unit_axis
+        self.table, self.sources, self.via, self._tables, self._unit_axis = table, sources, via, tables, unit_axis
         self.payloads: dict[int, Payload] = {}
         self._magnitudes: Table | None = None
-        self._shapes: list[Shape] | None = None
-        self._axes: dict[Scope, list[int | None]] = {}
-        self._rows: dict[tuple[int, Scope], Table] = {}
 
     def __del__(self) -> None:
-        self._pool.append(self.table)
+        self._tables.append(self.table)
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -153,7 +169,7 @@ class Batch:
         if len(self) < 2:
             return set()
         copies = [index for index, payload in self.payloads.items() if payload.writeback is not None]
-        if not copies and not self.table.shares():
+        if not copies and not self.table.has_shared():
             return set()
         spans = self.table.spans[: len(self)]
         places = [(address, elements) for address, elements in spans[:, : layout.CODE].tolist()]
@@ -162,11 +178,12 @@ class Batch:
         return repeats(places)
 
     def shapes(self) -> list[Shape]:
-        if self._shapes is None:
-            self._shapes = [tuple(source.shape) for source in self.sources]
+        table = self.table
+        if table.shapes is None:
+            table.shapes = [tuple(source.shape) for source in self.sources]
             for index, payload in self.payloads.items():
-                self._shapes[index] = shape_of(payload)
-        return self._shapes
+                table.shapes[index] = shape_of(payload)
+        return table.shapes
 
     def magnitudes(self) -> Table:
         """The table for norms that cannot be taken of real and imaginary parts one by one."""
@@ -176,22 +193,23 @@ class Batch:
 
     def axes(self, scope: Scope) -> list[int | None]:
         """The axis of the rows of each gradient."""
-        if scope not in self._axes:
-            self._axes[scope] = row_axes(scope, self.shapes(), self._unit_axis)
-        return self._axes[scope]
+        known = self.table.axes
+        if scope not in known:
+            known[scope] = row_axes(scope, self.shapes(), self._unit_axis)
+        return known[scope]
 
     def rows(self, table: Table, scope: Scope) -> Table:
         """`table` cut into the rows of `scope`."""
-        key = table.address, scope
-        if key not in self._rows:
-            rows = self._rows[key] = Table()
+        if scope not in table.rows:
+            rows = Table()
             cuts = self._cuts(self.axes(scope))
             number = table.words[layout.SEGMENTS] if cuts is None else int(cuts[:, 1].sum())
             rows.reserve_spans(len(self) + number + (0 if cuts is None else self.bytes // (2 * layout.LONG_RUN)))
             address = 0 if cuts is None else cuts.ctypes.data
             rows.reserve_parts(max(entry("split")(rows.address, table.address, address), 1))
             rows.words[layout.ROWWISE] = 1
-        return self._rows[key]
+            table.rows[scope] = rows
+        return table.rows[scope]
 
     def _cuts(self, axes: Sequence[int | None]) -> np.ndarray[Any, np.dtype[np.int64]] | None:
         """[T, 2]: how often all the rows of a tensor come one after another, and their number; None if once for all."""
@@ -218,7 +236,7 @@ class Batch:
 
 
 class Gatherer:
-    """Makes batches; the tables of batches that are gone are used again."""
+    """Makes batches; the tables of batches that are gone are used again, by those of the same layout if it has some."""
 
     def __init__(self, adapter: Adapter, via: Via | None = None) -> None:
         exchange = exchange_function(adapter.TENSOR)
@@ -230,27 +248,34 @@ class Gatherer:
         self._payload = adapter.payload
         self._unit_axis = adapter.unit_axis
         self._describable = adapter.describable
-        self._pool: list[Table] = []
+        self._tables: list[Table] = []
         self._fill = entry("fill")
 
-    def __call__(self, tensors: list[Any]) -> Batch:
-        pool = self._pool
-        try:
-            table = pool.pop()  # one operation under the GIL: two threads never get the same table
-        except IndexError:
-            table = Table(*self._kinds, self._exchange)
+    def __call__(self, tensors: list[Any], tables: list[Any] | None = None) -> Batch:
+        tables = self._tables if tables is None else tables
+        table = self._table_from(tables)
         via: Via = "dlpack" if self._exchange and self._describable(tensors) else "python"
-        batch = Batch(table, tensors, via, pool, self._unit_axis)
+        batch = Batch(table, tensors, via, tables, self._unit_axis)
         left = self._fill(tensors, table.address) if via == "dlpack" else len(tensors)
         if left or via == "python":
             self._ask(batch, left)
-        elif table.words[layout.CHUNKS] > len(table.parts):
+        elif table.words[layout.CHANGED]:
+            table.changed()
             table.fit()
         return batch
+
+    def _table_from(self, tables: list[Table]) -> Table:
+        """A table that is free; one of another framework is dropped."""
+        try:
+            table = tables.pop()  # one operation under the GIL: two threads never get the same table
+        except IndexError:
+            return Table(*self._kinds, self._exchange, self)
+        return table if table.owner is self else self._table_from(tables)
 
     def _ask(self, batch: Batch, left: int) -> None:
         """Ask in Python for what `fill` left, after making room if it found too little."""
         table, count = batch.table, len(batch)
+        table.changed()
         if table.words[layout.CAPACITY] < count:
             table.reserve_spans(2 * count)
             left = self._fill(batch.sources, table.address) if batch.via == "dlpack" else count

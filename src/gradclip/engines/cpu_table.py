@@ -27,7 +27,7 @@ from gradclip.engines.cpu_compile import compile_c
 
 ADDRESS, ELEMENTS, CODE, ROWS, CHUNK, SLOT, SEGMENT, STEP, PITCH, WIDTH = range(10)
 """Words of a span: where, how many, type code, rows of the tensor, first chunk, part and segment, chunk size. Of
-columns also the elements from one line to the next, and the columns of a row."""
+columns also the elements from one line to the next, and the columns of a row; of a tensor a number for its shape."""
 
 SPAN_WORDS = 10
 COLUMNS = 4
@@ -37,8 +37,8 @@ TABLE, SPANS, CHUNKS, PARTS, ROWWISE, KERNELS, PARAMETERS, STRIDE, SPREAD, HOW, 
 NEXT, DONE = 20, 28  # each in a cache line of its own: threads fight for them
 RESULT = 36
 PARTS_USED, KIND, PARAMETER, EXCHANGE, CAPACITY, CODES, BYTES, SEGMENTS = range(40, 48)
-DLTENSOR, ARGUMENT = 48, 54
-HEAD_WORDS = 58
+DLTENSOR, ARGUMENT, CHANGED = 48, 54, 58
+HEAD_WORDS = 59
 SPAN_BYTES, PART_BYTES = 8 * SPAN_WORDS, 32
 """Words of a head. Up to PARTS and from PARTS_USED on they are set when the table is filled, the others for each walk:
 
@@ -57,6 +57,7 @@ CAPACITY, CODES         rows that the table has room for; set of the type codes 
 BYTES, SEGMENTS         sums over the tensors of their bytes and of their rows
 DLTENSOR                room for the description of one tensor
 ARGUMENT                room for the parameters that all segments share, four fp64 numbers
+CHANGED                 whether the table is another one than it was before it was filled last
 """
 
 NOTHING, SUM, MAX = range(3)
@@ -223,9 +224,26 @@ def describe(head: Any, tensor: int, dltensor: int, span: Any) -> bool:
     # One element: the only dense tensor on which PyTorch leaves a lazy sign, invisible here, in ordinary use.
     if count == 1 or count == REFUSED or (dl[0] == 0 and count > 0):
         return False
-    span[ADDRESS], span[ELEMENTS], span[CODE] = dl[0] + dl[5], count, code
-    span[ROWS] = shape[0] if axes >= 2 else 1
+    put(head, span, dl[0] + dl[5], count, code, shape[0] if axes >= 2 else 1, mixed(axes, shape))
     return True
+
+
+@njit
+def mixed(axes: int, shape: Any) -> int:
+    """A number that another shape hardly has: 64 bits of its axes."""
+    mix = axes
+    for axis in range(axes):
+        mix = (mix ^ shape[axis]) * HASH
+        mix ^= (mix >> 32) & 0xFFFFFFFF
+    return mix
+
+
+@njit
+def put(head: Any, span: Any, address: int, count: int, code: int, rows: int, mix: int) -> None:
+    """Fill the words of a tensor, and note whether they were others."""
+    if span[ADDRESS] != address or span[ELEMENTS] != count or span[CODE] != code or span[PITCH] != mix:
+        head[CHANGED] = 1
+        span[ADDRESS], span[ELEMENTS], span[CODE], span[ROWS], span[PITCH] = address, count, code, rows, mix
 
 
 @njit
@@ -242,13 +260,15 @@ def fill(tensors: int, address: int) -> int:
     if count > head[CAPACITY]:
         return -1
     refused = 0
+    head[CHANGED] = 1 if count != head[SPANS] else 0
     for i in range(count):
         span = row_of(head, i)
         if not describe(head, list_item(tensors, i), address + 8 * DLTENSOR, span):
-            span[ADDRESS], span[ELEMENTS], span[CODE], span[ROWS] = 0, 0, REFUSED, 1
+            put(head, span, 0, 0, REFUSED, 1, -1)
             refused += 1
-    head[SPANS] = count
-    number(address)
+    if head[CHANGED] != 0:
+        head[SPANS] = count
+        number(address)
     return refused
 
 

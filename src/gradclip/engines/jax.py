@@ -14,7 +14,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradclip.engines.base import NO_ORDER, Engine, Measure, Slot, UnsupportedGradient, around, row_axes, rows_first
+from gradclip.engines.base import (
+    NO_ORDER,
+    Engine,
+    Measure,
+    Slot,
+    Tables,
+    UnsupportedGradient,
+    around,
+    row_axes,
+    rows_first,
+)
 from gradclip.engines.jax_measure import peaks, scaled_totals, totals, whole
 from gradclip.engines.jax_numbers import power, root, widened
 from gradclip.engines.jax_scale import bounded, clamped, scaled
@@ -154,7 +164,7 @@ class JaxEngine(Engine):
     def owns(self, tensor: Any) -> bool:
         return isinstance(tensor, Slot) and isinstance(tensor.value, jax.Array) and tensor.value.dtype.name in DTYPES
 
-    def gather(self, tensors: list[Slot]) -> Batch:
+    def gather(self, tensors: list[Slot], tables: Tables | None = None) -> Batch:
         if jax.dtypes.canonicalize_dtype(np.float64) != np.float64:
             raise RuntimeError("the JAX engine makes its scalars in float64: call it inside `jax.enable_x64(True)`")
         for index, slot in enumerate(tensors):

@@ -20,6 +20,7 @@ from gradclip.engines.base import (
     Engine,
     Measure,
     Slot,
+    Tables,
     UnsupportedGradient,
     around,
     repeats,
@@ -88,7 +89,7 @@ class PaddleEngine(Engine):
     def owns(self, tensor: Any) -> bool:
         return isinstance(tensor, Slot)
 
-    def gather(self, tensors: list[Slot]) -> Batch:
+    def gather(self, tensors: list[Slot], tables: Tables | None = None) -> Batch:
         dtypes = [dtype_name(slot.value) for slot in tensors]
         shapes = [tuple(slot.value.shape) for slot in tensors]
         for index, (dtype, shape) in enumerate(zip(dtypes, shapes, strict=True)):

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from gradclip.engines.base import NO_ORDER, Engine, Measure, UnsupportedGradient, repeats, row_axes, rows_first
+from gradclip.engines.base import NO_ORDER, Engine, Measure, Tables, UnsupportedGradient, repeats, row_axes, rows_first
 from gradclip.rules.arrays import Array
 from gradclip.rules.norm import Norm
 from gradclip.rules.response import Response, is_clamp
@@ -138,7 +138,7 @@ class ReferenceEngine(Engine):
     def owns(self, tensor: Any) -> bool:
         return isinstance(tensor, np.ndarray) and tensor.dtype.kind in "fc"
 
-    def gather(self, tensors: list[np.ndarray]) -> Batch:
+    def gather(self, tensors: list[np.ndarray], tables: Tables | None = None) -> Batch:
         for index, tensor in enumerate(tensors):
             if not self.owns(tensor):
                 raise UnsupportedGradient(index, f"the reference engine takes NumPy float arrays, got {type(tensor)}")

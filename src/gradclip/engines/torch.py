@@ -13,7 +13,17 @@ from typing import Any, NamedTuple
 
 import torch
 
-from gradclip.engines.base import NO_ORDER, Engine, Measure, UnsupportedGradient, around, repeats, row_axes, rows_first
+from gradclip.engines.base import (
+    NO_ORDER,
+    Engine,
+    Measure,
+    Tables,
+    UnsupportedGradient,
+    around,
+    repeats,
+    row_axes,
+    rows_first,
+)
 from gradclip.engines.torch_layout import (
     COMPLEX,
     VALUES,
@@ -115,7 +125,7 @@ class TorchEngine(Engine):
     def owns(self, tensor: Any) -> bool:
         return isinstance(tensor, torch.Tensor)
 
-    def gather(self, tensors: list[torch.Tensor]) -> Batch:
+    def gather(self, tensors: list[torch.Tensor], tables: Tables | None = None) -> Batch:
         found = [plain(tensor, index) for index, tensor in enumerate(tensors)]
         for index, tensor in enumerate(found):
             if tensor.device != found[0].device:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from gradclip.engines.base import Engine, UnsupportedGradient
+from gradclip.engines.base import Engine, Tables, UnsupportedGradient
 from gradclip.rules.norm import RMS
 from gradclip.rules.response import RAISE, SKIP
 from gradclip.rules.rule import AnyRule, Carry, rules_in
@@ -41,12 +41,19 @@ def kept(store: dict[Hashable, Made], key: Hashable, make: Callable[[], Made]) -
 
 
 class Column:
-    """A sweep of a phase and the gradients that it is for, by their `indices`; None for all."""
+    """A sweep of a phase and the gradients that it is for, by their `indices`; None for all.
 
-    __slots__ = ("_alike", "_nobody", "_owners", "_remembers", "_segments", "blank", "indices", "key", "sweep")
+    The engine keeps `tables` for the gradients, and `weight_tables` for the parameters.
+    """
+
+    __slots__ = (
+        *("_alike", "_nobody", "_owners", "_remembers", "_segments"),
+        *("blank", "indices", "key", "sweep", "tables", "weight_tables"),
+    )
 
     def __init__(self, key: tuple[int, int], sweep: Sweep, indices: list[int] | None) -> None:
         self.key, self.sweep, self.indices = key, sweep, indices
+        self.tables, self.weight_tables = Tables(), Tables()
         self._segments: dict[Hashable, list[Segments]] = {}
         self._owners: dict[Hashable, list[Owners]] = {}
         self._alike = [ALIKE] * len(sweep.stages)
@@ -106,6 +113,7 @@ class LineUp:
         self._fixed = [one.threshold for one in rules if not one.threshold.adapts]
         self._late = [number for number, phase in enumerate(self.phases) if number or phase.writes_early]
         self._reads_names = any(phase.names is not None for phase in self.phases)
+        self.tables = Tables()
         self._columns: dict[Hashable, list[list[Column]]] = {}
 
     def laid_out(self, gradients: Gradients, batch: Any, engine: Engine, step: Any) -> list[list[Column]]:
@@ -127,7 +135,7 @@ class LineUp:
             threshold.bounds(step)
         for number in self._late:
             for column in columns[number]:
-                _refuse_unfit(column.sweep, column.only(gradients), engine)
+                _refuse_unfit(column, column.only(gradients), engine)
         if self.policy.raises:
             refuse_nonfinite(gradients, batch, engine, step)
 
@@ -155,11 +163,12 @@ def _apart(sweep: Sweep) -> Sweep:
     return replace(sweep, apart=True)
 
 
-def _refuse_unfit(sweep: Sweep, own: Gradients, engine: Engine) -> None:
+def _refuse_unfit(column: Column, own: Gradients, engine: Engine) -> None:
     """Refuse what has no order, no axis of rows or, where each element has a number of its own, is sparse."""
+    sweep = column.sweep
     if not (sweep.elementwise or isinstance(sweep.leaf, Row)):
         return
-    batch = gathered(engine, own)
+    batch = gathered(engine, own, column.tables)
     try:
         if isinstance(sweep.stages[0].threshold, SecondMoment):
             for index, tensor in enumerate(own.tensors):

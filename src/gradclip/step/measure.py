@@ -14,7 +14,7 @@ from gradclip.rules.sweep import Sweep
 from gradclip.rules.threshold import SecondMoment
 from gradclip.step.decide import bounds_of, combined
 from gradclip.step.gradients import Gradients, gathered, refused
-from gradclip.step.layout import LineUp
+from gradclip.step.layout import Column, LineUp
 from gradclip.step.moments import over_moments
 
 NONE: Mapping[str, Array] = {}
@@ -42,30 +42,31 @@ class Read(NamedTuple):
 
 
 def read(
-    sweep: Sweep, own: Gradients, batch: Any | None, engine: Engine, line: LineUp, step: Any, tensors: bool
+    column: Column, own: Gradients, batch: Any | None, engine: Engine, line: LineUp, step: Any, tensors: bool
 ) -> Read:
     """Measure the gradients of a sweep; only the fused clamp writes, and only where none can refuse.
 
     `batch` is theirs, if it was gathered and nothing was written since; `tensors` asks for the norm of each.
     """
     if batch is None:
-        batch = gathered(engine, own)
+        batch = gathered(engine, own, column.tables)
     try:
-        if sweep.elementwise:
-            return _elements(sweep, own, batch, engine, line, step)
-        return _segments(sweep, own, batch, engine, tensors)
+        if column.sweep.elementwise:
+            return _elements(column.sweep, own, batch, engine, line, step)
+        return _segments(column, own, batch, engine, tensors)
     except UnsupportedGradient as error:
         raise refused(own, error) from None
 
 
-def _segments(sweep: Sweep, own: Gradients, batch: Any, engine: Engine, tensors: bool) -> Read:
+def _segments(column: Column, own: Gradients, batch: Any, engine: Engine, tensors: bool) -> Read:
     """One measure for a sweep of rescaling stages."""
+    sweep = column.sweep
     measure, each = measured(engine, batch, sweep, len(own.tensors) if tensors else 0)
     lifted = sweep.keeps_rows and measure.xp is SCALARS
     if lifted:
         measure = engine.in_arrays(measure)
     shapes = engine.shapes(batch, sweep.leaf) if sweep.reads_shapes else ()
-    weights = weights_of(sweep, own, engine, shapes) if sweep.reads_weights else None
+    weights = weights_of(column, own, engine, shapes) if sweep.reads_weights else None
     given = numbers_of(own, measure) if own.given else NONE
     return Read(own, batch, measure, each, shapes, weights, given, lifted)
 
@@ -95,11 +96,12 @@ def measured(engine: Engine, batch: Any, sweep: Sweep, tensors: int) -> tuple[Me
     return engine.in_floats(whole), each
 
 
-def weights_of(sweep: Sweep, own: Gradients, engine: Engine, shapes: Sequence[tuple[int, ...]]) -> Measure:
+def weights_of(column: Column, own: Gradients, engine: Engine, shapes: Sequence[tuple[int, ...]]) -> Measure:
     """The measure of the parameters over the segments of their gradients, which have these `shapes`."""
+    sweep = column.sweep
     if own.weights is None:
         raise ValueError(f"the rule {sweep.stages!r} reads the weights, and this door was not given them")
-    weights = engine.gather(own.weights())
+    weights = engine.gather(own.weights(), column.weight_tables)
     if isinstance(sweep.leaf, Row) and (whole := engine.shapes(weights, sweep.leaf)) != shapes:
         for index, (some, every) in enumerate(zip(map(rows_of, shapes), map(rows_of, whole), strict=True)):
             if some != every:

@@ -56,16 +56,16 @@ def run(clipper: Runs, gradients: Gradients, result: Result) -> bool:
     reads = not engine.waits or line.can_raise or clipper.max_consecutive_skips is not None
     tensors = telemetry is not None and telemetry.tensors
     refuse_missing(line.rule, line.reads_given, line.reads_moments, gradients, step)
-    gradients, batch = gathered_once(engine, gradients)
+    gradients, batch = gathered_once(engine, gradients, line.tables)
     if line.carries:
         gradients, settle = carry(gradients, result, engine, clipper.carried)
-        batch = gathered(engine, gradients)
+        batch = gathered(engine, gradients, line.tables)
     broken = None
     for number, columns in enumerate(line.laid_out(gradients, batch, engine, step)):
         parts = []
         for column in columns:
             own = column.only(gradients)
-            found = read(column.sweep, own, batch if own is gradients else None, engine, line, step, tensors)
+            found = read(column, own, batch if own is gradients else None, engine, line, step, tensors)
             part = decided(clipper, column, found, broken, step)
             result.parts.append(part)
             parts.append((part, found))
