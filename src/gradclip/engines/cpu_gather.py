@@ -253,7 +253,12 @@ class Gatherer:
 
     def __call__(self, tensors: list[Any], tables: list[Any] | None = None) -> Batch:
         tables = self._tables if tables is None else tables
-        table = self._table_from(tables)
+        try:
+            table = tables.pop()  # one operation under the GIL: two threads never get the same table
+        except IndexError:
+            table = Table(*self._kinds, self._exchange, self)
+        if table.owner is not self:
+            return self(tensors, tables)  # it was of another framework, and is dropped
         via: Via = "dlpack" if self._exchange and self._describable(tensors) else "python"
         batch = Batch(table, tensors, via, tables, self._unit_axis)
         left = self._fill(tensors, table.address) if via == "dlpack" else len(tensors)
@@ -263,14 +268,6 @@ class Gatherer:
             table.changed()
             table.fit()
         return batch
-
-    def _table_from(self, tables: list[Table]) -> Table:
-        """A table that is free; one of another framework is dropped."""
-        try:
-            table = tables.pop()  # one operation under the GIL: two threads never get the same table
-        except IndexError:
-            return Table(*self._kinds, self._exchange, self)
-        return table if table.owner is self else self._table_from(tables)
 
     def _ask(self, batch: Batch, left: int) -> None:
         """Ask in Python for what `fill` left, after making room if it found too little."""

@@ -78,6 +78,9 @@ def decide_sweep(
         weights = None if weights is None else summed_up(weights, stages[0], across.shards)
     if terms.policy.writes_zeros and any(rule.threshold.adapts for rule in stages):
         terms = terms._replace(broken=either(measure, terms.broken, across))
+    if len(stages) == 1 and parts[0].places is None and weights is None:  # nothing folds
+        decision = decide(measure, stages[0], states[0], terms, parts[0].sizes)
+        return Plan(decision.coefficient, [decision])
     coefficient: Array = None
     decisions = []
     for position, (rule, segments, state) in enumerate(zip(stages, parts, states, strict=True)):

@@ -47,7 +47,7 @@ class Column:
     """
 
     __slots__ = (
-        *("_alike", "_nobody", "_owners", "_remembers", "_segments"),
+        *("_alike", "_may_remember", "_nobody", "_owners", "_remembers", "_segments"),
         *("blank", "indices", "key", "sweep", "tables", "weight_tables"),
     )
 
@@ -60,6 +60,7 @@ class Column:
         self.blank: list[State] = [{}] * len(sweep.stages)
         self._nobody: list[Owners] = [()] * len(sweep.stages)
         self._remembers = [one.threshold.adapts and not isinstance(one.scope, Global) for one in sweep.stages]
+        self._may_remember = any(self._remembers)
 
     def only(self, gradients: Gradients) -> Gradients:
         """Those of the gradients that this is for."""
@@ -79,7 +80,7 @@ class Column:
 
     def owners(self, shapes: Sequence[tuple[int, ...]], own: Gradients, memories: Memories) -> list[Owners]:
         """For each stage whose its segments are, if its threshold remembers something of each."""
-        if not any(self._remembers):
+        if not self._may_remember:
             return self._nobody
         asked = [may and memories.keeps((*self.key, stage)) for stage, may in enumerate(self._remembers)]
         if not any(asked):
@@ -115,6 +116,7 @@ class LineUp:
         self._reads_names = any(phase.names is not None for phase in self.phases)
         self.tables = Tables()
         self._columns: dict[Hashable, list[list[Column]]] = {}
+        self._plain = None if self._reads_names or self._late else _columns_of_each(self.phases, (), False)
 
     def laid_out(self, gradients: Gradients, batch: Any, engine: Engine, step: Any) -> list[list[Column]]:
         """For each phase its sweeps with the gradients that each is for; those with nothing to do are left out.
@@ -122,6 +124,8 @@ class LineUp:
         Whatever could refuse after something was written refuses here.
         """
         shared = gradients.across is not None
+        if self._plain is not None and not shared:
+            return self._plain
         names = gradients.names() if self._reads_names else ()
         found = kept(self._columns, (shared, names), lambda: _columns_of_each(self.phases, names, shared))
         if self._late:

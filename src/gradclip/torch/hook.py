@@ -202,13 +202,16 @@ class AttachedClipper(Clipper):
             self.taken_given()
             self.left_out(optimizer)
             return  # GradScaler found the overflow and skips this step itself
-        gradients = gradients._replace(overflow=overflow if engine.waits else None)
+        if overflow is not None and engine.waits:
+            gradients = gradients._replace(overflow=overflow)
         if divisor is not None:
             gradients = gradients._replace(divisor=divisor if engine.waits else float(divisor))
         if self._through and len(gradients.tensors) != len(states_of(optimizer)):
             raise ValueError("through_grad_scale scales every gradient of the optimizer, and need_clip leaves some out")
         self._stepping = optimizer
-        result = self.clip_gradients(self.with_given(gradients, engine), engine)
+        if self._given:
+            gradients = self.with_given(gradients, engine)
+        result = self.clip_gradients(gradients, engine)
         if self.can_skip:
             self._skip(result, engine, optimizer)
         self._clipped = self._states_beside(optimizer)

@@ -31,10 +31,10 @@ class Parameters(NamedTuple):
 
 def parameters_of(source: Any) -> Parameters:
     """The parameters in `source`, materialised; what holds none at all is reported."""
+    if type(source) is list and source and isinstance(source[0], torch.Tensor):
+        return Parameters(source)
     if isinstance(source, torch.Tensor):
         return Parameters([source])
-    if isinstance(source, list) and source and isinstance(source[0], torch.Tensor):
-        return Parameters(source)
     if isinstance(source, torch.nn.Module):
         source = plain_module(source).named_parameters()
     elif isinstance(source, Mapping):
