@@ -56,6 +56,8 @@ MAY_IMPORT = {
 }
 """For each file or folder, first match of the longest, what of gradclip it may import: rules <- decide <- engines <-
 clipper <- doors. The engines do not decide."""
+CLOSED = ("rules", "engines", "step", "clipper", "torch", "paddle", "optax", "testing")
+"""Here no circle stands even for a type checker."""
 PURE = ("rules", "step/decide.py", "step/policy.py", "errors.py", "telemetry/event.py")
 """These import the standard library alone and name no framework."""
 
@@ -157,27 +159,34 @@ def _files_in(root: Path, folder: str) -> list[Path]:
     return list((root / folder).glob("*") if folder == "." else (root / folder).rglob("*"))
 
 
-def circles(source: Path) -> list[str]:
-    """The modules of the package that import themselves by way of others, also inside functions."""
+def circles(source: Path, typed: bool = False) -> list[str]:
+    """The modules of the package that import themselves by way of others, also inside functions.
+
+    `typed` counts what is imported for checkers alone, too.
+    """
     files = {
         ".".join(path.relative_to(source).with_suffix("").parts): path for path in (source / "gradclip").rglob("*.py")
     }
     files = {name: path for name, path in files.items() if not name.endswith("__init__")}
-    graph = {name: _imported(ast.parse(path.read_text()), set(files)) - {name} for name, path in files.items()}
+    graph = {name: _imported(ast.parse(path.read_text()), set(files), typed) - {name} for name, path in files.items()}
     return sorted(name for name in graph if name in _reached(name, graph))
 
 
-def _imported(tree: ast.AST, known: set[str]) -> set[str]:
-    """The modules that a tree imports when it runs: what is for checkers alone is left out."""
+def _imported(tree: ast.AST, known: set[str], typed: bool) -> set[str]:
+    """The modules that a tree imports when it runs, and if `typed` those for checkers alone."""
     found: set[str] = set()
     for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+        if (
+            not typed
+            and isinstance(node, ast.If)
+            and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+        ):
             node = ast.Module(node.orelse, [])  # the other branch runs
         if isinstance(node, ast.ImportFrom) and node.module:
             found |= {node.module, *(f"{node.module}.{name.name}" for name in node.names)}
         elif isinstance(node, ast.Import):
             found |= {name.name for name in node.names}
-        found |= _imported(node, known)
+        found |= _imported(node, known, typed)
     return found & known
 
 

@@ -12,6 +12,7 @@ import torch
 
 import gradclip.clipper
 import gradclip.rules.segments
+import gradclip.rules.sweep
 import gradclip.rules.threshold
 import gradclip.step.decide
 import gradclip.step.layout
@@ -28,7 +29,7 @@ from gradclip.engines import torch as torch_engine
 from gradclip.engines.torch import TorchEngine
 from gradclip.rules.response import KEEP
 from gradclip.rules.rule import rewritten
-from gradclip.rules.sweep import Sweep, phases_of
+from gradclip.rules.sweep import phases_of
 from gradclip.step.policy import POLICIES, Policy
 from parity import test_where_pytorch_is_right as right
 from parity import test_where_pytorch_is_wrong as wrong
@@ -464,9 +465,9 @@ DECISIONS = [
             test_sweep.TENSOR >> ClipGradByGlobalNorm(1.0, 1),
             [[(test_sweep.TENSOR,)], [(ClipGradByGlobalNorm(1.0, 1),)]],
         ),
-        Sweep,
-        "takes",
-        lambda self, stage: True,
+        gradclip.rules.sweep,
+        "folds",
+        lambda rules, rule: True,
     ),
 ]
 
@@ -575,16 +576,25 @@ def test_a_planted_import_against_the_direction_is_found(tmp_path, file, line):
 
 
 CIRCLES = [
-    "import gradclip.rules.sweep",
-    "def late():\n    from gradclip.rules import sweep",
-    "from typing import TYPE_CHECKING\nif not TYPE_CHECKING:\n    import gradclip.rules.sweep",
-    "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    pass\nelse:\n    import gradclip.rules.sweep",
+    "import gradclip.rules.rule",
+    "def late():\n    from gradclip.rules import rule",
+    "from typing import TYPE_CHECKING\nif not TYPE_CHECKING:\n    import gradclip.rules.rule",
+    "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    pass\nelse:\n    import gradclip.rules.rule",
 ]
 
 
 @pytest.mark.parametrize("line", CIRCLES)
 def test_a_planted_circle_is_found(tmp_path, line):
-    assert circles(copy_with(tmp_path, "rules/norm.py", line)) == ["gradclip.rules.norm", "gradclip.rules.sweep"]
+    assert circles(copy_with(tmp_path, "rules/norm.py", line)) == ["gradclip.rules.norm", "gradclip.rules.rule"]
+
+
+def test_a_planted_circle_of_types_is_found(tmp_path):
+    planted = copy_with(
+        tmp_path, "rules/norm.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import gradclip.rules.rule"
+    )
+    assert circles(planted) == []
+    found = circles(planted, typed=True)
+    assert {"gradclip.rules.norm", "gradclip.rules.rule"} <= set(found)
 
 
 def test_a_planted_heavy_import_is_found(tmp_path):

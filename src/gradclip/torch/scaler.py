@@ -11,8 +11,8 @@ from typing import Any, Protocol
 from torch.amp.grad_scaler import GradScaler, OptState
 from torch.optim import Optimizer
 
-from gradclip.torch.attached import inside
 from gradclip.torch.eager import eager
+from gradclip.torch.optimizers import inside
 
 
 class Listener(Protocol):
