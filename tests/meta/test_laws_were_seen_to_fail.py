@@ -132,7 +132,7 @@ def forget_the_memory(self, state, load=Clipper.load_state_dict):
     load(self, {**state, "thresholds": {}})
 
 
-def purge_nan_only(self, batch):
+def zero_nan_only(self, batch):
     for target in batch.targets:
         target.nan_to_num_(0.0, float("inf"), -float("inf"))
         target.masked_fill_(target == 0.0, float("inf"))
@@ -280,8 +280,8 @@ PLANTS = [
         "NaN by value becomes inf",
         laws.zeroing_leaves_only_finite_numbers,
         TorchEngine,
-        "purge_",
-        purge_nan_only,
+        "zero_nonfinite_",
+        zero_nan_only,
         rule=Rule(VALUE.scope, VALUE.norm, Constant(0.5), Smooth()),
     ),
     Plant(

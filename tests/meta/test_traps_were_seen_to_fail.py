@@ -6,7 +6,7 @@ import torch
 import gradclip
 import gradclip.torch.hook as door
 from gradclip.engines import torch_layout
-from gradclip.torch import attached, lent, parameters, pinned
+from gradclip.torch import attached, parameters, pinned, step_attributes
 from gradclip.torch.hook import AttachedClipper
 from planting import Plant, nothing
 from torch_door import test_attach as traps
@@ -52,7 +52,7 @@ def first_only(optimizers, model, of_optimizers=parameters.of_optimizers):
 
 def every_group(optimizers, model):
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-    return parameters.Parameters([p for group in groups for p in group["params"]])
+    return parameters.TorchParameters([p for group in groups for p in group["params"]])
 
 
 def whichever_is_attached(*arguments):
@@ -93,7 +93,7 @@ PLANTS = [
     Plant("an overflow is not left to the scaler", traps.test_a_step_on_which_grad_scaler_overflows_is_left_to_it,
           (True,), AttachedClipper, "_clip_for", hidden("found_inf"), gradclip.NonFiniteGradient),
     Plant("what was lent stays", traps.test_a_coefficient_through_grad_scale_equals_scaling_the_gradients,
-          (ADAMW, FUSED), lent.Lent, "take_back", nothing),
+          (ADAMW, FUSED), step_attributes.StepAttributes, "restore", nothing),
     Plant("a coefficient is lent to anyone",
           traps.test_through_grad_scale_is_refused_where_one_coefficient_is_not_enough,
           (lambda m: attached.attach(ADAMW(m.parameters()), traps.RULE, through_grad_scale=True),),

@@ -2,7 +2,7 @@
 
 The fast way asks the framework itself, through the table of C functions that DLPack 1.3 defines for this purpose
 (docs/decisions/0010). It accepts plain dense tensors alone. All others, and all tensors of a framework that offers no
-such table, are asked in Python, through the framework's layout adapter. `Batch.via` says which way was taken.
+such table, are asked in Python, through the framework's layout adapter. `CpuBatch.via` says which way was taken.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class Table:
             self.reserve_parts(2 * self.words[layout.CHUNKS])
 
 
-class Batch:
+class CpuBatch:
     """The gradients of a step as the CPU engine sees them. It borrows its table; the next batch gets it back."""
 
     __slots__ = (
@@ -232,14 +232,14 @@ class Gatherer:
         self._pool: list[Table] = []
         self._fill = entry("fill")
 
-    def __call__(self, tensors: list[Any]) -> Batch:
+    def __call__(self, tensors: list[Any]) -> CpuBatch:
         pool = self._pool
         try:
             table = pool.pop()  # one operation under the GIL: two threads never get the same table
         except IndexError:
             table = Table(*self._kinds, self._exchange)
         via: Via = "dlpack" if self._exchange and self._describable(tensors) else "python"
-        batch = Batch(table, tensors, via, pool, self._unit_axis)
+        batch = CpuBatch(table, tensors, via, pool, self._unit_axis)
         left = self._fill(tensors, table.address) if via == "dlpack" else len(tensors)
         if left or via == "python":
             self._ask(batch, left)
@@ -247,7 +247,7 @@ class Gatherer:
             table.fit()
         return batch
 
-    def _ask(self, batch: Batch, left: int) -> None:
+    def _ask(self, batch: CpuBatch, left: int) -> None:
         """Ask in Python for what `fill` left, after making room if it found too little."""
         table, count = batch.table, len(batch)
         if table.words[layout.CAPACITY] < count:

@@ -10,7 +10,7 @@ from paddle.nn.clip import ClipGradBase
 
 from gradclip.paddle.clipper import Clipper
 from gradclip.paddle.groups import Call, Turns, call_with, later_groups, refuse_group_sharded
-from gradclip.paddle.lbfgs import tell_lbfgs
+from gradclip.paddle.lbfgs import warn_from_lbfgs
 from gradclip.paddle.parameters import NeedClip, Pair, needs_clip
 from gradclip.paddle.static import Graph, clip_in_graph
 from gradclip.rules import recipes
@@ -63,7 +63,7 @@ class Clip(ClipGradBase):  # type: ignore[misc]
         self._turns = Turns()
         self._graph: Graph | None = None
         self._reported = False
-        tell_lbfgs(Clip)
+        warn_from_lbfgs(Clip)
 
     @property
     def rule(self) -> AnyRule:

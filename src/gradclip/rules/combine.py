@@ -77,7 +77,7 @@ class Combined(Threshold):
         limits: list[Array] = []
         memory: dict[str, Any] = {}
         for number, part in enumerate(self.parts):
-            limit, after = part.at(self._seen(observed, limits), _own(state, number))
+            limit, after = part.at(self._seen(observed, limits), _part_of(state, number))
             limits.append(limit)
             memory |= {f"{number}.{name}": value for name, value in after.items()}
         return self.combined(limits, observed.step, observed.xp), memory
@@ -208,7 +208,7 @@ def _chosen(limits: Sequence[Array], xp: ArrayFunctions, *, least: bool) -> Arra
     return chosen
 
 
-def _own(state: State, number: int) -> State:
+def _part_of(state: State, number: int) -> State:
     """The memory of the part with this number."""
     prefix = f"{number}."
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

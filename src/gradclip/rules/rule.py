@@ -155,10 +155,10 @@ class Carry(Chainable):
 
 def _refuse_carry(*parts: Any) -> None:
     """Refuse a `Carry` as a part of another rule."""
-    for one in parts:
-        if isinstance(one, Carry):
+    for part in parts:
+        if isinstance(part, Carry):
             raise TypeError(
-                f"UClip is for a whole rule, and here it is a part of one: write UClip(a >> b), not {one!r}"
+                f"UClip is for a whole rule, and here it is a part of one: write UClip(a >> b), not {part!r}"
             )
 
 
@@ -168,8 +168,8 @@ def folds(rules: Sequence[Rule], rule: Rule) -> bool:
     Rescaling rules fold, because `||c g|| = c ||g||`: the norms that the next one needs follow from those already
     measured. By value elements change one by one; the rows of one axis do not combine to those of another.
     """
-    elementwise = any(isinstance(one.scope, Element) for one in (*rules, rule))
-    axes = {one.scope for one in (*rules, rule) if isinstance(one.scope, Row)}
+    elementwise = any(isinstance(each.scope, Element) for each in (*rules, rule))
+    axes = {each.scope for each in (*rules, rule) if isinstance(each.scope, Row)}
     return not elementwise and rule.norm.p == rules[0].norm.p and len(axes) <= 1
 
 
@@ -191,7 +191,7 @@ def rules_in(rule: AnyRule) -> list[Rule]:
     found: list[Rule] = []
     for stage in rule.stages:
         inner = [part for _, part in stage.parts if part is not None] if isinstance(stage, Rules) else [stage]
-        found += [stage] if isinstance(stage, Rule) else [one for part in inner for one in rules_in(part)]
+        found += [stage] if isinstance(stage, Rule) else [rule for part in inner for rule in rules_in(part)]
     return found
 
 

@@ -16,16 +16,16 @@ from gradclip.rules.scope import Element, Row, Scope, Tensor, finest
 class Sweep:
     """Stages measured together at scope `leaf` and applied together.
 
-    `apart` asks for a measure of each tensor even where the stages need none.
+    `per_tensor` asks for a measure of each tensor even where the stages need none.
     """
 
     stages: tuple[Rule, ...]
-    apart: bool = False
+    per_tensor: bool = False
 
     @cached_property
     def leaf(self) -> Scope:
         leaf = finest([stage.scope for stage in self.stages])
-        return Tensor() if self.apart and leaf.grain > Tensor.grain else leaf
+        return Tensor() if self.per_tensor and leaf.grain > Tensor.grain else leaf
 
     @cached_property
     def norm(self) -> Norm:

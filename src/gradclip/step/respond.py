@@ -142,7 +142,7 @@ def offenders(part: Part, batch: Any, engine: Engine) -> list[str]:
     if not any(math.isnan(n) or math.isinf(n) or bad for n, bad in zip(*_norms(part, engine), strict=True)):
         return []
     each = _each(batch, engine)
-    every = [] if part.sweep.apart else [part.name(index) for index in range(len(engine.to_host(each.nonfinite)))]
+    every = [] if part.sweep.per_tensor else [part.name(index) for index in range(len(engine.to_host(each.nonfinite)))]
     return _named(part.name, each, engine) or every  # apart: it is another process that has it
 
 

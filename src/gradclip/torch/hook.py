@@ -21,11 +21,11 @@ from gradclip.step.result import Result
 from gradclip.telemetry import Telemetry
 from gradclip.torch.clipper import Clipper, drop
 from gradclip.torch.eager import eager
-from gradclip.torch.lent import Lent, refuse_through
 from gradclip.torch.optimizers import STEP_IN_BACKWARD, spans_tensors
 from gradclip.torch.parameters import NeedClip, gradients_of, of_optimizers, second_moments
 from gradclip.torch.pinned import PinnedNorm
 from gradclip.torch.scaler import begun, listen, refuse_scaled, stop_listening
+from gradclip.torch.step_attributes import StepAttributes, refuse_through
 from gradclip.torch.unchanged import States, states_of, unchanged
 from gradclip.torch.update import Before, clip_update, refuse_for_updates, values_before
 
@@ -68,9 +68,9 @@ class AttachedClipper(Clipper):
         self._before: Before | None = None
         self._spans = spans_tensors(rule)
         self._clipped: dict[int, States] = {}
-        self._lent = Lent()
+        self._step_attributes = StepAttributes()
         self._pinned = PinnedNorm()
-        self._told: dict[int, States] = {}
+        self._left_out_states: dict[int, States] = {}
         if self.telemetry is not None:
             listen(self)
         before, after = eager(self._before_step), eager(self._after_step)
@@ -81,7 +81,7 @@ class AttachedClipper(Clipper):
 
     def detach(self) -> None:
         """Take the hooks away; the optimizers step as before, and telemetry has heard of all steps so far."""
-        self._lent.take_back()
+        self._step_attributes.restore()
         if self.telemetry is not None:
             stop_listening(self)
             self.telemetry.drain()
@@ -128,7 +128,7 @@ class AttachedClipper(Clipper):
 
     def _clip_for(self, optimizer: Optimizer, loss: Any = None) -> None:
         """Clip for the step of `optimizer`; `loss` is what its closure returned."""
-        self._lent.take_back()
+        self._step_attributes.restore()
         if self._was_clipped(optimizer):
             return
         self.give_returned(loss)
@@ -165,15 +165,15 @@ class AttachedClipper(Clipper):
 
     def listens_to(self, optimizer: Optimizer) -> bool:
         """Whether `optimizer` is one of these."""
-        return any(own is optimizer for own in self.optimizers)
+        return any(served is optimizer for served in self.optimizers)
 
     def left_out(self, optimizer: Optimizer) -> None:
         """Hear that GradScaler did not call `optimizer`, because a gradient of it is not finite."""
-        again = unchanged(optimizer, self._told) or self._was_clipped(optimizer)
+        again = unchanged(optimizer, self._left_out_states) or self._was_clipped(optimizer)
         gradients = gradients_of(of_optimizers(self.optimizers, self.model), self.need_clip)
         if gradients.tensors and not again:
             self.tell_left_out(gradients, self.engine_for(gradients))
-            self._told = self._states_beside(optimizer)
+            self._left_out_states = self._states_beside(optimizer)
 
     def _was_clipped(self, optimizer: Optimizer) -> bool:
         """Whether the gradients of this optimizer are just those that were clipped when another one stepped."""
@@ -188,28 +188,28 @@ class AttachedClipper(Clipper):
         alone = len(self.optimizers) == 1 and getattr(optimizer, "_step_supports_amp_scaling", False)
         if engine.waits and alone:
             flags = [flag.reshape(()).to(torch.float32) for flag in result.skip_flags()]
-            self._lent.lend(optimizer, "found_inf", torch.stack(flags).amax())
+            self._step_attributes.set(optimizer, "found_inf", torch.stack(flags).amax())
         elif result.skipped:
             drop([p for other in self.optimizers for group in other.param_groups for p in group["params"]])
 
     def write(self, part: Part, batch: Any, engine: Engine) -> None:
-        """Write the gradients, or lend the coefficient to the fused optimizer, which divides by `grad_scale`."""
+        """Write the gradients, or hand the coefficient to the fused optimizer, which divides by `grad_scale`."""
         if not self._through:
             super().write(part, batch, engine)
             return
         scale = torch.as_tensor(part.divisor / part.plan.coefficient, dtype=torch.float32).reshape(())
-        if not engine.waits and not self._can_lend(float(scale)):
+        if not engine.waits and not self._can_divide_by(float(scale)):
             super().write(part, batch, engine)
         elif engine.waits or float(part.plan.coefficient) != 1.0:
-            self._lent.lend(self._stepping, "grad_scale", scale)
+            self._step_attributes.set(self._stepping, "grad_scale", scale)
 
-    def _can_lend(self, scale: float) -> bool:
+    def _can_divide_by(self, scale: float) -> bool:
         """Whether the optimizer can divide by `scale`: it is finite, and no memory would be divided twice."""
         places = [gradient.data_ptr() for gradient, _ in states_of(self._stepping) if gradient.numel()]
         return math.isfinite(scale) and len(set(places)) == len(places)
 
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._lent.take_back()
+        self._step_attributes.restore()
         if self._before is not None:
             before, self._before = self._before, None
             clip_update(self, before)

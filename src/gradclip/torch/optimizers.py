@@ -47,4 +47,4 @@ def refuse_step_in_backward(optimizers: list[Optimizer], rule: AnyRule) -> None:
 
 def spans_tensors(rule: AnyRule) -> bool:
     """Whether a part of `rule` takes one norm over several tensors."""
-    return any(isinstance(one.scope, Global | Group) for one in rules_in(rule))
+    return any(isinstance(single.scope, Global | Group) for single in rules_in(rule))
