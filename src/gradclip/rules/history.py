@@ -52,10 +52,7 @@ class History(Threshold):
             raise ValueError("with feed='raw' every norm is learnt: readmit says nothing there, leave it out")
         if self.current and self.feed != "raw":
             raise ValueError("current=True learns a norm before there is a threshold for it: use feed='raw'")
-
-    @property
-    def keeps_rows(self) -> bool:  # type: ignore[override]
-        return self.estimator.rows > 0
+        object.__setattr__(self, "keeps_rows", self.estimator.rows > 0)
 
     def at(self, observed: Observed, state: State) -> tuple[Any, State]:
         xp = observed.xp

@@ -17,7 +17,8 @@ def to_dict(rule: Any) -> dict[str, Any]:
 
 def described(rule: Any) -> dict[str, Any]:
     """The rule as plain data to compare it by: as `to_dict`, and a function by its name."""
-    return _encode(rule, named=True)  # type: ignore[no-any-return]
+    encoded: dict[str, Any] = _encode(rule, named=True)
+    return encoded
 
 
 def _encode(value: Any, named: bool = False) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, overload
 
 from gradclip.rules.norm import L2, Linf, Norm
 from gradclip.rules.plain import to_dict
@@ -25,7 +25,7 @@ class Chainable:
         if not isinstance(other, Chainable):
             raise TypeError(f">> joins two rules, got {other!r} on its right")
         _refuse_carry(self, other)
-        return Chain((*self.stages, *other.stages))  # type: ignore[attr-defined]
+        return Chain((*checked_rule(self).stages, *checked_rule(other).stages))
 
     def to_dict(self) -> dict[str, Any]:
         """The rule as plain data for JSON; `gradclip.from_dict` reads it back to an equal rule."""
@@ -195,21 +195,29 @@ def rules_in(rule: AnyRule) -> list[Rule]:
     return found
 
 
+@overload
+def rewritten(rule: Rule, change: Callable[[Rule], Rule]) -> Rule: ...
+@overload
+def rewritten(rule: Chain, change: Callable[[Rule], Rule]) -> Chain: ...
+@overload
+def rewritten(rule: Rules, change: Callable[[Rule], Rule]) -> Rules: ...
+@overload
+def rewritten(rule: Carry, change: Callable[[Rule], Rule]) -> Carry: ...
 def rewritten(rule: AnyRule, change: Callable[[Rule], Rule]) -> AnyRule:
     """`rule` with each `Rule` inside it replaced by `change` of it."""
     if isinstance(rule, Rule):
         return change(rule)
     if isinstance(rule, Carry):
-        return Carry(rewritten(rule.rule, change))  # type: ignore[arg-type]
+        return Carry(rewritten(rule.rule, change))
     if isinstance(rule, Chain):
-        return Chain(tuple(rewritten(stage, change) for stage in rule.stages))  # type: ignore[misc]
-    return Rules([(name, part and rewritten(part, change)) for name, part in rule.parts])  # type: ignore[misc]
+        return Chain(tuple(rewritten(stage, change) for stage in rule.stages))
+    return Rules([(name, None if part is None else rewritten(part, change)) for name, part in rule.parts])
 
 
 def checked_rule(rule: Any) -> AnyRule:
     """`rule`, or the error for what is none."""
-    if isinstance(rule, Chainable):
-        return rule  # type: ignore[return-value]
+    if isinstance(rule, Rule | Chain | Rules | Carry):
+        return rule
     raise TypeError(f"expected a clipping rule, got {rule!r}: write for example ClipGradByGlobalNorm(1.0)")
 
 

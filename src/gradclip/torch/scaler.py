@@ -6,6 +6,7 @@ import functools
 import sys
 import weakref
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, Protocol
 
 from torch.amp.grad_scaler import GradScaler, OptState
@@ -38,7 +39,7 @@ def listen(listener: LeftOutListener) -> None:
     weakref.finalize(listener, unwrap).atexit = False
     if not _wrapped:
         _wrapped[:] = GradScaler.step, notifying(GradScaler.step)
-        GradScaler.step = _wrapped[1]  # type: ignore[method-assign]
+        _set_step(_wrapped[1])
 
 
 def stop_listening(listener: LeftOutListener) -> None:
@@ -56,8 +57,12 @@ def begun(optimizer: Optimizer) -> None:
 def unwrap() -> None:
     """Make `GradScaler.step` what it was, if nobody listens and nobody else has wrapped it since."""
     if not list(_listeners) and _wrapped and GradScaler.step is _wrapped[1]:
-        GradScaler.step = _wrapped[0]  # type: ignore[method-assign]
+        _set_step(_wrapped[0])
         _wrapped.clear()
+
+
+def _set_step(step: Callable[..., Any]) -> None:
+    GradScaler.step = step  # type: ignore[method-assign]  # it has no hook
 
 
 def notifying(step: Callable[..., Any]) -> Callable[..., Any]:
@@ -99,9 +104,10 @@ def refuse_scaled(others: list[Optimizer], stepping: Optimizer) -> None:
 
 def _calling(kind: type[GradScaler]) -> GradScaler | None:
     """The scaler whose `step` is calling, if one is: PyTorch hands it to no hook."""
-    frame, depth = sys._getframe(1), 0
+    frame: FrameType | None = sys._getframe(1)
+    depth = 0
     while frame is not None and depth < 30:
         if isinstance(found := frame.f_locals.get("self"), kind):
             return found
-        frame, depth = frame.f_back, depth + 1  # type: ignore[assignment]
+        frame, depth = frame.f_back, depth + 1
     return None

@@ -41,8 +41,8 @@ def refuse_through(optimizers: list[Optimizer], phases: tuple[Phase, ...], rule:
     """Refuse to set a coefficient where there is more than one, or where it may be 0: the optimizer divides by it."""
     if isinstance(rule, Carry):
         raise ValueError("through_grad_scale writes no gradient, and UClip must know what it left of each")
-    single = len(phases) == 1 and phases[0].names is None
-    if not single or not isinstance(phases[0].sweeps[0].leaf, Global):  # type: ignore[union-attr]
+    sweep = phases[0].sweeps[0] if len(phases) == 1 and phases[0].names is None else None
+    if sweep is None or not isinstance(sweep.leaf, Global):
         raise ValueError(f"through_grad_scale hands over one coefficient, so it needs one global rule, not {rule!r}")
     if zeroes:
         raise ValueError("through_grad_scale cannot write zeros: take another response or on_nonfinite, or scale here")
