@@ -237,7 +237,7 @@ def test_what_does_not_change_is_not_written(tmp_path):
     ENGINE.apply_(ENGINE.gather([tensor, torch.ones(3)]), Tensor(), np.array([1.0, 0.5]))
     ENGINE.clamp_(batch, -100.0, math.inf)
     ENGINE.map_(batch, Zero(), -100.0, 100.0)
-    ENGINE.purge_(batch)
+    ENGINE.zero_nonfinite_(batch)
     assert tensor._version == version
 
 
@@ -302,11 +302,11 @@ def test_the_fused_clamp_measures_what_was_and_writes_what_the_map_would(dtype):
         np.testing.assert_array_equal(values(tensor), values(tensor.clamp(-0.7, 0.3)))
 
 
-def test_purge_zeroes_the_nonfinite_and_leaves_the_rest():
+def test_nonfinite_elements_are_zeroed_and_the_rest_stays():
     z = torch.tensor([1 + 2j, complex(math.inf, 3), complex(4, math.nan)])
     tensors = [torch.tensor(SPECIAL), noise(9000), z]
     kept = tensors[1].clone()
-    ENGINE.purge_(ENGINE.gather(tensors))
+    ENGINE.zero_nonfinite_(ENGINE.gather(tensors))
     assert torch.equal(tensors[0], torch.tensor([0.0, 0, 0, 0, -0.0, 1e-7, 2, -2]))
     assert torch.equal(tensors[1], kept)
     assert torch.equal(tensors[2], torch.tensor([1 + 2j, 0, 0]))

@@ -12,6 +12,7 @@ import torch
 
 import gradclip.clipper
 import gradclip.rules.segments
+import gradclip.rules.sweep
 import gradclip.rules.threshold
 import gradclip.step.decide
 import gradclip.step.layout
@@ -30,7 +31,7 @@ from gradclip.engines import torch as torch_engine
 from gradclip.engines.torch import TorchEngine
 from gradclip.rules.response import KEEP
 from gradclip.rules.rule import rewritten
-from gradclip.rules.sweep import Sweep, phases_of
+from gradclip.rules.sweep import phases_of
 from gradclip.step.policy import POLICIES, Policy
 from parity import test_where_pytorch_is_right as right
 from parity import test_where_pytorch_is_wrong as wrong
@@ -306,7 +307,7 @@ BROKEN = [
         "non-finite elements are left by value",
         call(test_nonfinite.test_zero_by_value_makes_the_element_zero_and_no_other, DOOR, math.nan),
         TorchEngine,
-        "purge_",
+        "zero_nonfinite_",
         lambda self, batch: None,
     ),
     Plant(
@@ -466,9 +467,9 @@ DECISIONS = [
             test_sweep.TENSOR >> ClipGradByGlobalNorm(1.0, 1),
             [[(test_sweep.TENSOR,)], [(ClipGradByGlobalNorm(1.0, 1),)]],
         ),
-        Sweep,
-        "takes",
-        lambda self, stage: True,
+        gradclip.rules.sweep,
+        "folds",
+        lambda rules, rule: True,
     ),
 ]
 
@@ -594,18 +595,18 @@ def test_a_planted_import_against_the_direction_is_found(tmp_path, file, line):
 
 
 CIRCLES = [
-    "import gradclip.rules.sweep",
-    "def late():\n    from gradclip.rules import sweep",
-    "from typing import TYPE_CHECKING\nif not TYPE_CHECKING:\n    import gradclip.rules.sweep",
-    "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import gradclip.rules.sweep",
-    "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    pass\nelse:\n    import gradclip.rules.sweep",
+    "import gradclip.rules.rule",
+    "def late():\n    from gradclip.rules import rule",
+    "from typing import TYPE_CHECKING\nif not TYPE_CHECKING:\n    import gradclip.rules.rule",
+    "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import gradclip.rules.rule",
+    "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    pass\nelse:\n    import gradclip.rules.rule",
 ]
 
 
 @pytest.mark.parametrize("line", CIRCLES)
 def test_a_planted_circle_is_found(tmp_path, line):
     found = circles(copy_with(tmp_path, "rules/norm.py", line))
-    assert {"gradclip.rules.norm", "gradclip.rules.sweep"} <= set(found)
+    assert {"gradclip.rules.norm", "gradclip.rules.rule"} <= set(found)
 
 
 def test_a_planted_heavy_import_is_found(tmp_path):

@@ -156,7 +156,7 @@ class Engine(Protocol):
         Both are one number, or an array [T] with one for each tensor.
         """
 
-    def purge_(self, batch: Any) -> None:
+    def zero_nonfinite_(self, batch: Any) -> None:
         """Replace each non-finite element by zero."""
 
     def unit_axis(self, shape: Shape) -> int:

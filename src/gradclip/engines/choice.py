@@ -31,12 +31,12 @@ def reader(adapter: Any, attribute: str, flag: str) -> Callable[[list[Any]], lis
     return cpu_collect.reader((adapter.TENSOR, adapter.PARAMETER), attribute, flag)
 
 
-def checked(name: str | None, own: str, framework: str, cpu_engine: Callable[[], Engine | None]) -> str | None:
+def checked(name: str | None, plain: str, framework: str, cpu_engine: Callable[[], Engine | None]) -> str | None:
     """`name` if it is that of an engine here, "cpu" or `own`, or the error that says what there is."""
-    if name is None or name == own:
+    if name is None or name == plain:
         return name
     if name != "cpu":
-        raise ValueError(f"{framework} has the engines 'cpu', {own!r} and None to choose, got {name!r}")
+        raise ValueError(f"{framework} has the engines 'cpu', {plain!r} and None to choose, got {name!r}")
     if cpu_engine() is None:
-        raise ModuleNotFoundError(f'the engine "cpu" needs numba: pip install "gradclip[cpu]", or use engine="{own}"')
+        raise ModuleNotFoundError(f'the engine "cpu" needs numba: pip install "gradclip[cpu]", or use engine="{plain}"')
     return name

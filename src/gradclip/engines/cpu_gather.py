@@ -2,7 +2,7 @@
 
 The fast way asks the framework itself, through the table of C functions that DLPack 1.3 defines for this purpose
 (docs/decisions/0010). It accepts plain dense tensors alone. All others, and all tensors of a framework that offers no
-such table, are asked in Python, through the framework's layout adapter. `Batch.via` says which way was taken.
+such table, are asked in Python, through the framework's layout adapter. `CpuBatch.via` says which way was taken.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class Table:
             self.reserve_parts(2 * self.words[layout.CHUNKS])
 
 
-class Batch:
+class CpuBatch:
     """The gradients of a step as the CPU engine sees them. It borrows its table; the next batch gets it back."""
 
     __slots__ = ("_magnitudes", "_tables", "_unit_axis", "payloads", "sources", "table", "via")
@@ -251,7 +251,7 @@ class Gatherer:
         self._tables: list[Table] = []
         self._fill = entry("fill")
 
-    def __call__(self, tensors: list[Any], tables: list[Any] | None = None) -> Batch:
+    def __call__(self, tensors: list[Any], tables: list[Any] | None = None) -> CpuBatch:
         tables = self._tables if tables is None else tables
         try:
             table = tables.pop()  # one operation under the GIL: two threads never get the same table
@@ -260,7 +260,7 @@ class Gatherer:
         if table.owner is not self:
             return self(tensors, tables)  # it was of another framework, and is dropped
         via: Via = "dlpack" if self._exchange and self._describable(tensors) else "python"
-        batch = Batch(table, tensors, via, tables, self._unit_axis)
+        batch = CpuBatch(table, tensors, via, tables, self._unit_axis)
         left = self._fill(tensors, table.address) if via == "dlpack" else len(tensors)
         if left or via == "python":
             self._ask(batch, left)
@@ -269,7 +269,7 @@ class Gatherer:
             table.fit()
         return batch
 
-    def _ask(self, batch: Batch, left: int) -> None:
+    def _ask(self, batch: CpuBatch, left: int) -> None:
         """Ask in Python for what `fill` left, after making room if it found too little."""
         table, count = batch.table, len(batch)
         table.changed()

@@ -164,7 +164,7 @@ def _apart(sweep: Sweep) -> Sweep:
                 f"the gradients are shared among processes, and gradclip cannot sum up {one!r} over them: clip each "
                 "tensor or all together, by a norm other than RMS"
             )
-    return replace(sweep, apart=True)
+    return replace(sweep, per_tensor=True)
 
 
 def _refuse_unfit(column: Column, own: Gradients, engine: Engine) -> None:

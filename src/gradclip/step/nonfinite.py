@@ -50,7 +50,7 @@ def offenders(part: Part, batch: Any, engine: Engine) -> list[str]:
         return []
     each = engine.to_host(engine.measure(batch, Tensor(), Linf()).nonfinite)
     names = [part.name(index) for index, count in enumerate(each) if count]
-    return names or ([] if part.sweep.apart else [part.name(index) for index in range(len(each))])
+    return names or ([] if part.sweep.per_tensor else [part.name(index) for index in range(len(each))])
 
 
 def refuse_nonfinite(gradients: Gradients, batch: Any, engine: Engine, step: int) -> None:

@@ -30,7 +30,7 @@ def write(clipper: Writes, part: Part, batch: Any, engine: Engine) -> None:
 def write_elements(part: Part, batch: Any, engine: Engine, zeroes: bool, step: Any) -> None:
     """Write each element as its rule maps it, if any is to be changed; where it `zeroes`, zeros for what is broken."""
     if zeroes:
-        engine.purge_(batch)
+        engine.zero_nonfinite_(batch)
     (rule,), (decision,), xp = part.sweep.stages, part.plan.decisions, part.measure.xp
     if engine.waits or xp.any(decision.coefficient != 1.0) or xp.any(part.measure.nonfinite > 0):
         adapted = rule.threshold.adapts

@@ -126,6 +126,7 @@ def _laws_of_every(rule: AnyRule) -> Iterator[Law]:
     yield laws.the_order_of_tensors_does_not_matter
     yield laws.it_agrees_with_the_reference
     yield laws.a_restored_clipper_goes_on_bit_for_bit
+    yield laws.phi_of_zero_is_one
     yield laws.bad_steps_teach_nothing
     if any(one.threshold.adapts for one in inside):
         yield laws.it_learns_as_the_reference_does

@@ -80,7 +80,7 @@ class Clipper(clipper.Clipper):
     def with_given(self, gradients: Gradients, engine: Engine) -> Gradients:
         """`gradients` with the numbers that were given for this step."""
         numbers, like = self.taken_given(), gradients.tensors[0]
-        return gradients._replace(given={name: number_for(engine, one, like) for name, one in numbers.items()})
+        return gradients._replace(given={name: number_for(engine, number, like) for name, number in numbers.items()})
 
     def engine_for(self, gradients: Gradients) -> Engine:
         """The engine that serves these gradients."""
