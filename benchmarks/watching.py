@@ -73,7 +73,7 @@ def measure(step: Callable[[], None]) -> tuple[float, float]:
     A block has as many steps as are written together, so that the writing is counted.
     """
     from gradclip.watch.patches import _recorders
-    from gradclip.watch.record import MOST
+    from gradclip.watch.run_writer import MOST
 
     recorder = _recorders[0]
     seconds: tuple[list[float], list[float]] = ([], [])

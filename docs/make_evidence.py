@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gradclip.experiments.comparison import Comparison
-from gradclip.experiments.comparison_table import diverged_runs, figure, filled, headings, rows
-from gradclip.experiments.show_comparison import show_comparison
+from gradclip.experiments.showing.comparison_report import show_comparison
+from gradclip.experiments.showing.comparison_table import diverged_runs, figure, filled, headings, rows
 from gradclip.experiments.sign_test import BETTER, WITHIN_NOISE, WORSE
 from gradclip.experiments.tasks.task import Task, task_called
 from gradclip.experiments.tasks.titles import TASKS

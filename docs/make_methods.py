@@ -18,7 +18,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gradclip.experiments import profile_picture, profiles
+import profile_picture
+import profiles
 from gradclip.rules.catalogue import Method, methods
 
 ROOT = Path(__file__).resolve().parent.parent

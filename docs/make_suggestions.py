@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 
 from gradclip import Rule
 from gradclip.advice.search import best_of, rule_of, search, start_from
-from gradclip.advice.suggest import suggest
+from gradclip.advice.suggestion import suggest
 from gradclip.experiments.compare import versions
 from gradclip.experiments.sign_test import BETTER, WORSE, paired_verdict
 from gradclip.experiments.tasks.task import task_called
@@ -159,7 +159,7 @@ def stored() -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Row:
+class ComparisonRow:
     """The suggestions from one kind of run beside the best of the grid; the metrics [seeds] of both."""
 
     task: str
@@ -173,7 +173,7 @@ class Row:
     """What the sign test says against the best of the grid, and against the rule that the runs were recorded under."""
 
 
-def rows(data: Mapping[str, Any], how: str) -> Iterator[Row]:
+def rows(data: Mapping[str, Any], how: str) -> Iterator[ComparisonRow]:
     """All suggestions of a document that were made in this way."""
     for name, own in data["tasks"].items():
         cost = task_called(name).metric.cost
@@ -182,7 +182,7 @@ def rows(data: Mapping[str, Any], how: str) -> Iterator[Row]:
         for start, found in own.get(how, {}).items():
             ours = [finite(one["metric"]) for one in found]
             verdicts = [said(list(map(cost, ours)), list(map(cost, grid[text]))) for text in (best, start)]
-            yield Row(name, start, tuple(found), tuple(ours), best, tuple(grid[best]), *verdicts)
+            yield ComparisonRow(name, start, tuple(found), tuple(ours), best, tuple(grid[best]), *verdicts)
 
 
 def said(ours: Sequence[float], theirs: Sequence[float]) -> str:
@@ -211,7 +211,7 @@ def page(data: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def section(how: str, found: Sequence[Row]) -> tuple[str, str, str]:
+def section(how: str, found: Sequence[ComparisonRow]) -> tuple[str, str, str]:
     """Title, table and summary of the suggestions that were made in one way."""
     good = sum(row.verdict != WORSE for row in found)
     table = [COLUMNS, ("---",) * len(COLUMNS), *(line(row) for row in found)]
@@ -222,7 +222,7 @@ def section(how: str, found: Sequence[Row]) -> tuple[str, str, str]:
     )
 
 
-def line(row: Row) -> tuple[str, ...]:
+def line(row: ComparisonRow) -> tuple[str, ...]:
     """A row of the table."""
     ours, theirs = (f"{statistics.median(figures):.4g}" for figures in (row.ours, row.theirs))
     rules = Counter(f"`{one['rule']}`" + " (left)" * one["left"] for one in row.suggestions)
@@ -232,7 +232,7 @@ def line(row: Row) -> tuple[str, ...]:
     )
 
 
-def made_of(row: Row) -> str:
+def made_of(row: ComparisonRow) -> str:
     """What the suggestions were made of: norms of some shape, or a number of trainings."""
     if "kind" in row.suggestions[0]:
         return counted(Counter(one["kind"] for one in row.suggestions))
@@ -248,7 +248,7 @@ def counted(found: Counter[str]) -> str:
     )
 
 
-def summary(found: Sequence[Row]) -> str:
+def summary(found: Sequence[ComparisonRow]) -> str:
     """How the suggestions fared, in sentences."""
     said = []
     for start in STARTS:

@@ -27,15 +27,15 @@ COMMON = (
     "`~` depends on the processor."
 )
 
-Row = tuple[Input, str, str]
+ComparisonRow = tuple[Input, str, str]
 
 
-def rows(page: Page) -> list[Row]:
+def rows(page: Page) -> list[ComparisonRow]:
     """Each input, and what the framework and gradclip do with it."""
     return [(one, one.run(page.theirs), one.run(page.ours)) for one in page.inputs]
 
 
-def written(page: Page, found: list[Row]) -> str:
+def written(page: Page, found: list[ComparisonRow]) -> str:
     """The whole page."""
     lines = [
         f"# Where {page.framework}'s clipping is wrong, and where it is right",
@@ -49,7 +49,7 @@ def written(page: Page, found: list[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def readme_rows(page: Page, found: list[Row]) -> str:
+def readme_rows(page: Page, found: list[ComparisonRow]) -> str:
     """The most telling rows, as a table."""
     lines = [f"| input | {page.framework} does | gradclip does |", "| --- | --- | --- |"]
     lines += [f"| {one.title} | {theirs} | {ours} |" for one, theirs, ours in found if one.telling]

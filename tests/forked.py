@@ -24,7 +24,7 @@ from unittest import mock
 
 COMMAND = ["-m", "gradclip"]
 BEFOREHAND = (
-    "gradclip.doctor", "gradclip.telemetry", "gradclip.torch", "gradclip.watch.imposed", "gradclip.watch.recorder",
+    "gradclip.doctor", "gradclip.telemetry", "gradclip.torch", "gradclip.watch.replacement", "gradclip.watch.recorder",
     "numpy", "torch._dynamo",
 )  # fmt: skip
 """What is imported besides PyTorch: by a watched process, by the first optimizer, or by what is trained."""

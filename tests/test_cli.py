@@ -13,7 +13,7 @@ import pytest
 
 import gradclip
 from gradclip.cli import main
-from gradclip.experiments import show_comparison
+from gradclip.experiments.showing import comparison_report
 from gradclip.experiments.tasks import bias
 from gradclip.experiments.tasks.task import task_called
 from gradclip.experiments.tasks.titles import TASKS
@@ -146,7 +146,7 @@ print([name for name in ("torch", "numpy", "sklearn", "matplotlib", "rich") if n
 @pytest.fixture
 def short_task(monkeypatch: pytest.MonkeyPatch) -> None:
     """The task `bias` with twenty steps, in this process."""
-    monkeypatch.setattr(show_comparison, "PROCESSES", 1)
+    monkeypatch.setattr(comparison_report, "PROCESSES", 1)
     short = replace(task_called("bias"), train=lambda rule, seed: bias.train(rule, seed, steps=20))
     monkeypatch.setattr(bias, "TASK", short)
 

@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from gradclip.advice.by_trial import AS_IT_IS, Found, Training
+from gradclip.advice.trainings import AS_IT_IS, Training, TrialsResult
 from gradclip.telemetry import read_run
 from watching import python
 
@@ -108,11 +108,11 @@ def training(threshold, loss, end=()):
 
 
 def test_of_equal_losses_the_script_as_it_is_counts_as_the_best():
-    found = Found((training(None, 1.0), training(3.0, 1.0)))
+    found = TrialsResult((training(None, 1.0), training(3.0, 1.0)))
     assert found.best is found.as_it_is
     assert found.leave
     assert found.expression is None
-    assert Found((training(None, math.inf), training(3.0, 1.0))).expression == "ClipGradByGlobalNorm(3)"
+    assert TrialsResult((training(None, math.inf), training(3.0, 1.0))).expression == "ClipGradByGlobalNorm(3)"
 
 
 @pytest.mark.parametrize(("gain", "leave"), [(0.01, True), (0.2, False)])
@@ -121,21 +121,21 @@ def test_a_gain_within_the_noise_of_the_steps_is_none(gain: float, leave: bool):
     random = Random(0)
     hard = [random.gauss(5.0, 2.0) for _ in range(20)]  # the same batches in both, which cancel
     better = [one - gain + random.gauss(0.0, 0.1) for one in hard]
-    found = Found((training(None, 5.0, hard), training(3.0, 5.0 - gain, better)))
+    found = TrialsResult((training(None, 5.0, hard), training(3.0, 5.0 - gain, better)))
     assert found.leave == leave
     assert found.to_dict()["leave"] == leave
     assert (found.to_dict()["rule"] is None) == leave
 
 
 def test_where_every_training_broke_nothing_is_proposed():
-    found = Found((training(None, math.inf), training(3.0, math.inf)))
+    found = TrialsResult((training(None, math.inf), training(3.0, math.inf)))
     assert found.broken
     assert found.expression is None
 
 
 def test_a_best_that_is_the_last_of_all_is_said_to_be():
     trainings = training(None, 5.0), training(1.0, 3.0), training(3.0, 2.0), training(10.0, 4.0)
-    assert Found(trainings).at_edge == ""
-    assert Found(trainings[:-1]).at_edge == "highest"
-    assert Found((training(None, 5.0), *trainings[2:])).at_edge == "lowest"
-    assert Found((training(None, 1.0), *trainings[1:])).at_edge == ""
+    assert TrialsResult(trainings).at_edge == ""
+    assert TrialsResult(trainings[:-1]).at_edge == "highest"
+    assert TrialsResult((training(None, 5.0), *trainings[2:])).at_edge == "lowest"
+    assert TrialsResult((training(None, 1.0), *trainings[1:])).at_edge == ""

@@ -8,7 +8,7 @@ import math
 import pytest
 
 from advice.streams import drifting, lognormal, run_of, spiky
-from gradclip.advice.suggest import suggest
+from gradclip.advice.suggestion import suggest
 from gradclip.cli import main
 from gradclip.telemetry import jsonl
 

@@ -2,7 +2,7 @@
 
 import math
 
-from gradclip.advice.losses import apart, final_loss, losses_of, lower
+from gradclip.advice.losses import differ, final_loss, losses_of, lower
 from gradclip.telemetry import Event
 
 
@@ -31,7 +31,7 @@ def test_losses_so_large_that_their_sum_leaves_the_range_of_a_float_are_infinite
 
 def test_a_million_in_a_run_does_not_hide_that_it_is_worse():
     good, bad = [0.001, 0.005] * 15, [4.0, 5.0, 6.0] * 9 + [7.0, 8.0, 1e6]
-    assert apart(good, bad)
+    assert differ(good, bad)
     assert lower(good, bad)
     assert not lower(bad, good)
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from advice.streams import drifting, lognormal, run_of
 from gradclip.advice.search import MOST, best_of, search, start_from
-from gradclip.advice.suggest import suggest
+from gradclip.advice.suggestion import suggest
 
 
 def valley(bottom):

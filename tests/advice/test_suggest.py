@@ -15,7 +15,7 @@ import gradclip
 from advice.streams import drifting, lognormal, run_of, runaway, spiky, two_levels, warming_up
 from gradclip.advice.bootstrap import CONFIDENCE, quantile_range
 from gradclip.advice.replay import replay
-from gradclip.advice.suggest import FEWEST, suggest
+from gradclip.advice.suggestion import FEWEST, suggest
 from gradclip.rules.text import rule_from_text
 from gradclip.telemetry import Event, Run
 

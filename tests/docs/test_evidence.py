@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
-sys.path.insert(0, str(DOCS))
-
-import make_evidence as evidence  # noqa: E402
-from gradclip.experiments.tasks.titles import TASKS  # noqa: E402
+import make_evidence as evidence
+from gradclip.experiments.tasks.titles import TASKS
 
 LARGEST_PICTURE = 120_000
 

@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import re
-import sys
-from pathlib import Path
 
 import pytest
 
+import make_methods
 from gradclip.rules.catalogue import methods
-
-DOCS = Path(__file__).resolve().parents[2] / "docs"
-sys.path.insert(0, str(DOCS))
-
-import make_methods  # noqa: E402
 
 PAGE = make_methods.PAGE.read_text(encoding="utf-8")
 

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
-sys.path.insert(0, str(DOCS))
-
-import make_suggestions as suggestions  # noqa: E402
-from gradclip.advice.suggest import suggest  # noqa: E402
-from gradclip.experiments.sign_test import WORSE  # noqa: E402
-from gradclip.experiments.tasks.titles import TASKS  # noqa: E402
-from gradclip.rules.rule import rules_in  # noqa: E402
-from gradclip.rules.text import rule_from_text  # noqa: E402
+import make_suggestions as suggestions
+from gradclip.advice.suggestion import suggest
+from gradclip.experiments.sign_test import WORSE
+from gradclip.experiments.tasks.titles import TASKS
+from gradclip.rules.rule import rules_in
+from gradclip.rules.text import rule_from_text
 
 
 def test_the_page_is_up_to_date(capsys) -> None:

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
-sys.path.insert(0, str(DOCS))
-
-import make_tables as table  # noqa: E402
+import make_tables as table
 
 PYTORCH, PADDLE, OPTAX = table.PAGES
 MADE_WITH = {"PyTorch": "2.13", "Paddle": "3.3", "Optax": "0.2"}

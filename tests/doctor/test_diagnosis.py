@@ -9,8 +9,8 @@ import pytest
 
 from gradclip.cli import main
 from gradclip.doctor import Finding, diagnose
-from gradclip.doctor.diagnosis import ENOUGH, listed
-from gradclip.doctor.words import told
+from gradclip.doctor.diagnosis import ENOUGH, some_of
+from gradclip.doctor.findings_text import findings_as_text
 from gradclip.telemetry import Event, jsonl
 
 CALL = "clip_grad_norm_(max_norm=1) at train.py:9"
@@ -24,7 +24,9 @@ def event(step: int, norm: float, threshold: float = 1.0, **facts) -> Event:
 def written(folder: Path, events, calls=(), optimizer="SGD", **script) -> Path:
     """A run with these events and lines of `calls.jsonl`."""
     sink = jsonl(folder)
-    sink.begin({"parameters": {"weight": [2], "bias": [1]}, "optimizer": optimizer, "script": {"asked": [], **script}})
+    sink.begin(
+        {"parameters": {"weight": [2], "bias": [1]}, "optimizer": optimizer, "script": {"thresholds": [], **script}}
+    )
     for one in events:
         sink(one)
     sink.close()
@@ -34,7 +36,7 @@ def written(folder: Path, events, calls=(), optimizer="SGD", **script) -> Path:
 
 
 def found(*arguments, **script) -> dict[str, Finding]:
-    return {finding.disease: finding for finding in diagnose(written(*arguments, **script))}
+    return {finding.problem: finding for finding in diagnose(written(*arguments, **script))}
 
 
 def test_a_flaw_counts_as_long_as_its_line_holds(tmp_path: Path) -> None:
@@ -91,34 +93,36 @@ def test_a_step_on_what_is_not_finite_is_one_that_was_not_skipped(tmp_path: Path
     assert "(weight)" in finding.sentence
 
 
-ASKED = [{"name": "max_norm", "value": 2.0, "where": "train.py"}]
+THRESHOLDS = [{"name": "max_norm", "value": 2.0, "where": "train.py"}]
 
 
 def unclipped(norm: float) -> Event:
     return event(0, norm, math.inf)
 
 
-def test_a_threshold_that_was_asked_for_and_that_elements_exceeded_was_never_applied(tmp_path: Path) -> None:
+def test_a_threshold_that_the_script_has_and_that_elements_exceeded_was_never_applied(tmp_path: Path) -> None:
     lines = [{"step": 0, "calls": [], "unclipped": []}, {"step": 3, "calls": [], "unclipped": ["max_norm"]}]
-    finding = found(tmp_path / "run", [event(i, 9.0, math.inf) for i in range(5)], lines, asked=ASKED)["never-clipped"]
+    finding = found(tmp_path / "run", [event(i, 9.0, math.inf) for i in range(5)], lines, thresholds=THRESHOLDS)[
+        "never-clipped"
+    ]
     assert (finding.since, finding.steps, finding.where) == (3, 2, "train.py")
 
 
 def test_a_script_that_clips_elements_by_itself_is_left_in_peace(tmp_path: Path) -> None:
     lines = [{"step": 0, "calls": [], "unclipped": []}]
-    assert found(tmp_path / "run", [unclipped(9.0)], lines, asked=ASKED) == {}
+    assert found(tmp_path / "run", [unclipped(9.0)], lines, thresholds=THRESHOLDS) == {}
 
 
 def test_who_clips_in_the_wrong_place_is_not_told_that_nothing_clips(tmp_path: Path) -> None:
     lines = [{"step": 0, "calls": [], "flaws": [["after-step", "train.py:9", ""]]}]
-    assert set(found(tmp_path / "run", [unclipped(9.0)], lines, asked=ASKED)) == {"after-step"}
+    assert set(found(tmp_path / "run", [unclipped(9.0)], lines, thresholds=THRESHOLDS)) == {"after-step"}
 
 
 def test_an_optimizer_beside_one_that_is_clipped(tmp_path: Path) -> None:
     folder = written(tmp_path / "run", [event(0, 1.5)], [{"step": 0, "calls": [CALL]}])
     written(folder / "run-2", [unclipped(3.0)], [{"step": 0, "calls": []}], optimizer="Muon")
     (finding,) = diagnose(folder)
-    assert finding.disease == "one-optimizer-of-several"
+    assert finding.problem == "one-optimizer-of-several"
     assert "the Muon that holds weight, bias, one of 2 optimizers" in finding.sentence
     assert finding.sentence.endswith("of norms up to 3")
     assert finding.where == "train.py:9"
@@ -136,7 +140,7 @@ def test_an_optimizer_that_is_another_matter(why: str, tmp_path: Path) -> None:
     events = [replace(unclipped(3.0), step=i) for i in range(4 if why == "short-lived" else 10)]
     sink = jsonl(folder / "run-2")
     shapes = {"temperature": [1]} if why == "of one number" else {"weight": [2]}
-    sink.begin({"parameters": shapes, "optimizer": "Adam", "script": {"asked": []}})
+    sink.begin({"parameters": shapes, "optimizer": "Adam", "script": {"thresholds": []}})
     for one in events:
         sink(replace(one, time=9.0 if why == "later" else 0.0))
     sink.close()
@@ -154,7 +158,7 @@ def test_a_run_of_telemetry_is_read_as_well(tmp_path: Path) -> None:
     sink = jsonl(tmp_path / "run")
     for step in range(ENOUGH):
         sink(event(step, 5.0))
-    assert [finding.disease for finding in diagnose(tmp_path / "run")] == ["always-exceeded"]
+    assert [finding.problem for finding in diagnose(tmp_path / "run")] == ["always-exceeded"]
 
 
 def test_a_torn_last_line_of_the_calls_is_left_out(tmp_path: Path) -> None:
@@ -165,9 +169,9 @@ def test_a_torn_last_line_of_the_calls_is_left_out(tmp_path: Path) -> None:
 
 
 def test_names_are_listed_once_and_not_all_of_them() -> None:
-    assert listed(["a", "b", "a"]) == "a, b"
-    assert listed(list("abcde")) == "a, b, c and 2 more"
-    assert listed([]) == ""
+    assert some_of(["a", "b", "a"]) == "a, b"
+    assert some_of(list("abcde")) == "a, b, c and 2 more"
+    assert some_of([]) == ""
 
 
 def test_the_command_reads_a_run(tmp_path: Path, capsys) -> None:
@@ -175,11 +179,11 @@ def test_the_command_reads_a_run(tmp_path: Path, capsys) -> None:
     assert main(["doctor", str(folder)]) == 1
     assert capsys.readouterr().out.startswith("train.py:9: cuts 100% of the steps of the second half")
     assert main(["doctor", "--json", str(folder)]) == 1
-    assert json.loads(capsys.readouterr().out)[0]["disease"] == "always-exceeded"
+    assert json.loads(capsys.readouterr().out)[0]["problem"] == "always-exceeded"
     (tmp_path / "empty").mkdir()
     assert main(["doctor", str(tmp_path / "empty")]) == 2
     assert "is no run" in capsys.readouterr().err
 
 
 def test_a_run_without_findings_is_said_to_be_right() -> None:
-    assert told([]) == "nothing is wrong with the clipping"
+    assert findings_as_text([]) == "nothing is wrong with the clipping"

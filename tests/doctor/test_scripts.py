@@ -1,4 +1,4 @@
-"""Each disease in a small script that has it, and the healthy scripts: run as their users run them."""
+"""Each problem in a small script that has it, and the healthy scripts: run as their users run them."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gradclip.doctor.diseases import DISEASES
+from gradclip.doctor.problems import PROBLEMS
 from watching import SCRIPTS, python
 
 STEPS = 60
@@ -37,8 +37,8 @@ def doctor(name: str, folder: Path) -> tuple[int, list[dict], str]:
     return answer.returncode, json.loads(answer.stdout), answer.stderr
 
 
-def test_every_disease_has_a_script_and_every_script_a_healthy_twin() -> None:
-    assert {name.replace("_", "-") for name in SICK if name not in ALSO} | {"two-knobs"} == set(DISEASES)
+def test_every_problem_has_a_script_and_every_script_a_healthy_twin() -> None:
+    assert {name.replace("_", "-") for name in SICK if name not in ALSO} | {"two-knobs"} == set(PROBLEMS)
     assert {f"{name}_healthy" for name in SICK if not name.endswith("_two_knobs")} <= set(HEALTHY)
 
 
@@ -50,10 +50,10 @@ def answers(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", SICK)
-def test_a_disease_is_found_where_it_is(name: str, answers) -> None:
+def test_a_problem_is_found_where_it_is(name: str, answers) -> None:
     code, findings, _ = answers[name].result()
     assert code == 1
-    assert {finding["disease"] for finding in findings} == ALSO.get(name, {name.replace("_", "-")})
+    assert {finding["problem"] for finding in findings} == ALSO.get(name, {name.replace("_", "-")})
     lines = (SCRIPTS / f"{name}.py").read_text(encoding="utf-8").split("\n")
     (sick,) = [number for number, line in enumerate(lines, 1) if "# sick" in line]
     for finding in findings:

@@ -3,9 +3,9 @@
 import pytest
 
 from gradclip.cli.demo_command import DEMO_NEEDS
-from gradclip.experiments.demo import Demo, Silent, char_experiment, seed_experiment
-from gradclip.experiments.direction import run_direction
-from gradclip.experiments.framework import Framework, framework_called
+from gradclip.experiments.demo import Demo, char_rnns, exploding_nets
+from gradclip.experiments.training.direction import run_direction
+from gradclip.experiments.training.framework import Framework, framework_called
 
 
 @pytest.fixture(scope="session")
@@ -23,8 +23,8 @@ def demo(torch_nets: Framework) -> Demo:
     return Demo(
         ("torch", torch_nets.version()),
         0,
-        seed_experiment(torch_nets, 0, Silent()),
-        char_experiment(torch_nets, 0, Silent(), seeds=1, steps=6),
+        exploding_nets(torch_nets, 0),
+        char_rnns(torch_nets, 0, seeds=1, steps=6),
         run_direction(torch_nets),
         1.0,
     )

@@ -7,23 +7,23 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from gradclip.experiments.char_rnn import (
+from gradclip.experiments.demo import Demo
+from gradclip.experiments.training.char_rnn import (
     BY_NORM,
     BY_VALUE,
     NORM,
-    TRIALS,
+    SETUPS,
     VALUE,
     WITHOUT,
-    CharExperiment,
-    Trial,
+    CharRNNs,
+    Setup,
     drawn_weights,
     english,
     run_char_rnn,
     validation_windows,
 )
-from gradclip.experiments.demo import Demo
-from gradclip.experiments.framework import Framework
-from gradclip.experiments.run import Run, Step
+from gradclip.experiments.training.framework import Framework
+from gradclip.experiments.training.training_run import TrainingRun, TrainingStep
 
 
 def test_the_text_is_split_by_position_nine_to_one() -> None:
@@ -94,14 +94,14 @@ def test_the_same_seed_gives_the_same_numbers(torch_nets: Framework) -> None:
     assert run_char_rnn(torch_nets, 1, BY_VALUE, steps=3) == run_char_rnn(torch_nets, 1, BY_VALUE, steps=3)
 
 
-def _language(without: float, clipped: float) -> CharExperiment:
+def _language(without: float, clipped: float) -> CharRNNs:
     """What the verdict reads: the ends of three seeds for each trial."""
 
-    def run(trial: Trial, seed: int) -> Run:
-        end = without if trial == WITHOUT else clipped
-        return Run(trial.clipping, seed, trial.learning_rate, (Step(1, 6.7, 1.0, 1.0),), end, None)
+    def run(setup: Setup, seed: int) -> TrainingRun:
+        end = without if setup == WITHOUT else clipped
+        return TrainingRun(setup.clipping, seed, setup.learning_rate, (TrainingStep(1, 6.7, 1.0, 1.0),), end, None)
 
-    return CharExperiment(tuple(run(trial, seed) for trial in TRIALS for seed in range(3)), 1000, 100)
+    return CharRNNs(tuple(run(setup, seed) for setup in SETUPS for seed in range(3)), 1000, 100)
 
 
 @pytest.mark.parametrize("without", [3.5, math.inf, math.nan])
@@ -113,11 +113,11 @@ def test_worse_without_is_as_described(without: float) -> None:
 def test_a_difference_within_noise_is_a_shortfall_of_each_rule(without: float, clipped: float) -> None:
     reasons = _language(without, clipped).shortfalls()
     assert [reason.split(" should")[0] for reason in reasons] == [
-        f"character RNN: {trial.clipping}" for trial in (BY_NORM, BY_VALUE)
+        f"character RNN: {setup.clipping}" for setup in (BY_NORM, BY_VALUE)
     ]
 
 
 def test_one_lucky_seed_without_clipping_is_no_shortfall() -> None:
     described = _language(3.5, 2.5)
     lucky = replace(described.runs[0], end=2.5)
-    assert CharExperiment((lucky, *described.runs[1:]), 1000, 100).shortfalls() == []
+    assert CharRNNs((lucky, *described.runs[1:]), 1000, 100).shortfalls() == []

@@ -16,9 +16,9 @@ from rich.console import Console
 import gradclip
 from gradclip import ClipGradByGlobalNorm
 from gradclip.experiments import Comparison, Contender, Metric, Outcome, Trained, compare
-from gradclip.experiments.bars import Bars
-from gradclip.experiments.comparison_picture import draw, save_picture
-from gradclip.experiments.comparison_table import between, diverged_runs, figure, rows, table
+from gradclip.experiments.showing.comparison_picture import draw, save_picture
+from gradclip.experiments.showing.comparison_report import ComparisonProgress
+from gradclip.experiments.showing.comparison_table import between, diverged_runs, figure, rows, table
 from gradclip.experiments.sign_test import BETTER, TOO_FEW, WITHIN_NOISE, WORSE, chance, paired_verdict
 from gradclip.rules.rule import AnyRule
 
@@ -161,8 +161,8 @@ def test_the_picture_is_a_small_png_with_curves_beside(comparison: Comparison, t
 
 def test_each_run_is_told_of_in_a_line_where_there_is_no_terminal() -> None:
     output = io.StringIO()
-    with Bars(Console(file=output, width=80), ["none"], 2) as bars:
-        compare(descend, ["none"], 2, watch=bars.ended)
+    with ComparisonProgress(Console(file=output, width=80), ["none"], 2) as bars:
+        compare(descend, ["none"], 2, on_run=bars.ended)
     assert [line.split(" | ")[:2] for line in output.getvalue().splitlines()] == [
         ["  none", "seed 0"],
         ["  none", "seed 1"],

@@ -12,12 +12,11 @@ import pytest
 from rich.console import Console
 
 import gradclip
-from gradclip.experiments import seed
 from gradclip.experiments.demo import Demo, spread
-from gradclip.experiments.picture import draw
-from gradclip.experiments.show import print_document, print_report
-from gradclip.experiments.table import table
-from gradclip.experiments.terminal import Terminal, log_line
+from gradclip.experiments.showing.demo_picture import draw
+from gradclip.experiments.showing.demo_progress import DemoProgress, log_line
+from gradclip.experiments.showing.demo_report import print_document, print_report, table
+from gradclip.experiments.training import exploding_net
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -42,7 +41,7 @@ def test_the_document_says_null_and_where_a_run_broke(document: dict[str, Any]) 
 def test_the_document_has_versions_and_every_run(document: dict[str, Any]) -> None:
     assert document["versions"]["gradclip"] == gradclip.__version__
     assert set(document["versions"]) == {"gradclip", "python", "torch"}
-    assert len(document["seed_experiment"]["runs"]) == 2 * seed.SEEDS
+    assert len(document["seed_experiment"]["runs"]) == 2 * exploding_net.SEEDS
     assert len(document["char_rnn"]["runs"]) == 4
     assert document["direction"]["clipped"]["by value 1.0"] == pytest.approx([0.8, 1.0])
 
@@ -84,16 +83,16 @@ def test_the_table_fits_eighty_columns_and_shows_every_seed(demo: Demo) -> None:
 
 def test_the_log_has_the_steps_of_the_first_seed_and_a_line_for_each_run(demo: Demo) -> None:
     output = io.StringIO()
-    with Terminal(Console(file=output, width=80), first_seed=0) as terminal:
+    with DemoProgress(Console(file=output, width=80), first_seed=0) as terminal:
         for run in demo.exploding.runs:
-            watch = terminal.begins(seed.TITLE, run.clipping, run.seed, seed.STEPS)
+            watch = terminal.begins(exploding_net.TITLE, run.clipping, run.seed, exploding_net.STEPS)
             for step in run.steps:
                 watch(step)
-            terminal.ends(seed.TITLE, run)
+            terminal.ends(exploding_net.TITLE, run)
     lines = output.getvalue().splitlines()
     first = demo.exploding.clipped[0]
     assert [line for line in lines if line == log_line(first.steps[-1])]
-    assert sum("over all points" in line for line in lines) == seed.SEEDS
+    assert sum("over all points" in line for line in lines) == exploding_net.SEEDS
     assert "\x1b" not in output.getvalue()
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from gradclip.experiments.direction import DirectionExample, run_direction
-from gradclip.experiments.framework import Framework
+from gradclip.experiments.training.direction import DirectionExample, run_direction
+from gradclip.experiments.training.framework import Framework
 
 
 def test_by_value_cuts_one_element_and_by_norm_scales_both(framework: Framework) -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+import make_methods
+import profile_picture
 from gradclip import AGC, LARC, ClipGradByGlobalNorm, Constant, Rule, SkipStep, ZClip
-from gradclip.experiments import profile_picture
-from gradclip.experiments.profiles import (
+from gradclip.rules.catalogue import methods
+from profiles import (
     BURST,
     EVENT,
     LEVEL,
@@ -29,12 +29,6 @@ from gradclip.experiments.profiles import (
     record,
     streams,
 )
-from gradclip.rules.catalogue import methods
-
-DOCS = Path(__file__).resolve().parents[2] / "docs"
-sys.path.insert(0, str(DOCS))
-
-import make_methods  # noqa: E402
 
 LARGEST_PICTURE = 400_000
 
@@ -148,7 +142,7 @@ def test_a_burst_as_long_as_readmit_makes_zclip_blind_and_a_shorter_one_does_not
 
 
 def test_the_picture_has_a_row_for_what_differs_and_a_column_for_each_stream(found):
-    rows = profile_picture.alike(found)
+    rows = profile_picture.same_profiles(found)
     assert ["BlockRMS", "ClipGradByGlobalNorm", "ClipGradByNorm", "AGC", "LARC"] in rows
     assert sorted(name for row in rows for name in row) == sorted(methods())
     figure = profile_picture.draw({name: found[name] for name in ("AGC", "LARC", "ZClip")})

@@ -8,11 +8,11 @@ import torch
 
 from gradclip import ClipGradByGlobalNorm
 from gradclip.experiments import Comparison, Contender, Metric, Outcome, Trained
-from gradclip.experiments.char_rnn import BATCH, WINDOW
 from gradclip.experiments.tasks import bad_batches, bias, char_lm, digits, heavy_tails, l0l1, temporal_order
 from gradclip.experiments.tasks.descent import descend, thinned
 from gradclip.experiments.tasks.task import task_called
 from gradclip.experiments.tasks.titles import TASKS
+from gradclip.experiments.training.char_rnn import BATCH, WINDOW
 from gradclip.rules.text import rule_from_text
 
 NONE, GLOBAL = rule_from_text("none"), ClipGradByGlobalNorm(1.0)

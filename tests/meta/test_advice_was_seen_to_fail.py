@@ -7,15 +7,15 @@ import math
 import pytest
 
 import gradclip.advice.bootstrap
-import gradclip.advice.by_trial
 import gradclip.advice.losses
 import gradclip.advice.replay
 import gradclip.advice.search
 import gradclip.advice.shape
-import gradclip.advice.suggest
+import gradclip.advice.suggestion
+import gradclip.advice.trainings
 from advice import test_by_trial, test_losses, test_replay, test_search, test_suggest
 from advice.streams import lognormal
-from gradclip.advice.suggest import Choice
+from gradclip.advice.suggestion import Choice
 from gradclip.rules.text import rule_from_text
 from planting import Plant
 
@@ -40,7 +40,7 @@ def replayed(text, norms):
 
 
 def apart_and_lower(losses, others):
-    return gradclip.advice.losses.apart(losses, others) and sum(losses) < sum(others)
+    return gradclip.advice.losses.differ(losses, others) and sum(losses) < sum(others)
 
 
 def single_steps(count):
@@ -52,7 +52,7 @@ def searched(bottom, start):
     test_search.check_search_finds_the_valley(SEARCH.search, bottom, start)
 
 
-SUGGEST, SHAPE, SEARCH = gradclip.advice.suggest, gradclip.advice.shape, gradclip.advice.search
+SUGGEST, SHAPE, SEARCH = gradclip.advice.suggestion, gradclip.advice.shape, gradclip.advice.search
 DRAWN = lognormal(60)
 PLANTS = [
     Plant("the norm after clipping is read", test_suggest.test_it_is_the_norm_before_clipping_that_counts, (),
@@ -88,7 +88,7 @@ PLANTS = [
     Plant("any gain is taken for one", test_by_trial.test_a_gain_within_the_noise_of_the_steps_is_none, (0.01, True),
           gradclip.advice.losses, "SURE", 0.0),
     Plant("hard batches are taken for noise", test_by_trial.test_a_gain_within_the_noise_of_the_steps_is_none,
-          (0.2, False), gradclip.advice.by_trial, "lower", apart_and_lower),
+          (0.2, False), gradclip.advice.trainings, "lower", apart_and_lower),
 ]  # fmt: skip
 
 

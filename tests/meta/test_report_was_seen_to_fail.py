@@ -9,24 +9,24 @@ from statistics import stdev
 import pytest
 from markupsafe import Markup
 
-import gradclip.report.comparison
-import gradclip.report.diverged
+import gradclip.report.divergence
+import gradclip.report.downsampling
 import gradclip.report.html
 import gradclip.report.loss_chart
+import gradclip.report.loss_ranking
 import gradclip.report.norm_chart
 import gradclip.report.numbers
 import gradclip.report.summary
-import gradclip.report.thin
 import gradclip.report.verdict
 from planting import RED, Plant
 from report import (
-    test_comparison,
-    test_diverged,
+    test_divergence,
+    test_downsampling,
     test_loss_chart,
+    test_loss_ranking,
     test_numbers,
     test_page,
     test_summary,
-    test_thin,
     test_verdict,
 )
 
@@ -36,7 +36,7 @@ def every_nth(values, most):
 
 
 def middle_of_each_bucket(values, most):
-    return [bucket[len(bucket) // 2] for bucket in gradclip.report.thin.buckets(len(values), most)]
+    return [bucket[len(bucket) // 2] for bucket in gradclip.report.downsampling.buckets(len(values), most)]
 
 
 def without_autoescape(make=gradclip.report.html.environment.__wrapped__):
@@ -70,9 +70,10 @@ def unchanged(data):
 
 
 PLANTS = [
-    Plant("every n-th step is drawn", test_thin.check_spikes_stay, (), gradclip.report.thin, "thin", every_nth),
-    Plant("the middle of each bucket is drawn", test_thin.check_spikes_stay, (),
-          gradclip.report.thin, "thin", middle_of_each_bucket),
+    Plant("every n-th step is drawn", test_downsampling.check_spikes_stay, (),
+          gradclip.report.downsampling, "thin", every_nth),
+    Plant("the middle of each bucket is drawn", test_downsampling.check_spikes_stay, (),
+          gradclip.report.downsampling, "thin", middle_of_each_bucket),
     Plant("names are not escaped", test_page.check_names_are_escaped, (),
           gradclip.report.html, "environment", without_autoescape),
     Plant("the data end their script", test_page.check_data_cannot_end_its_script, (),
@@ -91,22 +92,22 @@ PLANTS = [
           gradclip.report.verdict, "OFTEN", 1.0),
     Plant("every n-th loss is drawn", test_loss_chart.check_spike_stays, (),
           gradclip.report.norm_chart, "thin", every_nth),
-    Plant("a mean is no surer than a loss", test_comparison.check_different_are_told_apart_mostly, (),
+    Plant("a mean is no surer than a loss", test_loss_ranking.check_different_are_told_apart_mostly, (),
           gradclip.advice.losses, "standard_error", error_of_one_loss),
-    Plant("a mean is surer than it is", test_comparison.check_alike_are_told_apart_rarely, (),
+    Plant("a mean is surer than it is", test_loss_ranking.check_alike_are_told_apart_rarely, (),
           gradclip.advice.losses, "standard_error", error_without_blocks),
-    Plant("one standard error is sure", test_comparison.check_alike_are_told_apart_rarely, (),
+    Plant("one standard error is sure", test_loss_ranking.check_alike_are_told_apart_rarely, (),
           gradclip.advice.losses, "SURE", 1.0),
-    Plant("a rise of any size is a divergence", test_diverged.check_healthy,
-          ("a term whose weight grows to eight times",), gradclip.report.diverged, "FAR", 1.0),
-    Plant("a rise is none before a million times", test_diverged.check_diverged, ("blown up",),
-          gradclip.report.diverged, "FAR", 1e6),
-    Plant("one batch of NaN is a divergence", test_diverged.check_healthy, ("nine NaN at the end",),
-          gradclip.report.diverged, "IN_A_ROW", 1),
-    Plant("one low loss is the beginning", test_diverged.check_healthy, ("a low first batch",),
-          gradclip.report.diverged, "rose", far_above_the_first),
-    Plant("ten losses are an end", test_diverged.check_healthy, ("too short to say",),
-          gradclip.report.diverged, "END", 10),
+    Plant("a rise of any size is a divergence", test_divergence.check_healthy,
+          ("a term whose weight grows to eight times",), gradclip.report.divergence, "FAR", 1.0),
+    Plant("a rise is none before a million times", test_divergence.check_diverged, ("blown up",),
+          gradclip.report.divergence, "FAR", 1e6),
+    Plant("one batch of NaN is a divergence", test_divergence.check_healthy, ("nine NaN at the end",),
+          gradclip.report.divergence, "IN_A_ROW", 1),
+    Plant("one low loss is the beginning", test_divergence.check_healthy, ("a low first batch",),
+          gradclip.report.divergence, "rose", far_above_the_first),
+    Plant("ten losses are an end", test_divergence.check_healthy, ("too short to say",),
+          gradclip.report.divergence, "END", 10),
     Plant("a few steps are enough", test_verdict.check_verdict, ("few",), gradclip.report.verdict, "FEW", 0),
 ]  # fmt: skip
 

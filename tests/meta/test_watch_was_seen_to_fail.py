@@ -9,14 +9,14 @@ from tempfile import TemporaryDirectory
 import pytest
 
 import gradclip.doctor.diagnosis as diagnosis
-import gradclip.watch.asked as asked
+import gradclip.watch.call_site as call_site
+import gradclip.watch.gradient_norms as gradient_norms
 import gradclip.watch.journal as journal
-import gradclip.watch.seen as seen
-import gradclip.watch.steps as steps
-import gradclip.watch.where as where
+import gradclip.watch.script_thresholds as script_thresholds
+import gradclip.watch.step_events as step_events
 from doctor import test_diagnosis
 from planting import RED, Plant
-from watch import test_journal, test_loss, test_seen, test_start
+from watch import test_gradient_norms, test_journal, test_loss, test_start
 
 
 def in_folder(test, *arguments, **named):
@@ -46,11 +46,11 @@ def never_stale(clip, made, zeroed, scale):
 
 
 def whose_a_file_is():
-    where.owner.cache_clear()
+    call_site.package_of.cache_clear()
     test_start.test_whose_a_file_is()
 
 
-value_test = test_seen.test_clipping_by_value_is_told_by_the_largest_magnitude
+value_test = test_gradient_norms.test_clipping_by_value_is_told_by_the_largest_magnitude
 PLANTS = [
     Plant("a second clip is always the same one", healthy("two halves"), (), journal, "repeated",
           repeated_whatever_came_between),
@@ -59,24 +59,25 @@ PLANTS = [
     Plant("a clip is never in the wrong place", sick(journal.AFTER_STEP), (), journal, "flaw_of", never_stale),
     Plant("a clip always finds its gradients", sick(journal.BEFORE_BACKWARD), (), journal, "flaw_of", never_stale),
     Plant("a scale is never on them", sick(journal.BEFORE_UNSCALE), (), journal, "flaw_of", never_stale),
-    Plant("a sum that became zero is believed", test_seen.test_a_norm_is_that_of_float64, ("tiny", 2.0), seen, "LEAST",
-          -1.0),
-    Plant("the largest magnitude is taken for a norm", value_test, (), steps, "joined", lambda norms, order: 7.0),
-    Plant("nothing is left of what was clipped", test_seen.test_the_event_says_what_pytorch_left, (2.0, 0.5),
-          steps, "left", lambda acted: acted.norm),
+    Plant("a sum that became zero is believed", test_gradient_norms.test_a_norm_is_that_of_float64, ("tiny", 2.0),
+          gradient_norms, "LEAST", -1.0),
+    Plant("the largest magnitude is taken for a norm", value_test, (),
+          step_events, "combined_norm", lambda norms, order: 7.0),
+    Plant("nothing is left of what was clipped", test_gradient_norms.test_the_event_says_what_pytorch_left, (2.0, 0.5),
+          step_events, "norm_after", lambda effect: effect.norm),
     Plant("a loss scale stays on the loss", test_loss.test_each_loss_has_the_scale_that_was_on_it, (),
-          test_loss, "loss_of", lambda losses: sum(one.value for one in losses)),
+          test_loss, "loss_of", lambda losses: sum(loss.value for loss in losses)),
     Plant("the losses of another step count", test_loss.test_losses_whose_gradients_were_given_up_do_not_count, (),
           test_loss, "Zeroed", journal.Unscaled),
     Plant("every number is a threshold", test_start.test_a_name_that_says_something_else, ("grad_norm",),
-          asked, "NAMED", asked.re.compile(".*")),
-    Plant("a library is the user's", whose_a_file_is, (), where, "PACKAGES", ()),
+          script_thresholds, "NAMED", script_thresholds.re.compile(".*")),
+    Plant("a library is the user's", whose_a_file_is, (), call_site, "PACKAGES", ()),
     Plant("a line holds for one step", in_folder(test_diagnosis.test_a_flaw_counts_as_long_as_its_line_holds), (),
-          diagnosis, "watched", lambda folder: diagnosis.Watched(diagnosis.read_run(folder), [
+          diagnosis, "recorded_run", lambda folder: diagnosis.RecordedRun(diagnosis.read_run(folder), [
               (diagnosis.json.loads(line), 1) for line in (folder / "calls.jsonl").read_text().splitlines()])),
     Plant("few steps are enough", in_folder(test_diagnosis.test_of_few_steps_nothing_is_said), (),
           diagnosis, "ENOUGH", 1),
-    Plant("a guard that was not needed is sick",
+    Plant("a guard that was not needed is wrong",
           in_folder(test_diagnosis.test_a_threshold_ten_times_above_all_norms_guards_nothing, 0.9, False), (),
           diagnosis, "FAR_BELOW", 1.0),
     Plant("always is not said",
@@ -88,4 +89,4 @@ PLANTS = [
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.what)
 def test_the_oracle_is_green_and_with_the_bug_red(plant):
     plant._replace(red=(*RED, KeyError)).check()
-    where.owner.cache_clear()
+    call_site.package_of.cache_clear()

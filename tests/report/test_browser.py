@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
-from gradclip.report import look, page, show
-from report.made import falling, noise, run_of, with_losses, with_tensors
+from gradclip.report import page, show, style
+from report.example_runs import falling, noise, run_of, with_losses, with_tensors
 from report.test_page import hostile_run
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -106,7 +106,7 @@ def test_the_losses_of_two_runs_are_drawn_in_one_chart_under_the_sentence_that_c
     # Of each run the line that seven NaN cut into eight, and the one through its 80 medians.
     expect(lines).to_have_count(18)
     strokes = [line.evaluate("node => getComputedStyle(node).stroke") for line in lines.all()]
-    assert strokes == [rgb(look.RUNS[0])] * 9 + [rgb(look.RUNS[1])] * 9
+    assert strokes == [rgb(style.RUNS[0])] * 9 + [rgb(style.RUNS[1])] * 9
     assert count(tab, "#loss .points path") == 14
     assert lines.nth(8).get_attribute("d").count("L") > 70
     assert "first ended lowest" in tab.locator(".verdict").first.inner_text()
@@ -119,8 +119,8 @@ def test_without_losses_the_page_has_no_place_for_them(opened):
 
 def test_the_chart_of_losses_is_dark_in_the_dark(opened):
     tab = opened("losses", color_scheme="dark")
-    expect(tab.locator("#loss .scatterlayer path.js-line").first).to_have_css("stroke", rgb(look.DARK[look.RUNS[0]]))
-    expect(tab.locator("#loss .xtick text").first).to_have_css("fill", rgb(look.DARK[look.MUTED]))
+    expect(tab.locator("#loss .scatterlayer path.js-line").first).to_have_css("stroke", rgb(style.DARK[style.RUNS[0]]))
+    expect(tab.locator("#loss .xtick text").first).to_have_css("fill", rgb(style.DARK[style.MUTED]))
 
 
 def point_at(tab, place, height):
@@ -185,11 +185,11 @@ def test_in_the_dark_the_page_and_its_charts_change_colours_without_a_reload(ope
     tab = opened("one", color_scheme="light")
     body, tick = tab.locator("body"), tab.locator("#norm-0 .xtick text").first
     expect(body).to_have_css("background-color", "rgb(255, 255, 255)")
-    expect(tick).to_have_css("fill", rgb(look.MUTED))
+    expect(tick).to_have_css("fill", rgb(style.MUTED))
     tab.emulate_media(color_scheme="dark")
     expect(body).to_have_css("background-color", "rgb(18, 22, 27)")
-    expect(tick).to_have_css("fill", rgb(look.DARK[look.MUTED]))
-    expect(tab.locator(DRAWN).first).to_have_css("stroke", rgb(look.DARK[look.RUNS[0]]))
+    expect(tick).to_have_css("fill", rgb(style.DARK[style.MUTED]))
+    expect(tab.locator(DRAWN).first).to_have_css("stroke", rgb(style.DARK[style.RUNS[0]]))
 
 
 def rgb(colour):

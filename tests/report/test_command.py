@@ -10,9 +10,9 @@ import pytest
 
 from gradclip.cli import main
 from gradclip.report import summarise
-from gradclip.report.text import in_colour, sparkline, text
+from gradclip.report.terminal_report import in_colour, sparkline, text
 from gradclip.telemetry import Run, jsonl
-from report.made import falling, noise, run_of, with_losses, with_tensors
+from report.example_runs import falling, noise, run_of, with_losses, with_tensors
 
 
 def recorded(folder, run):

@@ -6,10 +6,10 @@ import re
 import pytest
 
 from gradclip.report import page, summarise
-from gradclip.report.look import BROKEN
 from gradclip.report.loss_chart import caption, has_chart, loss_axis, loss_chart
 from gradclip.report.norm_chart import POINTS
-from report.made import falling, noise, run_of, with_losses
+from gradclip.report.style import BROKEN
+from report.example_runs import falling, noise, run_of, with_losses
 from report.test_page import data_of, without_plotly
 
 

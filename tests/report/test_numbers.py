@@ -9,7 +9,7 @@ from gradclip.advice.shape import quantile
 from gradclip.report.bins import counts, log_edges
 from gradclip.report.numbers import numbers_of, usual_norms
 from gradclip.telemetry import Run
-from report.made import run_of, step, with_losses
+from report.example_runs import run_of, step, with_losses
 
 
 def numbers(run, scope=None):
@@ -91,12 +91,12 @@ def test_a_nan_escapes_where_the_step_is_taken_with_it():
 
 
 def test_a_threshold_belongs_to_the_whole_gradient_where_one_coefficient_explains_the_norm():
-    whole = run_of([4.0, 1.0], threshold=2.0)
-    assert numbers(whole).whole
-    assert not numbers(whole, scope="Tensor").whole
+    global_threshold = run_of([4.0, 1.0], threshold=2.0)
+    assert numbers(global_threshold).global_threshold
+    assert not numbers(global_threshold, scope="Tensor").global_threshold
     # Tensors of norm 3 and 4, each cut to 2: the coefficient is 2 / 4, the norm goes from 5 to sqrt(8).
     parts = Run([replace(step(0, 5.0, 2.0), norm_after=math.sqrt(8), coefficient=0.5)])
-    assert not numbers(parts).whole
+    assert not numbers(parts).global_threshold
 
 
 def test_quantiles_lie_between_two_numbers_in_proportion():

@@ -15,7 +15,7 @@ from gradclip.report.layers import heat_of
 from gradclip.report.norm_chart import POINTS, norm_chart
 from gradclip.report.summary import summarise
 from gradclip.telemetry import Run
-from report.made import falling, noise, run_of, step, with_losses, with_tensors
+from report.example_runs import falling, noise, run_of, step, with_losses, with_tensors
 
 HOSTILE = "<script>window.taken = 1</script>"
 HEADINGS = [

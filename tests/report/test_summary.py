@@ -13,7 +13,7 @@ from gradclip.report.tiles import facts_of, tiles_of
 from gradclip.report.what_if import LONGEST, what_if
 from gradclip.report.worst import worst_parameters, worst_steps
 from gradclip.telemetry import Run
-from report.made import noise, run_of, with_losses, with_tensors
+from report.example_runs import noise, run_of, with_losses, with_tensors
 
 
 def worst(run):
@@ -72,14 +72,14 @@ def test_5000_tensors_become_layers_by_the_beginnings_of_their_names():
     heat = heat_of(with_tensors(run_of([1.0]), lambda i: {name: float(n) for n, name in enumerate(names)}))
     assert len(heat.rows) == 40
     assert heat.norms[39] == [4999.0]
-    assert "5,000 tensors; put together by the beginnings of their names into 40 rows" in heat.said
+    assert "5,000 tensors; put together by the beginnings of their names into 40 rows" in heat.note
 
 
 def test_of_5000_names_without_parts_the_largest_norms_and_the_broken_ones_are_shown():
     norms = {f"p{n}": math.nan if n == 7 else float(n) for n in range(5000)}
     heat = heat_of(with_tensors(run_of([1.0]), lambda i: norms))
     assert heat.rows == ["p7", *(f"p{n}" for n in range(4953, 5000))]
-    assert "the 48 with the largest norms are shown" in heat.said
+    assert "the 48 with the largest norms are shown" in heat.note
 
 
 def test_few_beginnings_are_not_all_that_is_shown():
@@ -113,14 +113,14 @@ def test_of_a_long_run_the_last_20_000_steps_are_replayed_and_the_page_says_so(m
     assert LONGEST == 20_000
     found = what_if(run_of([100.0] * 10 + [1.0] * 50))
     assert found.rows[0].largest == 1.0
-    assert "last 50 steps of 60" in found.said
+    assert "last 50 steps of 60" in found.note
 
 
 def test_without_numpy_a_window_of_norms_is_not_replayed_and_this_is_said(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     found = what_if(run_of([1.0] * 30))
     assert "autoclip" not in {one.rule for one in found.rows}
-    assert 'pip install "gradclip[cpu]"' in found.said
+    assert 'pip install "gradclip[cpu]"' in found.note
 
 
 @pytest.mark.parametrize("norms", [[], [0.0, 0.0], [math.nan]])

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from gradclip.report import summarise, verdict
-from report.made import noise, run_of
+from report.example_runs import noise, run_of
 
 CALM, SPIKY = noise(400), noise(400, spikes={50, 250})
 KINDS = {

@@ -16,7 +16,10 @@ import torch
 import originals
 from gradclip import AdaGC, AutoClip, EMARatio, PercentileClip, SkipSpikes, ZClip
 from gradclip.clipper import Clipper
-from gradclip.experiments.profiles import (
+from gradclip.rules.catalogue import methods
+from gradclip.step.gradients import Gradients
+from gradclip.testing import REFERENCE
+from profiles import (
     BURST,
     EVENT,
     LEVEL,
@@ -30,9 +33,6 @@ from gradclip.experiments.profiles import (
     shown_rule,
     spiked,
 )
-from gradclip.rules.catalogue import methods
-from gradclip.step.gradients import Gradients
-from gradclip.testing import REFERENCE
 
 METHODS = {name: shown_rule(method) for name, method in methods().items()}
 REMEMBERING = {name: rule for name, rule in METHODS.items() if " numbers for " in methods()[name].state}

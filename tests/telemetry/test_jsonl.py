@@ -13,7 +13,7 @@ import torch
 
 import gradclip
 from gradclip import GradclipWarning
-from gradclip.advice.past import normalises
+from gradclip.advice.recorded_clipping import normalises
 from gradclip.telemetry import Event, Telemetry, jsonl, read_run
 from gradclip.torch import Clipper
 from training import RULE

@@ -5,17 +5,17 @@ import math
 import pytest
 
 from gradclip.watch import journal
-from gradclip.watch.journal import Backward, Clip, Examined, Scaled, Unscaled, Zeroed, examine, left_out
+from gradclip.watch.journal import Backward, ClipCall, Examined, Scaled, Unscaled, Zeroed, examine, left_out
 
 MINE, OTHERS = frozenset({1, 2}), frozenset({3, 4})
 OPTIMIZER = 7
 FIRST, SECOND = object(), object()
 
 
-def clip(where: str = "train.py:1", parameters: frozenset[int] = MINE, **facts) -> Clip:
+def clip(where: str = "train.py:1", parameters: frozenset[int] = MINE, **facts) -> ClipCall:
     known = {"given": len(parameters), "gradients": len(parameters), "first": lambda: FIRST}
     threshold = facts.pop("threshold", 1.0)
-    return Clip("clip_grad_norm_", journal.NORM, threshold, 2.0, where, parameters=parameters, **known | facts)
+    return ClipCall("clip_grad_norm_", journal.NORM, threshold, 2.0, where, parameters=parameters, **known | facts)
 
 
 def examined(*entries) -> Examined:
@@ -54,7 +54,7 @@ SICK = {
     journal.TWICE: [Backward(), clip(), clip("train.py:2")],
     journal.TWO_KNOBS: [Backward(), clip(), clip("train.py:2", by="lightning")],
     journal.EMPTY: [Backward(), clip(parameters=frozenset())],
-    journal.NO_PARAMETERS: [Backward(), clip(parameters=frozenset({8, 9}), gradients=0, made_of_parameters=False)],
+    journal.NO_PARAMETERS: [Backward(), clip(parameters=frozenset({8, 9}), gradients=0, are_parameters=False)],
 }
 
 

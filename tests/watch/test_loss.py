@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from gradclip.telemetry import read_run
+from gradclip.watch.backward_pass import losses_in
 from gradclip.watch.journal import Backward, Loss, Scaled, Unscaled, Zeroed, examine
-from gradclip.watch.seen import losses_in
-from gradclip.watch.steps import loss_of
+from gradclip.watch.step_events import loss_of
 from watching import SCRIPTS, watch
 
 MINE, OTHERS = frozenset({1}), frozenset({2})

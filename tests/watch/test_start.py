@@ -11,11 +11,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from gradclip.watch.asked import asked_for, thresholds
-from gradclip.watch.finder import After
-from gradclip.watch.names import names_of
-from gradclip.watch.record import claimed
-from gradclip.watch.where import caller, owner
+from gradclip.watch.call_site import caller, package_of
+from gradclip.watch.import_hook import ImportHook
+from gradclip.watch.parameter_names import parameter_names
+from gradclip.watch.run_writer import claim_folder
+from gradclip.watch.script_thresholds import thresholds, thresholds_of_script
 
 
 def test_a_module_is_told_of_once_it_is_whole(tmp_path: Path, monkeypatch) -> None:
@@ -23,7 +23,9 @@ def test_a_module_is_told_of_once_it_is_whole(tmp_path: Path, monkeypatch) -> No
     (tmp_path / "another.py").write_text("value = 4\n", encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     told: list[int] = []
-    monkeypatch.setattr(sys, "meta_path", [After({"waited_for": lambda one: told.append(one.value)}), *sys.meta_path])
+    monkeypatch.setattr(
+        sys, "meta_path", [ImportHook({"waited_for": lambda one: told.append(one.value)}), *sys.meta_path]
+    )
     __import__("another")
     assert told == []
     __import__("waited_for")
@@ -31,16 +33,16 @@ def test_a_module_is_told_of_once_it_is_whole(tmp_path: Path, monkeypatch) -> No
 
 
 def test_a_module_that_is_nowhere_is_nowhere(monkeypatch) -> None:
-    monkeypatch.setattr(sys, "meta_path", [After({"nowhere_at_all": print}), *sys.meta_path])
+    monkeypatch.setattr(sys, "meta_path", [ImportHook({"nowhere_at_all": print}), *sys.meta_path])
     with pytest.raises(ModuleNotFoundError):
         __import__("nowhere_at_all")
-    assert isinstance(After({"json": print}).find_spec("json"), ModuleSpec)
+    assert isinstance(ImportHook({"json": print}).find_spec("json"), ModuleSpec)
 
 
 def test_parameters_have_the_names_of_the_outermost_module() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1))
     wrapped = torch.nn.DataParallel(model)
-    names = names_of(torch.optim.SGD(wrapped.parameters(), lr=0.1))
+    names = parameter_names(torch.optim.SGD(wrapped.parameters(), lr=0.1))
     assert list(names.values()) == ["0.weight", "0.bias", "1.weight", "1.bias"]
 
 
@@ -50,14 +52,14 @@ def test_a_module_that_is_half_made_is_passed_over() -> None:
             pass
 
     half, model = Half(), torch.nn.Linear(2, 1, bias=False)
-    assert list(names_of(torch.optim.SGD(model.parameters(), lr=0.1)).values()) == ["weight"]
+    assert list(parameter_names(torch.optim.SGD(model.parameters(), lr=0.1)).values()) == ["weight"]
     assert half is not None
 
 
 def test_names_of_two_models_differ_and_a_lonely_parameter_has_its_place() -> None:
     first, second = torch.nn.Linear(2, 1, bias=False), torch.nn.Linear(2, 1, bias=False)
     lonely = torch.nn.Parameter(torch.zeros(1))
-    names = names_of(torch.optim.SGD([first.weight, second.weight, lonely], lr=0.1))
+    names = parameter_names(torch.optim.SGD([first.weight, second.weight, lonely], lr=0.1))
     assert list(names.values()) == ["weight", "weight (2)", "group 0, parameter 2"]
 
 
@@ -69,12 +71,12 @@ def test_the_caller_is_the_line_of_the_user() -> None:
 
 
 def test_whose_a_file_is() -> None:
-    assert owner(torch.__file__) == "torch"
-    assert owner(pytest.__file__) == "pytest"
-    assert owner(types.__file__) == "python"
-    assert owner(sys.modules["gradclip"].__file__) == "gradclip"
-    assert owner("<frozen runpy>") == "python"
-    assert owner(__file__) == ""
+    assert package_of(torch.__file__) == "torch"
+    assert package_of(pytest.__file__) == "pytest"
+    assert package_of(types.__file__) == "python"
+    assert package_of(sys.modules["gradclip"].__file__) == "gradclip"
+    assert package_of("<frozen runpy>") == "python"
+    assert package_of(__file__) == ""
 
 
 THRESHOLDS = ["max_norm", "max_grad_norm", "clip_norm", "grad_clip", "GRAD_CLIP", "gradient_clip_val", "clip_grad_norm"]
@@ -115,16 +117,16 @@ def test_settings_hold_thresholds(settings) -> None:
 def test_what_the_optimizer_has_among_its_settings_is_its_own_to_apply() -> None:
     max_grad_norm = 1.5
     optimizer = torch.optim.SGD([{"params": [torch.zeros(1)], "max_grad_norm": max_grad_norm}], lr=0.1)
-    assert asked_for(optimizer) == []
+    assert thresholds_of_script(optimizer) == []
 
 
 def test_what_a_running_function_was_asked_for() -> None:
     max_grad_norm = 1.5
     assert {"name": "max_grad_norm", "value": max_grad_norm} in [
-        {"name": one["name"], "value": one["value"]} for one in asked_for()
+        {"name": one["name"], "value": one["value"]} for one in thresholds_of_script()
     ]
 
 
 def test_each_run_has_a_folder_of_its_own(tmp_path: Path) -> None:
-    places = [claimed(tmp_path / "run") for _ in range(3)]
+    places = [claim_folder(tmp_path / "run") for _ in range(3)]
     assert places == [tmp_path / "run", tmp_path / "run" / "run-2", tmp_path / "run" / "run-3"]

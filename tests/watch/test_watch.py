@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gradclip.telemetry import read_run
-from gradclip.watch.launch import folder_for, whole
+from gradclip.watch.launch import folder_for, with_python
 from watching import SCRIPTS, SOURCE, python, watch
 
 EXACT = [
@@ -131,7 +131,7 @@ def test_json_is_the_only_thing_on_the_output(tmp_path: Path) -> None:
     told = json.loads(answer.stdout)
     assert told["exit"] == 0
     assert told["runs"]["run"]["steps"] == 5
-    assert [finding["disease"] for finding in told["findings"]] == ["twice"]
+    assert [finding["problem"] for finding in told["findings"]] == ["twice"]
 
 
 def test_a_call_that_is_wrong_fails_as_it_does_without_us(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ for number in range(300):
     p.sum().backward()
     torch.nn.utils.clip_grad_norm_([p], 1.0)
     optimizer.step()
-print(len(patches._recorders[0]._log))
+print(len(patches._recorders[0]._log._entries))
 """
     (tmp_path / "script.py").write_text(script, encoding="utf-8")
     # what the last step has read is kept for an optimizer that may be new: a backward pass and a clip
@@ -210,9 +210,9 @@ def test_a_mistake_gets_one_line(arguments, said, tmp_path: Path) -> None:
 
 
 def test_what_is_run() -> None:
-    assert whole(["train.py", "--lr", "1"]) == [sys.executable, "train.py", "--lr", "1"]
-    assert whole(["-m", "package.train"]) == [sys.executable, "-m", "package.train"]
-    assert whole(["torchrun", "train.py"]) == ["torchrun", "train.py"]
+    assert with_python(["train.py", "--lr", "1"]) == [sys.executable, "train.py", "--lr", "1"]
+    assert with_python(["-m", "package.train"]) == [sys.executable, "-m", "package.train"]
+    assert with_python(["torchrun", "train.py"]) == ["torchrun", "train.py"]
     assert folder_for(["torchrun", "here/train.py"]).parts[0] == "runs"
     assert folder_for(["torchrun", "here/train.py"]).name.startswith("train-")
     assert folder_for(["-m", "package.train"]).name.startswith("train-")

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from statistics import fmean, stdev
 
-from gradclip.advice.past import MOST
+from gradclip.advice.recorded_clipping import MOST
 from gradclip.telemetry.event import Event
 
 PART = 10
@@ -69,23 +69,23 @@ def lower(losses: Sequence[float], others: Sequence[float]) -> bool:
         return False
     gains = [other - loss for loss, other in zip(losses, others, strict=False)]
     paired = len(losses) == len(others) and fmean(gains) > SURE * standard_error(gains)
-    return paired or apart(losses, others)
+    return paired or differ(losses, others)
 
 
-def apart(losses: Sequence[float], others: Sequence[float]) -> bool:
+def differ(losses: Sequence[float], others: Sequence[float]) -> bool:
     """Whether the losses at the end of two runs differ by more than noise, in their means or in their ranks.
 
     A single loss of a million makes the mean of its run too unsure to differ from any other, and is one rank.
     """
     ordered = sorted([*losses, *others])
     ranks = [
-        [bisect.bisect_left(ordered, loss) + bisect.bisect_right(ordered, loss) for loss in own]
-        for own in (losses, others)
+        [bisect.bisect_left(ordered, loss) + bisect.bisect_right(ordered, loss) for loss in run]
+        for run in (losses, others)
     ]
-    return _differ(losses, others) or _differ(*ranks)
+    return _means_differ(losses, others) or _means_differ(*ranks)
 
 
-def _differ(first: Sequence[float], second: Sequence[float]) -> bool:
+def _means_differ(first: Sequence[float], second: Sequence[float]) -> bool:
     """Whether the means differ by more than their noise."""
     return abs(fmean(first) - fmean(second)) > SURE * math.hypot(standard_error(first), standard_error(second))
 

@@ -46,8 +46,8 @@ class Replay:
         unit = max((norm for norm, _ in self._finite), default=0.0)  # their sum may leave the range of a float
         if unit == 0.0:
             return 1.0
-        whole = math.fsum(norm / unit for norm, _ in self._finite)
-        return math.fsum(output / unit for _, output in self._finite) / whole
+        total = math.fsum(norm / unit for norm, _ in self._finite)
+        return math.fsum(output / unit for _, output in self._finite) / total
 
     @property
     def largest(self) -> float:
@@ -79,10 +79,10 @@ def replay(norms: Sequence[float], rule: AnyRule) -> Replay:
 def replayable_stages(rule: AnyRule) -> list[Rule]:
     """The stages of a rule that global norms are enough for; `ValueError` says what others would need."""
     stages = checked_rule(rule).stages
-    needs = _needs_beyond_norms(rule, stages)
-    if needs:
+    missing = _needs_beyond_norms(rule, stages)
+    if missing:
         raise ValueError(
-            f"a run has one norm a step, and this rule {needs}: it cannot be replayed; take one of all tensors "
+            f"a run has one norm a step, and this rule {missing}: it cannot be replayed; take one of all tensors "
             f"together, such as ClipGradByGlobalNorm(1.0) or ZClip(), got {rule!r}"
         )
     # Of one number every norm is its magnitude, and that of a maximum is taken without squares.
@@ -93,7 +93,7 @@ def _needs_beyond_norms(rule: AnyRule, stages: Sequence[Rule | Rules]) -> str:
     """What a rule reads or does that the norms of a run do not show."""
     single = [stage for stage in stages if isinstance(stage, Rule)]
     reads = sorted(name for stage in single for name in stage.threshold.reads_given)
-    asked = {
+    needs = {
         "adds what it took away to the next gradient": isinstance(rule, Carry),
         "goes by the names of parameters": len(single) < len(stages),
         "measures parts of the gradient": any(not isinstance(stage.scope, Global) for stage in single),
@@ -102,7 +102,7 @@ def _needs_beyond_norms(rule: AnyRule, stages: Sequence[Rule | Rules]) -> str:
         f"reads the {' and the '.join(reads)}": bool(reads),
         "ends a run by an error": any(stage.response.action == RAISE for stage in single),
     }
-    return next((words for words, true in asked.items() if true), "")
+    return next((words for words, holds in needs.items() if holds), "")
 
 
 def _keeps_rows(stages: Sequence[Rule]) -> bool:

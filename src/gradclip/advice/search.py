@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from typing import NamedTuple
 
-from gradclip.advice.suggest import CHOICES, suggest, usable
+from gradclip.advice.suggestion import CHOICES, suggest, usable
 from gradclip.telemetry.event import Event
 
 SERIES = (1.0, 2.0, 3.0, 5.0)

@@ -142,7 +142,7 @@ def warm_up(norms: Sequence[float]) -> int:
         return 0
     low, high = min(late) / SLACK, max(late) * SLACK
     early = medians[: len(medians) // 2]
-    return length * next((place for place, one in enumerate(early) if low <= one <= high), len(early))
+    return length * next((place for place, level in enumerate(early) if low <= level <= high), len(early))
 
 
 def drift_of(norms: Sequence[float]) -> float:
@@ -182,11 +182,11 @@ def levels_of(norms: Sequence[float]) -> Levels | None:
 def _otsu(ordered: Sequence[float]) -> int:
     """Where to cut ascending norms in two."""
     logs = [math.log(norm) for norm in ordered]
-    whole, below = math.fsum(logs), 0.0
+    total, below = math.fsum(logs), 0.0
     best, cut = 0.0, 0
     for count, value in enumerate(logs[:-1], 1):
         below += value
-        apart = below / count - (whole - below) / (len(logs) - count)
-        if (between := count * (len(logs) - count) * apart * apart) > best:
+        distance = below / count - (total - below) / (len(logs) - count)
+        if (between := count * (len(logs) - count) * distance * distance) > best:
             best, cut = between, count
     return cut

@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
         return mistake(f'{options.task} needs {" and ".join(missing)}: pip install "gradclip[demo,torch]"', "compare")
     if wrong := wrong_rules(options.rules or ()) or no_folder(options.out):
         return mistake(wrong, "compare")
-    from gradclip.experiments.show_comparison import show_comparison
+    from gradclip.experiments.showing.comparison_report import show_comparison
 
     return show_comparison(options.task, options.rules, options.seeds, options.out, as_json=options.json)
 

@@ -45,6 +45,6 @@ def run(options: argparse.Namespace) -> int:
         return mistake(f'the demo needs {" and ".join(missing)}: pip install "gradclip[demo,{framework}]"', "demo")
     if wrong := no_folder(options.out):
         return mistake(wrong, "demo")
-    from gradclip.experiments.show import show_demo
+    from gradclip.experiments.showing.demo_report import show_demo
 
     return show_demo(framework, options.seed, options.out, as_json=options.json)

@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
     if Path(script[0]).is_dir() and script[1:]:
         return mistake(f"one run at a time, got {' '.join(script)}", "doctor")
     if Path(script[0]).is_dir():
-        return told(Path(script[0]), options.json)
+        return print_findings(Path(script[0]), options.json)
     from gradclip.watch.launch import run_watched
 
     if wrong := no_script(script, "doctor"):
@@ -46,18 +46,18 @@ def run(options: argparse.Namespace) -> int:
             return mistake(
                 f"the script made no optimizer step (its exit code: {code}): there is nothing to say", "doctor"
             )
-        found = told(place, options.json)
+        found = print_findings(place, options.json)
         return found or (mistake(f"the script itself ended with {code}", "doctor") if code else found)
 
 
-def told(place: Path, as_json: bool) -> int:
+def print_findings(place: Path, as_json: bool) -> int:
     """Say what is wrong with the run in `place`."""
     from gradclip.doctor import diagnose
-    from gradclip.doctor.words import told as words
+    from gradclip.doctor.findings_text import findings_as_text
 
     try:
         findings = diagnose(place)
     except (OSError, ValueError) as error:
         return mistake(str(error), "doctor")
-    print(json.dumps([finding.to_dict() for finding in findings]) if as_json else words(findings))
+    print(json.dumps([finding.to_dict() for finding in findings]) if as_json else findings_as_text(findings))
     return 1 if findings else 0

@@ -56,7 +56,10 @@ def explanation(method: Method) -> str:
         "",
         _labelled("formula", method.formula),
         _labelled("the rule", repr(method.rule)),
-        *(_labelled(f"stage {number}" if len(stages) > 1 else "", _stage(one)) for number, one in enumerate(stages, 1)),
+        *(
+            _labelled(f"stage {number}" if len(stages) > 1 else "", _stage(each))
+            for number, each in enumerate(stages, 1)
+        ),
         _labelled("remembers", method.state),
         _labelled("source", method.source),
         *(_labelled(f"differs ({number})", text) for number, text in enumerate(method.differences, 1)),

@@ -51,26 +51,29 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _print(runs: list[Run], *, as_json: bool) -> None:
-    from gradclip.report import compared, summarise
-    from gradclip.report.text import in_colour, text
+    from gradclip.report import compare_losses, summarise
+    from gradclip.report.terminal_report import in_colour, text
 
     summaries = summarise(runs)
     if as_json:
-        comparison = compared(summaries)
-        whole = {"runs": [one.to_dict() for one in summaries], "comparison": comparison and asdict(comparison)}
-        print(json.dumps(whole, allow_nan=False))
+        comparison = compare_losses(summaries)
+        document = {
+            "runs": [summary.to_dict() for summary in summaries],
+            "comparison": comparison and asdict(comparison),
+        }
+        print(json.dumps(document, allow_nan=False))
     else:
         print(text(summaries, colours=in_colour()))
 
 
 def _write(runs: list[Run], path: Path) -> int:
-    from gradclip.report import compared, write_report
+    from gradclip.report import compare_losses, write_report
 
     try:
         summaries = write_report(runs, path)
     except OSError as error:
         return mistake(f"--out {path}: {error.strerror}; give a file that can be written", "report")
-    if comparison := compared(summaries):
+    if comparison := compare_losses(summaries):
         print(comparison.sentence)
     for summary in summaries:
         print(f"{summary.name}: {summary.verdict.sentence}" if len(summaries) > 1 else summary.verdict.sentence)

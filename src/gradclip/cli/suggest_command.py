@@ -22,8 +22,8 @@ from gradclip.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from gradclip.advice.by_trial import Found, Training
-    from gradclip.advice.suggest import Suggestion
+    from gradclip.advice.suggestion import Suggestion
+    from gradclip.advice.trainings import Training, TrialsResult
 
 WIDTH = 100
 TRIALS = 10
@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
 
 def from_run(folder: Path, as_json: bool) -> int:
     """Say what the norms of a run suggest."""
-    from gradclip.advice.suggest import suggest
+    from gradclip.advice.suggestion import suggest
     from gradclip.telemetry.runs import read_run
 
     try:
@@ -74,68 +74,72 @@ def from_run(folder: Path, as_json: bool) -> int:
     except (OSError, ValueError) as error:
         return mistake(str(error), "suggest")
     found = suggest(events)
-    print(json.dumps(found.to_dict(), allow_nan=False) if as_json else told(found))
+    print(json.dumps(found.to_dict(), allow_nan=False) if as_json else suggestion_as_text(found))
     return 0 if found.leave or found.rule is not None else 1
 
 
 def by_trial(options: argparse.Namespace, script: list[str]) -> int:
     """Say which threshold trains a script best."""
-    from gradclip.advice.by_trial import threshold_by_trial
+    from gradclip.advice.trainings import threshold_by_trial
     from gradclip.watch.launch import folder_for
 
     folder = options.out or folder_for(script)
     if wrong := no_script(script, "suggest") or no_new_folder(folder):
         return mistake(wrong, "suggest")
     try:
-        found = threshold_by_trial(script, folder, options.steps, options.trials, tell)
+        found = threshold_by_trial(script, folder, options.steps, options.trials, print_training)
     except ValueError as error:
         return mistake(str(error), "suggest")
-    print(json.dumps(found.to_dict(), allow_nan=False) if options.json else told_of_trials(found))
+    print(json.dumps(found.to_dict(), allow_nan=False) if options.json else trials_as_text(found))
     return 1 if found.broken else 0
 
 
-def tell(training: Training) -> None:
+def print_training(training: Training) -> None:
     """Say how a training ended, as soon as it has."""
     broke = f", exit code {training.exit}" if training.exit else ""
     print(f"{training.rule or 'as it is':20}loss {training.loss:<12.5g}{training.steps} steps{broke}", file=sys.stderr)
 
 
-def told_of_trials(found: Found) -> str:
+def trials_as_text(found: TrialsResult) -> str:
     """What trying has found, for a terminal."""
     best, as_it_is = found.best, found.as_it_is
     if found.broken:
-        return "no proposal: no training ended at a finite loss\n" + "\n".join(row("see it", f"{as_it_is.path}.log"))
+        return "no proposal: no training ended at a finite loss\n" + "\n".join(
+            labelled("see it", f"{as_it_is.path}.log")
+        )
     lines = [found.expression or "leave it as it is: no threshold that was tried trains better by more than noise"]
     if found.expression is not None:
-        lines += row("in PyTorch", f"gradclip.attach(optimizer, gradclip.{found.expression})")
+        lines += labelled("in PyTorch", f"gradclip.attach(optimizer, gradclip.{found.expression})")
     under = f" under {best.rule}" if found.leave and best.rule else ""
-    lines += row("loss", f"{best.loss:.5g} at the end{under}, {as_it_is.loss:.5g} as it is")
-    lines += row("mind", "this is the training loss of one training each: see that your validation metric agrees")
+    lines += labelled("loss", f"{best.loss:.5g} at the end{under}, {as_it_is.loss:.5g} as it is")
+    lines += labelled("mind", "this is the training loss of one training each: see that your validation metric agrees")
     if found.optimizers > 1:
-        lines += row("mind", f"each of {found.optimizers} optimizers got the rule by itself; the loss is the first's")
+        lines += labelled(
+            "mind", f"each of {found.optimizers} optimizers got the rule by itself; the loss is the first's"
+        )
     if found.at_edge and not found.leave:
-        lines += row("mind", f"the best is the {found.at_edge} threshold of all: look further with more --trials")
-    if len({one.steps for one in (as_it_is, best)}) > 1:
-        lines += row("mind", f"these trainings have {best.steps} and {as_it_is.steps} steps")
-    paths = " ".join(dict.fromkeys(shlex.quote(str(one.path)) for one in (as_it_is, best)))
-    return "\n".join([*lines, *row("see it", f"gradclip report {paths}")])
+        lines += labelled("mind", f"the best is the {found.at_edge} threshold of all: look further with more --trials")
+    if len({training.steps for training in (as_it_is, best)}) > 1:
+        lines += labelled("mind", f"these trainings have {best.steps} and {as_it_is.steps} steps")
+    paths = " ".join(dict.fromkeys(shlex.quote(str(training.path)) for training in (as_it_is, best)))
+    return "\n".join([*lines, *labelled("see it", f"gradclip report {paths}")])
 
 
-def told(found: Suggestion) -> str:
+def suggestion_as_text(found: Suggestion) -> str:
     """A suggestion for a terminal: what to paste, then the reasons."""
     lines = ["leave it as it is if training goes well"] if found.leave else []
     if found.expression is not None:
         lines += [f"otherwise {found.expression}" if found.leave else found.expression]
-        lines += row("in PyTorch", f"gradclip.attach(optimizer, gradclip.{found.expression})")
-        lines += row("clip rate", f"{found.clip_rate:.1%} of the {found.warm} steps that it is taken from")
+        lines += labelled("in PyTorch", f"gradclip.attach(optimizer, gradclip.{found.expression})")
+        lines += labelled("clip rate", f"{found.clip_rate:.1%} of the {found.warm} steps that it is taken from")
         if found.low is not None:
-            lines += row("range", f"{found.low:g} to {found.high:g} for the threshold, with a confidence of 90 %")
+            lines += labelled("range", f"{found.low:g} to {found.high:g} for the threshold, with a confidence of 90 %")
     elif not found.leave:
         lines += ["no proposal"]
-    lines += row("why", found.reason)
-    return "\n".join(lines + [line for caveat in found.caveats for line in row("mind", caveat)])
+    lines += labelled("why", found.reason)
+    return "\n".join(lines + [line for caveat in found.caveats for line in labelled("mind", caveat)])
 
 
-def row(name: str, text: str) -> list[str]:
+def labelled(name: str, text: str) -> list[str]:
     """A line with a name in front, and as many more as the text needs."""
     return textwrap.wrap(text, WIDTH, initial_indent=f"  {name:12}", subsequent_indent=" " * 14, break_on_hyphens=False)

@@ -53,20 +53,20 @@ def run(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return code
-    tell(folder, code, options.json)
+    print_recorded(folder, code, options.json)
     return code
 
 
-def tell(folder: Path, code: int, as_json: bool) -> None:
+def print_recorded(folder: Path, code: int, as_json: bool) -> None:
     """Say what was recorded, what the doctor says of it, and what to do next."""
     from gradclip.doctor import diagnose
-    from gradclip.doctor.words import told
+    from gradclip.doctor.findings_text import findings_as_text
     from gradclip.telemetry.runs import folders_of, read_run
 
     runs, findings = [read_run(place) for place in folders_of(folder)], diagnose(folder)
     if as_json:
         counts = {str(run.path): {"steps": len(run), "clipped": sum(event.clipped for event in run)} for run in runs}
-        print(json.dumps({"exit": code, "runs": counts, "findings": [one.to_dict() for one in findings]}))
+        print(json.dumps({"exit": code, "runs": counts, "findings": [finding.to_dict() for finding in findings]}))
         return
     print(file=sys.stderr)
     for run in runs:
@@ -74,5 +74,5 @@ def tell(folder: Path, code: int, as_json: bool) -> None:
         optimizer = run.about["optimizer"]
         print(f"gradclip: {len(run)} steps of {optimizer}, {rate:.0%} of them clipped: {run.path}", file=sys.stderr)
     if any(runs):
-        print(told(findings), file=sys.stderr)
+        print(findings_as_text(findings), file=sys.stderr)
         print(f"see it: gradclip report {shlex.quote(str(folder))}", file=sys.stderr)

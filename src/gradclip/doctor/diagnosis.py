@@ -11,9 +11,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from gradclip.advice.past import ALWAYS as ALWAYS_CLIPPED
-from gradclip.advice.past import normalises
-from gradclip.doctor.diseases import ALWAYS, DISEASES, NEVER, NONFINITE, OTHER_OPTIMIZER, UNREACHED
+from gradclip.advice.recorded_clipping import ALWAYS as ALWAYS_CLIPPED
+from gradclip.advice.recorded_clipping import normalises
+from gradclip.doctor.problems import ALWAYS, NEVER, NONFINITE, OTHER_OPTIMIZER, PROBLEMS, UNREACHED
 from gradclip.telemetry.runs import Run, folders_of, read_run
 from gradclip.watch.journal import ABOVE, CALLS, OVERFLOW, SCRIPT
 
@@ -30,7 +30,7 @@ MOST_NAMED = 3
 class Finding:
     """One thing that is wrong: its name, a sentence, the line of the call, the first step and how many of how many."""
 
-    disease: str
+    problem: str
     sentence: str
     cure: str
     where: str
@@ -43,7 +43,7 @@ class Finding:
         return asdict(self)
 
 
-class Watched(NamedTuple):
+class RecordedRun(NamedTuple):
     """The run of one optimizer, and the lines of its `calls.jsonl` with the number of steps that each holds for."""
 
     run: Run
@@ -66,39 +66,47 @@ def diagnose(folder: str | os.PathLike[str]) -> list[Finding]:
     A run of telemetry has the numbers only, so of it only what the numbers tell is found. Raises `FileNotFoundError`
     where there is no run.
     """
-    every = [watched(place) for place in folders_of(folder)]
-    found = [finding for one in every for finding in (*of_calls(one), *of_numbers(one), *of_asked(one, every))]
-    return [*found, *of_optimizers(every)]
+    records = [recorded_run(place) for place in folders_of(folder)]
+    found = [
+        finding
+        for run in records
+        for finding in (
+            *findings_in_calls(run),
+            *findings_in_numbers(run),
+            *finding_of_unused_thresholds(run, records),
+        )
+    ]
+    return [*found, *findings_across_optimizers(records)]
 
 
-def watched(folder: Path) -> Watched:
+def recorded_run(folder: Path) -> RecordedRun:
     """The run of one optimizer."""
     run, file = read_run(folder), folder / CALLS
     text = file.read_text(encoding="utf-8") if file.exists() else ""
     lines = [json.loads(line) for line in text.split("\n")[:-1]]
     ends = [*(line["step"] for line in lines[1:]), run[-1].step + 1 if run else 0][: len(lines)]
-    return Watched(run, [(line, end - line["step"]) for line, end in zip(lines, ends, strict=True)])
+    return RecordedRun(run, [(line, end - line["step"]) for line, end in zip(lines, ends, strict=True)])
 
 
-def of_calls(one: Watched) -> Iterator[Finding]:
-    """What the calls of a script show, each disease and line once; what is seen in few steps has a reason there."""
-    seen: dict[tuple[str, str, str], list[tuple[dict[str, Any], int]]] = {}
-    for line, steps in one.calls:
+def findings_in_calls(record: RecordedRun) -> Iterator[Finding]:
+    """What the calls of a script show, each problem and line once; what happens in few steps has a reason there."""
+    lines_by_flaw: dict[tuple[str, str, str], list[tuple[dict[str, Any], int]]] = {}
+    for line, steps in record.calls:
         for flaw in line["flaws"]:
-            seen.setdefault(tuple(flaw), []).append((line, steps))
-    for (name, where, by), lines in seen.items():
-        missing, steps = listed(lines[0][0]["missing"]), sum(steps for _, steps in lines)
-        if name == OVERFLOW or steps >= RARE * len(one.run):
-            yield finding(name, where, lines[0][0]["step"], steps, len(one.run), by=by, missing=missing)
+            lines_by_flaw.setdefault(tuple(flaw), []).append((line, steps))
+    for (name, where, by), lines in lines_by_flaw.items():
+        missing, steps = some_of(lines[0][0]["missing"]), sum(steps for _, steps in lines)
+        if name == OVERFLOW or steps >= RARE * len(record.run):
+            yield finding(name, where, lines[0][0]["step"], steps, len(record.run), by=by, missing=missing)
 
 
-def of_numbers(one: Watched) -> Iterator[Finding]:
+def findings_in_numbers(record: RecordedRun) -> Iterator[Finding]:
     """What the numbers of a run show: thresholds without effect and with too much, and steps on what is not finite."""
-    taken = [event for event in one.run if not event.skipped]
-    place = line_in(one.calls[-1][0]["calls"][-1]) if one.calls and one.calls[-1][0]["calls"] else ""
+    taken = [event for event in record.run if not event.skipped]
+    place = line_in(record.calls[-1][0]["calls"][-1]) if record.calls and record.calls[-1][0]["calls"] else ""
     if bad := [event for event in taken if event.nonfinite]:
-        offenders = listed([name for event in bad for name in event.offenders])
-        yield finding(NONFINITE, place, bad[0].step, len(bad), len(one.run), offenders=offenders)
+        offenders = some_of([name for event in bad for name in event.offenders])
+        yield finding(NONFINITE, place, bad[0].step, len(bad), len(record.run), offenders=offenders)
     held = [e for e in taken if math.isfinite(e.norm_before) and math.isfinite(e.threshold) and e.norm_before > 0.0]
     if len(held) < ENOUGH:
         return
@@ -106,57 +114,71 @@ def of_numbers(one: Watched) -> Iterator[Finding]:
     rate = sum(event.clipped for event in late) / len(late)
     if rate >= ALWAYS_CLIPPED:
         cut = [event for event in held if event.clipped]
-        facts = {"rate": rate, "median": median(event.norm_before for event in late), **told_of(one.run.about)}
-        yield finding(ALWAYS, place, cut[0].step, len(cut), len(one.run), **facts)
+        facts = {
+            "rate": rate,
+            "median": median(event.norm_before for event in late),
+            **meaning_of_always(record.run.about),
+        }
+        yield finding(ALWAYS, place, cut[0].step, len(cut), len(record.run), **facts)
     if largest < FAR_BELOW * min(event.threshold for event in held):
-        yield finding(UNREACHED, place, held[0].step, len(held), len(one.run), largest=largest)
+        yield finding(UNREACHED, place, held[0].step, len(held), len(record.run), largest=largest)
 
 
-def told_of(about: Mapping[str, Any]) -> dict[str, str]:
+def meaning_of_always(about: Mapping[str, Any]) -> dict[str, str]:
     """What a threshold that always acts means: a learning rate, but not to optimizers that divide by the gradient."""
     if normalises(about):
         return {"means": "so every batch counts alike, however large its gradient", "rates": ""}
     return {"means": "so it is a hidden learning rate, not a guard", "rates": " and lower the learning rate"}
 
 
-def of_asked(one: Watched, every: list[Watched]) -> Iterator[Finding]:
+def finding_of_unused_thresholds(record: RecordedRun, every: list[RecordedRun]) -> Iterator[Finding]:
     """A threshold that the script has and nothing applies, to any optimizer, though an element exceeded it."""
     if any(line["calls"] or line["flaws"] for other in every for line, _ in other.calls):
         return
-    for asked in one.script.get("asked", ()):
-        above = [(line["step"], steps) for line, steps in one.calls if asked["name"] in line.get("unclipped", ())]
+    for threshold in record.script.get("thresholds", ()):
+        above = [
+            (line["step"], steps) for line, steps in record.calls if threshold["name"] in line.get("unclipped", ())
+        ]
         if above:
             steps = sum(steps for _, steps in above)
             yield finding(
-                NEVER, asked["where"], above[0][0], steps, len(one.run), option=asked["name"], value=asked["value"]
+                NEVER,
+                threshold["where"],
+                above[0][0],
+                steps,
+                len(record.run),
+                option=threshold["name"],
+                value=threshold["value"],
             )
 
 
-def of_optimizers(every: list[Watched]) -> Iterator[Finding]:
+def findings_across_optimizers(every: list[RecordedRun]) -> Iterator[Finding]:
     """An optimizer that nothing clips beside one that something does, and whose norms exceed the threshold there."""
-    clipped = [one for one in every if one.clips]
-    place = next((call for one in clipped for line, _ in one.calls for call in line["calls"]), "")
-    for one in every:
-        beside = [other for other in clipped if together(one.run, other.run)]
+    clipped = [record for record in every if record.clips]
+    place = next((call for record in clipped for line, _ in record.calls for call in line["calls"]), "")
+    for record in every:
+        beside = [other for other in clipped if train_together(record.run, other.run)]
         limit = min((event.threshold for other in beside for event in other.run), default=math.inf)
-        above = [event for event in one.run if event.norm_before > ABOVE * limit]
-        silent = one.calls and not any(line["calls"] or line["flaws"] or line.get("measured") for line, _ in one.calls)
-        shapes = one.run.about.get("parameters", {})
+        above = [event for event in record.run if event.norm_before > ABOVE * limit]
+        silent = record.calls and not any(
+            line["calls"] or line["flaws"] or line.get("measured") for line, _ in record.calls
+        )
+        shapes = record.run.about.get("parameters", {})
         if above and silent and sum(map(math.prod, shapes.values())) > 1:
             facts = {
-                "optimizer": f"the {one.run.about.get('optimizer', 'optimizer')} that holds {listed(list(shapes))}",
+                "optimizer": f"the {record.run.about.get('optimizer', 'optimizer')} that holds {some_of(list(shapes))}",
                 "optimizers": len(every),
                 "largest": max(event.norm_before for event in above),
             }
-            yield finding(OTHER_OPTIMIZER, line_in(place), above[0].step, len(above), len(one.run), **facts)
+            yield finding(OTHER_OPTIMIZER, line_in(place), above[0].step, len(above), len(record.run), **facts)
 
 
-def together(one: Run, other: Run) -> bool:
+def train_together(run: Run, other: Run) -> bool:
     """Whether two optimizers train at the same time: their steps overlap, and are not far fewer of one."""
-    if not one or not other:
+    if not run or not other:
         return False
-    overlap = one[0].time <= other[-1].time and other[0].time <= one[-1].time
-    return overlap and 2 * len(one) >= len(other)
+    overlap = run[0].time <= other[-1].time and other[0].time <= run[-1].time
+    return overlap and 2 * len(run) >= len(other)
 
 
 def line_in(call: str) -> str:
@@ -166,12 +188,12 @@ def line_in(call: str) -> str:
 
 
 def finding(name: str, where: str, since: int, steps: int, of: int, **facts: Any) -> Finding:
-    """The finding of a disease, with the facts in its words."""
-    disease = DISEASES[name]
-    return Finding(name, disease.wrong.format(**facts), disease.cure.format(**facts), where, since, steps, of)
+    """The finding of a problem, with the facts in its words."""
+    problem = PROBLEMS[name]
+    return Finding(name, problem.wrong.format(**facts), problem.cure.format(**facts), where, since, steps, of)
 
 
-def listed(names: list[str]) -> str:
+def some_of(names: list[str]) -> str:
     """Some names, and how many more there are."""
     known = list(dict.fromkeys(names))
     more = len(known) - MOST_NAMED

@@ -17,7 +17,7 @@ from gradclip.rules.text import rule_from_text
 
 Train = Callable[[AnyRule, int], Outcome]
 """Trains from the beginning with a rule and a seed; the same two give the same outcome."""
-Watch = Callable[[str, Trained], None]
+OnRun = Callable[[str, Trained], None]
 """Told of each run when it has ended, with the text of its rule."""
 Named = Iterable[str | AnyRule] | Mapping[str, str | AnyRule]
 FRAMEWORKS = {"torch": "torch", "paddle": "paddlepaddle", "jax": "jax"}
@@ -32,7 +32,7 @@ def compare(
     metric: Metric | None = None,
     title: str = "training",
     processes: int = 1,
-    watch: Watch = lambda text, trained: None,
+    on_run: OnRun = lambda text, trained: None,
 ) -> Comparison:
     """Train once for each rule and seed, and compare what came of it.
 
@@ -61,7 +61,7 @@ def compare(
     runs: dict[tuple[str, int], Trained] = {}
     for (text, seed), trained in _all_trained(train, contenders, jobs, processes):
         runs[text, seed] = trained
-        watch(text, trained)
+        on_run(text, trained)
     found = [
         Contender(text, repr(rule), tuple(runs[text, seed] for seed in numbers)) for text, rule in contenders.items()
     ]

@@ -97,7 +97,9 @@ class Comparison:
     def verdict(self, text: str, than: str | None = None) -> str:
         """ "better", "worse" or "within noise": rule `text` against `than`, which is the first if not given."""
         ours, theirs = self[text], self.baseline if than is None else self[than]
-        return paired_verdict(*([self.metric.cost(value) for value in one.metrics] for one in (ours, theirs)))
+        return paired_verdict(
+            *([self.metric.cost(value) for value in contender.metrics] for contender in (ours, theirs))
+        )
 
     def wins(self, text: str, than: str) -> int:
         """The number of seeds on which rule `text` has a better metric than `than`."""
@@ -106,7 +108,7 @@ class Comparison:
 
     def as_good_as_the_best(self) -> list[str]:
         """The rules whose difference from the best is within noise."""
-        others = [one.text for one in self.contenders if one is not self.best]
+        others = [contender.text for contender in self.contenders if contender is not self.best]
         return [text for text in others if self.verdict(text, self.best.text) == WITHIN_NOISE]
 
     def to_json(self) -> dict[str, Any]:
@@ -118,8 +120,12 @@ class Comparison:
             "metric": asdict(self.metric),
             "seeds": self.seeds,
             "rules": [
-                {"text": one.text, "sentence": one.sentence, "runs": [run.to_json() for run in one.runs]}
-                for one in self.contenders
+                {
+                    "text": contender.text,
+                    "sentence": contender.sentence,
+                    "runs": [run.to_json() for run in contender.runs],
+                }
+                for contender in self.contenders
             ],
         }
 

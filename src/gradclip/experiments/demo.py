@@ -6,42 +6,34 @@ import math
 import platform
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Protocol
+from itertools import product
+from typing import Any
 
 import gradclip
-from gradclip.experiments import char_rnn, direction, seed
-from gradclip.experiments.char_rnn import BY_NORM, BY_VALUE, NOISE, SLOWLY, WITHOUT, CharExperiment, run_char_rnn
-from gradclip.experiments.direction import DirectionExample
-from gradclip.experiments.framework import Framework
-from gradclip.experiments.run import Run
-from gradclip.experiments.seed import SeedExperiment
-from gradclip.experiments.training import Watch
+from gradclip.experiments.training import char_rnn, direction, exploding_net
+from gradclip.experiments.training.char_rnn import BY_NORM, BY_VALUE, NOISE, SLOWLY, WITHOUT, CharRNNs, run_char_rnn
+from gradclip.experiments.training.direction import DirectionExample
+from gradclip.experiments.training.exploding_net import ExplodingNets
+from gradclip.experiments.training.framework import Framework
+from gradclip.experiments.training.loop import OnStep
+from gradclip.experiments.training.training_run import TrainingRun
 
 SCHEMA = "gradclip.demo/1"
 
 
-class Show(Protocol):
-    """Whoever watches the demo: told of each run when it begins, at each step and when it ends."""
+class DemoObserver:
+    """Who follows the demo; this one does nothing."""
 
-    def begins(self, experiment: str, clipping: str, seed: int, steps: int) -> Watch:
-        """A run begins; gives the function that is told of each step."""
+    def begins(self, experiment: str, clipping: str, seed: int, steps: int) -> OnStep:
+        """A run begins; gives the function that is called with each step."""
+        return lambda step: None
 
-    def ends(self, experiment: str, run: Run) -> None:
+    def ends(self, experiment: str, run: TrainingRun) -> None:
         """A run has ended."""
 
 
-class Silent:
-    """Nobody watches."""
-
-    def begins(self, experiment: str, clipping: str, seed: int, steps: int) -> Watch:
-        """Each step is ignored."""
-        return lambda step: None
-
-    def ends(self, experiment: str, run: Run) -> None:
-        """Nothing is said."""
+SILENT = DemoObserver()
 
 
 @dataclass(frozen=True)
@@ -50,8 +42,8 @@ class Demo:
 
     framework: tuple[str, str]
     seed: int
-    exploding: SeedExperiment
-    language: CharExperiment
+    exploding: ExplodingNets
+    language: CharRNNs
     direction: DirectionExample
     seconds: float
 
@@ -83,7 +75,7 @@ class Demo:
             "picture": picture,
             "seconds": round(self.seconds, 1),
             "seed_experiment": {
-                "threshold": seed.THRESHOLD,
+                "threshold": exploding_net.THRESHOLD,
                 "runs": [run.to_json() for run in self.exploding.runs],
             },
             "char_rnn": {
@@ -98,50 +90,43 @@ class Demo:
         }
 
 
-def run_demo(framework: Framework, first_seed: int, show: Show) -> Demo:
+def run_demo(framework: Framework, first_seed: int, observer: DemoObserver = SILENT) -> Demo:
     """All experiments, each on its seeds from `first_seed` on."""
     began = time.perf_counter()
-    exploding = seed_experiment(framework, first_seed, show)
-    language = char_experiment(framework, first_seed, show)
+    exploding = exploding_nets(framework, first_seed, observer)
+    language = char_rnns(framework, first_seed, observer)
     example = direction.run_direction(framework)
     who = (framework.name, framework.version())
     return Demo(who, first_seed, exploding, language, example, time.perf_counter() - began)
 
 
-def seed_experiment(framework: Framework, first_seed: int, show: Show, seeds: int = seed.SEEDS) -> SeedExperiment:
+def exploding_nets(
+    framework: Framework, first_seed: int, observer: DemoObserver = SILENT, seeds: int = exploding_net.SEEDS
+) -> ExplodingNets:
     """The seed experiment on each seed, without and with."""
-    runs = [
-        _shown(show, seed.TITLE, clipping, number, seed.STEPS, partial(seed.run_seed, framework, number, clipping))
-        for number in range(first_seed, first_seed + seeds)
-        for clipping in (seed.WITHOUT, seed.WITH)
-    ]
-    return SeedExperiment(tuple(runs))
+    runs = []
+    for seed, clipping in product(range(first_seed, first_seed + seeds), (exploding_net.WITHOUT, exploding_net.WITH)):
+        on_step = observer.begins(exploding_net.TITLE, clipping, seed, exploding_net.STEPS)
+        runs.append(exploding_net.run_exploding_net(framework, seed, clipping, on_step))
+        observer.ends(exploding_net.TITLE, runs[-1])
+    return ExplodingNets(tuple(runs))
 
 
-def char_experiment(
-    framework: Framework, first_seed: int, show: Show, seeds: int = char_rnn.SEEDS, steps: int = char_rnn.STEPS
-) -> CharExperiment:
-    """The character RNN on each seed, by each trial."""
-    runs = [
-        _shown(
-            show,
-            char_rnn.TITLE,
-            trial.clipping,
-            number,
-            steps,
-            partial(run_char_rnn, framework, number, trial, steps=steps),
-        )
-        for number in range(first_seed, first_seed + seeds)
-        for trial in char_rnn.TRIALS
-    ]
+def char_rnns(
+    framework: Framework,
+    first_seed: int,
+    observer: DemoObserver = SILENT,
+    seeds: int = char_rnn.SEEDS,
+    steps: int = char_rnn.STEPS,
+) -> CharRNNs:
+    """The character RNN on each seed, by each setup."""
+    runs = []
+    for seed, setup in product(range(first_seed, first_seed + seeds), char_rnn.SETUPS):
+        on_step = observer.begins(char_rnn.TITLE, setup.clipping, seed, steps)
+        runs.append(run_char_rnn(framework, seed, setup, on_step, steps))
+        observer.ends(char_rnn.TITLE, runs[-1])
     text = char_rnn.english()
-    return CharExperiment(tuple(runs), text.characters, text.symbols)
-
-
-def _shown(show: Show, experiment: str, clipping: str, seed: int, steps: int, train: Callable[[Watch], Run]) -> Run:
-    run = train(show.begins(experiment, clipping, seed, steps))
-    show.ends(experiment, run)
-    return run
+    return CharRNNs(tuple(runs), text.characters, text.symbols)
 
 
 def _without(demo: Demo) -> str:
@@ -162,11 +147,11 @@ def _with(demo: Demo) -> str:
 
 def _caveats(demo: Demo) -> str:
     """What keeps the reader from believing too much."""
-    norm, value = (statistics.mean(demo.language.bits(trial)) for trial in (BY_NORM, BY_VALUE))
-    apart = f"{abs(norm - value):.2f} apart" + (", too close to rank them" if abs(norm - value) < NOISE else "")
+    norm, value = (statistics.mean(demo.language.bits(setup)) for setup in (BY_NORM, BY_VALUE))
+    distance = f"{abs(norm - value):.2f} apart" + (", too close to rank them" if abs(norm - value) < NOISE else "")
     slowly = spread(demo.language.bits(SLOWLY))
     rates = f"at learning rate {char_rnn.SLOWER:g} instead of {char_rnn.LEARNING_RATE:g}"
-    return f" ({apart}; {rates} it reached {slowly} without clipping)"
+    return f" ({distance}; {rates} it reached {slowly} without clipping)"
 
 
 def spread(values: list[float]) -> str:

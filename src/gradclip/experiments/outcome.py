@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from gradclip.experiments.run import number
+from gradclip.experiments.training.training_run import number
 
 DIGITS = 5
 """Significant digits of a curve in a document."""

@@ -1,7 +1,8 @@
 """Reports: what the clipping of a run did, as one page for a browser, in a notebook and in a terminal.
 
-`summary.py` and `comparison.py` find out what is said, from the events alone and with the standard library; `html.py`,
-its charts and `text.py` show it. The page needs `pip install "gradclip[report]"`, the rest needs nothing.
+`summary.py` and `loss_ranking.py` find out what there is to say, from the events alone and with the standard library;
+`html.py` with its charts and `terminal_report.py` show it. The page needs `pip install "gradclip[report]"`, the rest
+needs nothing.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from gradclip.report.comparison import compared
+from gradclip.report.loss_ranking import compare_losses
 from gradclip.report.notebook import show
 from gradclip.report.summary import Summary, summarise
 from gradclip.telemetry.runs import Run
 
-__all__ = ["Summary", "compared", "page", "show", "summarise", "write_report"]
+__all__ = ["Summary", "compare_losses", "page", "show", "summarise", "write_report"]
 
 
 def page(runs: Sequence[Run]) -> str:

@@ -9,9 +9,9 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from gradclip.report.formatting import short, shortened
 from gradclip.report.layers import Heat
-from gradclip.report.look import BROKEN, MUTED, layout, log_ticks, positive
-from gradclip.report.words import short, shortened
+from gradclip.report.style import BROKEN, MUTED, layout, log_ticks, positive
 
 LONGEST_NAME = 26
 MOST_TICKS = 5
@@ -29,7 +29,7 @@ def heat_map(heats: Sequence[Heat], number: int = 0) -> go.Figure:
     cells = go.Heatmap(
         x=middles,
         z=[[math.log10(norm) if positive(norm) else None for norm in row] for row in heat.norms],
-        customdata=[[said(heat, row, column) for column in range(len(middles))] for row in range(len(heat.rows))],
+        customdata=[[cell_label(heat, row, column) for column in range(len(middles))] for row in range(len(heat.rows))],
         hovertemplate="%{customdata}<extra></extra>",
         hoverongaps=True,
         **colours(heats),
@@ -41,7 +41,7 @@ def heat_map(heats: Sequence[Heat], number: int = 0) -> go.Figure:
     return figure.update_yaxes(autorange="reversed", showgrid=False)
 
 
-def said(heat: Heat, row: int, column: int) -> str:
+def cell_label(heat: Heat, row: int, column: int) -> str:
     """What is said of a cell: its layer, its steps and its norm."""
     first, last = heat.spans[column]
     steps = f"step {first}" if first == last else f"steps {first} to {last}"

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Sequence
 import plotly.graph_objects as go
 
 from gradclip.report.bins import counts, log_edges
-from gradclip.report.look import DASH, THRESHOLD, colour_of, layout, log_range, log_ticks, positive
+from gradclip.report.formatting import count, short
 from gradclip.report.norm_chart import thresholds_shown
+from gradclip.report.style import DASH, THRESHOLD, colour_of, layout, log_range, log_ticks, positive
 from gradclip.report.summary import Summary
-from gradclip.report.words import count, short
 
 LOWEST = 0.6
 """Where the axis of counts begins: a bin with one step is seen."""
@@ -27,13 +27,13 @@ def histogram(summaries: Sequence[Summary]) -> go.Figure:
     The axis of norms is one of their decimal logarithms, for bars of equal width. Several runs are outlines over one
     another. There must be a norm above 0.
     """
-    edges = log_edges(event.norm_before for one in summaries for event in one.run)
+    edges = log_edges(event.norm_before for summary in summaries for event in summary.run)
     draw = bars if len(summaries) == 1 else outline
-    traces = [draw(one, edges, colour_of(number)) for number, one in enumerate(summaries)]
+    traces = [draw(summary, edges, colour_of(number)) for number, summary in enumerate(summaries)]
     figure = go.Figure(traces, layout(height=300, bargap=0.08))
-    limits = [[limit for limit in thresholds_shown(one) if positive(limit)] for one in summaries]
-    for own in filter(None, limits):
-        mark_thresholds(figure, math.log10(min(own)), math.log10(max(own)))
+    limits = [[limit for limit in thresholds_shown(summary) if positive(limit)] for summary in summaries]
+    for shown in filter(None, limits):
+        mark_thresholds(figure, math.log10(min(shown)), math.log10(max(shown)))
     ends = [10 ** edges[0], 10 ** edges[-1], *itertools.chain(*limits)]
     label_axes(figure, ends, max(max(trace.y) for trace in traces))
     return figure
@@ -48,8 +48,8 @@ def bars(summary: Summary, edges: Sequence[float], colour: str) -> go.Bar:
 def outline(summary: Summary, edges: Sequence[float], colour: str) -> go.Scatter:
     """The outline of the bars of one run among others."""
     look = {"color": colour, "width": 2, "shape": "hvh"}
-    said = "%{fullData.name}: %{customdata}<extra></extra>"
-    return go.Scatter(**binned(summary, edges), mode="lines", line=look, hovertemplate=said)
+    label = "%{fullData.name}: %{customdata}<extra></extra>"
+    return go.Scatter(**binned(summary, edges), mode="lines", line=look, hovertemplate=label)
 
 
 def binned(summary: Summary, edges: Sequence[float]) -> dict[str, object]:
@@ -80,5 +80,5 @@ def label_axes(figure: go.Figure, norms: Iterable[float], most: float) -> None:
     figure.update_xaxes(title_text="gradient norm", range=[low, high], tickvals=ticks)
     figure.update_xaxes(ticktext=[short(10**tick) for tick in ticks])
     floor, top = math.log10(LOWEST), math.log10(1.3 * most)
-    whole = [round(10**tick) for tick in log_ticks(0.0, top)]
-    figure.update_yaxes(title_text="steps", type="log", range=[floor, top], tickvals=whole, tickformat=",")
+    counts = [round(10**tick) for tick in log_ticks(0.0, top)]
+    figure.update_yaxes(title_text="steps", type="log", range=[floor, top], tickvals=counts, tickformat=",")

@@ -13,13 +13,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from gradclip.report import loss_chart, words
-from gradclip.report.comparison import compared
+from gradclip.report import formatting, loss_chart
 from gradclip.report.heat_map import heat_map
 from gradclip.report.histogram import histogram
-from gradclip.report.look import DARK
+from gradclip.report.loss_ranking import compare_losses
 from gradclip.report.norm_chart import POINTS, norm_chart, thresholds_shown
 from gradclip.report.numbers import AROUND, SPIKE
+from gradclip.report.style import DARK
 from gradclip.report.summary import HOW_TO_TENSORS, Summary, summary_of
 from gradclip.report.tiles import facts_of, tiles_of
 from gradclip.report.what_if import CANNOT_KNOW
@@ -33,15 +33,15 @@ def document(summaries: Sequence[Summary]) -> str:
     charts = charts_of(summaries)
     return rendered(
         "page.html.jinja",
-        title=", ".join(one.name for one in summaries),
-        comparison=compared(summaries),
+        title=", ".join(summary.name for summary in summaries),
+        comparison=compare_losses(summaries),
         icons=ICONS,
-        runs=[shown(number, one) for number, one in enumerate(summaries)],
+        runs=[shown(number, summary) for number, summary in enumerate(summaries)],
         heights={name: chart.layout.height for name, chart in charts.items()},
         data=in_script({"charts": {name: as_data(chart) for name, chart in charts.items()}, "dark": DARK}),
         plotly=Markup(get_plotlyjs()),
         loss_caption=loss_chart.caption(summaries) if "loss" in charts else "",
-        with_losses=any(one.numbers.losses for one in summaries),
+        with_losses=any(summary.numbers.losses for summary in summaries),
         how_to_tensors=HOW_TO_TENSORS,
         cannot_know=CANNOT_KNOW,
         spike=f"{SPIKE:g}",
@@ -51,11 +51,11 @@ def document(summaries: Sequence[Summary]) -> str:
 
 def charts_of(summaries: Sequence[Summary]) -> dict[str, go.Figure]:
     """The charts of the page by the ids of their places."""
-    with_heat = [number for number, one in enumerate(summaries) if one.heat]
-    heats = [one.heat for one in summaries if one.heat]
-    drawable = any(one.numbers.largest > 0 for one in summaries)
+    with_heat = [number for number, summary in enumerate(summaries) if summary.heat]
+    heats = [summary.heat for summary in summaries if summary.heat]
+    drawable = any(summary.numbers.largest > 0 for summary in summaries)
     return {
-        **{f"norm-{number}": norm_chart(summaries, number) for number, one in enumerate(summaries) if one.run},
+        **{f"norm-{number}": norm_chart(summaries, number) for number, summary in enumerate(summaries) if summary.run},
         **({"loss": loss_chart.loss_chart(summaries)} if any(map(loss_chart.has_chart, summaries)) else {}),
         **({"histogram": histogram(summaries)} if drawable else {}),
         **{f"heat-{number}": heat_map(heats, place) for place, number in enumerate(with_heat)},
@@ -79,12 +79,14 @@ def caption(summary: Summary) -> str:
     steps, numbers = len(summary.run), summary.numbers
     parts = []
     if steps > POINTS:
-        each = words.count(round(2 * steps / POINTS), "step")
+        each = formatting.count(round(2 * steps / POINTS), "step")
         parts.append(f"Of every {each} the smallest and the largest norm are drawn, so that no spike is lost.")
-    if numbers.thresholds and not numbers.whole:
+    if numbers.thresholds and not numbers.global_threshold:
         parts.append("The rule has a threshold for each part of the gradient, none of which belongs to this norm.")
     elif numbers.thresholds and numbers.median > 0 and all(map(math.isnan, thresholds_shown(summary))):
-        parts.append(f"The threshold, {words.short(numbers.thresholds[1])}, lies too far from the norms to be drawn.")
+        parts.append(
+            f"The threshold, {formatting.short(numbers.thresholds[1])}, lies too far from the norms to be drawn."
+        )
     return " ".join(parts)
 
 
@@ -137,4 +139,4 @@ def environment() -> Environment:
     return found
 
 
-FILTERS = (words.short, words.known, words.percent, words.times, words.shortened)
+FILTERS = (formatting.short, formatting.known, formatting.percent, formatting.times, formatting.shortened)

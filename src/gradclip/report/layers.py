@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from gradclip.report.thin import buckets
-from gradclip.report.words import count
+from gradclip.report.downsampling import buckets
+from gradclip.report.formatting import count
 from gradclip.telemetry.event import Event
 
 ROWS, FEWEST_ROWS = 48, 8
@@ -19,32 +19,32 @@ class Heat:
     """The largest finite norm of each row in each column, NaN where there is none.
 
     `spans` has the first and the last step of each column, `broken` the places (row, column) with a non-finite norm,
-    `said` what was put together or left out.
+    `note_on` what was put together or left out.
     """
 
     rows: list[str]
     spans: list[tuple[int, int]]
     norms: list[list[float]]
     broken: list[tuple[int, int]]
-    said: str
+    note: str
 
 
 def heat_of(events: Sequence[Event], most_rows: int = ROWS, most_columns: int = COLUMNS) -> Heat | None:
     """The heat map of a run with at most so many rows and columns; None where no event has the norms of tensors."""
-    told = [event for event in events if event.tensors]
-    names = list(dict.fromkeys(name for event in told for name in event.tensors or {}))
+    with_tensors = [event for event in events if event.tensors]
+    names = list(dict.fromkeys(name for event in with_tensors for name in event.tensors or {}))
     if not names:
         return None
     row_of = layers_of(names, most_rows)
-    columns = buckets(len(told), most_columns)
-    cells = [largest_in([told[place].tensors or {} for place in column], row_of) for column in columns]
+    columns = buckets(len(with_tensors), most_columns)
+    cells = [largest_in([with_tensors[place].tensors or {} for place in column], row_of) for column in columns]
     rows = strongest(list(dict.fromkeys(row_of.values())), cells, most_rows)
     return Heat(
         rows=rows,
-        spans=[(told[column[0]].step, told[column[-1]].step) for column in columns],
+        spans=[(with_tensors[column[0]].step, with_tensors[column[-1]].step) for column in columns],
         norms=[[cell[0].get(row, math.nan) for cell in cells] for row in rows],
         broken=[(r, c) for r, row in enumerate(rows) for c, cell in enumerate(cells) if row in cell[1]],
-        said=said(len(names), len(set(row_of.values())), len(rows), len(columns) < len(told)),
+        note=note(len(names), len(set(row_of.values())), len(rows), len(columns) < len(with_tensors)),
     )
 
 
@@ -91,7 +91,7 @@ def strongest(rows: Sequence[str], cells: Sequence[tuple[dict[str, float], set[s
     return [row for row in rows if row in chosen]
 
 
-def said(tensors: int, layers: int, rows: int, bucketed: bool) -> str:
+def note(tensors: int, layers: int, rows: int, bucketed: bool) -> str:
     """What was put together and left out, in words."""
     parts = [f"{count(tensors, 'tensor')}"]
     if layers < tensors:

@@ -11,11 +11,11 @@ from typing import Any
 import plotly.graph_objects as go
 
 from gradclip.advice.losses import losses_of
-from gradclip.report.look import BROKEN, colour_of, layout, log_axis, log_range
+from gradclip.report.downsampling import buckets
+from gradclip.report.formatting import count, short
 from gradclip.report.norm_chart import POINTS, few, line, mark, range_of_steps
+from gradclip.report.style import BROKEN, colour_of, layout, log_axis, log_range
 from gradclip.report.summary import Summary
-from gradclip.report.thin import buckets
-from gradclip.report.words import count, short
 from gradclip.telemetry.event import Event
 
 LEAST = 3
@@ -42,20 +42,20 @@ def has_chart(summary: Summary) -> bool:
 def loss_chart(summaries: Sequence[Summary]) -> go.Figure:
     """The losses of all the runs that have a chart, in the colours of the runs; there must be one."""
     alone = len(summaries) == 1
-    shown = [(number, one) for number, one in enumerate(summaries) if has_chart(one)]
-    axis = loss_axis([loss for _, one in shown for loss in losses_of(one.run) if math.isfinite(loss)])
+    shown = [(number, summary) for number, summary in enumerate(summaries) if has_chart(summary)]
+    axis = loss_axis([loss for _, summary in shown for loss in losses_of(summary.run) if math.isfinite(loss)])
     figure = go.Figure(layout=layout(height=320))
-    for number, one in shown:
-        figure.add_traces(lines(one, "loss" if alone else f"{html.escape(one.name)}: loss", colour_of(number)))
-    for place, (number, one) in enumerate(shown, 1):
-        figure.add_traces(crosses(one, height_at(axis, place * EDGE), BROKEN if alone else colour_of(number)))
+    for number, summary in shown:
+        figure.add_traces(lines(summary, "loss" if alone else f"{html.escape(summary.name)}: loss", colour_of(number)))
+    for place, (number, summary) in enumerate(shown, 1):
+        figure.add_traces(crosses(summary, height_at(axis, place * EDGE), BROKEN if alone else colour_of(number)))
     figure.update_xaxes(title_text="step", range=range_of_steps(summaries))
     return figure.update_yaxes(title_text="loss", **axis)
 
 
 def lines(summary: Summary, name: str, colour: str) -> list[go.Scatter]:
     """The loss of each step, and over it the medians, where there are enough steps for them."""
-    run = told(summary.run)
+    run = with_loss(summary.run)
     losses = [loss if math.isfinite(loss) else math.nan for loss in losses_of(run)]
     raw = line(name, run, losses, {"color": colour, "width": 1.2})
     stretches = stretches_of(len(losses))
@@ -92,14 +92,14 @@ def medians(
 
 def crosses(summary: Summary, height: float, colour: str) -> list[go.Scatter]:
     """A cross at this height for each step whose loss is not finite."""
-    run = told(summary.run)
+    run = with_loss(summary.run)
     broken = few(run, (math.nan if math.isfinite(loss) else height for loss in losses_of(run)))
     look = {"color": colour, "symbol": "x", "size": 9}
     name = html.escape(summary.name)
     return [mark("non-finite", broken, look, lambda event: f"{name}: loss {event.loss}")] if broken else []
 
 
-def told(run: Sequence[Event]) -> list[Event]:
+def with_loss(run: Sequence[Event]) -> list[Event]:
     """The steps that have a loss."""
     return [event for event in run if event.loss is not None]
 
@@ -122,14 +122,14 @@ def height_at(axis: Mapping[str, Any], below: float) -> float:
 
 def caption(summaries: Sequence[Summary]) -> str:
     """What must be known to read the chart."""
-    steps = [one.numbers.losses for one in summaries if has_chart(one)]
-    lengths = {math.ceil(own / len(stretches)) for own in steps if (stretches := stretches_of(own))}
+    steps = [summary.numbers.losses for summary in summaries if has_chart(summary)]
+    lengths = {math.ceil(losses / len(stretches)) for losses in steps if (stretches := stretches_of(losses))}
     parts = []
     if lengths:
         stretch = f"{'up to ' if len(lengths) > 1 else ''}{count(max(lengths), 'step')}"
         parts.append(f"The strong line is the median of {stretch}, the faint one is each step.")
     if max(steps) > POINTS:
         parts.append("Of the faint line the smallest and the largest loss of every few steps are drawn.")
-    if missing := [one.name for one in summaries if not has_chart(one)]:
+    if missing := [summary.name for summary in summaries if not has_chart(summary)]:
         parts.append(f"Without a loss to draw: {', '.join(missing)}.")
     return " ".join(parts)

@@ -8,7 +8,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 import plotly.graph_objects as go
 
-from gradclip.report.look import (
+from gradclip.report.downsampling import thin
+from gradclip.report.formatting import short, shortened
+from gradclip.report.numbers import acted, broken
+from gradclip.report.style import (
     BROKEN,
     CLIPPED,
     DASH,
@@ -20,10 +23,7 @@ from gradclip.report.look import (
     log_range,
     positive,
 )
-from gradclip.report.numbers import acted, broken
 from gradclip.report.summary import Summary
-from gradclip.report.thin import thin
-from gradclip.report.words import short, shortened
 from gradclip.telemetry.event import Event
 
 POINTS, MARKS = 2400, 600
@@ -43,8 +43,8 @@ AT_STEP = "step %{x}<br>"
 def norm_chart(summaries: Sequence[Summary], number: int = 0) -> go.Figure:
     """The chart of the run that is called by its `number`, on axes that hold all the runs, so that they compare."""
     summary = summaries[number]
-    shown = [norm for one in summaries for event in one.run if positive(norm := event.norm_before)]
-    limits = [limit for one in summaries for limit in thresholds_shown(one) if positive(limit)]
+    shown = [norm for summary in summaries for event in summary.run if positive(norm := event.norm_before)]
+    limits = [limit for summary in summaries for limit in thresholds_shown(summary) if positive(limit)]
     low, high = log_range([*shown, *limits], margin=0.06, least=0.12)
     lines = [norm_line(summary, colour_of(number)), *threshold_line(summary)]
     figure = go.Figure([*lines, *marks(summary.run, low, high)], layout(height=320))
@@ -54,7 +54,9 @@ def norm_chart(summaries: Sequence[Summary], number: int = 0) -> go.Figure:
 
 def range_of_steps(summaries: Sequence[Summary]) -> list[float]:
     """An axis that holds the steps of all runs, with a margin."""
-    steps = [step for one in summaries if one.run for step in (one.numbers.first, one.numbers.last)] or [0]
+    steps = [
+        step for summary in summaries if summary.run for step in (summary.numbers.first, summary.numbers.last)
+    ] or [0]
     margin = max(0.01 * (max(steps) - min(steps)), 0.5)
     return [min(steps) - margin, max(steps) + margin]
 
@@ -62,7 +64,7 @@ def range_of_steps(summaries: Sequence[Summary]) -> list[float]:
 def thresholds_shown(summary: Summary) -> list[float]:
     """The threshold of each step; NaN where it belongs to a part of the gradient, or lies too far from the norms."""
     numbers = summary.numbers
-    if not numbers.whole or not numbers.median > 0:
+    if not numbers.global_threshold or not numbers.median > 0:
         return [math.nan] * len(summary.run)
     low, high = numbers.median / FARTHEST, numbers.largest * FARTHEST
     return [event.threshold if low < event.threshold < high else math.nan for event in summary.run]
@@ -113,7 +115,7 @@ def marks(run: Sequence[Event], low: float, high: float) -> list[go.Scatter]:
         mark("non-finite", nonfinite, {"color": BROKEN, "symbol": "x", "size": 9}),
         mark("zero", zero, {"color": MUTED, "symbol": "triangle-up", "size": 6}),
     ]
-    return [one for one in found if len(one.x)]
+    return [drawn for drawn in found if len(drawn.x)]
 
 
 def few(run: Sequence[Event], heights: Iterable[float]) -> list[tuple[Event, float]]:
@@ -122,7 +124,7 @@ def few(run: Sequence[Event], heights: Iterable[float]) -> list[tuple[Event, flo
     return [(run[place], known[place]) for place in thin(known, MARKS) if math.isfinite(known[place])]
 
 
-def happened(event: Event) -> str:
+def outcome_label(event: Event) -> str:
     """What became of a step."""
     if broken(event):
         names = ", ".join(html.escape(shortened(name, 40)) for name in event.offenders)
@@ -134,14 +136,17 @@ def happened(event: Event) -> str:
 
 
 def mark(
-    name: str, points: Sequence[tuple[Event, float]], look: dict[str, object], said: Callable[[Event], str] = happened
+    name: str,
+    points: Sequence[tuple[Event, float]],
+    look: dict[str, object],
+    label_of: Callable[[Event], str] = outcome_label,
 ) -> go.Scatter:
-    """Marks of one kind; `said` is what is said of a step when its mark is pointed at."""
+    """Marks of one kind; `label_of` is what is said of a step when its mark is pointed at."""
     return go.Scatter(
         name=name,
         x=[event.step for event, _ in points],
         y=[height for _, height in points],
-        customdata=[said(event) for event, _ in points],
+        customdata=[label_of(event) for event, _ in points],
         mode="markers",
         marker=look,
         hovertemplate=f"{AT_STEP}%{{customdata}}<extra></extra>",

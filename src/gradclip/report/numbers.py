@@ -20,7 +20,7 @@ AROUND = 100
 """The usual norm is the median over a block of so many steps: long enough that a burst of bad steps does not move it,
 short enough to follow a norm that falls as training goes on."""
 
-ONE_COEFFICIENT = 1e-3
+ROUNDING = 1e-3
 """Relative difference up to which a norm counts as scaled by one coefficient. Each element of a bfloat16 gradient is
 rounded by up to 2**-9 as it is scaled, a norm of many far less; parts that are clipped on their own differ by more."""
 
@@ -55,7 +55,7 @@ class Numbers:
     prominence: float
     thresholds: tuple[float, float] | None
     """The smallest and the largest finite one; None where no step had one."""
-    whole: bool
+    global_threshold: bool
     """Whether the threshold is one for the norm of the whole gradient, and not one for each part of it."""
     losses: int
     nonfinite_losses: int
@@ -73,9 +73,13 @@ def numbers_of(events: Sequence[Event], usual: Sequence[float], scope: str | Non
     finite = [event for event in events if not broken(event)]
     norms = sorted(event.norm_before for event in finite)
     thresholds = [event.threshold for event in events if math.isfinite(event.threshold)]
-    ratios = [(event.norm_before / one, event) for event, one in zip(events, usual, strict=True) if not broken(event)]
+    ratios = [
+        (event.norm_before / usual_norm, event)
+        for event, usual_norm in zip(events, usual, strict=True)
+        if not broken(event)
+    ]
     spikes = [event for ratio, event in ratios if ratio > SPIKE]
-    whole = scope in (None, "Global") and all(map(scaled_as_a_whole, finite))
+    global_threshold = scope in (None, "Global") and all(map(is_scaled, finite))
     losses = losses_of(events)
     return Numbers(
         steps=len(events),
@@ -94,7 +98,7 @@ def numbers_of(events: Sequence[Event], usual: Sequence[float], scope: str | Non
         caught=sum(map(acted, spikes)),
         prominence=max((ratio for ratio, _ in ratios if not math.isnan(ratio)), default=math.nan),
         thresholds=(min(thresholds), max(thresholds)) if thresholds else None,
-        whole=whole,
+        global_threshold=global_threshold,
         losses=len(losses),
         nonfinite_losses=sum(not math.isfinite(loss) for loss in losses),
         first_loss=mean_loss(losses[: part_of(losses)]),
@@ -117,16 +121,16 @@ def escaped(event: Event) -> bool:
     return broken(event) and not event.skipped and not math.isfinite(event.norm_after)
 
 
-def scaled_as_a_whole(event: Event) -> bool:
+def is_scaled(event: Event) -> bool:
     """Whether one coefficient explains what came out."""
     expected = event.coefficient * event.norm_before
-    return event.skipped or math.isclose(event.norm_after, expected, rel_tol=ONE_COEFFICIENT)
+    return event.skipped or math.isclose(event.norm_after, expected, rel_tol=ROUNDING)
 
 
 def kept(finite: Sequence[Event]) -> float:
     """What came out of all steps together, over what went in; NaN where nothing went in."""
-    whole = math.fsum(event.norm_before for event in finite)
-    return math.fsum(event.norm_after for event in finite) / whole if whole else math.nan
+    total = math.fsum(event.norm_before for event in finite)
+    return math.fsum(event.norm_after for event in finite) / total if total else math.nan
 
 
 def usual_norms(norms: Sequence[float]) -> list[float]:

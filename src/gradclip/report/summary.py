@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from gradclip.advice.past import normalises
-from gradclip.report.diverged import diverged
+from gradclip.advice.recorded_clipping import normalises
+from gradclip.report.divergence import diverged
 from gradclip.report.layers import Heat, heat_of
 from gradclip.report.numbers import Numbers, numbers_of, usual_norms
 from gradclip.report.verdict import Verdict, verdict_of
@@ -36,17 +36,17 @@ class Summary:
 
     def to_dict(self) -> dict[str, Any]:
         """The summary as plain data for JSON, where numbers that are not finite are None; without the events."""
-        said = {
+        data = {
             "run": str(self.run.path),
             "rule": self.rule,
             "verdict": asdict(self.verdict),
             **asdict(self.numbers),
             "clip_rate": self.numbers.clip_rate,
-            "worst_steps": [asdict(one) for one in self.worst_steps],
-            "worst_parameters": [asdict(one) for one in self.worst_parameters],
-            "what_if": [asdict(one) for one in self.what_if.rows] if self.what_if else [],
+            "worst_steps": [asdict(row) for row in self.worst_steps],
+            "worst_parameters": [asdict(row) for row in self.worst_parameters],
+            "what_if": [asdict(row) for row in self.what_if.rows] if self.what_if else [],
         }
-        found: dict[str, Any] = without_nan(said)
+        found: dict[str, Any] = without_nan(data)
         return found
 
 

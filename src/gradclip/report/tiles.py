@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from gradclip.report.formatting import count, known, percent, short
 from gradclip.report.numbers import Numbers, broken
 from gradclip.report.summary import Summary
-from gradclip.report.words import count, known, percent, short
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def threshold_in_words(numbers: Numbers) -> str:
     if numbers.thresholds is None:
         return "no threshold"
     low, high = map(short, numbers.thresholds)
-    kind = "threshold" if numbers.whole else "thresholds of parts"
+    kind = "threshold" if numbers.global_threshold else "thresholds of parts"
     return f"{kind} {low}" if low == high else f"{kind} {low} to {high}"
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from gradclip.advice.past import ALWAYS, OFTEN
+from gradclip.advice.recorded_clipping import ALWAYS, OFTEN
+from gradclip.report.formatting import count, percent, short, times
 from gradclip.report.numbers import Numbers
-from gradclip.report.words import count, percent, short, times
 
 FEW = 20
 """With fewer steps a share of 5 % is not one step, and nothing is said about shares."""
@@ -129,7 +129,7 @@ def alone(numbers: Numbers) -> str:
 
 def at(numbers: Numbers) -> str:
     """The threshold in numbers, where it is one for all tensors together and did not move by more than a tenth."""
-    if numbers.thresholds is None or not numbers.whole:
+    if numbers.thresholds is None or not numbers.global_threshold:
         return ""
     low, high = numbers.thresholds
     return f" of {short(high)}" if math.isclose(low, high, rel_tol=0.1) else ""

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from gradclip.advice.replay import replay
 from gradclip.advice.shape import quantile
-from gradclip.advice.suggest import suggest
+from gradclip.advice.suggestion import suggest
+from gradclip.report.formatting import count, short
 from gradclip.report.numbers import SPIKE, acted, broken, kept
-from gradclip.report.words import count, short
 from gradclip.rules.text import rule_from_text
 from gradclip.telemetry.event import Event
 
@@ -30,7 +30,7 @@ CANNOT_KNOW = (
 
 
 @dataclass(frozen=True)
-class Row:
+class ReplayedRule:
     """What a rule does to the recorded norms; `rule` is its text, None for the run itself.
 
     `clip_rate` is a share of the finite steps, `kept` what comes out of all steps over what goes in, `largest` the
@@ -48,8 +48,8 @@ class Row:
 class WhatIf:
     """The rows, the run's own first, and what is to be said of them."""
 
-    rows: list[Row]
-    said: str
+    rows: list[ReplayedRule]
+    note: str
 
 
 def what_if(events: Sequence[Event]) -> WhatIf | None:
@@ -59,7 +59,7 @@ def what_if(events: Sequence[Event]) -> WhatIf | None:
     norms = sorted(event.norm_before for event in finite)
     if not norms or norms[-1] == 0:
         return None
-    own = Row(
+    recorded_row = ReplayedRule(
         "as recorded",
         None,
         sum(map(acted, finite)) / len(finite),
@@ -70,7 +70,8 @@ def what_if(events: Sequence[Event]) -> WhatIf | None:
     proposed = suggested(part)
     candidates = {**proposed, **fixed(norms), **adaptive(), **proposed}  # first, and by its own words
     return WhatIf(
-        [own, *(row(words, text, recorded) for text, words in candidates.items())], said(len(part), len(events))
+        [recorded_row, *(row(words, text, recorded) for text, words in candidates.items())],
+        note(len(part), len(events)),
     )
 
 
@@ -97,13 +98,13 @@ def adaptive() -> dict[str, str]:
     return ADAPTIVE if importlib.util.find_spec("numpy") else {"zclip:max_norm=None": ADAPTIVE["zclip:max_norm=None"]}
 
 
-def row(words: str, text: str, norms: Sequence[float]) -> Row:
+def row(words: str, text: str, norms: Sequence[float]) -> ReplayedRule:
     """The row of one rule."""
     found = replay(norms, rule_from_text(text))
-    return Row(words, text, found.clip_rate, found.kept, found.largest)
+    return ReplayedRule(words, text, found.clip_rate, found.kept, found.largest)
 
 
-def said(replayed: int, steps: int) -> str:
+def note(replayed: int, steps: int) -> str:
     """Which steps were replayed, where not all, and what is missing."""
     part = f"Replayed over the last {count(replayed, 'step')} of {steps:,}. " if replayed < steps else ""
     missing = "" if importlib.util.find_spec("numpy") else 'AutoClip is replayed with pip install "gradclip[cpu]". '

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from gradclip.report.formatting import short
 from gradclip.report.numbers import broken
-from gradclip.report.words import short
 from gradclip.telemetry.event import Event
 
 MOST = 10
@@ -52,9 +52,14 @@ def worst_steps(events: Sequence[Event], usual: Sequence[float]) -> list[WorstSt
     large = sorted(finite, key=lambda pair: -pair[0].norm_before)[:MOST]
     return [
         WorstStep(
-            event.step, event.norm_before, event.norm_before / one, event.threshold, outcome(event), blamed(event)
+            event.step,
+            event.norm_before,
+            event.norm_before / usual_norm,
+            event.threshold,
+            outcome(event),
+            blamed(event),
         )
-        for event, one in (*bad, *large)
+        for event, usual_norm in (*bad, *large)
     ]
 
 

@@ -68,11 +68,11 @@ class Event:
         refuse_schema(data)
         if missing := [name for name in NAMES if name not in data and name not in LATER]:
             raise ValueError(f"an event has no {missing[0]!r}")
-        whole = restored({**LATER, **data})
-        refuse_wrong(whole)
-        floats = {name: float(whole[name]) for name in FLOATS if whole[name] is not None}
-        tensors = None if whole["tensors"] is None else {name: float(norm) for name, norm in whole["tensors"].items()}
-        return cls(**whole | floats | {"offenders": tuple(whole["offenders"]), "tensors": tensors})
+        values = restored({**LATER, **data})
+        refuse_wrong(values)
+        floats = {name: float(values[name]) for name in FLOATS if values[name] is not None}
+        tensors = None if values["tensors"] is None else {name: float(norm) for name, norm in values["tensors"].items()}
+        return cls(**values | floats | {"offenders": tuple(values["offenders"]), "tensors": tensors})
 
 
 def refuse_schema(data: Any) -> None:
@@ -96,14 +96,14 @@ def restored(data: Mapping[str, Any]) -> dict[str, Any]:
     return {name: words.get(name, data[name]) for name in NAMES} | {"tensors": tensors}
 
 
-def refuse_wrong(whole: Mapping[str, Any]) -> None:
+def refuse_wrong(values: Mapping[str, Any]) -> None:
     """Raise for a field of a wrong kind."""
     for name, kinds in KINDS.items():
-        if type(whole[name]) not in kinds:
-            raise ValueError(f"the {name!r} of an event is a {kinds[0].__name__}, found {whole[name]!r}")
-    if not all(type(name) is str for name in whole["offenders"]):
-        raise ValueError(f"the 'offenders' of an event are names, found {whole['offenders']!r}")
-    for name, norm in (whole["tensors"] or {}).items():
+        if type(values[name]) not in kinds:
+            raise ValueError(f"the {name!r} of an event is a {kinds[0].__name__}, found {values[name]!r}")
+    if not all(type(name) is str for name in values["offenders"]):
+        raise ValueError(f"the 'offenders' of an event are names, found {values['offenders']!r}")
+    for name, norm in (values["tensors"] or {}).items():
         if type(norm) not in NUMBER:
             raise ValueError(f"the norm of {name!r} in an event is a float, found {norm!r}")
 

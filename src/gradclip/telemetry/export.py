@@ -46,5 +46,5 @@ def columns_of(events: Sequence[Event]) -> dict[str, list[Any]]:
     """The columns of the table; `tensors.NAME` has the norm of a tensor, None where an event has none."""
     columns = {name: [getattr(event, name) for event in events] for name in NAMES if name != "tensors"}
     norms = [event.tensors or {} for event in events]
-    tensors = dict.fromkeys(name for own in norms for name in own)
-    return columns | {TENSORS + name: [own.get(name) for own in norms] for name in tensors}
+    tensors = dict.fromkeys(name for tensor_norms in norms for name in tensor_norms)
+    return columns | {TENSORS + name: [tensor_norms.get(name) for tensor_norms in norms] for name in tensors}

@@ -70,8 +70,8 @@ class tensorboard:  # noqa: N801
     """Writes `Metrics` for TensorBoard to the folder `log_dir`, or to a SummaryWriter that you have; tensorboardX."""
 
     def __init__(self, log_dir: Any, prefix: str = "", without: Collection[str] = ()) -> None:
-        self._where, self._own = log_dir, isinstance(log_dir, str | os.PathLike)
-        package = needed("tensorboardX", "tensorboardX") if self._own else None
+        self._where, self._opened_here = log_dir, isinstance(log_dir, str | os.PathLike)
+        package = needed("tensorboardX", "tensorboardX") if self._opened_here else None
         self._writer = log_dir if package is None else package.SummaryWriter(str(log_dir))
         self._metrics = Metrics(prefix, without)
 
@@ -82,7 +82,7 @@ class tensorboard:  # noqa: N801
     def close(self) -> None:
         """Write what the writer holds back, and close it if it is ours."""
         self._writer.flush()
-        if self._own:
+        if self._opened_here:
             self._writer.close()
 
     def __repr__(self) -> str:
@@ -98,7 +98,7 @@ class wandb:  # noqa: N801
 
     def __init__(self, run: Any = None, prefix: str = "", without: Collection[str] = (), **options: Any) -> None:
         self._metrics, self._step = Metrics(prefix, without), prefix + STEP
-        self._own = run is None
+        self._opened_here = run is None
         self._run = needed("wandb", "wandb").init(**options) if run is None else run
         self._run.define_metric(self._step, hidden=True)
         for name in ("grad_norm", "grad_norm_clipped", "clip/*", f"{EACH}*"):
@@ -109,7 +109,7 @@ class wandb:  # noqa: N801
 
     def close(self) -> None:
         """Finish the run if it is ours."""
-        if self._own:
+        if self._opened_here:
             self._run.finish()
 
     def __repr__(self) -> str:
@@ -128,7 +128,7 @@ class mlflow:  # noqa: N801
         self._metrics = Metrics(prefix, without, each="grad_norms/")
         self._mlflow = needed("mlflow", "mlflow-skinny")
         found = run or self._mlflow.active_run()
-        self._own = found is None
+        self._opened_here = found is None
         found = found or self._mlflow.start_run(**options)
         self._run = found if isinstance(found, str) else found.info.run_id
         self._client = self._mlflow.MlflowClient()
@@ -154,7 +154,7 @@ class mlflow:  # noqa: N801
         """Send what is left, and end the run if it is ours."""
         self._flush()
         active = self._mlflow.active_run()
-        if self._own and active is not None and active.info.run_id == self._run:
+        if self._opened_here and active is not None and active.info.run_id == self._run:
             self._mlflow.end_run()
 
     def __repr__(self) -> str:

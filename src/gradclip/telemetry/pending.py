@@ -40,24 +40,26 @@ def with_arrays(result: Result, given: Callable[[Array], Array]) -> Result:
     def array(value: Array) -> Array:
         return value if value is None or isinstance(value, float | int) else given(value)
 
-    def measure(own: Measure) -> Measure:
-        return own._replace(total=array(own.total), nonfinite=array(own.nonfinite), scale=array(own.scale))
+    def measure(measured: Measure) -> Measure:
+        return measured._replace(
+            total=array(measured.total), nonfinite=array(measured.nonfinite), scale=array(measured.scale)
+        )
 
-    def part(own: Part) -> Part:
+    def part(step_part: Part) -> Part:
         decisions = [
-            one._replace(
-                norm=array(one.norm),
-                threshold=array(one.threshold),
-                coefficient=array(one.coefficient),
-                action=array(one.action),
+            decision._replace(
+                norm=array(decision.norm),
+                threshold=array(decision.threshold),
+                coefficient=array(decision.coefficient),
+                action=array(decision.action),
                 state={},
             )
-            for one in own.plan.decisions
+            for decision in step_part.plan.decisions
         ]
-        return own._replace(
-            measure=measure(own.measure),
-            each=None if own.each is None else measure(own.each),
-            divisor=array(own.divisor),
+        return step_part._replace(
+            measure=measure(step_part.measure),
+            each=None if step_part.each is None else measure(step_part.each),
+            divisor=array(step_part.divisor),
             plan=Plan(None, decisions),
             owners=(),
         )

@@ -37,9 +37,9 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     file = Path(path) / EVENTS if Path(path).is_dir() else Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"{path} is no run: a run is a folder with {EVENTS}, as jsonl(path) writes it")
-    whole, _, _ = file.read_bytes().rpartition(b"\n")
+    complete, _, _ = file.read_bytes().rpartition(b"\n")
     by_step: dict[int, Event] = {}
-    for number, line in enumerate(whole.split(b"\n") if whole else [], 1):
+    for number, line in enumerate(complete.split(b"\n") if complete else [], 1):
         try:
             event = Event.from_dict(json.loads(line))
         except ValueError as error:
@@ -51,7 +51,10 @@ def read_run(path: str | os.PathLike[str]) -> Run:
 def folders_of(path: str | os.PathLike[str]) -> list[Path]:
     """The folder of a run, and those in it where the runs of further optimizers are."""
     folder = Path(path)
-    inner = sorted((one.parent for one in folder.glob(f"*/{EVENTS}")), key=lambda one: (len(one.name), one.name))
+    inner = sorted(
+        (file.parent for file in folder.glob(f"*/{EVENTS}")),
+        key=lambda file: (len(file.name), file.name),
+    )
     return [folder, *inner]
 
 

@@ -24,7 +24,7 @@ from gradclip.telemetry.pending import light, on_host
 Sink = Callable[[Event], object]
 
 
-class Noted(NamedTuple):
+class UnreadResult(NamedTuple):
     """A result that nobody has read yet, when it was made, and the steps that a loss scaler had left out before."""
 
     result: Result
@@ -60,7 +60,7 @@ class Telemetry:
         self.every = every
         self.tensors = tensors
         self._sinks = list(sinks)
-        self._pending: list[Noted] = []
+        self._pending: list[UnreadResult] = []
         self._clipper: Callable[[], object] | None = None
         self._sentence = ""
         self._begun = False
@@ -80,7 +80,7 @@ class Telemetry:
         if not self._begun:
             clipper = None if self._clipper is None else self._clipper()
             self._begin(about(rule, gradients, getattr(clipper, "optimizers", [])))
-        self._pending.append(Noted(light(result) if self.every > 1 else result, time.time(), self.left_out))
+        self._pending.append(UnreadResult(light(result) if self.every > 1 else result, time.time(), self.left_out))
         self.left_out += left_out
         if len(self._pending) >= self.every:
             self.drain()
@@ -88,7 +88,7 @@ class Telemetry:
     def drain(self) -> None:
         """Read the results that are waiting, and give their events to the sinks."""
         pending, self._pending = self._pending, []
-        results = on_host([noted.result for noted in pending])
+        results = on_host([unread.result for unread in pending])
         for result, (_, when, left_out) in zip(results, pending, strict=True):
             event = event_of(result, self._sentence, when, self.tensors, left_out)
             for sink in self._sinks:
@@ -146,6 +146,6 @@ def about(rule: Any, gradients: Gradients, optimizers: Sequence[object]) -> dict
         "sentence": repr(rule),
         "framework": framework,
         "framework_version": str(getattr(sys.modules.get(framework), "__version__", "")),
-        "optimizer": ", ".join(dict.fromkeys(type(one).__name__ for one in optimizers)),
+        "optimizer": ", ".join(dict.fromkeys(type(optimizer).__name__ for optimizer in optimizers)),
         "parameters": {gradients.name(i): list(map(int, shape)) for i, shape in enumerate(shapes)},
     }

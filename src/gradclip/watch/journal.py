@@ -63,12 +63,12 @@ class Unscaled(NamedTuple):
     optimizer: int
 
 
-class Clip(NamedTuple):
+class ClipCall(NamedTuple):
     """One call of a clipping function. Parameters are known by `id`.
 
     `where` is the line of the user's code that led to it, `by` the library that made it, if one did. `first` gives the
-    first gradient, while it lives. `norm` is what the call returned (of a rule its `Result`), `seen` what was measured
-    before it.
+    first gradient, while it lives. `norm` is what the call returned (of a rule its `Result`), `norms_before` what was
+    measured before it.
     """
 
     function: str
@@ -80,10 +80,10 @@ class Clip(NamedTuple):
     parameters: frozenset[int] = frozenset()
     given: int = 0
     gradients: int = 0
-    made_of_parameters: bool = True
+    are_parameters: bool = True
     first: Callable[[], object] = nothing
     norm: Any = None
-    seen: Any = None
+    norms_before: Any = None
 
     @property
     def measures(self) -> bool:
@@ -96,7 +96,7 @@ class Clip(NamedTuple):
         return f"{self.function}{arguments} at {self.where}" + (f" by {self.by}" if self.by else "")
 
 
-Entry = Backward | Zeroed | Scaled | Unscaled | Clip
+Entry = Backward | Zeroed | Scaled | Unscaled | ClipCall
 
 
 class Flaw(NamedTuple):
@@ -110,7 +110,7 @@ class Flaw(NamedTuple):
 class Applied(NamedTuple):
     """A clip that acted on what the optimizer gets, and the loss scale that was on the gradients then."""
 
-    clip: Clip
+    clip: ClipCall
     scale: Any = 1.0
 
 
@@ -129,12 +129,14 @@ class Examined(NamedTuple):
     losses: Sequence[Loss] = ()
 
 
-def examine(entries: Iterable[Entry], optimizer: int, parameters: frozenset[int], made: bool = False) -> Examined:
+def examine(
+    entries: Iterable[Entry], optimizer: int, parameters: frozenset[int], has_gradients: bool = False
+) -> Examined:
     """What of `entries`, in their order since the last step of this optimizer, is about it.
 
     A call belongs to an optimizer if it clips one of its parameters; one that clips no parameter at all belongs to
-    every optimizer. A clip acts on a step if gradients were made before it and not zeroed after it; `made` says that
-    they were, where nobody hears how the script makes them. The losses are those whose gradients were not zeroed.
+    every optimizer. A clip acts on a step if gradients were made before it and not zeroed after it; `has_gradients`
+    says that they were, where no backward pass is seen. The losses are those whose gradients were not zeroed.
     """
     zeroed = False
     scale: Any = None
@@ -146,7 +148,7 @@ def examine(entries: Iterable[Entry], optimizer: int, parameters: frozenset[int]
     places: list[int] = []
     for place, entry in enumerate(entries):
         if isinstance(entry, Backward):
-            made, last = True, place
+            has_gradients, last = True, place
             scale, count = (scaled if count else None), max(0, count - 1)  # of a loss that was scaled for this backward
             losses = [] if optimizer in entry.fresh else losses
             if optimizer not in entry.missed:
@@ -158,10 +160,10 @@ def examine(entries: Iterable[Entry], optimizer: int, parameters: frozenset[int]
             scaled, count = entry.scale, entry.many
         elif isinstance(entry, Unscaled):
             scale = None if entry.optimizer == optimizer else scale
-        elif entry.parameters & parameters or not (entry.parameters and entry.made_of_parameters):
-            flaw = flaw_of(entry, made, zeroed, scale)
-            if flaw in (None, BEFORE_UNSCALE) and (made or not entry.measures):
-                flaws += repeated(entry, [one.clip for one in applied], [last > at for at in places])
+        elif entry.parameters & parameters or not (entry.parameters and entry.are_parameters):
+            flaw = flaw_of(entry, has_gradients, zeroed, scale)
+            if flaw in (None, BEFORE_UNSCALE) and (has_gradients or not entry.measures):
+                flaws += repeated(entry, [earlier.clip for earlier in applied], [last > at for at in places])
                 applied.append(Applied(entry, 1.0 if scale is None else scale))
                 places.append(place)
             if flaw is not None:
@@ -169,20 +171,20 @@ def examine(entries: Iterable[Entry], optimizer: int, parameters: frozenset[int]
     return Examined(applied, list(dict.fromkeys(flaws)), losses)
 
 
-def flaw_of(clip: Clip, made: bool, zeroed: bool, scale: Any) -> str | None:
+def flaw_of(clip: ClipCall, has_gradients: bool, zeroed: bool, scale: Any) -> str | None:
     """What is wrong with a call by itself, of which only a loss scale lets it act all the same."""
     if clip.measures:
         return None
     if not clip.given:
         return EMPTY
-    if not clip.made_of_parameters:
+    if not clip.are_parameters:
         return NO_PARAMETERS
-    if not made:
+    if not has_gradients:
         return BEFORE_BACKWARD if zeroed or not clip.gradients else AFTER_STEP
     return None if scale is None else BEFORE_UNSCALE
 
 
-def repeated(clip: Clip, before: list[Clip], accumulated: list[bool]) -> list[Flaw]:
+def repeated(clip: ClipCall, before: list[ClipCall], accumulated: list[bool]) -> list[Flaw]:
     """What is wrong with a call that clips again what was clipped; `accumulated`: a backward came in between."""
     for other, more in zip(before, accumulated, strict=True):
         if other.measures or clip.measures or other.kind != clip.kind or not other.parameters & clip.parameters:
@@ -201,9 +203,9 @@ def left_out(groups: list[list[int]], applied: Iterable[Applied]) -> tuple[str |
 
     Where nothing was clipped at all, nothing was left out.
     """
-    covered = frozenset().union(*(one.clip.parameters for one in applied))
+    covered = frozenset().union(*(acting.clip.parameters for acting in applied))
     missing = [parameter for group in groups for parameter in group if parameter not in covered]
     if not covered or not missing:
         return None, []
-    whole = any(group and not covered.intersection(group) for group in groups)
-    return GROUP_EXCLUDED if whole else SOME_ONLY, missing
+    group_excluded = any(group and not covered.intersection(group) for group in groups)
+    return GROUP_EXCLUDED if group_excluded else SOME_ONLY, missing

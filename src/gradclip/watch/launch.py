@@ -32,10 +32,10 @@ def run_watched(
     `rule` takes the place of what the script clips by. What it prints, errors too, goes to `output` if there is one.
     """
     path = os.pathsep.join(filter(None, [str(SITE), os.environ.get("PYTHONPATH", "")]))
-    asked = {FOLDER: str(folder.absolute()), STEPS: str(steps), RULE: rule or ""}
-    environment = {**os.environ, "PYTHONPATH": path, **asked}
+    settings = {FOLDER: str(folder.absolute()), STEPS: str(steps), RULE: rule or ""}
+    environment = {**os.environ, "PYTHONPATH": path, **settings}
     interrupted = False
-    with subprocess.Popen(whole(command), env=environment, stdout=output, stderr=output) as process:
+    with subprocess.Popen(with_python(command), env=environment, stdout=output, stderr=output) as process:
         while True:
             try:
                 code = process.wait()
@@ -44,7 +44,7 @@ def run_watched(
                 interrupted = True  # the terminal has told the script as well, which ends in its own way
 
 
-def whole(command: Sequence[str]) -> list[str]:
+def with_python(command: Sequence[str]) -> list[str]:
     """The command with its Python, if it is not a program of its own."""
     script = command[0].endswith(".py") or command[0] == MODULE
     return [sys.executable, *command] if script else list(command)
@@ -52,6 +52,6 @@ def whole(command: Sequence[str]) -> list[str]:
 
 def folder_for(command: Sequence[str]) -> Path:
     """Where a run is recorded if nobody says: named by the script and the time."""
-    script = next((one for one in command if one.endswith(".py")), command[0])
+    script = next((word for word in command if word.endswith(".py")), command[0])
     name = command[1].rpartition(".")[2] if command[0] == MODULE else Path(script).stem
     return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"

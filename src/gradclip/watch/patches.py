@@ -24,23 +24,26 @@ KINDS = {
 THRESHOLDS = {NORM: "max_norm", VALUE: "clip_value"}
 _recorders: list[Recorder] = []
 """The recorder of this process, once PyTorch is whole."""
-_imposed: list[AnyRule] = []
+_replacement: list[AnyRule] = []
 """The rule that takes the place of the script's own clipping, if one does."""
 _calls: list[str] = []
-"""The clipping functions that are being called: one that another one calls is not told of."""
+"""The clipping functions that are being called: one that another one calls is not recorded."""
 
 
 def wrap_clipping(module: ModuleType) -> None:
-    """Let the clipping functions of `module` tell of their calls."""
+    """Let the calls of the clipping functions of `module` be recorded."""
     for name, kind in KINDS.items():
         if hasattr(module, name):
-            setattr(module, name, told(getattr(module, name), name.lstrip("_"), kind))
+            setattr(module, name, recorded(getattr(module, name), name.lstrip("_"), kind))
 
 
-def told(function: Callable[..., Any], name: str, kind: str) -> Callable[..., Any]:
-    """A clipping function that tells the recorder what it was called with, and what it returned."""
+def recorded(function: Callable[..., Any], name: str, kind: str) -> Callable[..., Any]:
+    """A clipping function of which the recorder gets what it was called with, and what it returned."""
     signature = inspect.signature(function).parameters
-    names, needed = tuple(signature), frozenset(name for name, one in signature.items() if one.default is one.empty)
+    names, needed = (
+        tuple(signature),
+        frozenset(name for name, argument in signature.items() if argument.default is argument.empty),
+    )
 
     @functools.wraps(function)
     def clip(*args: Any, **kwargs: Any) -> Any:
@@ -51,17 +54,17 @@ def told(function: Callable[..., Any], name: str, kind: str) -> Callable[..., An
             return function(*args, **kwargs)  # PyTorch says what is wrong with them
         parameters = known["parameters"]
         given = [parameters] if hasattr(parameters, "grad") else list(parameters)
-        if _imposed:
-            from gradclip.watch.imposed import measured
+        if _replacement:
+            from gradclip.watch.replacement import measured
 
             return measured(name, {**known, "parameters": given})
         threshold, order = known.get(THRESHOLDS[kind]), known.get("norm_type", 2.0)
-        call = _recorders[0].clips(name, kind, given, math.inf if threshold is None else threshold, order)
+        call = _recorders[0].clip_begins(name, kind, given, math.inf if threshold is None else threshold, order)
         if given and isinstance(parameters, Iterator):  # one that had nothing is handed on as it came: PyTorch warns
             args, kwargs = ((given, *args[1:]), kwargs) if args else ((), {**kwargs, "parameters": given})
         returned = called(name, function, *args, **kwargs)
         if call is not None:
-            _recorders[0].clipped(call, known.get("total_norm", returned))
+            _recorders[0].clip_ended(call, known.get("total_norm", returned))
         return returned
 
     return clip
@@ -77,7 +80,7 @@ def arguments_of(
 
 
 def called(name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """What a clipping function returns; those that it calls are silent meanwhile."""
+    """What a clipping function returns; those that it calls are not recorded meanwhile."""
     _calls.append(name)
     try:
         return function(*args, **kwargs)
@@ -86,12 +89,12 @@ def called(name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -
 
 
 def watch_ours(recorder: Recorder) -> None:
-    """Let the explicit forms of this library tell of their calls as well; `attach` is asked at each step."""
+    """Record the calls of this library's explicit forms as well; what is attached is looked at in each step."""
     import gradclip.torch
     from gradclip.torch import functional
     from gradclip.torch.clipper import Clipper
     from gradclip.torch.parameters import parameters_of
-    from gradclip.watch.imposed import measured_by
+    from gradclip.watch.replacement import measured_by
 
     wrap_clipping(functional)
     for name in KINDS.keys() & set(gradclip.torch.__all__):
@@ -99,17 +102,17 @@ def watch_ours(recorder: Recorder) -> None:
     clip_ = Clipper.clip_
 
     @functools.wraps(clip_)
-    def clip_and_tell(self: Clipper, parameters: Any) -> Any:
-        if _imposed:
+    def clip_and_record(self: Clipper, parameters: Any) -> Any:
+        if _replacement:
             return measured_by(clip_, self, parameters)
         given = parameters_of(parameters)
-        call = recorder.clips(repr(self.rule), RULE, given.tensors, 0.0, 2.0)
+        call = recorder.clip_begins(repr(self.rule), RULE, given.tensors, 0.0, 2.0)
         result = clip_(self, given.tensors if isinstance(parameters, Iterator) else parameters)
         if call is not None:
-            recorder.clipped(call, result)
+            recorder.clip_ended(call, result)
         return result
 
-    Clipper.clip_ = clip_and_tell  # type: ignore[method-assign]
+    Clipper.clip_ = clip_and_record  # type: ignore[method-assign]
 
 
 def compiling() -> bool:
@@ -120,42 +123,42 @@ def compiling() -> bool:
 
 
 def watch_torch(recorder: Recorder, rule: AnyRule | None = None) -> None:
-    """Let optimizers, backward passes and loss scalers tell `recorder`; `rule` replaces the script's own clipping."""
+    """Record what optimizers, backward passes and loss scalers do; `rule` replaces the script's own clipping."""
     import torch
     from torch.optim import Optimizer, optimizer
 
     from gradclip.torch.eager import eager
-    from gradclip.watch.imposed import impose
+    from gradclip.watch.replacement import replace_clipping
 
     _recorders[:] = [recorder]
     if rule is not None:
-        _imposed[:] = [rule]
-        impose(rule)
+        _replacement[:] = [rule]
+        replace_clipping(rule)
     optimizer.register_optimizer_step_pre_hook(eager(functools.partial(before_step, recorder)))
     optimizer.register_optimizer_step_post_hook(eager(functools.partial(after_step, recorder)))
     watch_backward(torch.autograd, recorder)
-    before(torch.autograd, "grad", lambda *_, **__: recorder.made())
-    before(Optimizer, "zero_grad", lambda own, *_, **__: recorder.zeroed(parameters_of(own)))
-    before(torch.nn.Module, "zero_grad", lambda own, *_, **__: recorder.zeroed(own.parameters()))
+    before(torch.autograd, "grad", lambda *_, **__: recorder.backward_begins())
+    before(Optimizer, "zero_grad", lambda sender, *_, **__: recorder.gradients_zeroed(parameters_of(sender)))
+    before(torch.nn.Module, "zero_grad", lambda sender, *_, **__: recorder.gradients_zeroed(sender.parameters()))
     watch_scaler(torch.amp.GradScaler, recorder)
     watch_ours(recorder)
 
 
 def watch_backward(autograd: ModuleType, recorder: Recorder) -> None:
-    """Let backward passes tell what they begin from, and when they have ended."""
+    """Record what backward passes begin from, and when they have ended."""
     backward = autograd.backward
 
     @functools.wraps(backward)
-    def backward_and_tell(tensors: Any, grad_tensors: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def backward_and_record(tensors: Any, grad_tensors: Any = None, *args: Any, **kwargs: Any) -> Any:
         if compiling():
             return backward(tensors, grad_tensors, *args, **kwargs)
-        made = recorder.made(tensors, grad_tensors)
+        begun = recorder.backward_begins(tensors, grad_tensors)
         found = backward(tensors, grad_tensors, *args, **kwargs)
-        if made is not None:
-            recorder.reached(made)
+        if begun is not None:
+            recorder.backward_ended(begun)
         return found
 
-    autograd.backward = backward_and_tell  # type: ignore[attr-defined]
+    autograd.backward = backward_and_record  # type: ignore[attr-defined]
 
 
 def parameters_of(optimizer: Any) -> list[Any]:
@@ -164,34 +167,34 @@ def parameters_of(optimizer: Any) -> list[Any]:
 
 
 def watch_scaler(scaler: type, recorder: Recorder) -> None:
-    """Let a loss scaler tell when gradients carry its scale, and which steps it leaves out."""
+    """Record when gradients carry the scale of a loss scaler, and which steps it leaves out."""
     from gradclip.torch.scaler import listen
 
-    before(scaler, "unscale_", lambda own, optimizer: recorder.unscaled(optimizer))
+    before(scaler, "unscale_", lambda sender, optimizer: recorder.gradients_unscaled(optimizer))
     scale = scaler.scale  # type: ignore[attr-defined]
 
     @functools.wraps(scale)
-    def scale_and_tell(self: Any, outputs: Any) -> Any:
+    def scale_and_record(self: Any, outputs: Any) -> Any:
         scaled = scale(self, outputs)
         if self.is_enabled():
-            recorder.scaled(self._scale, outputs)
+            recorder.loss_scaled(self._scale, outputs)
         return scaled
 
-    scaler.scale = scale_and_tell  # type: ignore[attr-defined]
+    scaler.scale = scale_and_record  # type: ignore[attr-defined]
     listen(recorder)
 
 
-def before(owner: Any, name: str, tell: Callable[..., None]) -> None:
-    """Tell of each call of `owner.name` before it is made."""
+def before(owner: Any, name: str, record: Callable[..., None]) -> None:
+    """Call `record` before each call of `owner.name`."""
     function = getattr(owner, name)
 
     @functools.wraps(function)
-    def tell_and_call(*args: Any, **kwargs: Any) -> Any:
+    def record_and_call(*args: Any, **kwargs: Any) -> Any:
         if not compiling():
-            tell(*args, **kwargs)
+            record(*args, **kwargs)
         return function(*args, **kwargs)
 
-    setattr(owner, name, tell_and_call)
+    setattr(owner, name, record_and_call)
 
 
 def before_step(recorder: Recorder, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -209,7 +212,7 @@ def before_step(recorder: Recorder, optimizer: Any, args: tuple[Any, ...], kwarg
         if not noted:  # LBFGS evaluates it again within a step
             recorder.before_step(optimizer)
             noted = True
-        recorder.evaluated(optimizer)
+        recorder.closure_evaluated(optimizer)
         return loss
 
     if "closure" in kwargs:

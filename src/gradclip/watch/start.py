@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from gradclip.watch.finder import After
+from gradclip.watch.import_hook import ImportHook
 
 FOLDER = "GRADCLIP_WATCH"
 STEPS = "GRADCLIP_WATCH_STEPS"
@@ -18,7 +18,7 @@ text of the rule that takes the place of the script's own clipping (empty: none 
 
 def wait_for_torch() -> None:
     """Watch what this process does with PyTorch."""
-    sys.meta_path.insert(0, After({"torch.nn.utils.clip_grad": wrap_clipping, "torch": watch}))
+    sys.meta_path.insert(0, ImportHook({"torch.nn.utils.clip_grad": wrap_clipping, "torch": watch}))
 
 
 def wrap_clipping(module: ModuleType) -> None:

@@ -12,7 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gradclip.experiments.char_rnn import (
+from gradclip.experiments.outcome import Metric, Outcome
+from gradclip.experiments.tasks.descent import descend, thinned
+from gradclip.experiments.tasks.task import Claim, Task
+from gradclip.experiments.training.char_rnn import (
     BATCH,
     BIT,
     UNITS,
@@ -22,11 +25,8 @@ from gradclip.experiments.char_rnn import (
     validation_windows,
     windows,
 )
-from gradclip.experiments.framework import Array
-from gradclip.experiments.in_torch import CharRNN, alone
-from gradclip.experiments.outcome import Metric, Outcome
-from gradclip.experiments.tasks.descent import descend, thinned
-from gradclip.experiments.tasks.task import Claim, Task
+from gradclip.experiments.training.framework import Array
+from gradclip.experiments.training.in_torch import CharRNN, alone
 from gradclip.rules.rule import AnyRule
 
 RATE, STEPS, EVERY, WEIGHT = 0.01, 600, 50, 100.0

@@ -1,18 +1,18 @@
-"""The character RNN of `gradclip.experiments.char_rnn`, at a rate that it does not survive without clipping."""
+"""The character RNN of the demo, at a rate that it does not survive without clipping."""
 
 from __future__ import annotations
 
-from gradclip.experiments import in_torch
-from gradclip.experiments.char_rnn import BATCH, LEARNING_RATE, STEPS, UNITS, WINDOW, Trial, run_char_rnn
 from gradclip.experiments.outcome import Metric, Outcome
 from gradclip.experiments.tasks.descent import thinned
 from gradclip.experiments.tasks.task import Claim, Task
+from gradclip.experiments.training import in_torch
+from gradclip.experiments.training.char_rnn import BATCH, LEARNING_RATE, STEPS, UNITS, WINDOW, Setup, run_char_rnn
 from gradclip.rules.rule import AnyRule
 
 
 def train(rule: AnyRule, seed: int, steps: int = STEPS) -> Outcome:
     """Trains on random windows; the metric is the cross entropy on the validation text, in bits per character."""
-    run = run_char_rnn(in_torch, seed, Trial("", rule), steps=steps)
+    run = run_char_rnn(in_torch, seed, Setup("", rule), steps=steps)
     losses = [step.loss for step in run.steps]
     diverged = None if run.broke_at is None else f"step {run.broke_at}"
     return Outcome(run.end, curve=thinned(losses, of=steps), clipped=run.share_clipped, diverged=diverged)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gradclip.errors import GradclipWarning
-from gradclip.experiments.in_torch import alone
+from gradclip.experiments.training.in_torch import alone
 from gradclip.rules.rule import AnyRule
 from gradclip.torch import attach
 

@@ -15,10 +15,10 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from gradclip.experiments.in_torch import alone
 from gradclip.experiments.outcome import Metric, Outcome
 from gradclip.experiments.tasks.descent import Descent, descend
 from gradclip.experiments.tasks.task import Claim, Task
+from gradclip.experiments.training.in_torch import alone
 from gradclip.rules.rule import AnyRule
 
 CHANNELS, BLOCKS, CLASSES, BATCH, EPOCHS, MOMENTUM = 16, 3, 10, 256, 12, 0.9

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from gradclip.experiments.compare import Named, Train, Watch, compare
+from gradclip.experiments.compare import Named, OnRun, Train, compare
 from gradclip.experiments.comparison import Comparison
 from gradclip.experiments.outcome import Metric
 from gradclip.experiments.sign_test import BETTER, TOO_FEW, WITHIN_NOISE, WORSE
@@ -66,7 +66,7 @@ class Task:
         rules: Named | None = None,
         seeds: int | Iterable[int] = 5,
         processes: int = 1,
-        watch: Watch = lambda text, trained: None,
+        on_run: OnRun = lambda text, trained: None,
     ) -> Comparison:
         """The task under several rules, its own if none are given."""
         return compare(
@@ -76,7 +76,7 @@ class Task:
             metric=self.metric,
             title=self.title,
             processes=processes,
-            watch=watch,
+            on_run=on_run,
         )
 
 

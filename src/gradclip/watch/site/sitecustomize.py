@@ -6,11 +6,11 @@ import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:] = [folder for folder in sys.path if os.path.abspath(folder or ".") != HERE]
-own = sys.modules.pop("sitecustomize")
+this_module = sys.modules.pop("sitecustomize")
 try:
     importlib.import_module("sitecustomize")  # the one that this one hides
 except ModuleNotFoundError:
-    sys.modules["sitecustomize"] = own
+    sys.modules["sitecustomize"] = this_module
 
 from gradclip.watch.start import wait_for_torch  # noqa: E402
 

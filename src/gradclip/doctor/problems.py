@@ -1,0 +1,92 @@
+"""What can be wrong with the clipping of a training script, each with its cure in one sentence."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import gradclip.watch.journal as journal
+
+NEVER = "never-clipped"
+OTHER_OPTIMIZER = "one-optimizer-of-several"
+ALWAYS = "always-exceeded"
+UNREACHED = "never-reached"
+NONFINITE = "non-finite"
+
+
+class Problem(NamedTuple):
+    """What is wrong, as the end of a sentence, and what to do."""
+
+    wrong: str
+    cure: str
+
+
+PROBLEMS = {
+    journal.AFTER_STEP: Problem(
+        "clips after the optimizer has stepped, so the gradients that it cuts have been used already",
+        "move the call between backward() and optimizer.step()",
+    ),
+    journal.BEFORE_BACKWARD: Problem(
+        "clips before backward(), when there are no gradients of this step yet",
+        "move the call between backward() and optimizer.step()",
+    ),
+    journal.BEFORE_UNSCALE: Problem(
+        "clips gradients that still carry the loss scale, so the threshold means another norm whenever the scale moves",
+        "call scaler.unscale_(optimizer) before it",
+    ),
+    journal.MICRO_STEP: Problem(
+        "clips on each micro-step of an accumulation, so what was clipped is added to and clipped again",
+        "clip once, after the last backward() before optimizer.step()",
+    ),
+    journal.TWICE: Problem(
+        "clips gradients that were clipped already in the same step",
+        "keep one of the two calls",
+    ),
+    journal.TWO_KNOBS: Problem(
+        "clips by hand what {by} clips as well, so the smaller threshold rules and the other is dead",
+        "take the call away, or switch off the clipping of {by} (max_grad_norm=0 in transformers, "
+        "gradient_clip_val=None in Lightning)",
+    ),
+    journal.EMPTY: Problem(
+        "clips nothing: what it is given is empty, such as an iterator that was used up before",
+        "call model.parameters() anew each time, or make it a list once",
+    ),
+    journal.NO_PARAMETERS: Problem(
+        "is given gradients (or other tensors without a .grad) instead of parameters, so it clips nothing",
+        "give it the parameters: clip_grad_norm_(model.parameters(), ...)",
+    ),
+    journal.OVERFLOW: Problem(
+        "computes an infinite norm of finite gradients and multiplies them by zero",
+        "clip with gradclip.torch.clip_grad_norm_, whose norm does not overflow",
+    ),
+    journal.GROUP_EXCLUDED: Problem(
+        "leaves a whole parameter group of the optimizer unclipped: {missing}",
+        "give it the parameters of all groups, or say on purpose which are left out: "
+        "gradclip.attach(optimizer, rule, need_clip=...)",
+    ),
+    journal.SOME_ONLY: Problem(
+        "leaves some parameters of the optimizer unclipped: {missing}",
+        "give it all parameters that the optimizer steps: clip_grad_norm_(model.parameters(), ...)",
+    ),
+    OTHER_OPTIMIZER: Problem(
+        "does not cover {optimizer}, one of {optimizers} optimizers: nothing clips its gradients, of norms up to "
+        "{largest:.3g}",
+        "clip the parameters of all optimizers in one call, or gradclip.attach(first, second, rule)",
+    ),
+    NEVER: Problem(
+        "nothing clips the gradients, although {option} is {value:g}: larger elements went through",
+        "call clip_grad_norm_(model.parameters(), {option}) between backward() and optimizer.step()",
+    ),
+    ALWAYS: Problem(
+        "cuts {rate:.0%} of the steps of the second half (the median norm is {median:.3g}), {means}",
+        "raise the threshold{rates}: gradclip suggest proposes one",
+    ),
+    UNREACHED: Problem(
+        "never acts: the largest norm, {largest:.3g}, is less than a tenth of the threshold, so a gradient ten times "
+        "as large as any would pass",
+        "lower the threshold: gradclip suggest proposes one",
+    ),
+    NONFINITE: Problem(
+        "lets the optimizer step on gradients that are not finite ({offenders})",
+        'leave such steps out, gradclip.attach(optimizer, rule, on_nonfinite="skip"), and look where they come from',
+    ),
+}

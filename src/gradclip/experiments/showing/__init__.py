@@ -1,0 +1,1 @@
+"""What shows experiments: tables and progress in a terminal, pictures, and the reports that put them together."""

@@ -1,0 +1,39 @@
+"""Doing something right after a module was imported; standard library only, for it runs in every watched process."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+
+class ImportHook:
+    """A finder that finds what the others find, and calls `then[name](module)` once the module `name` was executed."""
+
+    def __init__(self, then: Mapping[str, Callable[[ModuleType], None]]) -> None:
+        self.then = dict(then)
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """The spec of the module, made to call back; None for all modules that nobody waits for."""
+        if name not in self.then:
+            return None
+        for finder in sys.meta_path:
+            spec = None if finder is self else finder.find_spec(name, path, target)
+            if spec is not None and spec.loader is not None:
+                self._call_back(spec)
+                return spec
+        return None
+
+    def _call_back(self, spec: ModuleSpec) -> None:
+        loader, then = spec.loader, self.then[spec.name]
+        assert loader is not None
+        execute = loader.exec_module
+
+        def execute_and_call_back(module: ModuleType) -> None:
+            execute(module)
+            then(module)
+
+        loader.exec_module = execute_and_call_back  # type: ignore[method-assign]

@@ -1,0 +1,47 @@
+"""The names of an optimizer's parameters, though nobody gave us the model: modules that hold them are looked for."""
+
+from __future__ import annotations
+
+import gc
+from collections import Counter
+
+import torch
+from torch.optim import Optimizer
+
+WRAPPINGS = ("_orig_mod.", "module.")
+"""What `torch.compile` and data parallelism put before a name."""
+
+
+def parameter_names(optimizer: Optimizer) -> dict[int, str]:
+    """The name of each parameter by `id`: that of the outermost module, else its place in the optimizer."""
+    parameters = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    found: dict[int, str] = {}
+    for number, group in enumerate(optimizer.param_groups):
+        places = (f"group {number}, parameter {i}" for i in range(len(group["params"])))
+        for parameter, name in zip(group["params"], group.get("param_names") or places, strict=True):
+            found[id(parameter)] = name
+    # `type(one)`: asking an object itself for its class may run code of the script
+    modules = [
+        thing for thing in gc.get_objects() if issubclass(type(thing), torch.nn.Module) and "_modules" in vars(thing)
+    ]
+    inner = {id(child) for module in modules for child in module.children()}
+    for module in modules:
+        if id(module) not in inner:
+            found |= {id(p): without_wrappings(name) for name, p in module.named_parameters() if id(p) in parameters}
+    return distinct_names(found)
+
+
+def distinct_names(names: dict[int, str]) -> dict[int, str]:
+    """The names, with a number behind those that another has already, such as of a second model."""
+    counts: Counter[str] = Counter()
+    for parameter, name in names.items():
+        counts[name] += 1
+        names[parameter] = name if counts[name] == 1 else f"{name} ({counts[name]})"
+    return names
+
+
+def without_wrappings(name: str) -> str:
+    """The name without what wrappers of the model put before it."""
+    for wrapping in WRAPPINGS:
+        name = name.removeprefix(wrapping)
+    return name

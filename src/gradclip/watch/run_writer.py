@@ -1,0 +1,111 @@
+"""The run of one optimizer on disk, and beside its events `calls.jsonl`, what the script did around its steps."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from math import inf
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from gradclip.step.result import Result
+from gradclip.telemetry.folder import jsonl
+from gradclip.telemetry.observed import event_of
+from gradclip.watch.gradient_norms import combined_norm
+from gradclip.watch.journal import ABOVE, CALLS, SCRIPT, Flaw, Loss
+from gradclip.watch.step_events import WatchedStep, event_of_step, loss_of
+
+MOST, LONGEST = 50, 1.0
+"""How many steps are read together, which costs a third of reading each by itself, and how long one may wait."""
+
+
+class PendingStep(NamedTuple):
+    """A step that was not read yet, and which parameters with a gradient its clips left out."""
+
+    step: WatchedStep
+    flaw: str | None
+    missing: list[int]
+
+
+class RunWriter:
+    """Writes the steps of an optimizer. A line of `calls.jsonl` holds until the next one: it is what changed."""
+
+    def __init__(self, folder: Path, names: Mapping[int, str]) -> None:
+        self.folder = folder
+        self._names = names
+        self._sink = jsonl(folder)
+        self._pending: list[PendingStep] = []
+        self._thresholds: list[dict[str, Any]] = []
+        self._pattern: dict[str, Any] | None = None
+
+    def begin(self, optimizer: str, shapes: dict[str, list[int]], thresholds: list[dict[str, Any]]) -> None:
+        """Write what is known before the first step."""
+        self._thresholds = thresholds
+        script = {"arguments": sys.argv, "thresholds": thresholds}
+        versions = {"framework": "torch", "framework_version": torch.__version__}
+        self._sink.begin({**versions, "optimizer": optimizer, "parameters": shapes, SCRIPT: script})
+
+    def add_step(self, step: WatchedStep, flaw: str | None, missing: list[int]) -> None:
+        """Add a step, and read all that are waiting if they are many, or the first waits for `LONGEST` seconds."""
+        self._pending.append(PendingStep(step, flaw, missing))
+        if len(self._pending) >= MOST or step.time - self._pending[0].step.time >= LONGEST or not step.number:
+            self.drain()
+
+    def drain(self) -> None:
+        """Write the steps that are waiting."""
+        pending, self._pending = self._pending, []
+        for step, flaw, missing in pending:
+            event, flaws = event_of_step(step, self._names)
+            if flaw is not None:
+                flaws.append(Flaw(flaw, step.examined.applied[-1].clip.where))
+            self._sink(event)
+            self._write_calls(step.number, {**self._calls(step), "flaws": flaws, "missing": self._named(missing)})
+
+    def _calls(self, step: WatchedStep) -> dict[str, list[str]]:
+        """The calls that clipped, those that only measured, and the thresholds that nothing applied."""
+        clips = [applied.clip for applied in step.examined.applied]
+        elements = {} if step.peak is None else step.peak.read(float(step.divisor))
+        peak = combined_norm((largest for largest, _ in elements.values()), inf)
+        return {
+            "calls": [clip.sentence() for clip in clips if not clip.measures],
+            "measured": [clip.sentence() for clip in clips if clip.measures],
+            "unclipped": [threshold["name"] for threshold in self._thresholds if peak > ABOVE * threshold["value"]],
+        }
+
+    def _named(self, parameters: list[int]) -> list[str]:
+        return [self._names.get(parameter, "?") for parameter in parameters]
+
+    def write_result(self, result: Result, rule: str, step: int, flaws: list[Flaw], losses: Sequence[Loss]) -> None:
+        """Write the step of a clipper of this library, which knows best what it did."""
+        self._sink(replace(event_of(result, rule, time.time()), step=step, loss=loss_of(losses)))
+        self._write_calls(step, {"calls": [f"gradclip: {rule}"], "flaws": flaws, "missing": []})
+
+    def close(self) -> None:
+        """Write what is left."""
+        self.drain()
+        self._sink.close()
+
+    def _write_calls(self, step: int, pattern: dict[str, Any]) -> None:
+        if pattern == self._pattern:
+            return
+        self._pattern = pattern
+        with open(self.folder / CALLS, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **pattern}) + "\n")
+
+
+def claim_folder(folder: Path) -> Path:
+    """`folder`, or the first of run-2, run-3, ... in it that nobody has; it is made, so nobody else takes it."""
+    place, number = folder, 1
+    while True:
+        try:
+            place.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+            place = folder / f"run-{number}"
+        else:
+            return place

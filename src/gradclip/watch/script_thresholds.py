@@ -1,0 +1,68 @@
+"""Thresholds that the script has: options, settings and constants with a name that says so."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+import sys
+from collections.abc import Mapping
+from numbers import Real
+from types import FrameType, SimpleNamespace
+from typing import Any
+
+from gradclip.watch.call_site import package_of, path_from_here
+
+NAMED = re.compile(
+    r"max_?(grad(ient)?_?)?norm_?|(grad(ient)?_?)?clip_?norm|(.*_)?grad(ient)?_?clip(ping)?(_?(norm|val(ue)?))?"
+    r"|(.*_)?clip_?grad(ient)?s?(_?(norm|val(ue)?))?_?",
+    re.IGNORECASE,
+)
+
+
+def thresholds_of_script(optimizer: Any = None) -> list[dict[str, Any]]:
+    """The thresholds in the variables of the user's functions that are being executed, and in settings among them.
+
+    What is a setting of the optimizer is left to the optimizer to apply.
+    """
+    of_optimizer = set() if optimizer is None else {name for group in optimizer.param_groups for name in group}
+    found: dict[str, dict[str, Any]] = {}
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if not package_of(frame.f_code.co_filename):
+            for variables in (frame.f_locals, frame.f_globals):
+                for name, value in list(variables.items()):
+                    for threshold, number in thresholds(name, value):
+                        found.setdefault(
+                            threshold,
+                            {
+                                "name": threshold,
+                                "value": float(number),
+                                "where": path_from_here(frame.f_code.co_filename),
+                            },
+                        )
+        frame = frame.f_back
+    return [fact for name, fact in found.items() if name not in of_optimizer]
+
+
+def thresholds(name: str, value: Any) -> list[tuple[str, Real]]:
+    """The threshold that a variable is, or those in a namespace, a dataclass or a dict."""
+    if is_number(value):
+        return [(name, value)] if NAMED.fullmatch(name) else []
+    return [(key, number) for key, number in settings(value).items() if is_number(number) and NAMED.fullmatch(str(key))]
+
+
+def settings(value: Any) -> Mapping[str, Any]:
+    """The settings in what scripts keep their options in."""
+    if type(value) is dict:
+        return value
+    if isinstance(value, argparse.Namespace | SimpleNamespace):
+        return vars(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}
+    return {}
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a number above 0, as a threshold is."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0

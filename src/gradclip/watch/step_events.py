@@ -1,0 +1,115 @@
+"""From what was recorded of a step to its event: which clip acted hardest, and what it left."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from gradclip.rules.norm import norm_of_order
+from gradclip.step.result import Result
+from gradclip.telemetry.event import MOST_OFFENDERS, Event
+from gradclip.watch.gradient_norms import GradientNorms, combined_norm
+from gradclip.watch.journal import NORM, OVERFLOW, RULE, Applied, Examined, Flaw, Loss
+
+EPSILON = 1e-6
+"""What `torch.nn.utils` adds to the norm that it divides by."""
+UNCLIPPED = "the script does not clip"
+
+
+class WatchedStep(NamedTuple):
+    """One step of an optimizer as it was recorded; numbers may lie on a device until it is read.
+
+    `rest` are the gradients that no clip has seen, measured as the optimizer got them, `divisor` what it divides them
+    by, `peak` the largest elements, where something was asked for and nothing clips. `skipped`: GradScaler left the
+    step out, or the optimizer did, as a flag that may lie on a device.
+    """
+
+    number: int
+    time: float
+    examined: Examined
+    rest: GradientNorms
+    divisor: Any
+    skipped: Any = False
+    peak: GradientNorms | None = None
+
+
+class ClipEffect(NamedTuple):
+    """What a clip did, in numbers."""
+
+    sentence: str
+    norm: float
+    threshold: float
+    coefficient: float
+    measured: str
+    overflow: Flaw | None
+
+
+def event_of_step(step: WatchedStep, names: Mapping[int, str]) -> tuple[Event, list[Flaw]]:
+    """The event of a step, and what is wrong with it; this reads the numbers."""
+    read, skipped = step.rest.read(float(step.divisor)), bool(step.skipped)
+    effects = []
+    for applied in step.examined.applied:
+        norms = applied.clip.norms_before.read(float(applied.scale))
+        effects.append(effect_of(applied, norms))
+        read = norms | read
+    tensors = {names.get(parameter, "?"): norm for parameter, (norm, _) in read.items()}
+    offenders = [names.get(parameter, "?") for parameter, (_, count) in read.items() if count]
+    hardest = min(effects, key=lambda effect: (effect.coefficient, effect.threshold), default=None)
+    total = combined_norm(tensors.values(), step.rest.order)
+    if hardest is None:
+        hardest = ClipEffect(UNCLIPPED, total, math.inf, 1.0, norm_name(step.rest.order), None)
+    event = Event(
+        step=step.number,
+        rule=hardest.sentence,
+        engine="torch",
+        norm_before=hardest.norm,
+        norm_after=0.0 if skipped else norm_after(hardest),
+        threshold=hardest.threshold,
+        coefficient=hardest.coefficient,
+        clipped=not skipped and hardest.coefficient < 1.0,
+        skipped=skipped,
+        nonfinite=int(sum(count for _, count in read.values())),
+        offenders=tuple(offenders[:MOST_OFFENDERS]),
+        time=step.time,
+        tensors=tensors,
+        norm=hardest.measured,
+        loss=loss_of(step.examined.losses),
+    )
+    return event, step.examined.flaws + [effect.overflow for effect in effects if effect.overflow]
+
+
+def loss_of(losses: Sequence[Loss]) -> float | None:
+    """The loss whose gradient the optimizer got: the sum of those that gradients were made of; None where none was."""
+    return sum(float(loss.value) / float(loss.scale) for loss in losses) if losses else None
+
+
+def effect_of(applied: Applied, read: Mapping[int, tuple[float, float]]) -> ClipEffect:
+    """What a clip did to the gradients that were `read` before it."""
+    clip, scale = applied
+    if clip.kind == RULE:
+        result: Result = clip.norm
+        before, after, measured = result.norm_before, result.norm_after, type(result.norm).__name__
+        coefficient = after / before if before > after else 1.0
+        return ClipEffect(clip.sentence(), before, result.threshold, coefficient, measured, None)
+    measured_here = clip.order in (2.0, math.inf)
+    norm = (
+        combined_norm((n for n, _ in read.values()), clip.order) if measured_here else float(clip.norm) / float(scale)
+    )
+    threshold = math.inf if clip.measures else clip.threshold / float(scale)
+    returned = norm if clip.norm is None else float(clip.norm)
+    finite = not any(count for _, count in read.values())
+    overflow = Flaw(OVERFLOW, clip.where, clip.by) if finite and not math.isfinite(returned) else None
+    divisor = returned / float(scale) + (EPSILON if clip.kind == NORM else 0.0)
+    coefficient = 1.0 if divisor <= threshold else threshold / divisor
+    return ClipEffect(clip.sentence(), norm, threshold, coefficient, norm_name(clip.order), overflow)
+
+
+def norm_name(order: float) -> str:
+    """The name of the norm of this order, as events have it."""
+    return type(norm_of_order(order)).__name__
+
+
+def norm_after(effect: ClipEffect) -> float:
+    """The norm after a clip."""
+    return effect.norm if effect.coefficient == 1.0 else effect.norm * effect.coefficient

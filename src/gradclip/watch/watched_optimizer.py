@@ -1,0 +1,98 @@
+"""One optimizer that is watched: what is known of it, and where its steps are written."""
+
+from __future__ import annotations
+
+import math
+import time
+import weakref
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from gradclip.torch.attached import clipper_of
+from gradclip.watch.gradient_norms import measure_gradients
+from gradclip.watch.journal import TWO_KNOBS, Entry, Examined, Flaw, Loss, examine, left_out
+from gradclip.watch.parameter_names import parameter_names
+from gradclip.watch.run_writer import RunWriter, claim_folder
+from gradclip.watch.script_thresholds import thresholds_of_script
+from gradclip.watch.step_events import WatchedStep
+
+
+class WatchedOptimizer:
+    """An optimizer and the writer of its run, None where it is not recorded.
+
+    `position` is where in the log its last step was, `earlier` where the one before was. Of a step that a clipper of
+    this library makes, `beside` are the flaws of what else clips, and `result` is the last one that was written.
+    """
+
+    def __init__(self, optimizer: Optimizer, position: int) -> None:
+        self._optimizer = weakref.ref(optimizer)
+        self.writer: RunWriter | None = None
+        self.position = self.earlier = position
+        self.steps = 0
+        self.thresholds: list[dict[str, Any]] = []
+        self.beside: list[Flaw] = []
+        self.losses: Sequence[Loss] = ()
+        self.result: Any = None
+
+    def parameters(self) -> list[torch.Tensor]:
+        """The parameters of the optimizer, none if it is gone."""
+        optimizer = self._optimizer()
+        return [] if optimizer is None else [p for group in optimizer.param_groups for p in group["params"]]
+
+    def begin_run(self, optimizer: Optimizer, folder: Path) -> None:
+        """Begin to write to `folder`, or to a folder in it where another optimizer has that."""
+        names = parameter_names(optimizer)
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if not is_lazy(p)]
+        self.writer = RunWriter(claim_folder(folder), names)
+        self.thresholds = thresholds_of_script(optimizer)
+        shapes = {names[id(p)]: list(p.shape) for p in parameters}
+        self.writer.begin(type(optimizer).__name__, shapes, self.thresholds)
+
+    def add_step(self, optimizer: Optimizer, entries: Iterable[Entry], skipped: Any, hears_backward: bool) -> None:
+        """Write the step that the optimizer is about to make, after what `entries` say was done since the last."""
+        if self.writer is None:
+            return
+        parameters = frozenset(id(p) for group in optimizer.param_groups for p in group["params"])
+        examined = examine(entries, id(optimizer), parameters, has_gradients=not hears_backward)
+        if clipper_of(optimizer) is not None and not bool(skipped):
+            acting = [applied.clip for applied in examined.applied if not applied.clip.measures]
+            self.losses = examined.losses
+            self.beside = examined.flaws + [Flaw(TWO_KNOBS, clip.where, "gradclip") for clip in acting]
+            return
+        groups = [[p for p in group["params"] if p.grad is not None] for group in optimizer.param_groups]
+        step = self._measured(optimizer, groups, examined, skipped)
+        self.writer.add_step(step, *left_out([[id(p) for p in group] for group in groups], examined.applied))
+
+    def add_result(self, optimizer: Optimizer) -> None:
+        """Write the result of the clipper of this library that is attached, if there is a new one."""
+        clipper = clipper_of(optimizer)
+        if self.writer is not None and clipper is not None and clipper._last is not self.result:
+            self.result = clipper.last
+            self.writer.write_result(clipper.last, repr(clipper.rule), self.steps, self.beside, self.losses)
+
+    def close(self) -> None:
+        """Write what is left."""
+        if self.writer is not None:
+            self.writer.close()
+
+    def _measured(
+        self, optimizer: Optimizer, groups: list[list[torch.Tensor]], examined: Examined, skipped: Any
+    ) -> WatchedStep:
+        """The step, with the norms of what no clip has measured."""
+        orders = {applied.clip.order for applied in examined.applied}
+        covered = frozenset().union(*(applied.clip.parameters for applied in examined.applied))
+        order = math.inf if orders == {math.inf} else 2.0
+        rest = measure_gradients((p for group in groups for p in group if id(p) not in covered), order)
+        divisor = getattr(optimizer, "grad_scale", None)
+        unclipped = self.thresholds and all(applied.clip.measures for applied in examined.applied)
+        peak = measure_gradients((p for group in groups for p in group), math.inf) if unclipped else None
+        return WatchedStep(self.steps, time.time(), examined, rest, 1.0 if divisor is None else divisor, skipped, peak)
+
+
+def is_lazy(parameter: torch.Tensor) -> bool:
+    """Whether a parameter has no shape yet."""
+    return isinstance(parameter, torch.nn.parameter.UninitializedParameter)
