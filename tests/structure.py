@@ -57,8 +57,6 @@ MAY_IMPORT = {
 }
 """For each file or folder, first match of the longest, what of gradclip it may import: rules <- decide <- engines <-
 clipper <- doors. The engines do not decide."""
-IN_CIRCLES = ("rules.rule", "rules.sweep", "torch.attached", "torch.hook", "torch.scaler")
-"""The modules that still need each other, for checkers alone."""
 PURE = ("rules", "step/decide.py", "step/policy.py", "errors.py", "telemetry/event.py")
 """These import the standard library alone and name no framework."""
 
