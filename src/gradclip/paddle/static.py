@@ -24,7 +24,7 @@ from gradclip.rules.arrays import Array
 from gradclip.rules.rule import AnyRule, Carry, Rule, rewritten
 from gradclip.step.gradients import Gradients
 from gradclip.step.memory import Memory
-from gradclip.step.part import Part
+from gradclip.step.part import Part, with_arrays
 from gradclip.step.respond import report_nothing
 from gradclip.step.result import Result
 
@@ -129,10 +129,10 @@ def _refuse_stops(clipper: Clipper) -> None:
 
 
 def _read_by_results(parts: list[Part]) -> list[Wide]:
-    arrays = [part.measure.nonfinite for part in parts]
-    for decision in (decision for part in parts for decision in part.plan.decisions):
-        arrays += [decision.norm, decision.threshold, decision.coefficient, decision.action]
-    return [array for array in arrays if isinstance(array, Wide)]
+    found: dict[int, Array] = {}
+    for part in parts:
+        with_arrays(part, lambda array: found.setdefault(id(array), array))
+    return [array for array in found.values() if isinstance(array, Wide)]
 
 
 @contextmanager

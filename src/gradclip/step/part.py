@@ -12,7 +12,7 @@ from gradclip.rules.norm import RMS, Linf, Norm
 from gradclip.rules.scope import Element, Row, Scope, Tensor, rows_of
 from gradclip.rules.segments import Segments, segment_names, segments
 from gradclip.rules.sweep import Sweep
-from gradclip.step.decide import Plan, norm_of, sides
+from gradclip.step.decide import Decision, Plan, norm_of, sides
 from gradclip.step.memory import Owners
 
 ALL = -1
@@ -52,6 +52,32 @@ class Part(NamedTuple):
     def finest(self) -> tuple[Scope, Measure]:
         """The finest scope that was measured, and its measure."""
         return (self.sweep.leaf, self.measure) if self.each is None else (Tensor(), self.each)
+
+
+def with_arrays(part: Part, change: Callable[[Array], Array]) -> Part:
+    """`part` with `change` of each array that a result reads of it, without the rest: the one list of these arrays.
+
+    Plain numbers stay as they are.
+    """
+
+    def changed(value: Array) -> Array:
+        return value if value is None or isinstance(value, float | int) else change(value)
+
+    def measured(measure: Measure) -> Measure:
+        total, nonfinite, xp, scale = measure
+        return Measure(changed(total), changed(nonfinite), xp, changed(scale))
+
+    decisions = [
+        Decision(changed(norm), changed(threshold), changed(coefficient), changed(action), {})
+        for norm, threshold, coefficient, action, _ in part.plan.decisions
+    ]
+    return part._replace(
+        divisor=changed(part.divisor),
+        measure=measured(part.measure),
+        plan=Plan(None, decisions),
+        owners=(),
+        each=None if part.each is None else measured(part.each),
+    )
 
 
 def opening(parts: Sequence[Part]) -> list[Part]:
