@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check bench laws docs clean
+.PHONY: demo test check bench laws docs methods clean
 
 demo: .venv/ready
 	$(BIN)/gradclip demo --out out
@@ -26,6 +26,9 @@ docs: .venv/ready
 	$(BIN)/python docs/make_tables.py
 	$(BIN)/python docs/make_evidence.py
 	$(BIN)/python docs/make_suggestions.py
+	$(BIN)/python docs/make_methods.py
+
+methods: .venv/ready
 	$(BIN)/python docs/make_methods.py
 
 .venv/ready: pyproject.toml constraints.txt

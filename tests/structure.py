@@ -33,12 +33,14 @@ MAY_IMPORT = {
     "step/decide.py": (*DECIDING, "gradclip.step.policy"),
     "step/memory.py": DECIDING,
     "step/part.py": after("decide", "memory"),
-    "step/result.py": after("part"),
-    "step/measure.py": after("decide", "gradients", "layout", "moments", "part", "write"),
-    "step/respond.py": after("gradients", "part", "policy", "result"),
-    "step/layout.py": after("gradients", "memory", "part", "policy", "respond"),
+    "step/result.py": after("nonfinite", "part"),
+    "step/across.py": after("decide", "gradients", "part"),
+    "step/nonfinite.py": after("across", "gradients", "part"),
+    "step/layout.py": after("gradients", "memory", "nonfinite", "part", "policy"),
+    "step/measure.py": after("decide", "gradients", "layout", "moments", "part"),
+    "step/respond.py": after("across", "gradients", "measure", "nonfinite", "part", "policy", "result"),
     "step/write.py": after("decide", "part", "layout"),
-    "step/carry.py": after("gradients", "result"),
+    "step/carry.py": after("gradients", "nonfinite", "result"),
     "step/moments.py": after("gradients"),
     "step": (*DECIDING, "gradclip.errors", "gradclip.step"),
     "engines": (*INNER, "gradclip.engines", "gradclip.errors"),
@@ -57,12 +59,10 @@ MAY_IMPORT = {
 }
 """For each file or folder, first match of the longest, what of gradclip it may import: rules <- decide <- engines <-
 clipper <- doors. The engines do not decide."""
-IN_CIRCLES = ("rules.rule", "rules.sweep", "torch.attached", "torch.hook", "torch.scaler")
-"""The modules that still need each other, for checkers alone."""
-SAME_FILE_NAMES = ("clipper.py", "functional.py", "parameters.py", "event.py", "history.py")
-"""File names that several folders have: each door's own, and some that are to be mended."""
-SAME_CLASS_NAMES = ("Clipper", "Parameters", "Batch", "Listener", "Payload", "Run")
-"""The same for classes."""
+OF_EACH_DOOR = ("clipper.py", "functional.py", "parameters.py", "Clipper")
+"""The names of files and classes that each door may have, as its framework's users expect them."""
+LEFT_OVER = ("across.py", "state.py")
+"""Those of both `step` and `optax`, to be mended."""
 PURE = ("rules", "step/decide.py", "step/policy.py", "errors.py", "telemetry/event.py")
 """These import the standard library alone and name no framework."""
 

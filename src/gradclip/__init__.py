@@ -10,7 +10,7 @@ all tensors together: an L2 norm above 1 is rescaled to it
 Rules know no framework; `gradclip.torch` puts one into an optimizer: `gradclip.torch.attach(optimizer, rule)`.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gradclip import errors, rules
 from gradclip.errors import *  # noqa: F403
@@ -20,12 +20,13 @@ from gradclip.rules.recipes import *  # noqa: F403
 
 __version__ = "0.1.0"
 
-if not TYPE_CHECKING:  # checkers know the names from the stars, and would take a list that is not written out for none
+if TYPE_CHECKING:
+    from gradclip.torch import attach as attach
+else:  # checkers know the names from the stars, and would take a list that is not written out for none
     __all__ = [*rules.__all__, *recipes.NAMES, *errors.__all__, "attach"]  # noqa: PLE0604
 
+    def attach(*optimizers, **options):
+        """Clip the gradients of a PyTorch optimizer in each of its steps: see `gradclip.torch.attach`."""
+        from gradclip.torch import attach as torch_attach
 
-def attach(*optimizers: Any, **options: Any) -> Any:
-    """Clip the gradients of a PyTorch optimizer in each of its steps: see `gradclip.torch.attach`."""
-    from gradclip.torch import attach as torch_attach
-
-    return torch_attach(*optimizers, **options)
+        return torch_attach(*optimizers, **options)

@@ -7,20 +7,18 @@ from typing import Any
 
 from gradclip.engines.base import Engine
 from gradclip.errors import GradientAboveThreshold, NonFiniteGradient, TooManySkips
-from gradclip.rules.plain import described
 from gradclip.rules.rule import AnyRule, checked_rule
 from gradclip.step.gradients import Gradients, gathered, is_one, refuse_many
 from gradclip.step.layout import LineUp
 from gradclip.step.memory import Memories, Memory
+from gradclip.step.nonfinite import nonfinite_names
 from gradclip.step.policy import policy_of
-from gradclip.step.respond import Answer, broken_names
+from gradclip.step.respond import Answer
 from gradclip.step.result import Result
 from gradclip.step.run import run
+from gradclip.step.state import load_state, state_of
 from gradclip.step.write import write
 from gradclip.telemetry import Telemetry
-
-STATE_VERSION = 2
-"""Version 1 had the sentence of the rule as `rule`; it is read still."""
 
 
 class Clipper:
@@ -138,7 +136,7 @@ class Clipper:
         if self.telemetry is not None and self.tells():
             result = Result(self.step, engine)
             result.settle(True)
-            result.looked_up = broken_names(gradients, gathered(engine, gradients), engine)
+            result.looked_up = nonfinite_names(gradients, gathered(engine, gradients), engine)[0]
             self.telemetry.note(result, self.rule, gradients, left_out=True)
 
     def tells(self) -> bool:
@@ -161,25 +159,8 @@ class Clipper:
 
         A rule that carries over adds `carried`, the tensors of the framework by name.
         """
-        return {
-            "version": STATE_VERSION,
-            "rule": described(self.rule),
-            "words": repr(self.rule),
-            "step": self.step,
-            "consecutive_skips": self.consecutive_skips,
-            "thresholds": self.memories.plain(lambda array: self.last.to_host(array)),
-            **({"carried": dict(self.carried)} if self.line.carries else {}),
-        }
+        return state_of(self, lambda array: self.last.to_host(array))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up the memory that `state_dict` gave; a memory of another rule is refused."""
-        version = state.get("version")
-        if version not in (1, STATE_VERSION):
-            raise ValueError(f"expected a clipper state of version {STATE_VERSION}, found {version!r}")
-        if state["rule"] != (repr(self.rule) if version == 1 else described(self.rule)):
-            words = state["rule" if version == 1 else "words"]
-            raise ValueError(f"this state belongs to the rule {words!r}, the clipper has {self.rule!r}")
-        self.step = state["step"]
-        self.consecutive_skips = state["consecutive_skips"]
-        self.memories.load(state["thresholds"])
-        self.carried = dict(state.get("carried", {}))
+        load_state(self, state)

@@ -1,7 +1,9 @@
 """The CPU engine against fp64 truth, computed here and in another way."""
 
+import copy
 import math
 import os
+import pickle
 import signal
 import threading
 import time
@@ -16,7 +18,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("numba")
 
 from gradclip.engines import torch_layout  # noqa: E402
-from gradclip.engines.base import UnsupportedGradient  # noqa: E402
+from gradclip.engines.base import Tables, UnsupportedGradient  # noqa: E402
 from gradclip.engines.cpu import CpuEngine  # noqa: E402
 from gradclip.rules.norm import L1, L2, RMS, Linf, Lp  # noqa: E402
 from gradclip.rules.response import Normalize, Rescale, Smooth, Zero  # noqa: E402
@@ -235,7 +237,7 @@ def test_what_does_not_change_is_not_written(tmp_path):
     ENGINE.apply_(ENGINE.gather([tensor, torch.ones(3)]), Tensor(), np.array([1.0, 0.5]))
     ENGINE.clamp_(batch, -100.0, math.inf)
     ENGINE.map_(batch, Zero(), -100.0, 100.0)
-    ENGINE.purge_(batch)
+    ENGINE.zero_nonfinite_(batch)
     assert tensor._version == version
 
 
@@ -300,11 +302,11 @@ def test_the_fused_clamp_measures_what_was_and_writes_what_the_map_would(dtype):
         np.testing.assert_array_equal(values(tensor), values(tensor.clamp(-0.7, 0.3)))
 
 
-def test_purge_zeroes_the_nonfinite_and_leaves_the_rest():
+def test_nonfinite_elements_are_zeroed_and_the_rest_stays():
     z = torch.tensor([1 + 2j, complex(math.inf, 3), complex(4, math.nan)])
     tensors = [torch.tensor(SPECIAL), noise(9000), z]
     kept = tensors[1].clone()
-    ENGINE.purge_(ENGINE.gather(tensors))
+    ENGINE.zero_nonfinite_(ENGINE.gather(tensors))
     assert torch.equal(tensors[0], torch.tensor([0.0, 0, 0, 0, -0.0, 1e-7, 2, -2]))
     assert torch.equal(tensors[1], kept)
     assert torch.equal(tensors[2], torch.tensor([1 + 2j, 0, 0]))
@@ -494,3 +496,59 @@ def test_any_batch_is_measured_and_scaled_as_fp64_would(parts, data):
     ENGINE.apply_(ENGINE.gather(tensors), scope, 0.37 if isinstance(scope, Global) else np.full(len(got), 0.37))
     for tensor, truth in zip(tensors, wanted, strict=True):
         assert_within(tensor, truth, 2.0)
+
+
+MEMORY = torch.arange(1.0, 25.0)
+OTHER = torch.arange(3.0, 27.0)
+STRUCTURES = [
+    [MEMORY.view(4, 6), OTHER.view(6, 4)],
+    [OTHER.view(4, 6), MEMORY.view(6, 4)],  # other memory
+    [MEMORY.view(6, 4), OTHER.view(6, 4)],  # the same memory in another shape
+    [MEMORY.view(4, 6, 1), OTHER.view(6, 4)],
+    [MEMORY.view(4, 3, 2), OTHER.view(6, 4)],
+    [MEMORY.view(4, 6).view(torch.float64), OTHER.view(6, 4)],  # and of another type
+    [MEMORY.view(4, 6)],  # one less
+    [MEMORY.view(4, 6), OTHER.view(6, 4), OTHER.view(4, 6)],  # one twice
+    [MEMORY.view(4, 6), OTHER.view(6, 4).t()],  # not contiguous
+    [MEMORY.view(4, 3, 2).chunk(2)[0], torch.view_as_complex(OTHER.view(12, 2))],
+    [MEMORY.view(4, 6), OTHER.view(6, 4)],
+]
+
+
+def check_tables_follow_the_tensors(order):
+    """What is kept of one batch is never that of another."""
+    tables = Tables()
+    for tensors in (STRUCTURES[place] for place in order):
+        batch, fresh = ENGINE.gather(tensors, tables), CpuEngine(torch_layout).gather(tensors)
+        assert ENGINE.repeated(batch) == ENGINE.repeated(fresh)
+        for scope in (Global(), Tensor(), Row(), Row(-1)):
+            found, expected = (ENGINE.measure(one, scope, L2()) for one in (batch, fresh))
+            np.testing.assert_array_equal(found.total, expected.total)
+        assert ENGINE.shapes(batch, Row(-1)) == ENGINE.shapes(fresh, Row(-1))
+        del batch
+
+
+@given(st.lists(st.integers(0, len(STRUCTURES) - 1), min_size=2, max_size=8))
+@settings(max_examples=200, deadline=None)
+def test_tables_follow_the_tensors(order):
+    check_tables_follow_the_tensors(order)
+
+
+def test_tables_of_the_same_tensors_are_cut_into_rows_once():
+    tables, cut = Tables(), []
+    for _ in range(3):
+        batch = ENGINE.gather(STRUCTURES[0], tables)
+        ENGINE.measure(batch, Row(), L2())
+        cut.append(batch.table.rows[Row()])
+        del batch
+    assert cut[0] is cut[1] is cut[2]
+    assert len(tables) == 1
+
+
+def test_tables_of_another_framework_are_dropped_and_copies_begin_empty():
+    tables = Tables()
+    CpuEngine(torch_layout).gather(STRUCTURES[0], tables)
+    assert tables
+    assert (copy.deepcopy(tables), pickle.loads(pickle.dumps(tables))) == ([], [])
+    batch = ENGINE.gather(STRUCTURES[0], tables)
+    assert (tables, batch.table.owner) == ([], ENGINE._gather)

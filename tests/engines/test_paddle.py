@@ -160,7 +160,7 @@ def test_a_complex_number_that_is_half_nan_is_zeroed_as_a_whole():
     )
     assert after.numpy() == 1j
     slot = Slot(tensor_of(np.array([complex(np.nan, 1.0), 2.0]), "complex64"))
-    ENGINE.purge_(ENGINE.gather([slot]))
+    ENGINE.zero_nonfinite_(ENGINE.gather([slot]))
     assert slot.value.numpy().tolist() == [0.0, 2.0]
 
 

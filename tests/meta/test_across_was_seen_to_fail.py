@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import pytest
 
+import gradclip.step.across
 import gradclip.step.decide
+import gradclip.step.nonfinite
 import gradclip.step.respond
-import gradclip.step.run
 import test_across
 from gradclip import L2, AutoClip, ClipGradByValue, Constant, Raise, Rule, SkipStep, Tensor
 from planting import Plant
@@ -23,19 +26,25 @@ def not_shared(number, counts, xp, engine, across):
     return number
 
 
+def refused_early(*arguments):
+    """The law where what is refused before the first write is all that stops a step."""
+    with mock.patch.object(gradclip.step.respond, "in_any", not_shared):
+        LAW(*arguments)
+
+
 PLANTS = [
     Plant("what was broken elsewhere is learnt", LAW, (BY_VALUE, "zero", "NaN"),
-          gradclip.step.run, "either", broken_here),
+          gradclip.step.across, "either", broken_here),
     Plant("the same, by an infinity that is kept", LAW, (test_across.CHAINS[5], "keep", "inf"),
-          gradclip.step.run, "either", broken_here),
+          gradclip.step.across, "either", broken_here),
     Plant("learnt beside a stage that zeroes", LAW, (test_across.CHAINS[3], "zero", "NaN"),
           gradclip.step.decide, "either", broken_here),
     Plant("one process skips", LAW, (Rule(Tensor(), L2(), Constant(50.0), SkipStep()), "keep", "large"),
           gradclip.step.respond, "in_any", not_shared),
     Plant("one process raises", LAW, (Rule(Tensor(), L2(), Constant(50.0), Raise()), "keep", "large"),
           gradclip.step.respond, "in_any", not_shared),
-    Plant("one process refuses early", LAW, (test_across.CHAINS[-1], "raise", "NaN"),
-          gradclip.step.respond, "in_any", not_shared),
+    Plant("one process refuses early", refused_early, (test_across.CHAINS[5], "raise", "NaN"),
+          gradclip.step.nonfinite, "in_any", not_shared),
 ]  # fmt: skip
 
 

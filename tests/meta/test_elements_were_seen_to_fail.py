@@ -108,8 +108,8 @@ PLANTS = [
         test_carry.test_a_step_that_is_not_finite_is_clipped_alone_and_what_is_carried_waits,
         (BENCH, float("nan")),
         gradclip.step.carry,
-        "_nonfinite",
-        lambda engine, tensors: (False, NUMPY),
+        "any_nonfinite",
+        lambda batch, engine: (False, NUMPY),
     ),
     Plant(
         "nothing is carried",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -21,10 +22,14 @@ from gradclip import (
     ClipGradByNorm,
     ClipGradByValue,
     Constant,
+    Element,
     EMARatio,
     Global,
+    Linf,
+    Normalize,
     PercentileClip,
     Rescale,
+    Response,
     Row,
     Rule,
     Smooth,
@@ -102,10 +107,10 @@ def narrow_norms(tensor, scope, norm, _norms=torch_engine._norms):
     return (norms * scales).to(torch.float16).double(), torch.ones_like(scales)
 
 
-def write_first(works, answer, engine, *rest, respond=gradclip.step.respond.respond):
-    for work in works:
-        engine.apply_(work.batch, work.part.sweep.leaf, work.part.plan.coefficient)
-    return respond(works, answer, engine, *rest)
+def write_first(parts, answer, engine, *rest, respond=gradclip.step.respond.respond):
+    for part, found in parts:
+        engine.apply_(found.batch, part.sweep.leaf, part.plan.coefficient)
+    return respond(parts, answer, engine, *rest)
 
 
 def look_at_the_coefficient(self, batch, scope, coefficient, zeroes=True, apply_=TorchEngine.apply_):
@@ -127,7 +132,7 @@ def forget_the_memory(self, state, load=Clipper.load_state_dict):
     load(self, {**state, "thresholds": {}})
 
 
-def purge_nan_only(self, batch):
+def zero_nan_only(self, batch):
     for target in batch.targets:
         target.nan_to_num_(0.0, float("inf"), -float("inf"))
         target.masked_fill_(target == 0.0, float("inf"))
@@ -136,13 +141,40 @@ def purge_nan_only(self, batch):
 class Fusing(ReferenceEngine):
     """The reference engine with a fused clamp."""
 
+    clamps = True
+
     def clamp_(self, batch, low, high):
         measure = self.measure(batch, VALUE.scope, VALUE.norm)
         self.map_(batch, Rescale(), low, high)
         return measure
 
 
+@dataclass(frozen=True)
+class Damped(Response):
+    """Half of every gradient that is not zero."""
+
+    def coefficient(self, ratio, xp):
+        return xp.where(ratio > 0.0, 0.5 / xp.maximum(ratio, 1.0), 1.0)
+
+
 PLANTS = [
+    Plant(
+        "a response scales what is zero",
+        laws.phi_of_zero_is_one,
+        Damped,
+        "coefficient",
+        lambda self, ratio, xp: 0.5 / xp.maximum(ratio, 1.0),
+        rule=Rule(Tensor(), L2(), Constant(0.5), Damped()),
+    ),
+    Plant(
+        "an engine divides by zero",
+        laws.phi_of_zero_is_one,
+        TorchEngine,
+        "map_",
+        lambda self, batch, response, low, high: [target.div_(target.abs()) for target in batch.targets],
+        rule=Rule(Element(), Linf(), Constant(0.5), Normalize()),
+        bench=DEVICE,
+    ),
     Plant(
         "written although below",
         laws.below_the_threshold_nothing_is_written,
@@ -248,8 +280,8 @@ PLANTS = [
         "NaN by value becomes inf",
         laws.zeroing_leaves_only_finite_numbers,
         TorchEngine,
-        "purge_",
-        purge_nan_only,
+        "zero_nonfinite_",
+        zero_nan_only,
         rule=Rule(VALUE.scope, VALUE.norm, Constant(0.5), Smooth()),
     ),
     Plant(

@@ -12,6 +12,7 @@ import torch
 
 import gradclip.clipper
 import gradclip.rules.segments
+import gradclip.rules.sweep
 import gradclip.rules.threshold
 import gradclip.step.decide
 import gradclip.step.layout
@@ -23,12 +24,14 @@ import test_clipper
 import test_decide
 import test_result
 from doors import Door, parameter
+from engines import test_cpu
 from gradclip import ClipGradByGlobalNorm, Global, GradclipWarning, Group, Rescale
+from gradclip.engines import cpu_gather
 from gradclip.engines import torch as torch_engine
 from gradclip.engines.torch import TorchEngine
 from gradclip.rules.response import KEEP
 from gradclip.rules.rule import rewritten
-from gradclip.rules.sweep import Sweep, phases_of
+from gradclip.rules.sweep import phases_of
 from gradclip.step.policy import POLICIES, Policy
 from parity import test_where_pytorch_is_right as right
 from parity import test_where_pytorch_is_wrong as wrong
@@ -123,10 +126,10 @@ def half_precision_product(target, factor):
         target.mul_(factor.to(target.dtype))
 
 
-def write_everything_first(works, answer, engine, *rest, respond=gradclip.step.respond.respond):
-    for work in works:
-        engine.apply_(work.batch, work.part.sweep.leaf, work.part.plan.coefficient)
-    return respond(works, answer, engine, *rest)
+def write_everything_first(parts, answer, engine, *rest, respond=gradclip.step.respond.respond):
+    for part, found in parts:
+        engine.apply_(found.batch, part.sweep.leaf, part.plan.coefficient)
+    return respond(parts, answer, engine, *rest)
 
 
 def learning(norm, step, weights, learns, xp, given):
@@ -306,7 +309,7 @@ BROKEN = [
         "non-finite elements are left by value",
         call(test_nonfinite.test_zero_by_value_makes_the_element_zero_and_no_other, DOOR, math.nan),
         TorchEngine,
-        "purge_",
+        "zero_nonfinite_",
         lambda self, batch: None,
     ),
     Plant(
@@ -466,9 +469,9 @@ DECISIONS = [
             test_sweep.TENSOR >> ClipGradByGlobalNorm(1.0, 1),
             [[(test_sweep.TENSOR,)], [(ClipGradByGlobalNorm(1.0, 1),)]],
         ),
-        Sweep,
-        "takes",
-        lambda self, stage: True,
+        gradclip.rules.sweep,
+        "folds",
+        lambda rules, rule: True,
     ),
 ]
 
@@ -529,7 +532,24 @@ def call_raise():
     raise RuntimeError("the norm is non-finite")
 
 
-PLANTS = [*NUMBERS, *BROKEN, *PARAMETERS, *DECISIONS, *DROP_INS]
+def keeping_what_was(self):
+    """`Table.changed`, which forgets nothing."""
+    if not hasattr(self, "rows"):
+        self.shapes, self.axes, self.rows, self.shares = None, {}, {}, None
+
+
+TABLES = [
+    Plant(
+        f"a table is kept though its tensors changed: {what}",
+        call(test_cpu.check_tables_follow_the_tensors, order),
+        cpu_gather.Table,
+        "changed",
+        keeping_what_was,
+    )
+    for what, order in {"memory": [0, 1], "shape": [3, 4], "number": [0, 6], "repeated": [0, 7]}.items()
+]
+
+PLANTS = [*NUMBERS, *BROKEN, *PARAMETERS, *DECISIONS, *DROP_INS, *TABLES]
 
 
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.what)
@@ -577,18 +597,18 @@ def test_a_planted_import_against_the_direction_is_found(tmp_path, file, line):
 
 
 CIRCLES = [
-    "import gradclip.rules.sweep",
-    "def late():\n    from gradclip.rules import sweep",
-    "from typing import TYPE_CHECKING\nif not TYPE_CHECKING:\n    import gradclip.rules.sweep",
-    "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import gradclip.rules.sweep",
-    "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    pass\nelse:\n    import gradclip.rules.sweep",
+    "import gradclip.rules.rule",
+    "def late():\n    from gradclip.rules import rule",
+    "from typing import TYPE_CHECKING\nif not TYPE_CHECKING:\n    import gradclip.rules.rule",
+    "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import gradclip.rules.rule",
+    "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    pass\nelse:\n    import gradclip.rules.rule",
 ]
 
 
 @pytest.mark.parametrize("line", CIRCLES)
 def test_a_planted_circle_is_found(tmp_path, line):
     found = circles(copy_with(tmp_path, "rules/norm.py", line))
-    assert {"gradclip.rules.norm", "gradclip.rules.sweep"} <= set(found)
+    assert {"gradclip.rules.norm", "gradclip.rules.rule"} <= set(found)
 
 
 def test_a_planted_module_of_a_known_name_is_found(tmp_path):

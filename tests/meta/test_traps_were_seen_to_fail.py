@@ -6,7 +6,7 @@ import torch
 import gradclip
 import gradclip.torch.hook as door
 from gradclip.engines import torch_layout
-from gradclip.torch import attached, lent, parameters, pinned
+from gradclip.torch import attached, parameters, pinned, step_attributes
 from gradclip.torch.hook import AttachedClipper
 from planting import Plant, nothing
 from torch_door import test_attach as traps
@@ -52,7 +52,7 @@ def first_only(optimizers, model, of_optimizers=parameters.of_optimizers):
 
 def every_group(optimizers, model):
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-    return parameters.Parameters([p for group in groups for p in group["params"]])
+    return parameters.TorchParameters([p for group in groups for p in group["params"]])
 
 
 def whichever_is_attached(*arguments):
@@ -93,11 +93,11 @@ PLANTS = [
     Plant("an overflow is not left to the scaler", traps.test_a_step_on_which_grad_scaler_overflows_is_left_to_it,
           (True,), AttachedClipper, "_clip_for", hidden("found_inf"), gradclip.NonFiniteGradient),
     Plant("what was lent stays", traps.test_a_coefficient_through_grad_scale_equals_scaling_the_gradients,
-          (ADAMW, FUSED), lent.Lent, "take_back", nothing),
+          (ADAMW, FUSED), step_attributes.StepAttributes, "restore", nothing),
     Plant("a coefficient is lent to anyone",
           traps.test_through_grad_scale_is_refused_where_one_coefficient_is_not_enough,
-          (lambda m: door.attach(ADAMW(m.parameters()), traps.RULE, through_grad_scale=True),), door, "refuse_through",
-          nothing),
+          (lambda m: attached.attach(ADAMW(m.parameters()), traps.RULE, through_grad_scale=True),),
+          door, "refuse_through", nothing),
     Plant("each optimizer has a norm of its own", traps.test_two_optimizers_share_one_norm,
           (), door, "of_optimizers", first_only),
     Plant("each optimizer clips again", traps.test_two_optimizers_share_one_norm,
@@ -110,20 +110,20 @@ PLANTS = [
           (), AttachedClipper, "_was_clipped", in_turns),
     Plant("scaled and unscaled gradients mix", traps.test_two_optimizers_under_grad_scaler_must_be_unscaled_first,
           (), door, "refuse_scaled", nothing),
-    Plant("attached twice", traps.test_attaching_twice_is_attaching_once, (), door, "already_attached", nothing),
+    Plant("attached twice", traps.test_attaching_twice_is_attaching_once, (), attached, "already_attached", nothing),
     Plant("another rule joins in", traps.test_another_rule_on_an_attached_optimizer_is_refused_until_detached,
-          (), door, "already_attached", nothing),
+          (), attached, "already_attached", nothing),
     Plant("a copy is taken for attached", traps.test_a_copy_of_an_optimizer_has_no_hooks_and_can_be_attached_again,
-          (traps.copy.deepcopy,), door, "already_attached", whichever_is_attached, (AssertionError, RuntimeError)),
+          (traps.copy.deepcopy,), attached, "already_attached", whichever_is_attached, (AssertionError, RuntimeError)),
     Plant("hooks stay", traps.test_detach_and_the_context_manager_take_the_hooks_away,
           (), torch.utils.hooks.RemovableHandle, "remove", nothing),
     Plant("the clipper is held", traps.test_an_optimizer_and_its_clipper_go_when_nobody_holds_them,
           (), AttachedClipper, "__init__", keep_the_clipper),
     Plant("a wrapper is not unwrapped", traps.test_a_wrapper_is_unwrapped,
-          (), door, "unwrapped", lambda optimizer: optimizer, AttributeError),
+          (), attached, "unwrapped", lambda optimizer: optimizer, AttributeError),
     Plant("an optimizer in backward gets a global rule",
           traps.test_an_optimizer_in_backward_takes_a_rule_for_each_tensor_and_refuses_a_global_one,
-          (), door, "refuse_step_in_backward", nothing),
+          (), attached, "refuse_step_in_backward", nothing),
     Plant("a step in backward is not seen", traps.test_a_step_inside_a_backward_hook_of_ones_own_is_found_out,
           (), torch._C, "_current_graph_task_id", lambda: -1),
     Plant("a clip of one's own is not seen", traps.test_ones_own_clip_left_on_is_warned_of,

@@ -120,7 +120,7 @@ def test_a_tracked_quantile_finds_it():
 def test_no_norm_of_float64_leaves_its_range(estimator, unit):
     """Squares would be beyond 1e308 and below 1e-308."""
     numbers = [unit, 2 * unit, 1.5 * unit, 1.2 * unit]
-    for name in estimator.tells - {"quantile"}:
+    for name in estimator.provides - {"quantile"}:
         truth = told(name, estimator, [number / unit for number in numbers])
         assert told(name, estimator, numbers) / unit == pytest.approx(truth, rel=1e-12)
 

@@ -309,7 +309,7 @@ def test_what_grad_scaler_sets_after_a_failed_step_is_left_alone():
     _, optimizer, clipper = lent(gradient=10.0, limit=1.0)
     clipper._clip_for(optimizer)
     optimizer.grad_scale = torch.tensor(65536.0)
-    clipper._lent.take_back()
+    clipper._step_attributes.restore()
     assert optimizer.grad_scale == 65536.0
 
 

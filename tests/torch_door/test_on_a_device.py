@@ -98,5 +98,5 @@ def test_a_coefficient_through_grad_scale_is_never_read():
     with unread():
         clipper._clip_for(optimizer)
     assert optimizer.grad_scale > 1
-    clipper._lent.take_back()
+    clipper._step_attributes.restore()
     assert not hasattr(optimizer, "grad_scale")

@@ -10,10 +10,10 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from gradclip.rules.arrays import Array, ArrayFunctions
-from gradclip.rules.norm import Norm
-from gradclip.rules.response import Response
-from gradclip.rules.scope import Row, Scope
+from gradclip.rules.arrays import SCALARS, Array, ArrayFunctions
+from gradclip.rules.norm import Linf, Norm
+from gradclip.rules.response import Rescale, Response
+from gradclip.rules.scope import Element, Row, Scope
 from gradclip.rules.segments import Shape
 
 
@@ -79,6 +79,16 @@ class Values(Protocol):
         """One of two values, by a flag of the engine, which may lie on a device, or by one flag for each element."""
 
 
+class Tables(list[Any]):
+    """What an engine keeps between the batches of one structure, such as tables of addresses; a copy begins empty."""
+
+    def __deepcopy__(self, memo: Any) -> Tables:
+        return Tables()
+
+    def __reduce__(self) -> tuple[type[Tables], tuple[()]]:
+        return Tables, ()
+
+
 SPARSE = "it is sparse, and this rule has a number for each element of it: call .to_dense(), or take another rule"
 NO_ORDER = "it is complex, and complex numbers have no order: clip it by a norm"
 
@@ -95,26 +105,35 @@ class UnsupportedGradient(TypeError):
 class Engine(Protocol):
     """Gather, measure, apply. The batch is the engine's own view of the tensors and lives for one step.
 
-    An engine may also have `clamp_(batch, low, high) -> Measure`: `measure` at scope `Element` and `map_` with the
-    response `Rescale` in one read; and with it `xp`, the array functions that its bounds are made with. One that
-    measures in plain floats has `in_arrays(measure) -> Measure`, for thresholds that remember arrays of [n, G], and the
-    way back, `in_floats(measure) -> Measure`, for one segment that was summed up from several. One that waits may have
-    `on_host(arrays) -> list[Array]`: the same arrays on the host, all of them moved in one copy.
+    An engine is a subclass: `class MyEngine(Engine)`. It sets `name`, `waits` and `values` and has every method;
+    only those from `clamp_` on have a default, with the flag that says whether the engine does better. One that keeps
+    to this protocol without being a subclass needs all of it, the defaults and flags too: nobody asks what is there.
     """
 
     name: str
     waits: bool
     """Whether reading a number of this engine waits for a device; if so, nothing but `to_host` may read one."""
 
-    @property
-    def values(self) -> Values:
-        """The arithmetic of whole tensors, for rules that have a number for each element."""
+    values: Values
+    """The arithmetic of whole tensors, for rules that have a number for each element."""
+
+    clamps: bool = False
+    """Whether `clamp_` measures and clamps in one read."""
+
+    moves: bool = False
+    """Whether `on_host` moves many arrays in one copy."""
+
+    xp: ArrayFunctions = SCALARS
+    """The array functions that the bounds for `clamp_` are made with."""
 
     def owns(self, tensor: Any) -> bool:
         """Whether this engine can read and write `tensor`."""
 
-    def gather(self, tensors: list[Any]) -> Any:
-        """The batch of `tensors`; raises `UnsupportedGradient` and writes nothing."""
+    def gather(self, tensors: list[Any], tables: Tables | None = None) -> Any:
+        """The batch of `tensors`; raises `UnsupportedGradient` and writes nothing.
+
+        In `tables`, which the layout of a step keeps, an engine finds what it left there when it met such tensors last.
+        """
 
     def repeated(self, batch: Any) -> set[int]:
         """The places of tensors whose memory an earlier one of the batch has."""
@@ -137,7 +156,7 @@ class Engine(Protocol):
         Both are one number, or an array [T] with one for each tensor.
         """
 
-    def purge_(self, batch: Any) -> None:
+    def zero_nonfinite_(self, batch: Any) -> None:
         """Replace each non-finite element by zero."""
 
     def unit_axis(self, shape: Shape) -> int:
@@ -154,6 +173,24 @@ class Engine(Protocol):
 
     def to_host(self, array: Array) -> list[float]:
         """The numbers of `array`; on an accelerator this waits for the device."""
+
+    def clamp_(self, batch: Any, low: Array, high: Array) -> Measure:
+        """`measure` at scope `Element`, then `map_` with the response `Rescale`; bounds as in `map_`."""
+        measure = self.measure(batch, Element(), Linf())
+        self.map_(batch, Rescale(), low, high)
+        return measure
+
+    def in_arrays(self, measure: Measure) -> Measure:
+        """`measure` in arrays, of an engine that measures one segment in plain floats."""
+        return measure
+
+    def in_floats(self, measure: Measure) -> Measure:
+        """`measure` of one segment as this engine measures one: the way back from `in_arrays`, if that is floats."""
+        return measure
+
+    def on_host(self, arrays: Sequence[Array]) -> list[Array]:
+        """The same arrays on the host, where the engine `moves` them; else as they are."""
+        return list(arrays)
 
 
 def row_axes(scope: Scope, shapes: Sequence[Shape], unit_axis: Callable[[Shape], int]) -> list[int | None]:

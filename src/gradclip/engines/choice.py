@@ -21,12 +21,22 @@ def compiled(adapter: Any) -> Engine | None:
     return CpuEngine(adapter)
 
 
-def checked(name: str | None, own: str, framework: str, cpu_engine: Callable[[], Engine | None]) -> str | None:
+@cache
+def reader(adapter: Any, attribute: str, flag: str) -> Callable[[list[Any]], list[Any] | None] | None:
+    """A compiled function that reads an attribute of each of many plain tensors: see `cpu_collect`; None without."""
+    if compiled(adapter) is None:
+        return None
+    from gradclip.engines import cpu_collect
+
+    return cpu_collect.reader((adapter.TENSOR, adapter.PARAMETER), attribute, flag)
+
+
+def checked(name: str | None, plain: str, framework: str, cpu_engine: Callable[[], Engine | None]) -> str | None:
     """`name` if it is that of an engine here, "cpu" or `own`, or the error that says what there is."""
-    if name is None or name == own:
+    if name is None or name == plain:
         return name
     if name != "cpu":
-        raise ValueError(f"{framework} has the engines 'cpu', {own!r} and None to choose, got {name!r}")
+        raise ValueError(f"{framework} has the engines 'cpu', {plain!r} and None to choose, got {name!r}")
     if cpu_engine() is None:
-        raise ModuleNotFoundError(f'the engine "cpu" needs numba: pip install "gradclip[cpu]", or use engine="{own}"')
+        raise ModuleNotFoundError(f'the engine "cpu" needs numba: pip install "gradclip[cpu]", or use engine="{plain}"')
     return name

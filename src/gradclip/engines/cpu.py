@@ -15,8 +15,8 @@ import numpy as np
 
 from gradclip.engines import cpu_kernels, cpu_respond
 from gradclip.engines import cpu_table as layout
-from gradclip.engines.base import NO_ORDER, Measure, UnsupportedGradient, around, rows_first
-from gradclip.engines.cpu_gather import Adapter, Batch, Gatherer, Table, Via
+from gradclip.engines.base import NO_ORDER, Engine, Measure, Tables, UnsupportedGradient, around, rows_first
+from gradclip.engines.cpu_gather import Adapter, CpuBatch, Gatherer, Table, Via
 from gradclip.engines.cpu_walk import walk
 from gradclip.engines.reference import NUMPY
 from gradclip.rules.arrays import SCALARS, Array
@@ -29,35 +29,35 @@ KERNEL_OF_ORDER = {2.0: ("squares", layout.SUM), 1.0: ("magnitudes", layout.SUM)
 KIND_OF_SMOOTH = {"reciprocal": cpu_kernels.RECIPROCAL, "sqrt": cpu_kernels.SQRT, "tanh": cpu_kernels.TANH}
 
 
-class CpuEngine:
+class CpuEngine(Engine):
     """Contiguous CPU tensors of fp16, bf16, fp32 and fp64 in place; others through payloads of the adapter."""
 
     name = "cpu"
     waits = False
-    xp = SCALARS
+    clamps = True
 
     def __init__(self, adapter: Adapter, via: Via | None = None) -> None:
         self.values = adapter.VALUES
         self._threads = adapter.threads
         self._written = adapter.written
         self._owns = adapter.on_cpu
-        self.unit_axis = adapter.unit_axis
+        self._unit_axis = adapter.unit_axis
         self._gather = Gatherer(adapter, via)
 
     def owns(self, tensor: Any) -> bool:
         return self._owns(tensor)
 
-    def gather(self, tensors: list[Any]) -> Batch:
-        return self._gather(tensors)
+    def gather(self, tensors: list[Any], tables: Tables | None = None) -> CpuBatch:
+        return self._gather(tensors, tables)
 
-    def repeated(self, batch: Batch) -> set[int]:
+    def repeated(self, batch: CpuBatch) -> set[int]:
         return batch.repeated()
 
-    def refuse_unordered(self, batch: Batch) -> None:
+    def refuse_unordered(self, batch: CpuBatch) -> None:
         for index in batch.complex if batch.payloads else ():
             raise UnsupportedGradient(index, NO_ORDER)
 
-    def measure(self, batch: Batch, scope: Scope, norm: Norm) -> Measure:
+    def measure(self, batch: CpuBatch, scope: Scope, norm: Norm) -> Measure:
         """One read; two for an order other than 1, 2 and inf."""
         if isinstance(scope, Element):
             self.refuse_unordered(batch)
@@ -70,21 +70,21 @@ class CpuEngine:
             return self._sums(batch, batch.magnitudes(), scope, norm.p)
         return measure
 
-    def _sums(self, batch: Batch, table: Table, scope: Scope, order: float) -> Measure:
+    def _sums(self, batch: CpuBatch, table: Table, scope: Scope, order: float) -> Measure:
         name, how = KERNEL_OF_ORDER[order]
         if isinstance(scope, Global):
-            return Measure(*self._whole(table, name, how), SCALARS)
+            return Measure(*self._total(table, name, how), SCALARS)
         table, segments = segmented(batch, table, scope)
         found = self._each(table, segments, name, how)
         return Measure(found[:, 0], found[:, 2], NUMPY)
 
-    def _powers(self, batch: Batch, table: Table, scope: Scope, order: float) -> Measure:
+    def _powers(self, batch: CpuBatch, table: Table, scope: Scope, order: float) -> Measure:
         """The peak of each segment first, then the power sum in units of it: no power leaves the range of fp64."""
         if isinstance(scope, Global):
-            peak, nonfinite = self._whole(table, "peak", layout.MAX)
+            peak, nonfinite = self._total(table, "peak", layout.MAX)
             scale = peak if 0.0 < peak < math.inf else 1.0
             share(table, scale, order)
-            total, _ = self._whole(table, "powers", layout.SUM, table.address + 8 * layout.ARGUMENT)
+            total, _ = self._total(table, "powers", layout.SUM, table.address + 8 * layout.ARGUMENT)
             return Measure(total, nonfinite, SCALARS, scale)
         table, segments = segmented(batch, table, scope)
         peaks = self._each(table, segments, "peak", layout.MAX)
@@ -93,7 +93,7 @@ class CpuEngine:
         found = self._each(table, segments, "powers", layout.SUM, parameters.ctypes.data, 2)
         return Measure(found[:, 0], peaks[:, 2], NUMPY, parameters[:, 0])
 
-    def _whole(self, table: Table, name: str, how: int, parameters: int = 0) -> tuple[float, int]:
+    def _total(self, table: Table, name: str, how: int, parameters: int = 0) -> tuple[float, int]:
         """Total and number of non-finite elements of all segments together."""
         walk(table, name, self._threads, table.address + 8 * layout.RESULT, how, 0, parameters)
         return table.numbers[layout.RESULT], int(table.numbers[layout.RESULT + 2])
@@ -117,7 +117,7 @@ class CpuEngine:
         total, nonfinite, scale = (np.ravel(n)[0].item() for n in (measure.total, measure.nonfinite, measure.scale))
         return Measure(total, nonfinite, SCALARS, scale)
 
-    def apply_(self, batch: Batch, scope: Scope, coefficient: Array, zeroes: bool = True) -> None:
+    def apply_(self, batch: CpuBatch, scope: Scope, coefficient: Array, zeroes: bool = True) -> None:
         """One read and one write of the segments whose coefficient is not 1."""
         if isinstance(scope, Global):
             if coefficient != 1.0:
@@ -132,13 +132,13 @@ class CpuEngine:
             walk(table, "scale", self._threads, parameters=factors.ctypes.data, stride=1)
             self._wrote(batch, owners(batch, scope, changed))
 
-    def clamp_(self, batch: Batch, low: float, high: float) -> Measure:
+    def clamp_(self, batch: CpuBatch, low: float, high: float) -> Measure:
         """`measure(Element)` and `map_(Rescale)` in one read; what lies inside [low, high] is not written."""
         self.refuse_unordered(batch)
         found = self._map(batch, "clamp", low, high, how=layout.MAX)
         return peaks_of(found)
 
-    def map_(self, batch: Batch, response: Response, low: Array, high: Array) -> None:
+    def map_(self, batch: CpuBatch, response: Response, low: Array, high: Array) -> None:
         """One read; parts of 16 KB in which an element changes are written."""
         self.refuse_unordered(batch)
         phi = type(response).coefficient  # a derived response may have one of its own
@@ -153,38 +153,41 @@ class CpuEngine:
         else:
             self._wrote(batch, cpu_respond.respond(batch.table, len(batch), response, low, high))
 
-    def purge_(self, batch: Batch) -> None:
+    def zero_nonfinite_(self, batch: CpuBatch) -> None:
         """One read; parts of 16 KB with a non-finite element are written."""
         parts = np.ones(len(batch))
         parts[batch.complex] = 2.0
-        found = self._each(batch.table, len(batch), "purge", layout.SUM, parts.ctypes.data, 1)
+        found = self._each(batch.table, len(batch), "zero_nonfinite", layout.SUM, parts.ctypes.data, 1)
         self._wrote(batch, np.flatnonzero(found[:, 3]).tolist())
 
-    def _map(self, batch: Batch, name: str, *parameters: Array, how: int = layout.SUM) -> Any:
+    def _map(self, batch: CpuBatch, name: str, *parameters: Array, how: int = layout.SUM) -> Any:
         table = batch.table
         if any(isinstance(parameter, np.ndarray) for parameter in parameters):
-            own = np.column_stack([np.broadcast_to(parameter, len(batch)) for parameter in parameters])
-            found = self._each(table, len(batch), name, how, own.ctypes.data, own.shape[1])
+            rows = np.column_stack([np.broadcast_to(parameter, len(batch)) for parameter in parameters])
+            found = self._each(table, len(batch), name, how, rows.ctypes.data, rows.shape[1])
         else:
             share(table, *parameters)
             found = self._each(table, len(batch), name, how, table.address + 8 * layout.ARGUMENT)
         self._wrote(batch, np.flatnonzero(found[:, 3]).tolist())
         return found
 
-    def _wrote(self, batch: Batch, indices: Any) -> None:
+    def _wrote(self, batch: CpuBatch, indices: Any) -> None:
         """Copy payloads back to where they came from, and tell the framework."""
         for index in batch.payloads and indices:
             payload = batch.payloads.get(index)
             if payload is not None and payload.writeback is not None:
                 payload.writeback()
         if len(indices):
-            whole = len(indices) == len(batch)
-            self._written(batch.sources if whole else [batch.sources[index] for index in indices])
+            every = len(indices) == len(batch)
+            self._written(batch.sources if every else [batch.sources[index] for index in indices])
 
-    def shapes(self, batch: Batch, scope: Scope) -> list[Shape]:
+    def unit_axis(self, shape: Shape) -> int:
+        return self._unit_axis(shape)
+
+    def shapes(self, batch: CpuBatch, scope: Scope) -> list[Shape]:
         return rows_first(batch.shapes(), batch.axes(scope))
 
-    def holds_float64(self, batch: Batch) -> bool:
+    def holds_float64(self, batch: CpuBatch) -> bool:
         return bool(batch.table.words[layout.CODES] >> 3 & 1)
 
     def to_host(self, array: Array) -> list[float]:
@@ -196,7 +199,7 @@ def share(table: Table, *parameters: float) -> None:
     struct.pack_into(f"={len(parameters)}d", table.words, 8 * layout.ARGUMENT, *parameters)
 
 
-def segmented(batch: Batch, table: Table, scope: Scope) -> tuple[Table, int]:
+def segmented(batch: CpuBatch, table: Table, scope: Scope) -> tuple[Table, int]:
     """The table whose segments are those of `scope`, and their number."""
     if isinstance(scope, Row):
         rows = batch.rows(table, scope)
@@ -204,7 +207,7 @@ def segmented(batch: Batch, table: Table, scope: Scope) -> tuple[Table, int]:
     return table, len(batch)
 
 
-def owners(batch: Batch, scope: Scope, chosen: np.ndarray[Any, np.dtype[np.bool_]]) -> list[int]:
+def owners(batch: CpuBatch, scope: Scope, chosen: np.ndarray[Any, np.dtype[np.bool_]]) -> list[int]:
     """The places of the tensors of which a segment is `chosen`."""
     if isinstance(scope, Row):
         rows = [around(shape, axis)[1] for shape, axis in zip(batch.shapes(), batch.axes(scope), strict=True)]

@@ -2,7 +2,7 @@
 
 The fast way asks the framework itself, through the table of C functions that DLPack 1.3 defines for this purpose
 (docs/decisions/0010). It accepts plain dense tensors alone. All others, and all tensors of a framework that offers no
-such table, are asked in Python, through the framework's layout adapter. `Batch.via` says which way was taken.
+such table, are asked in Python, through the framework's layout adapter. `CpuBatch.via` says which way was taken.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ Via = Literal["dlpack", "python"]
 
 CODE_OF_NAME = {"float16": 0, "bfloat16": 1, "float32": 2, "float64": 3}
 PROTOTYPES = {
+    "collect": ctypes.PYFUNCTYPE(ctypes.c_int64, *[ctypes.py_object] * 3, ctypes.c_int64),
     "fill": ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.py_object, ctypes.c_int64),
     "number": ctypes.PYFUNCTYPE(None, ctypes.c_int64),
     "shared": ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64),
@@ -67,11 +68,23 @@ class Adapter(Protocol):
 
 
 class Table:
-    """The memory of one table: its head, its spans and its parts."""
+    """The memory of one table: its head, its spans and its parts; and what follows from them, until they change.
 
-    __slots__ = ("address", "head", "numbers", "parts", "slots", "slots_address", "spans", "words")
+    `shapes` are those of the tensors, `axes` those of the rows by scope, `rows` the table cut into rows, and `shares`
+    says whether two spans begin at one address.
+    """
 
-    def __init__(self, kind: int = 0, parameter: int = 0, exchange: int = 0) -> None:
+    __slots__ = (
+        *("address", "axes", "head", "numbers", "owner", "parts", "rows"),
+        *("shapes", "shares", "slots", "slots_address", "spans", "words"),
+    )
+    axes: dict[Scope, list[int | None]]
+    rows: dict[Scope, Table]
+    shapes: list[Shape] | None
+    shares: bool | None
+
+    def __init__(self, kind: int = 0, parameter: int = 0, exchange: int = 0, owner: Gatherer | None = None) -> None:
+        self.owner = owner
         self.head = np.zeros(layout.HEAD_WORDS, np.int64)
         self.words = self.head.data
         self.numbers = self.head.view(np.float64).data
@@ -80,6 +93,11 @@ class Table:
         self.reserve_slots(0)
         self.reserve_spans(64)
         self.reserve_parts(64)
+        self.changed()
+
+    def changed(self) -> None:
+        """Forget what followed from what was here before."""
+        self.shapes, self.axes, self.rows, self.shares = None, {}, {}, None
 
     def reserve_spans(self, spans: int) -> None:
         """Make room for `spans` rows and the one that closes the table."""
@@ -100,8 +118,13 @@ class Table:
         entry("number")(self.address)
         self.fit()
 
-    def shares(self) -> bool:
+    def has_shared(self) -> bool:
         """Whether two spans begin at one address."""
+        if self.shares is None:
+            self.shares = self._find_shared()
+        return self.shares
+
+    def _find_shared(self) -> bool:
         size = 1 << (2 * self.words[layout.SPANS]).bit_length()
         if size > len(self.slots):
             self.reserve_slots(size)
@@ -113,26 +136,20 @@ class Table:
             self.reserve_parts(2 * self.words[layout.CHUNKS])
 
 
-class Batch:
+class CpuBatch:
     """The gradients of a step as the CPU engine sees them. It borrows its table; the next batch gets it back."""
 
-    __slots__ = (
-        *("_axes", "_magnitudes", "_pool", "_rows", "_shapes", "_unit_axis"),
-        *("payloads", "sources", "table", "via"),
-    )
+    __slots__ = ("_magnitudes", "_tables", "_unit_axis", "payloads", "sources", "table", "via")
 
     def __init__(
-        self, table: Table, sources: list[Any], via: Via, pool: list[Table], unit_axis: Callable[[Shape], int]
+        self, table: Table, sources: list[Any], via: Via, tables: list[Table], unit_axis: Callable[[Shape], int]
     ) -> None:
-        self.table, self.sources, self.via, self._pool, self._unit_axis = table, sources, via, pool, unit_axis
+        self.table, self.sources, self.via, self._tables, self._unit_axis = table, sources, via, tables, unit_axis
         self.payloads: dict[int, Payload] = {}
         self._magnitudes: Table | None = None
-        self._shapes: list[Shape] | None = None
-        self._axes: dict[Scope, list[int | None]] = {}
-        self._rows: dict[tuple[int, Scope], Table] = {}
 
     def __del__(self) -> None:
-        self._pool.append(self.table)
+        self._tables.append(self.table)
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -152,7 +169,7 @@ class Batch:
         if len(self) < 2:
             return set()
         copies = [index for index, payload in self.payloads.items() if payload.writeback is not None]
-        if not copies and not self.table.shares():
+        if not copies and not self.table.has_shared():
             return set()
         spans = self.table.spans[: len(self)]
         places = [(address, elements) for address, elements in spans[:, : layout.CODE].tolist()]
@@ -161,11 +178,12 @@ class Batch:
         return repeats(places)
 
     def shapes(self) -> list[Shape]:
-        if self._shapes is None:
-            self._shapes = [tuple(source.shape) for source in self.sources]
+        table = self.table
+        if table.shapes is None:
+            table.shapes = [tuple(source.shape) for source in self.sources]
             for index, payload in self.payloads.items():
-                self._shapes[index] = shape_of(payload)
-        return self._shapes
+                table.shapes[index] = shape_of(payload)
+        return table.shapes
 
     def magnitudes(self) -> Table:
         """The table for norms that cannot be taken of real and imaginary parts one by one."""
@@ -175,22 +193,23 @@ class Batch:
 
     def axes(self, scope: Scope) -> list[int | None]:
         """The axis of the rows of each gradient."""
-        if scope not in self._axes:
-            self._axes[scope] = row_axes(scope, self.shapes(), self._unit_axis)
-        return self._axes[scope]
+        known = self.table.axes
+        if scope not in known:
+            known[scope] = row_axes(scope, self.shapes(), self._unit_axis)
+        return known[scope]
 
     def rows(self, table: Table, scope: Scope) -> Table:
         """`table` cut into the rows of `scope`."""
-        key = table.address, scope
-        if key not in self._rows:
-            rows = self._rows[key] = Table()
+        if scope not in table.rows:
+            rows = Table()
             cuts = self._cuts(self.axes(scope))
             number = table.words[layout.SEGMENTS] if cuts is None else int(cuts[:, 1].sum())
             rows.reserve_spans(len(self) + number + (0 if cuts is None else self.bytes // (2 * layout.LONG_RUN)))
             address = 0 if cuts is None else cuts.ctypes.data
             rows.reserve_parts(max(entry("split")(rows.address, table.address, address), 1))
             rows.words[layout.ROWWISE] = 1
-        return self._rows[key]
+            table.rows[scope] = rows
+        return table.rows[scope]
 
     def _cuts(self, axes: Sequence[int | None]) -> np.ndarray[Any, np.dtype[np.int64]] | None:
         """[T, 2]: how often all the rows of a tensor come one after another, and their number; None if once for all."""
@@ -217,7 +236,7 @@ class Batch:
 
 
 class Gatherer:
-    """Makes batches; the tables of batches that are gone are used again."""
+    """Makes batches; the tables of batches that are gone are used again, by those of the same layout if it has some."""
 
     def __init__(self, adapter: Adapter, via: Via | None = None) -> None:
         exchange = exchange_function(adapter.TENSOR)
@@ -229,27 +248,31 @@ class Gatherer:
         self._payload = adapter.payload
         self._unit_axis = adapter.unit_axis
         self._describable = adapter.describable
-        self._pool: list[Table] = []
+        self._tables: list[Table] = []
         self._fill = entry("fill")
 
-    def __call__(self, tensors: list[Any]) -> Batch:
-        pool = self._pool
+    def __call__(self, tensors: list[Any], tables: list[Any] | None = None) -> CpuBatch:
+        tables = self._tables if tables is None else tables
         try:
-            table = pool.pop()  # one operation under the GIL: two threads never get the same table
+            table = tables.pop()  # one operation under the GIL: two threads never get the same table
         except IndexError:
-            table = Table(*self._kinds, self._exchange)
+            table = Table(*self._kinds, self._exchange, self)
+        if table.owner is not self:
+            return self(tensors, tables)  # it was of another framework, and is dropped
         via: Via = "dlpack" if self._exchange and self._describable(tensors) else "python"
-        batch = Batch(table, tensors, via, pool, self._unit_axis)
+        batch = CpuBatch(table, tensors, via, tables, self._unit_axis)
         left = self._fill(tensors, table.address) if via == "dlpack" else len(tensors)
         if left or via == "python":
             self._ask(batch, left)
-        elif table.words[layout.CHUNKS] > len(table.parts):
+        elif table.words[layout.CHANGED]:
+            table.changed()
             table.fit()
         return batch
 
-    def _ask(self, batch: Batch, left: int) -> None:
+    def _ask(self, batch: CpuBatch, left: int) -> None:
         """Ask in Python for what `fill` left, after making room if it found too little."""
         table, count = batch.table, len(batch)
+        table.changed()
         if table.words[layout.CAPACITY] < count:
             table.reserve_spans(2 * count)
             left = self._fill(batch.sources, table.address) if batch.via == "dlpack" else count
@@ -292,7 +315,7 @@ def own_address(source: Any, otherwise: int) -> int:
 def exchange_function(kind: type) -> int:
     """The address of the function that describes a plain tensor of class `kind`; 0 if there is none to rely on."""
     capsule = getattr(kind, "__dlpack_c_exchange_api__", None)
-    if capsule is None or not _type_is_second_word():
+    if capsule is None or not type_is_second_word():
         return 0
     pointer = ctypes.pythonapi.PyCapsule_GetPointer
     pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
@@ -303,15 +326,15 @@ def exchange_function(kind: type) -> int:
     return (ctypes.c_int64 * (API_DESCRIBE_SLOT + 1)).from_address(address)[API_DESCRIBE_SLOT]
 
 
-def _type_is_second_word() -> bool:
+def type_is_second_word() -> bool:
     """Whether objects begin with a count and a type: not so in free-threaded and tracing builds of CPython."""
     probe = object()
     return ctypes.c_ssize_t.from_address(id(probe) + 8).value == id(object)
 
 
 @functools.cache
-def entry(name: Literal["fill", "number", "shared", "split", "walk"]) -> Callable[..., int]:
-    """A function of `cpu_table`, to be called under the GIL: `fill` reads Python objects, the others are short."""
+def entry(name: Literal["collect", "fill", "number", "shared", "split", "walk"]) -> Callable[..., int]:
+    """A function of `cpu_table`, to be called under the GIL: two of them read Python objects, the others are short."""
     return PROTOTYPES[name](address_of(name))
 
 

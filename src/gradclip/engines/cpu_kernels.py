@@ -453,7 +453,7 @@ def respond(p: Any, count: int, out: Any, parameter: Any) -> None:
 
 
 @njit
-def purge(p: Any, count: int, out: Any, parameter: Any) -> None:
+def zero_nonfinite(p: Any, count: int, out: Any, parameter: Any) -> None:
     """Non-finite numbers become zero; a number is parameter[0] elements, two for a complex one."""
     group, part = int(parameter[0]), elements_in(p, PART)
     out[0], out[1], out[2], out[3] = 0.0, 0.0, 0.0, 0.0

@@ -1,7 +1,8 @@
 # numba types these functions, by rules of its own.
 # mypy: ignore-errors
 
-"""The table of a batch of CPU tensors, in compiled code: filling it from Python's list, and walking over it.
+"""The table of a batch of CPU tensors, in compiled code: filling it from Python's list, and walking over it. And the
+list itself, of the gradients of many parameters.
 
 A table has one row of ten 64-bit words for each *span*, a run of elements at one address, or a block of columns. A walk
 cuts spans into chunks of fixed size, so that results do not depend on the number of threads, and calls a kernel on
@@ -26,7 +27,7 @@ from gradclip.engines.cpu_compile import compile_c
 
 ADDRESS, ELEMENTS, CODE, ROWS, CHUNK, SLOT, SEGMENT, STEP, PITCH, WIDTH = range(10)
 """Words of a span: where, how many, type code, rows of the tensor, first chunk, part and segment, chunk size. Of
-columns also the elements from one line to the next, and the columns of a row."""
+columns also the elements from one line to the next, and the columns of a row; of a tensor a number for its shape."""
 
 SPAN_WORDS = 10
 COLUMNS = 4
@@ -36,8 +37,8 @@ TABLE, SPANS, CHUNKS, PARTS, ROWWISE, KERNELS, PARAMETERS, STRIDE, SPREAD, HOW, 
 NEXT, DONE = 20, 28  # each in a cache line of its own: threads fight for them
 RESULT = 36
 PARTS_USED, KIND, PARAMETER, EXCHANGE, CAPACITY, CODES, BYTES, SEGMENTS = range(40, 48)
-DLTENSOR, ARGUMENT = 48, 54
-HEAD_WORDS = 58
+DLTENSOR, ARGUMENT, CHANGED = 48, 54, 58
+HEAD_WORDS = 59
 SPAN_BYTES, PART_BYTES = 8 * SPAN_WORDS, 32
 """Words of a head. Up to PARTS and from PARTS_USED on they are set when the table is filled, the others for each walk:
 
@@ -56,6 +57,7 @@ CAPACITY, CODES         rows that the table has room for; set of the type codes 
 BYTES, SEGMENTS         sums over the tensors of their bytes and of their rows
 DLTENSOR                room for the description of one tensor
 ARGUMENT                room for the parameters that all segments share, four fp64 numbers
+CHANGED                 whether the table is another one than it was before it was filled last
 """
 
 NOTHING, SUM, MAX = range(3)
@@ -148,8 +150,21 @@ def add_atomically(typing: Any, address: Any, amount: Any) -> Any:
     return types.int64(types.int64, types.int64), generate
 
 
+@intrinsic
+def call_getter(typing: Any, getter: Any, owner: Any, closure: Any) -> Any:
+    """Call the `getter` of an attribute at an address; what it returns is a new reference, or 0 with an error set."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _call(builder, args[0], ir.IntType(64), list(args[1:]))
+
+    return types.int64(types.int64, types.int64, types.int64), generate
+
+
 list_size = types.ExternalFunction("PyList_Size", types.intp(types.intp))
 list_item = types.ExternalFunction("PyList_GetItem", types.intp(types.intp, types.intp))
+list_put = types.ExternalFunction("PyList_SetItem", types.int32(types.intp, types.intp, types.intp))
+dict_of = types.ExternalFunction("_PyObject_GetDictPtr", types.intp(types.intp))
+dict_has = types.ExternalFunction("PyDict_Contains", types.int32(types.intp, types.intp))
 clear_error = types.ExternalFunction("PyErr_Clear", types.void())
 
 
@@ -209,9 +224,26 @@ def describe(head: Any, tensor: int, dltensor: int, span: Any) -> bool:
     # One element: the only dense tensor on which PyTorch leaves a lazy sign, invisible here, in ordinary use.
     if count == 1 or count == REFUSED or (dl[0] == 0 and count > 0):
         return False
-    span[ADDRESS], span[ELEMENTS], span[CODE] = dl[0] + dl[5], count, code
-    span[ROWS] = shape[0] if axes >= 2 else 1
+    put(head, span, dl[0] + dl[5], count, code, shape[0] if axes >= 2 else 1, mixed(axes, shape))
     return True
+
+
+@njit
+def mixed(axes: int, shape: Any) -> int:
+    """A number that another shape hardly has: 64 bits of its axes."""
+    mix = axes
+    for axis in range(axes):
+        mix = (mix ^ shape[axis]) * HASH
+        mix ^= (mix >> 32) & 0xFFFFFFFF
+    return mix
+
+
+@njit
+def put(head: Any, span: Any, address: int, count: int, code: int, rows: int, mix: int) -> None:
+    """Fill the words of a tensor, and note whether they were others."""
+    if span[ADDRESS] != address or span[ELEMENTS] != count or span[CODE] != code or span[PITCH] != mix:
+        head[CHANGED] = 1
+        span[ADDRESS], span[ELEMENTS], span[CODE], span[ROWS], span[PITCH] = address, count, code, rows, mix
 
 
 @njit
@@ -228,13 +260,15 @@ def fill(tensors: int, address: int) -> int:
     if count > head[CAPACITY]:
         return -1
     refused = 0
+    head[CHANGED] = 1 if count != head[SPANS] else 0
     for i in range(count):
         span = row_of(head, i)
         if not describe(head, list_item(tensors, i), address + 8 * DLTENSOR, span):
-            span[ADDRESS], span[ELEMENTS], span[CODE], span[ROWS] = 0, 0, REFUSED, 1
+            put(head, span, 0, 0, REFUSED, 1, -1)
             refused += 1
-    head[SPANS] = count
-    number(address)
+    if head[CHANGED] != 0:
+        head[SPANS] = count
+        number(address)
     return refused
 
 
@@ -355,6 +389,28 @@ def shared(address: int, slots: int, mask: int) -> int:
     return 0
 
 
+@njit
+def collect(owners: int, found: int, flag: int, address: int) -> int:
+    """Put what the getter of an attribute gives of each owner into the list `found`, which is as long.
+
+    Returns how often that is None. An owner of another class, or with an entry `flag` in its dict, is REFUSED: Python
+    is to ask for all of them. At `address` are the two classes, the getter, its closure and None.
+    """
+    known, missing = words(address), 0
+    for i in range(list_size(found)):
+        owner = list_item(owners, i)
+        if owner == 0 or (words(owner)[1] != known[0] and words(owner)[1] != known[1]):
+            return REFUSED
+        entries = dict_of(owner)
+        if entries != 0 and words(entries)[0] != 0 and dict_has(words(entries)[0], flag) != 0:
+            return REFUSED
+        value = call_getter(known[2], owner, known[3])
+        missing += value == known[4]
+        if value == 0 or list_put(found, i, value) != 0:
+            return REFUSED
+    return missing
+
+
 # -- Walking
 
 
@@ -473,6 +529,7 @@ def walk(address: int) -> None:
 # -- Compiling
 
 SIGNATURES = {
+    "collect": types.int64(types.int64, types.int64, types.int64, types.int64),
     "fill": types.int64(types.int64, types.int64),
     "number": types.void(types.int64),
     "shared": types.int64(types.int64, types.int64, types.int64),
@@ -483,6 +540,6 @@ SIGNATURES = {
 
 @functools.cache
 def compiled(function: Callable[..., Any]) -> Any:
-    """`fill`, `number`, `shared`, `split` or `walk` as a C function; keep it, its `address` dies with it."""
+    """`collect`, `fill`, `number`, `shared`, `split` or `walk` as a C function; keep it, its `address` dies with it."""
     body = function.py_func
     return compile_c(SIGNATURES[body.__name__], body)

@@ -84,7 +84,7 @@ def walk(
     wanted = usable_threads(table, threads)
     run = max(chunks, 1) if wanted == 1 else max(1, min(LONGEST_RUN, chunks // (32 * wanted)))
     _ORDER.pack_into(words, 8 * layout.KERNELS, functions, parameters, stride, spread, how, totals, run)
-    if wanted == 1:
-        _walk_freely()(table.address)
+    if wanted > 1 and (on_threads := parallel()) is not None:
+        on_threads(address_of("walk"), table.address, wanted, 0)
     else:
-        parallel()(address_of("walk"), table.address, wanted, 0)  # type: ignore[misc]
+        _walk_freely()(table.address)

@@ -14,7 +14,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradclip.engines.base import NO_ORDER, Measure, Slot, UnsupportedGradient, around, row_axes, rows_first
+from gradclip.engines.base import (
+    NO_ORDER,
+    Engine,
+    Measure,
+    Slot,
+    Tables,
+    UnsupportedGradient,
+    around,
+    row_axes,
+    rows_first,
+)
 from gradclip.engines.jax_measure import peaks, scaled_totals, totals, whole
 from gradclip.engines.jax_numbers import power, root, widened
 from gradclip.engines.jax_scale import bounded, clamped, scaled
@@ -118,7 +128,7 @@ class JaxValues:
         return saved.astype(value.dtype)
 
 
-class Batch(NamedTuple):
+class JaxBatch(NamedTuple):
     """The slots of the gradients."""
 
     slots: list[Slot]
@@ -138,7 +148,7 @@ def unit_axis(shape: Shape) -> int:
     return len(shape) - 1
 
 
-class JaxEngine:
+class JaxEngine(Engine):
     """Arrays of any float or complex type on any device, in a `Slot` each. Works inside `jax.enable_x64(True)` only.
 
     It counts a tensor with non-finite elements as one.
@@ -147,13 +157,14 @@ class JaxEngine:
     name = "jax"
     values = JaxValues()
     waits = True
+    clamps = True
     xp = FUNCTIONS
     unit_axis = staticmethod(unit_axis)
 
     def owns(self, tensor: Any) -> bool:
         return isinstance(tensor, Slot) and isinstance(tensor.value, jax.Array) and tensor.value.dtype.name in DTYPES
 
-    def gather(self, tensors: list[Slot]) -> Batch:
+    def gather(self, tensors: list[Slot], tables: Tables | None = None) -> JaxBatch:
         if jax.dtypes.canonicalize_dtype(np.float64) != np.float64:
             raise RuntimeError("the JAX engine makes its scalars in float64: call it inside `jax.enable_x64(True)`")
         for index, slot in enumerate(tensors):
@@ -162,17 +173,17 @@ class JaxEngine:
                 raise UnsupportedGradient(
                     index, f"it is {kind}, and only float and complex arrays are: leave it out by need_clip"
                 )
-        return Batch(tensors)
+        return JaxBatch(tensors)
 
-    def repeated(self, batch: Batch) -> set[int]:
+    def repeated(self, batch: JaxBatch) -> set[int]:
         return set()  # the leaves of a tree are parameters of their own
 
-    def refuse_unordered(self, batch: Batch) -> None:
+    def refuse_unordered(self, batch: JaxBatch) -> None:
         for index, array in enumerate(batch.arrays):
             if jnp.iscomplexobj(array):
                 raise UnsupportedGradient(index, NO_ORDER)
 
-    def measure(self, batch: Batch, scope: Scope, norm: Norm) -> Measure:
+    def measure(self, batch: JaxBatch, scope: Scope, norm: Norm) -> Measure:
         if isinstance(scope, Element):
             self.refuse_unordered(batch)
             return _peaks(batch.arrays)
@@ -193,7 +204,7 @@ class JaxEngine:
             nonfinite = jnp.sum(nonfinite, keepdims=True)
         return Measure(total, nonfinite, FUNCTIONS, scale)
 
-    def apply_(self, batch: Batch, scope: Scope, coefficient: Array, zeroes: bool = True) -> None:
+    def apply_(self, batch: JaxBatch, scope: Scope, coefficient: Array, zeroes: bool = True) -> None:
         if isinstance(scope, Global):
             _fill(batch.slots, scaled(batch.arrays, coefficient[0], zeroes))
             return
@@ -204,7 +215,7 @@ class JaxEngine:
             _fill([slot], scaled([slot.value], factor, zeroes, axis))
             place += count
 
-    def clamp_(self, batch: Batch, low: Any, high: Any) -> Measure:
+    def clamp_(self, batch: JaxBatch, low: Any, high: Any) -> Measure:
         """`measure(Element)` and `map_(Rescale)`; on a CPU nothing is written where no element lies outside."""
         measure = self.measure(batch, Element(), Linf())
         if batch.slots:
@@ -213,20 +224,20 @@ class JaxEngine:
             _fill(batch.slots, clamped(batch.arrays, low, high, outside))
         return measure
 
-    def map_(self, batch: Batch, response: Response, low: Any, high: Any) -> None:
+    def map_(self, batch: JaxBatch, response: Response, low: Any, high: Any) -> None:
         self.refuse_unordered(batch)
         lows, highs = (jnp.broadcast_to(bound, len(batch.slots)) for bound in (low, high))
         for index, slot in enumerate(batch.slots):
             slot.value = _mapped(slot.value, response, lows[index], highs[index])
 
-    def purge_(self, batch: Batch) -> None:
+    def zero_nonfinite_(self, batch: JaxBatch) -> None:
         for slot in batch.slots:
             slot.value = jnp.where(jnp.isfinite(slot.value), slot.value, jnp.zeros_like(slot.value))
 
-    def shapes(self, batch: Batch, scope: Scope) -> list[Shape]:
+    def shapes(self, batch: JaxBatch, scope: Scope) -> list[Shape]:
         return rows_first([array.shape for array in batch.arrays], batch.axes(scope))
 
-    def holds_float64(self, batch: Batch) -> bool:
+    def holds_float64(self, batch: JaxBatch) -> bool:
         return any(array.dtype in (jnp.float64, jnp.complex128) for array in batch.arrays)
 
     def to_host(self, array: Array) -> list[float]:

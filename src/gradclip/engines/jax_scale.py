@@ -38,9 +38,9 @@ def _branched(zeroes: bool, axis: int | None, arrays: list[Array], factor: Array
     size = jnp.abs(factor)
     ordinary = jnp.all(((size <= ORDINARY) & (size >= 1 / ORDINARY)) | (size == 0.0))
     changes = jnp.any(factor != 1.0)
-    for asked, way in ((changes & ordinary, _quick), (changes & ~ordinary, _exact)):
+    for needed, way in ((changes & ordinary, _quick), (changes & ~ordinary, _exact)):
         written, kept = partial(_each, partial(way, zeroes=zeroes), axis), partial(_each, _untouched, axis)
-        arrays = lax.cond(asked, written, kept, arrays, factor)
+        arrays = lax.cond(needed, written, kept, arrays, factor)
     return arrays
 
 

@@ -15,7 +15,18 @@ import numpy as np
 import paddle
 from paddle.base.data_feeder import convert_dtype
 
-from gradclip.engines.base import NO_ORDER, Measure, Slot, UnsupportedGradient, around, repeats, row_axes, rows_first
+from gradclip.engines.base import (
+    NO_ORDER,
+    Engine,
+    Measure,
+    Slot,
+    Tables,
+    UnsupportedGradient,
+    around,
+    repeats,
+    row_axes,
+    rows_first,
+)
 from gradclip.engines.paddle_arrays import FUNCTIONS, WIDE, Wide, plain
 from gradclip.engines.paddle_layout import PaddleValues, unit_axis
 from gradclip.engines.paddle_legacy import OPERATIONS as F
@@ -29,7 +40,7 @@ COMPLEX = ("complex64", "complex128")
 DTYPES = ("float16", "bfloat16", "float32", "float64", *COMPLEX)
 
 
-class Batch(NamedTuple):
+class PaddleBatch(NamedTuple):
     """The slots of the gradients and, of each gradient, the dtype by name and the shape."""
 
     slots: list[Slot]
@@ -64,7 +75,7 @@ class SlotValues(PaddleValues):
         return paddle.where(paddle.expand(flag.value, shape) if shape else flag.value.reshape([]), then, other)
 
 
-class PaddleEngine:
+class PaddleEngine(Engine):
     """Slots with dense tensors or graph values of 16, 32 or 64 bits, real or complex; no number is read but on demand.
 
     A number of a graph is read from the variable that the program wrote it to, in the current scope.
@@ -78,7 +89,7 @@ class PaddleEngine:
     def owns(self, tensor: Any) -> bool:
         return isinstance(tensor, Slot)
 
-    def gather(self, tensors: list[Slot]) -> Batch:
+    def gather(self, tensors: list[Slot], tables: Tables | None = None) -> PaddleBatch:
         dtypes = [dtype_name(slot.value) for slot in tensors]
         shapes = [tuple(slot.value.shape) for slot in tensors]
         for index, (dtype, shape) in enumerate(zip(dtypes, shapes, strict=True)):
@@ -86,17 +97,17 @@ class PaddleEngine:
                 raise UnsupportedGradient(index, f"its dtype is {dtype}, and gradients are floats: cast it first")
             if -1 in shape:
                 raise UnsupportedGradient(index, f"its shape {shape} is unknown before the program runs: reshape it")
-        return Batch(tensors, dtypes, shapes)
+        return PaddleBatch(tensors, dtypes, shapes)
 
-    def repeated(self, batch: Batch) -> set[int]:
+    def repeated(self, batch: PaddleBatch) -> set[int]:
         return repeats([(id(slot), 1) for slot in batch.slots])
 
-    def refuse_unordered(self, batch: Batch) -> None:
+    def refuse_unordered(self, batch: PaddleBatch) -> None:
         for index, dtype in enumerate(batch.dtypes):
             if dtype in COMPLEX:
                 raise UnsupportedGradient(index, NO_ORDER)
 
-    def measure(self, batch: Batch, scope: Scope, norm: Norm) -> Measure:
+    def measure(self, batch: PaddleBatch, scope: Scope, norm: Norm) -> Measure:
         if isinstance(scope, Element):
             return self._peaks(batch)
         parts = [_rows(batch, index, axis) for index, axis in enumerate(batch.axes(scope))]
@@ -104,28 +115,28 @@ class PaddleEngine:
         total, scale = F.concat(totals), None if scales[0] is None else F.concat(scales)
         broken = F.cast(FUNCTIONS.nonfinite(Wide(total)).value, WIDE)  # a total is non-finite where an element is
         if isinstance(scope, Global):
-            total, scale = _whole(total, scale, norm.p)
-            broken, _ = _whole(broken, None, 1.0)
+            total, scale = _total_of_all(total, scale, norm.p)
+            broken, _ = _total_of_all(broken, None, 1.0)
         return Measure(Wide(total), Wide(broken), FUNCTIONS, 1.0 if scale is None else Wide(scale))
 
-    def apply_(self, batch: Batch, scope: Scope, coefficient: Array, zeroes: bool = True) -> None:
+    def apply_(self, batch: PaddleBatch, scope: Scope, coefficient: Array, zeroes: bool = True) -> None:
         for index, factor in enumerate(_factors(batch, scope, coefficient.value)):
             _rewrite(batch, index, partial(_scaled, factor=factor, zeroes=zeroes))
 
-    def map_(self, batch: Batch, response: Response, low: Any, high: Any) -> None:
+    def map_(self, batch: PaddleBatch, response: Response, low: Any, high: Any) -> None:
         self.refuse_unordered(batch)
         for index in range(len(batch.slots)):
-            own, other = (_of_tensor(bound, index) for bound in (low, high))
-            _rewrite(batch, index, partial(_mapped, response=response, low=own, high=other))
+            lower, upper = (_of_tensor(bound, index) for bound in (low, high))
+            _rewrite(batch, index, partial(_mapped, response=response, low=lower, high=upper))
 
-    def purge_(self, batch: Batch) -> None:
+    def zero_nonfinite_(self, batch: PaddleBatch) -> None:
         for slot, dtype in zip(batch.slots, batch.dtypes, strict=True):
             slot.value = F.cast(_finite(_wide(slot.value, dtype)), dtype)
 
-    def shapes(self, batch: Batch, scope: Scope) -> list[Shape]:
+    def shapes(self, batch: PaddleBatch, scope: Scope) -> list[Shape]:
         return rows_first(batch.shapes, batch.axes(scope))
 
-    def holds_float64(self, batch: Batch) -> bool:
+    def holds_float64(self, batch: PaddleBatch) -> bool:
         return any(dtype in ("float64", "complex128") for dtype in batch.dtypes)
 
     def to_host(self, array: Array) -> list[float]:
@@ -134,7 +145,7 @@ class PaddleEngine:
         found = array.value.numpy() if array.name is None else _written(array.name)
         return list(np.atleast_1d(found).astype(np.float64).tolist())
 
-    def _peaks(self, batch: Batch) -> Measure:
+    def _peaks(self, batch: PaddleBatch) -> Measure:
         """For each tensor the largest positive and the largest negative magnitude of its finite elements."""
         self.refuse_unordered(batch)
         highest, lowest, broken = [], [], []
@@ -157,7 +168,7 @@ def dtype_name(value: Any) -> str:
 AROUND = [0, 2]
 
 
-def _rows(batch: Batch, index: int, axis: int | None) -> Any:
+def _rows(batch: PaddleBatch, index: int, axis: int | None) -> Any:
     """A gradient as [before, segments, after], wide; one without elements as a single 0 for each segment."""
     value, dtype, shape = batch.slots[index].value, batch.dtypes[index], batch.shapes[index]
     cut = around(shape, axis)
@@ -195,7 +206,7 @@ def _total(rows: Any, p: float) -> tuple[Any, Any]:
     return F.sum(powers.value, axis=AROUND), scale.value
 
 
-def _whole(total: Any, scale: Any, p: float) -> tuple[Any, Any]:
+def _total_of_all(total: Any, scale: Any, p: float) -> tuple[Any, Any]:
     """One total and its scale from those of the parts."""
     if scale is None:
         return _total(F.reshape(total, [1, 1, -1]), 1.0 if p == 2.0 else p)
@@ -203,7 +214,7 @@ def _whole(total: Any, scale: Any, p: float) -> tuple[Any, Any]:
     return _total(F.reshape(norms.value, [1, 1, -1]), p)
 
 
-def _factors(batch: Batch, scope: Scope, coefficient: Any) -> Sequence[Any]:
+def _factors(batch: PaddleBatch, scope: Scope, coefficient: Any) -> Sequence[Any]:
     """The coefficient of each gradient, shaped to multiply it."""
     if isinstance(scope, Global):
         return [coefficient] * len(batch.slots)
@@ -218,7 +229,7 @@ def _factors(batch: Batch, scope: Scope, coefficient: Any) -> Sequence[Any]:
     return factors
 
 
-def _rewrite(batch: Batch, index: int, change: Callable[[Any], Any]) -> None:
+def _rewrite(batch: PaddleBatch, index: int, change: Callable[[Any], Any]) -> None:
     """Put `change` of a gradient, which it gets wide and with an axis, in the slot."""
     slot, dtype, shape = batch.slots[index], batch.dtypes[index], batch.shapes[index]
     if 0 in shape:

@@ -26,7 +26,7 @@ TENSOR, PARAMETER = paddle.Tensor, EagerParamBase
 """The classes whose own instances may be read by pointer."""
 
 
-class Payload(NamedTuple):
+class PaddlePayload(NamedTuple):
     """A contiguous real tensor that stands for a gradient.
 
     `magnitudes` is |z| of a complex gradient, to be measured by every norm but L2. `writeback` copies a written payload
@@ -104,20 +104,20 @@ def merged_rows(gradient: Any) -> Any:
     return paddle.Tensor(rows.get_tensor())
 
 
-def payload(gradient: Any, index: int) -> Payload:
+def payload(gradient: Any, index: int) -> PaddlePayload:
     """The payload of any gradient on the CPU that can be clipped; `index` is its place, for the error."""
     tensor = plain(gradient, index)
     if not on_cpu(tensor):
         raise UnsupportedGradient(index, f"it is on {tensor.place} and others on the CPU: clip each device by itself")
     refuse_overlap(tensor, index)
-    own, writeback = tensor, None
+    contiguous, writeback = tensor, None
     with paddle.no_grad():
         if not tensor.is_contiguous():
-            own = tensor.clone()  # not contiguous(), which moves the tensor itself to other memory
-            writeback = partial(write, tensor, own)
+            contiguous = tensor.clone()  # not contiguous(), which moves the tensor itself to other memory
+            writeback = partial(write, tensor, contiguous)
         if tensor.dtype not in COMPLEX:
-            return Payload(own, writeback=writeback)
-        return Payload(paddle.as_real(own), own.astype(paddle.complex128).abs(), writeback)
+            return PaddlePayload(contiguous, writeback=writeback)
+        return PaddlePayload(paddle.as_real(contiguous), contiguous.astype(paddle.complex128).abs(), writeback)
 
 
 def write(target: Any, source: Any) -> None:
@@ -145,9 +145,9 @@ class PaddleValues:
     def wide(tensor: Any, index: int) -> Any:
         if tensor.is_selected_rows():
             raise UnsupportedGradient(index, SPARSE)
-        own = plain(tensor, index).detach()
-        refuse_overlap(own, index)
-        return own.clone() if own.dtype in WIDE else own.astype(paddle.float32)
+        values = plain(tensor, index).detach()
+        refuse_overlap(values, index)
+        return values.clone() if values.dtype in WIDE else values.astype(paddle.float32)
 
     @staticmethod
     def put_(tensor: Any, source: Any) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from gradclip.engines.base import NO_ORDER, Measure, UnsupportedGradient, repeats, row_axes, rows_first
+from gradclip.engines.base import NO_ORDER, Engine, Measure, Tables, UnsupportedGradient, repeats, row_axes, rows_first
 from gradclip.rules.arrays import Array
 from gradclip.rules.norm import Norm
 from gradclip.rules.response import Response, is_clamp
@@ -104,7 +104,7 @@ class NumpyValues:
         return saved.astype(value.dtype)
 
 
-class Batch:
+class NumpyBatch:
     """The gradients, and what they hold now as float64 (complex128 for complex ones)."""
 
     def __init__(self, tensors: list[np.ndarray]) -> None:
@@ -119,7 +119,7 @@ def first_axis(shape: Shape) -> int:
     return 0
 
 
-class ReferenceEngine:
+class ReferenceEngine(Engine):
     """NumPy arrays of any float or complex type; every number is made in float64.
 
     NumPy has no layers and so no output units: `unit_axis` says where another framework has them.
@@ -138,33 +138,33 @@ class ReferenceEngine:
     def owns(self, tensor: Any) -> bool:
         return isinstance(tensor, np.ndarray) and tensor.dtype.kind in "fc"
 
-    def gather(self, tensors: list[np.ndarray]) -> Batch:
+    def gather(self, tensors: list[np.ndarray], tables: Tables | None = None) -> NumpyBatch:
         for index, tensor in enumerate(tensors):
             if not self.owns(tensor):
                 raise UnsupportedGradient(index, f"the reference engine takes NumPy float arrays, got {type(tensor)}")
-        return Batch(tensors)
+        return NumpyBatch(tensors)
 
-    def repeated(self, batch: Batch) -> set[int]:
+    def repeated(self, batch: NumpyBatch) -> set[int]:
         return repeats([(tensor.__array_interface__["data"][0], tensor.size) for tensor in batch.tensors])
 
-    def refuse_unordered(self, batch: Batch) -> None:
+    def refuse_unordered(self, batch: NumpyBatch) -> None:
         for index, value in enumerate(batch.values):
             if value.dtype.kind == "c":
                 raise UnsupportedGradient(index, NO_ORDER)
 
-    def measure(self, batch: Batch, scope: Scope, norm: Norm) -> Measure:
+    def measure(self, batch: NumpyBatch, scope: Scope, norm: Norm) -> Measure:
         if isinstance(scope, Element):
             self.refuse_unordered(batch)
             return _peaks(batch.values)
         axes = self._axes(batch, scope)
-        parts = [one for value, axis in zip(batch.values, axes, strict=True) for one in _segments(value, axis)]
+        parts = [segment for value, axis in zip(batch.values, axes, strict=True) for segment in _segments(value, axis)]
         if isinstance(scope, Global):
             parts = [np.concatenate([value.ravel() for value in batch.values])]
         totals, scales = zip(*(_total(np.abs(part), norm) for part in parts), strict=True)
         nonfinite = np.array([np.count_nonzero(~np.isfinite(part)) for part in parts])
         return Measure(np.array(totals), nonfinite, NUMPY, np.array(scales))
 
-    def apply_(self, batch: Batch, scope: Scope, coefficient: Array, zeroes: bool = True) -> None:
+    def apply_(self, batch: NumpyBatch, scope: Scope, coefficient: Array, zeroes: bool = True) -> None:
         factors = iter(np.broadcast_to(coefficient, 1) if isinstance(scope, Global) else coefficient)
         shared = next(factors) if isinstance(scope, Global) else None
         for tensor, value, axis in zip(batch.tensors, batch.values, self._axes(batch, scope), strict=True):
@@ -173,7 +173,7 @@ class ReferenceEngine:
                 if factor != 1.0:
                     out[...] = part * factor if factor != 0.0 else 0.0
 
-    def map_(self, batch: Batch, response: Response, low: Array, high: Array) -> None:
+    def map_(self, batch: NumpyBatch, response: Response, low: Array, high: Array) -> None:
         lows, highs = (np.broadcast_to(bound, len(batch.tensors)) for bound in (low, high))
         for tensor, value, low, high in zip(batch.tensors, batch.values, lows, highs, strict=True):
             if is_clamp(response):
@@ -183,17 +183,17 @@ class ReferenceEngine:
             ratio = np.abs(np.where(finite, value, 0.0)) / np.where(value > 0, high, -low)
             tensor[...] = np.where(finite, value * response.coefficient(ratio, NUMPY), value)
 
-    def purge_(self, batch: Batch) -> None:
+    def zero_nonfinite_(self, batch: NumpyBatch) -> None:
         for tensor in batch.tensors:
             tensor[~np.isfinite(tensor)] = 0.0
 
-    def shapes(self, batch: Batch, scope: Scope) -> list[Shape]:
+    def shapes(self, batch: NumpyBatch, scope: Scope) -> list[Shape]:
         return rows_first([tensor.shape for tensor in batch.tensors], self._axes(batch, scope))
 
-    def _axes(self, batch: Batch, scope: Scope) -> list[int | None]:
+    def _axes(self, batch: NumpyBatch, scope: Scope) -> list[int | None]:
         return row_axes(scope, [tensor.shape for tensor in batch.tensors], self._unit_axis)
 
-    def holds_float64(self, batch: Batch) -> bool:
+    def holds_float64(self, batch: NumpyBatch) -> bool:
         return any(tensor.dtype in (np.float64, np.complex128) for tensor in batch.tensors)
 
     def to_host(self, array: Array) -> list[float]:

@@ -13,7 +13,17 @@ from typing import Any, NamedTuple
 
 import torch
 
-from gradclip.engines.base import NO_ORDER, Measure, UnsupportedGradient, around, repeats, row_axes, rows_first
+from gradclip.engines.base import (
+    NO_ORDER,
+    Engine,
+    Measure,
+    Tables,
+    UnsupportedGradient,
+    around,
+    repeats,
+    row_axes,
+    rows_first,
+)
 from gradclip.engines.torch_layout import (
     COMPLEX,
     VALUES,
@@ -90,7 +100,7 @@ class TorchFunctions:
 FUNCTIONS = TorchFunctions()
 
 
-class Batch(NamedTuple):
+class TorchBatch(NamedTuple):
     """The elements of each gradient, and the views of them to write."""
 
     tensors: list[torch.Tensor]
@@ -101,10 +111,11 @@ class Batch(NamedTuple):
         return row_axes(scope, [tensor.shape for tensor in self.tensors], unit_axis)
 
 
-class TorchEngine:
+class TorchEngine(Engine):
     """Any dense, sparse COO or complex gradient on any device. `waits` is true for all devices but the CPU."""
 
     name = "torch"
+    moves = True
     values = VALUES
     unit_axis = staticmethod(unit_axis)
 
@@ -114,7 +125,7 @@ class TorchEngine:
     def owns(self, tensor: Any) -> bool:
         return isinstance(tensor, torch.Tensor)
 
-    def gather(self, tensors: list[torch.Tensor]) -> Batch:
+    def gather(self, tensors: list[torch.Tensor], tables: Tables | None = None) -> TorchBatch:
         found = [plain(tensor, index) for index, tensor in enumerate(tensors)]
         for index, tensor in enumerate(found):
             if tensor.device != found[0].device:
@@ -122,17 +133,17 @@ class TorchEngine:
                     index, f"it is on {tensor.device} and others on {found[0].device}: clip each device by itself"
                 )
             refuse_overlap(distinct(tensor), index)
-        return Batch(found, [distinct(tensor) for tensor in found])
+        return TorchBatch(found, [distinct(tensor) for tensor in found])
 
-    def repeated(self, batch: Batch) -> set[int]:
+    def repeated(self, batch: TorchBatch) -> set[int]:
         return repeats([(tensor.data_ptr(), tensor.numel()) for tensor in batch.tensors])
 
-    def refuse_unordered(self, batch: Batch) -> None:
+    def refuse_unordered(self, batch: TorchBatch) -> None:
         for index, tensor in enumerate(batch.tensors):
             if tensor.dtype in COMPLEX:
                 raise UnsupportedGradient(index, NO_ORDER)
 
-    def measure(self, batch: Batch, scope: Scope, norm: Norm) -> Measure:
+    def measure(self, batch: TorchBatch, scope: Scope, norm: Norm) -> Measure:
         if isinstance(scope, Element):
             return self._peaks(batch)
         norms, scales = (
@@ -145,7 +156,7 @@ class TorchEngine:
         total = norms if norm.combine == "max" else norms**norm.p
         return Measure(total, nonfinite, FUNCTIONS, scales)
 
-    def apply_(self, batch: Batch, scope: Scope, coefficient: Array, zeroes: bool = True) -> None:
+    def apply_(self, batch: TorchBatch, scope: Scope, coefficient: Array, zeroes: bool = True) -> None:
         factors = _factors(batch, scope, coefficient)
         for target, axis, factor in zip(batch.targets, batch.axes(scope), factors, strict=True):
             view = parts(target) if axis is None else parts(target).movedim(axis, 0)
@@ -154,7 +165,7 @@ class TorchEngine:
             else:
                 _scale_where_needed(view, factor)
 
-    def map_(self, batch: Batch, response: Response, low: Any, high: Any) -> None:
+    def map_(self, batch: TorchBatch, response: Response, low: Any, high: Any) -> None:
         self.refuse_unordered(batch)
         lows, highs = (_each(bound, len(batch.targets)) for bound in (low, high))
         for target, low, high in zip(batch.targets, lows, highs, strict=True):
@@ -167,14 +178,14 @@ class TorchEngine:
             mapped = wide * response.coefficient(ratio, FUNCTIONS)
             target.copy_(torch.where(torch.isfinite(wide), mapped, wide))
 
-    def purge_(self, batch: Batch) -> None:
+    def zero_nonfinite_(self, batch: TorchBatch) -> None:
         for target in batch.targets:
             target.masked_fill_(~torch.isfinite(target), 0.0)
 
-    def shapes(self, batch: Batch, scope: Scope) -> list[Shape]:
+    def shapes(self, batch: TorchBatch, scope: Scope) -> list[Shape]:
         return rows_first([tensor.shape for tensor in batch.tensors], batch.axes(scope))
 
-    def holds_float64(self, batch: Batch) -> bool:
+    def holds_float64(self, batch: TorchBatch) -> bool:
         return any(tensor.dtype in (torch.float64, torch.complex128) for tensor in batch.tensors)
 
     def to_host(self, array: Array) -> list[float]:
@@ -184,13 +195,13 @@ class TorchEngine:
         """The arrays on the host, moved in one copy for each device; the widest float holds all that they count."""
         moved: dict[int, Array] = {}
         for device in {array.device for array in arrays}:
-            own = [array for array in arrays if array.device == device]
-            flat = torch.cat([array.reshape(-1).to(wide_of(array)) for array in own]).cpu()
-            parts = torch.split(flat, [array.numel() for array in own])
-            moved |= {id(a): part.reshape(a.shape).to(a.dtype) for a, part in zip(own, parts, strict=True)}
+            here = [array for array in arrays if array.device == device]
+            flat = torch.cat([array.reshape(-1).to(wide_of(array)) for array in here]).cpu()
+            parts = torch.split(flat, [array.numel() for array in here])
+            moved |= {id(a): part.reshape(a.shape).to(a.dtype) for a, part in zip(here, parts, strict=True)}
         return [moved[id(array)] for array in arrays]
 
-    def _nonfinite(self, batch: Batch, scope: Scope, norms: torch.Tensor) -> torch.Tensor:
+    def _nonfinite(self, batch: TorchBatch, scope: Scope, norms: torch.Tensor) -> torch.Tensor:
         """The non-finite elements of each segment; on an accelerator, where that costs a read, 1 for any number."""
         flags = ~torch.isfinite(norms)
         if self.waits or not bool(flags.any()):
@@ -199,7 +210,7 @@ class TorchEngine:
         counts = [(~torch.isfinite(rows(tensor, axis))).sum(dim=AROUND) for tensor, axis in pairs]
         return torch.cat(counts).to(norms.dtype)
 
-    def _peaks(self, batch: Batch) -> Measure:
+    def _peaks(self, batch: TorchBatch) -> Measure:
         """For each tensor the largest positive and the largest negative magnitude of its finite elements."""
         self.refuse_unordered(batch)
         found, counts = [], []
@@ -217,18 +228,18 @@ def wide_of(tensor: torch.Tensor) -> torch.dtype:
     return torch.float32 if tensor.device.type == "mps" else torch.float64
 
 
-def _plain(batch: Batch, scope: Scope, norm: Norm) -> bool:
+def _plain(batch: TorchBatch, scope: Scope, norm: Norm) -> bool:
     """Whether one call can take all norms: real, not empty, of an order that PyTorch has a kernel for."""
     known = norm.p in (1.0, 2.0, math.inf) and not isinstance(scope, Row) and wide_of(batch.tensors[0]) is torch.float64
     return known and all(tensor.numel() and tensor.dtype not in COMPLEX for tensor in batch.tensors)
 
 
-def _norms_at_once(batch: Batch, norm: Norm) -> tuple[torch.Tensor, torch.Tensor]:
+def _norms_at_once(batch: TorchBatch, norm: Norm) -> tuple[torch.Tensor, torch.Tensor]:
     norms = torch.stack(torch._foreach_norm(batch.tensors, norm.p, dtype=torch.float64))
     return norms, torch.ones_like(norms)
 
 
-def _norms_one_by_one(batch: Batch, scope: Scope, norm: Norm) -> tuple[torch.Tensor, torch.Tensor]:
+def _norms_one_by_one(batch: TorchBatch, scope: Scope, norm: Norm) -> tuple[torch.Tensor, torch.Tensor]:
     pairs = zip(batch.tensors, batch.axes(scope), strict=True)
     norms, scales = zip(*(_norms(tensor, axis, norm) for tensor, axis in pairs), strict=True)
     return torch.cat(norms), torch.cat(scales)
@@ -237,15 +248,15 @@ def _norms_one_by_one(batch: Batch, scope: Scope, norm: Norm) -> tuple[torch.Ten
 def _norms(tensor: torch.Tensor, axis: int | None, norm: Norm) -> tuple[torch.Tensor, torch.Tensor]:
     """The norm of each segment of one tensor and its scale; the scale leaves 1 where powers could leave the range."""
     cut, wide = rows(tensor, axis), wide_of(tensor)
-    one = torch.ones(cut.shape[1], dtype=wide, device=cut.device)
+    ones = torch.ones(cut.shape[1], dtype=wide, device=cut.device)
     if cut.numel() == 0:
-        return torch.zeros_like(one), one
+        return torch.zeros_like(ones), ones
     if wide is torch.float64 and norm.p in (1.0, 2.0, math.inf):
         dtype = torch.complex128 if tensor.dtype in COMPLEX else wide
-        return torch.linalg.vector_norm(cut, norm.p, dim=AROUND, dtype=dtype).to(wide), one
+        return torch.linalg.vector_norm(cut, norm.p, dim=AROUND, dtype=dtype).to(wide), ones
     magnitude = magnitudes(cut, wide)
     peak = magnitude.amax(dim=AROUND)
-    scale = torch.where((peak > 0) & torch.isfinite(peak), peak, one)
+    scale = torch.where((peak > 0) & torch.isfinite(peak), peak, ones)
     return torch.linalg.vector_norm(magnitude / scale[:, None], norm.p, dim=AROUND), scale
 
 
@@ -266,7 +277,7 @@ def norm_of_all(norms: torch.Tensor, norm: Norm) -> tuple[torch.Tensor, torch.Te
     return torch.linalg.vector_norm(norms / scale, norm.p).reshape(1), scale
 
 
-def _factors(batch: Batch, scope: Scope, coefficient: torch.Tensor) -> Sequence[torch.Tensor]:
+def _factors(batch: TorchBatch, scope: Scope, coefficient: torch.Tensor) -> Sequence[torch.Tensor]:
     """The coefficient of each target: one number, or for rows one for each, to multiply the target with rows first."""
     if isinstance(scope, Global):
         return [coefficient[0]] * len(batch.targets)
@@ -296,8 +307,8 @@ def _scale_where_needed(target: torch.Tensor, factor: torch.Tensor) -> None:
         return
     changed = (factor.reshape(-1) != 1.0).nonzero().reshape(-1)
     if changed.numel():
-        part, own = target[changed], factor[changed]
-        target[changed] = torch.where(own == 0.0, 0.0, _product(part, own)).to(target.dtype)
+        part, factors = target[changed], factor[changed]
+        target[changed] = torch.where(factors == 0.0, 0.0, _product(part, factors)).to(target.dtype)
 
 
 def _scale_on_device(target: torch.Tensor, factor: torch.Tensor, zeroes: bool) -> None:

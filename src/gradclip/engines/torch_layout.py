@@ -23,7 +23,7 @@ TENSOR, PARAMETER = torch.Tensor, torch.nn.Parameter
 """The classes whose own instances may be read by pointer; another subclass may mean anything."""
 
 
-class Payload(NamedTuple):
+class TorchPayload(NamedTuple):
     """A contiguous real tensor that stands for a gradient.
 
     `magnitudes` is |z| of a complex gradient, to be measured by every norm but L2. `writeback` copies a written payload
@@ -81,14 +81,14 @@ def plain(gradient: torch.Tensor, index: int) -> torch.Tensor:
     return gradient.detach().as_subclass(torch.Tensor)
 
 
-def payload(gradient: torch.Tensor, index: int) -> Payload:
+def payload(gradient: torch.Tensor, index: int) -> TorchPayload:
     """The payload of any gradient on the CPU that can be clipped; `index` is its place, for the error."""
     tensor = plain(gradient, index)
     if not tensor.is_cpu:
         raise UnsupportedGradient(index, f"it is on {tensor.device} and others on the CPU: clip each device by itself")
     if tensor.dtype in COMPLEX:
-        own = _dense(tensor, index)
-        return own._replace(tensor=parts(own.tensor), magnitudes=magnitudes(own.tensor, torch.float64))
+        found = _dense(tensor, index)
+        return found._replace(tensor=parts(found.tensor), magnitudes=magnitudes(found.tensor, torch.float64))
     return _dense(tensor, index)
 
 
@@ -113,7 +113,7 @@ def distinct(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-def _in_order(tensor: torch.Tensor) -> Payload | None:
+def _in_order(tensor: torch.Tensor) -> TorchPayload | None:
     """The same memory with its axes in the order of their strides, if that is contiguous and the first axis stays it.
 
     Nothing that is done to a gradient depends on the order of the elements of a row; channels_last weights are so.
@@ -123,7 +123,7 @@ def _in_order(tensor: torch.Tensor) -> Payload | None:
     strides = tensor.stride()
     order = sorted(range(tensor.dim()), key=lambda axis: (-strides[axis], axis))
     view = tensor.permute(order)
-    return Payload(view, order=order) if order[:1] == [0] and view.is_contiguous() else None
+    return TorchPayload(view, order=order) if order[:1] == [0] and view.is_contiguous() else None
 
 
 def refuse_overlap(tensor: torch.Tensor, index: int) -> None:
@@ -135,18 +135,18 @@ def refuse_overlap(tensor: torch.Tensor, index: int) -> None:
         reach += stride * (size - 1)
 
 
-def _dense(tensor: torch.Tensor, index: int) -> Payload:
+def _dense(tensor: torch.Tensor, index: int) -> TorchPayload:
     if tensor.is_contiguous() and not tensor.is_conj() and not tensor.is_neg():
-        return Payload(tensor)
-    if (own := _in_order(tensor)) is not None:
-        return own
+        return TorchPayload(tensor)
+    if (permuted := _in_order(tensor)) is not None:
+        return permuted
     target = distinct(tensor)
     refuse_overlap(target, index)
     copy = tensor.resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
     source = copy
     for axis, (size, wanted) in enumerate(zip(copy.shape, target.shape, strict=True)):
         source = source.narrow(axis, 0, wanted) if size != wanted else source
-    return Payload(copy, writeback=partial(target.copy_, source))
+    return TorchPayload(copy, writeback=partial(target.copy_, source))
 
 
 def _coalesced(gradient: torch.Tensor) -> torch.Tensor:
@@ -167,9 +167,9 @@ class TorchValues:
     def wide(tensor: torch.Tensor, index: int) -> torch.Tensor:
         if tensor.layout is not torch.strided:
             raise UnsupportedGradient(index, SPARSE)
-        own = plain(tensor, index)
-        refuse_overlap(own, index)
-        return own.to(torch.promote_types(own.dtype, torch.float32), copy=True)
+        values = plain(tensor, index)
+        refuse_overlap(values, index)
+        return values.to(torch.promote_types(values.dtype, torch.float32), copy=True)
 
     @staticmethod
     def put_(tensor: torch.Tensor, source: torch.Tensor) -> None:

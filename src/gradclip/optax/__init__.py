@@ -1,8 +1,8 @@
 """Optax: a rule as a gradient transformation, `optax.chain(gradclip.optax.clip(rule), optax.adam(1e-3))`."""
 
-from gradclip.optax.event import event_of
 from gradclip.optax.last import Last
 from gradclip.optax.state import ClipState
+from gradclip.optax.telemetry import event_of
 from gradclip.optax.transform import clip
 
 __all__ = ["ClipState", "Last", "clip", "event_of"]

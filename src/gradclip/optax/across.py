@@ -24,7 +24,8 @@ MIXED = (
 def varying(array: Array) -> frozenset[str]:
     """The axes of a `shard_map` along which `array` differs between devices."""
     kind: Any = jax.typeof(array)
-    return kind.mat.varying if hasattr(kind, "mat") else kind.vma  # type: ignore[no-any-return]
+    axes: frozenset[str] = kind.mat.varying if hasattr(kind, "mat") else kind.vma
+    return axes
 
 
 def refuse_mixed(arrays: list[Array]) -> None:
@@ -54,7 +55,7 @@ def across_axes(axes: tuple[str, ...], arrays: list[Array]) -> Across:
 
     def shards(array: Array, how: str) -> Array:
         if how == "max":
-            return lax.pmax(array, axes)  # type: ignore[no-untyped-call]
-        return lax.psum(jnp.where(counts(len(array)), array, 0.0), axes)  # type: ignore[no-untyped-call]
+            return lax.pmax(array, axes)
+        return lax.psum(jnp.where(counts(len(array)), array, 0.0), axes)
 
     return Across(shards, lambda array, how: array)

@@ -45,9 +45,9 @@ def replaced(tree: Tree, leaves: dict[Path, Array]) -> Tree:
     return tree_map_with_path(lambda path, leaf: leaves.get(path, leaf), tree)
 
 
-def own_leaves(part: Tree, whole: Tree) -> Tree:
+def leaves_from(part: Tree, source: Tree) -> Tree:
     """`part` with its leaves from `whole`."""
-    leaves = _by_path(whole)
+    leaves = _by_path(source)
     _require(leaves, (path for path, _ in tree_flatten_with_path(part)[0]), "all_updates", "the gradients")
     return replaced(part, leaves)
 

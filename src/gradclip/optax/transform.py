@@ -16,7 +16,7 @@ from gradclip.engines.jax import JAX
 from gradclip.engines.jax_numbers import in_float64
 from gradclip.optax.across import across_axes, refuse_mixed
 from gradclip.optax.last import last_of, nothing
-from gradclip.optax.leaves import NeedClip, Tree, beside, chosen_leaves, name_of, own_leaves, replaced, zeros_like
+from gradclip.optax.leaves import NeedClip, Tree, beside, chosen_leaves, leaves_from, name_of, replaced, zeros_like
 from gradclip.optax.state import ClipState, memory_of, state_of
 from gradclip.rules.arrays import Array
 from gradclip.rules.rule import AnyRule, Carry, rules_in
@@ -85,8 +85,8 @@ class Door:
         self._can_skip = clipper.can_skip
         self._inner = None if inner is None else optax.with_extra_args_support(inner)
         self._need_clip, self._axes = need_clip, axes
-        self._remembers = isinstance(rule, Carry) or any(one.threshold.adapts for one in rules_in(rule))
-        self._reads_weights = any(one.threshold.reads_weights for one in rules_in(rule))
+        self._remembers = isinstance(rule, Carry) or any(single.threshold.adapts for single in rules_in(rule))
+        self._reads_weights = any(single.threshold.reads_weights for single in rules_in(rule))
         self._reads_given, self._reads_moments = clipper.reads_given, clipper.reads_moments
 
     def init(self, params: Tree) -> ClipState:
@@ -111,7 +111,7 @@ class Door:
         tree = updates if all_updates is None else all_updates
         clipped, after = self._clipped(tree, state, params, self._axes, self._given(extra), extra.get("moments"))
         if all_updates is not None:
-            clipped = own_leaves(updates, clipped)
+            clipped = leaves_from(updates, clipped)
         if self._inner is None:
             return clipped, after
         stepped, inner = self._inner.update(clipped, state.inner, params, **extra)

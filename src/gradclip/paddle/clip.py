@@ -10,18 +10,18 @@ from paddle.nn.clip import ClipGradBase
 
 from gradclip.paddle.clipper import Clipper
 from gradclip.paddle.groups import Call, Turns, call_with, later_groups, refuse_group_sharded
-from gradclip.paddle.lbfgs import tell_lbfgs
+from gradclip.paddle.lbfgs import warn_from_lbfgs
 from gradclip.paddle.parameters import NeedClip, Pair, needs_clip
 from gradclip.paddle.static import Graph, clip_in_graph
 from gradclip.rules import recipes
-from gradclip.rules.rule import AnyRule
+from gradclip.rules.rule import AnyRule, rules_in
 from gradclip.rules.threshold import Threshold
 from gradclip.step.respond import report_nothing
 from gradclip.step.result import Result
 from gradclip.telemetry import Telemetry
 
 
-class Clip(ClipGradBase):  # type: ignore[misc]
+class Clip(ClipGradBase):
     """Clips the gradients of an optimizer of Paddle by any rule, in each of its steps.
 
     Goes into `grad_clip=` of every optimizer that calls it (LBFGS does not, and says so) and of a parameter group, in
@@ -63,7 +63,7 @@ class Clip(ClipGradBase):  # type: ignore[misc]
         self._turns = Turns()
         self._graph: Graph | None = None
         self._reported = False
-        tell_lbfgs(Clip)
+        warn_from_lbfgs(Clip)
 
     @property
     def rule(self) -> AnyRule:
@@ -167,15 +167,15 @@ class ClipGradByValue(Clip):
     @property
     def max(self) -> Any:
         """The upper bound."""
-        return self.rule.threshold.bounds(self.clipper.step)[1]  # type: ignore[union-attr]
+        return _threshold(self).bounds(self.clipper.step)[1]
 
     @property
     def min(self) -> Any:
         """The lower bound."""
-        return self.rule.threshold.bounds(self.clipper.step)[0]  # type: ignore[union-attr]
+        return _threshold(self).bounds(self.clipper.step)[0]
 
 
-class ClipGradByNorm(Clip, paddle.nn.ClipGradByNorm):  # type: ignore[misc]
+class ClipGradByNorm(Clip, paddle.nn.ClipGradByNorm):
     """Rescale the gradient of each parameter alone to a norm of at most `clip_norm`.
 
     Formula: `out = g * min(1, clip_norm / ||g||_2)`. `clip_norm` has the unit of the gradient, is above 0 (`None` or
@@ -200,7 +200,7 @@ class ClipGradByNorm(Clip, paddle.nn.ClipGradByNorm):  # type: ignore[misc]
     @property
     def clip_norm(self) -> Any:
         """The threshold."""
-        return _limit(self)
+        return _threshold(self).value(self.clipper.step)
 
 
 class ClipGradByGlobalNorm(Clip):
@@ -239,10 +239,10 @@ class ClipGradByGlobalNorm(Clip):
     @property
     def clip_norm(self) -> Any:
         """The threshold."""
-        return _limit(self)
+        return _threshold(self).value(self.clipper.step)
 
 
-def _limit(clip: Clip) -> Any:
-    """The threshold of the next step."""
-    threshold: Threshold = clip.rule.threshold  # type: ignore[union-attr]
-    return threshold.value(clip.clipper.step)
+def _threshold(clip: Clip) -> Threshold:
+    """The threshold of a clip with a single rule."""
+    (rule,) = rules_in(clip.rule)
+    return rule.threshold

@@ -82,8 +82,8 @@ class Clipper(clipper.Clipper):
             return Result(self.step, PADDLE)
         if not clipped:
             drop_gradients(given.tensors)
-        for (parameter, gradient), (_, own) in zip(clipped, pairs, strict=False):
-            if gradient is not own:
+        for (parameter, gradient), (_, before_clip) in zip(clipped, pairs, strict=False):
+            if gradient is not before_clip:
                 put_gradient(parameter, gradient)
         return self.last
 
@@ -110,7 +110,7 @@ class Clipper(clipper.Clipper):
             if not shared:
                 return pairs
             parameters = gradients = [paddle.zeros([0])]  # the other processes wait for what this one adds
-        own = Gradients(
+        chosen_gradients = Gradients(
             gradients,
             lambda index: str(parameters[index].name) if name is None else name(chosen[index]),
             None if groups is None else [groups[i] for i in chosen],
@@ -119,27 +119,28 @@ class Clipper(clipper.Clipper):
             given=numbers,
             moments=None if optimizer is None else lambda: second_moments(optimizer, parameters),
         )
-        clipped = self._clipped(own)
-        if clipped is None or clipped is own.tensors:
+        clipped = self._clipped(chosen_gradients)
+        if clipped is None or clipped is chosen_gradients.tensors:
             return [] if clipped is None else pairs
-        whole = list(pairs)
+        result = list(pairs)
         for i, gradient in zip(chosen, clipped, strict=False):
-            whole[i] = (pairs[i][0], gradient)
-        return whole
+            result[i] = (pairs[i][0], gradient)
+        return result
 
-    def _clipped(self, own: Gradients) -> list[Any] | None:
+    def _clipped(self, gradients: Gradients) -> list[Any] | None:
         """The gradients after the clip, the list itself where they were written in place; None to skip the step."""
-        engine = engine_for(own.tensors, self.engine_name)
-        own = own._replace(given={name: number_for(engine, number) for name, number in own.given.items()})
+        engine = engine_for(gradients.tensors, self.engine_name)
+        given = {name: number_for(engine, number) for name, number in gradients.given.items()}
+        gradients = gradients._replace(given=given)
         if engine is not PADDLE:
-            result = self.clip_gradients(own, engine)
-            return None if self.can_skip and result.skipped else own.tensors
-        held = in_slots(own)
+            result = self.clip_gradients(gradients, engine)
+            return None if self.can_skip and result.skipped else gradients.tensors
+        held = in_slots(gradients)
         with paddle.no_grad():
             result = self.clip_gradients(held, engine)
             if self.can_skip and result.skipped:
                 return None
-            return [out_of_slot(slot, gradient) for slot, gradient in zip(held.tensors, own.tensors, strict=True)]
+            return [out_of_slot(slot, gradient) for slot, gradient in zip(held.tensors, gradients.tensors, strict=True)]
 
     def __getstate__(self) -> dict[str, Any]:
         """What copies and pickles keep: the rule, its options and the memory, not the last step and no telemetry."""
@@ -196,19 +197,19 @@ def cpu_engine() -> Engine | None:
     return choice.compiled(paddle_layout)
 
 
-def in_slots(own: Gradients) -> Gradients:
+def in_slots(gradients: Gradients) -> Gradients:
     """The gradients in slots; those that share their memory share the slot, and are scaled once."""
     slots: dict[tuple[int, int], Slot] = {}
     held = []
-    for index, gradient in enumerate(own.tensors):
+    for index, gradient in enumerate(gradients.tensors):
         try:
             tensor = paddle_layout.plain(gradient, index)
         except UnsupportedGradient as error:
-            raise TypeError(f"the gradient of {own.name(index)!r} cannot be clipped: {error.reason}") from None
+            raise TypeError(f"the gradient of {gradients.name(index)!r} cannot be clipped: {error.reason}") from None
         place = (tensor.data_ptr(), tensor.size) if tensor.size else (0, -index)
         held.append(slots.setdefault(place, Slot(tensor)))
-    weights = own.weights
-    return own._replace(tensors=held, weights=lambda: [Slot(parameter) for parameter in weights()] if weights else [])
+    weights = gradients.weights
+    return gradients._replace(tensors=held, weights=lambda: list(map(Slot, weights())) if weights else [])
 
 
 def out_of_slot(slot: Slot, gradient: Any) -> Any:

@@ -98,7 +98,7 @@ def _reduced(tensor: Any, how: str, groups: list[Any]) -> Any:
 def _refuse_slices(rule: AnyRule) -> None:
     """Sharding with `split_param` gives each process a slice of each parameter, whose own norm nobody knows."""
     configs = fleet.fleet._user_defined_strategy.hybrid_configs["sharding_configs"]
-    if configs.split_param and not all(_takes_slices(one) for one in rules_in(rule)):
+    if configs.split_param and not all(_takes_slices(single) for single in rules_in(rule)):
         raise ValueError(f"sharding with split_param=True cuts parameters into slices, and {rule!r} needs whole ones")
 
 

@@ -35,19 +35,19 @@ class Turns:
         if not (self._ahead and pairs):
             return None
         found = [self._ahead.get(id(parameter)) for parameter, _ in pairs]
-        for one, (_, gradient) in zip(found, pairs, strict=True):
-            if one is None or one.stamp != _stamp(gradient):
+        for entry, (_, gradient) in zip(found, pairs, strict=True):
+            if entry is None or entry.stamp != _stamp(gradient):
                 return None
         for parameter, _ in pairs:
             del self._ahead[id(parameter)]
-        return [(one.parameter, one.clipped) for one in found if one is not None and one.clipped is not None]
+        return [(entry.parameter, entry.clipped) for entry in found if entry is not None and entry.clipped is not None]
 
     def put(self, given: list[Pair], clipped: list[Pair]) -> None:
         """Remember what became of the gradients `given`; where nothing did, their step is skipped."""
         gradients = [gradient for _, gradient in clipped] or [None] * len(given)
         self._ahead = {
-            id(parameter): Ahead(parameter, _stamp(gradient), own)
-            for (parameter, gradient), own in zip(given, gradients, strict=True)
+            id(parameter): Ahead(parameter, _stamp(gradient), result)
+            for (parameter, gradient), result in zip(given, gradients, strict=True)
         }
 
     def __reduce__(self) -> tuple[type[Turns], tuple[()]]:

@@ -18,14 +18,14 @@ NEVER_CALLED = (
 
 
 @functools.cache
-def tell_lbfgs(clip: type) -> None:
+def warn_from_lbfgs(clip: type) -> None:
     """Let both LBFGS of Paddle warn when they are given a `clip`; nothing else of them changes."""
     for kind in paddle.optimizer.Optimizer.__subclasses__():  # the older one is hidden in a function
         if kind.__name__ == "LBFGS" and kind.__module__.startswith("paddle."):
-            kind.__init__ = _telling(kind.__init__, clip)
+            kind.__init__ = _warning(kind.__init__, clip)
 
 
-def _telling(make: Any, clip: type) -> Any:
+def _warning(make: Any, clip: type) -> Any:
     @functools.wraps(make)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
         make(self, *args, **kwargs)

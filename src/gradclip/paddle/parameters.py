@@ -14,7 +14,7 @@ Pair: TypeAlias = tuple[Any, Any]
 """A parameter and its gradient."""
 
 
-class Parameters(NamedTuple):
+class PaddleParameters(NamedTuple):
     """Parameters in a list, with a function that names the i-th, and the parameter group of each."""
 
     tensors: list[Any]
@@ -22,9 +22,9 @@ class Parameters(NamedTuple):
     groups: list[int] | None = None
 
 
-def parameters_of(source: Any) -> Parameters:
+def parameters_of(source: Any) -> PaddleParameters:
     """The parameters in `source`, materialised; what holds none at all is reported."""
-    if isinstance(source, Parameters):
+    if isinstance(source, PaddleParameters):
         return source
     if isinstance(source, paddle.Tensor):
         return named_by_themselves([source])
@@ -42,15 +42,15 @@ def parameters_of(source: Any) -> Parameters:
     if not items or not isinstance(items[0], tuple):
         return named_by_themselves(items)
     names = [str(name) for name, _ in items]
-    return Parameters(_checked([parameter for _, parameter in items]), names.__getitem__)
+    return PaddleParameters(_checked([parameter for _, parameter in items]), names.__getitem__)
 
 
-def named_by_themselves(tensors: list[Any], groups: list[int] | None = None) -> Parameters:
+def named_by_themselves(tensors: list[Any], groups: list[int] | None = None) -> PaddleParameters:
     """`tensors` under the names that Paddle gave them, such as "linear_0.w_0"."""
-    return Parameters(_checked(tensors), lambda index: str(tensors[index].name), groups)
+    return PaddleParameters(_checked(tensors), lambda index: str(tensors[index].name), groups)
 
 
-def of_optimizer(optimizer: Any) -> Parameters:
+def of_optimizer(optimizer: Any) -> PaddleParameters:
     """The parameters of an optimizer with their groups."""
     groups = optimizer._param_groups
     if not (groups and isinstance(groups[0], dict)):

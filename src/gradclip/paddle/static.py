@@ -21,10 +21,10 @@ from gradclip.engines.paddle_arrays import Wide
 from gradclip.paddle.parameters import Pair
 from gradclip.paddle.variables import Remembering, publish, variable, write
 from gradclip.rules.arrays import Array
-from gradclip.rules.rule import AnyRule, Carry, rewritten
+from gradclip.rules.rule import AnyRule, Carry, Rule, rewritten
 from gradclip.step.gradients import Gradients
 from gradclip.step.memory import Memory
-from gradclip.step.part import Part
+from gradclip.step.part import Part, with_arrays
 from gradclip.step.respond import report_nothing
 from gradclip.step.result import Result
 
@@ -41,13 +41,13 @@ class Graph(NamedTuple):
         (runs,) = ENGINE.to_host(self.step)
         if runs == 0:
             raise RuntimeError("nothing was clipped yet: `last` exists after the first run of the program")
-        result = Result(int(runs) - 1, Run(_read_by_results(self.parts)))
+        result = Result(int(runs) - 1, EngineOfRun(_read_by_results(self.parts)))
         result.parts = self.parts
         result.settle(False)
         return result
 
 
-class Run(PaddleEngine):
+class EngineOfRun(PaddleEngine):
     """The engine with the numbers of one run, so that a result keeps them when the next run has written others."""
 
     def __init__(self, arrays: list[Wide]) -> None:
@@ -98,9 +98,12 @@ def _clipped(clipper: Clipper, chosen: list[Pair], slots: dict[str, Slot]) -> Gr
 
 def _with_variables(rule: AnyRule) -> AnyRule:
     """`rule` with thresholds that remember in variables of the program."""
-    return rewritten(
-        rule, lambda one: replace(one, threshold=Remembering(one.threshold)) if one.threshold.adapts else one
-    )
+
+    def in_variables(single: Rule) -> Rule:
+        threshold = single.threshold
+        return replace(single, threshold=Remembering(threshold)) if threshold.adapts else single
+
+    return rewritten(rule, in_variables)
 
 
 DYNAMIC = "Clip in dynamic mode"
@@ -126,10 +129,10 @@ def _refuse_stops(clipper: Clipper) -> None:
 
 
 def _read_by_results(parts: list[Part]) -> list[Wide]:
-    arrays = [part.measure.nonfinite for part in parts]
-    for decision in (decision for part in parts for decision in part.plan.decisions):
-        arrays += [decision.norm, decision.threshold, decision.coefficient, decision.action]
-    return [array for array in arrays if isinstance(array, Wide)]
+    found: dict[int, Array] = {}
+    for part in parts:
+        with_arrays(part, lambda array: found.setdefault(id(array), array))
+    return [array for array in found.values() if isinstance(array, Wide)]
 
 
 @contextmanager

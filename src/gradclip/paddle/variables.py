@@ -41,9 +41,8 @@ class Remembering(Threshold):
     adapts: ClassVar[bool] = True
     inner: Threshold
 
-    @property
-    def reads_weights(self) -> bool:  # type: ignore[override]
-        return self.inner.reads_weights
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reads_weights", self.inner.reads_weights)
 
     def at(self, observed: Observed, state: State) -> tuple[Any, State]:
         """The threshold of this run. The first run starts with no memory, so both beginnings are in the program."""

@@ -6,6 +6,7 @@ The same lines then run on floats, on arrays on the host, on a device, and insid
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any, NoReturn, Protocol
 
@@ -48,6 +49,7 @@ class Scalars:
     tanh = staticmethod(math.tanh)
     any = staticmethod(bool)
     maximum = staticmethod(max)
+    either = staticmethod(operator.or_)
 
     @staticmethod
     def where(condition: bool, then: Any, other: Any) -> Any:
@@ -56,10 +58,6 @@ class Scalars:
     @staticmethod
     def nonfinite(a: float) -> bool:
         return not math.isfinite(a)
-
-    @staticmethod
-    def either(a: bool, b: bool) -> bool:
-        return a or b
 
     @staticmethod
     def power(a: float, exponent: float) -> float:

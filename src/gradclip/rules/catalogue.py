@@ -59,13 +59,13 @@ class Method:
     @property
     def signature(self) -> str:
         """Its arguments with their defaults, without types."""
-        bare = [one.replace(annotation=inspect.Parameter.empty) for one in self._parameters()]
+        bare = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in self._parameters()]
         return f"{self.name}{inspect.Signature(bare)}".replace("'", '"')
 
     @property
     def defaults(self) -> dict[str, Any]:
         """Its arguments that have a default."""
-        return {one.name: one.default for one in self._parameters() if one.default is not one.empty}
+        return {p.name: p.default for p in self._parameters() if p.default is not p.empty}
 
     @property
     def rule(self) -> AnyRule:
@@ -76,16 +76,16 @@ class Method:
     def coordinates(self) -> list[dict[str, str]]:
         """Scope, norm, threshold and response of each of its stages, as they are written."""
         return [
-            {name: _written(getattr(one, name)) for name in ("scope", "norm", "threshold", "response")}
-            for one in rules_in(self.rule)
+            {name: _written(getattr(rule, name)) for name in ("scope", "norm", "threshold", "response")}
+            for rule in rules_in(self.rule)
         ]
 
     @property
     def state(self) -> str:
         """What it remembers, in numbers for each segment."""
-        told = ["one tensor for each gradient"] if isinstance(self.rule, Carry) else []
-        told += [state_of(one) for one in rules_in(self.rule)]
-        return "; ".join(text for text in told if text) or "nothing"
+        parts = ["one tensor for each gradient"] if isinstance(self.rule, Carry) else []
+        parts += [state_of(rule) for rule in rules_in(self.rule)]
+        return "; ".join(text for text in parts if text) or "nothing"
 
     def _parameters(self) -> list[inspect.Parameter]:
         return list(inspect.signature(self.function).parameters.values())
@@ -102,9 +102,9 @@ def methods() -> dict[str, Method]:
 def method_called(name: str) -> Method:
     """The method of this name, whatever its capitals; `ValueError` names the nearest one."""
     known = methods()
-    own, near = looked_up(name, known)
-    if own is not None:
-        return known[own]
+    found, near = looked_up(name, known)
+    if found is not None:
+        return known[found]
     hint = f"did you mean {near}?" if near else "`gradclip methods` lists them all"
     raise ValueError(f"no method is called {name!r}: {hint}")
 
@@ -127,9 +127,9 @@ def state_of(rule: Rule) -> str:
 def numbers_of(threshold: Threshold) -> int:
     """The numbers that a threshold remembers for one segment."""
     if isinstance(threshold, History):
-        own = len(threshold.estimator.names) + 1 + (threshold.readmit is not None)
-        return own + max(threshold.estimator.rows - 1, 0)
-    inner = [getattr(threshold, one.name) for one in fields(threshold)]
+        numbers = len(threshold.estimator.names) + 1 + (threshold.readmit is not None)
+        return numbers + max(threshold.estimator.rows - 1, 0)
+    inner = [getattr(threshold, field.name) for field in fields(threshold)]
     parts = [part for value in inner for part in (value if isinstance(value, tuple) else (value,))]
     return sum(numbers_of(part) for part in parts if isinstance(part, Threshold))
 
@@ -138,5 +138,5 @@ def _written(part: Any) -> str:
     """A threshold in words, anything else as Python writes it, without what is given by default."""
     if isinstance(part, Threshold):
         return str(part)
-    told = [getattr(part, one.name) for one in fields(part) if one.init and getattr(part, one.name) != one.default]
-    return f"{type(part).__name__}({', '.join(map(repr, told))})"
+    given = [getattr(part, f.name) for f in fields(part) if f.init and getattr(part, f.name) != f.default]
+    return f"{type(part).__name__}({', '.join(map(repr, given))})"

@@ -56,28 +56,15 @@ class Combined(Threshold):
         if any(isinstance(part, SecondMoment) for part in parts):
             raise ValueError("SecondMoment() stands alone, in units of its own: chain a second rule with >> instead")
         object.__setattr__(self, "parts", parts)
-
-    @property
-    def adapts(self) -> bool:  # type: ignore[override]
-        return any(part.adapts for part in self.parts)
-
-    @property
-    def reads_weights(self) -> bool:  # type: ignore[override]
-        return any(part.reads_weights for part in self.parts)
-
-    @property
-    def keeps_rows(self) -> bool:  # type: ignore[override]
-        return any(part.keeps_rows for part in self.parts)
-
-    @property
-    def reads_given(self) -> frozenset[str]:  # type: ignore[override]
-        return frozenset().union(*(part.reads_given for part in self.parts))
+        for flag in ("adapts", "reads_weights", "keeps_rows"):
+            object.__setattr__(self, flag, any(getattr(part, flag) for part in parts))
+        object.__setattr__(self, "reads_given", frozenset().union(*(part.reads_given for part in parts)))
 
     def at(self, observed: Observed, state: State) -> tuple[Any, State]:
         limits: list[Array] = []
         memory: dict[str, Any] = {}
         for number, part in enumerate(self.parts):
-            limit, after = part.at(self._seen(observed, limits), _own(state, number))
+            limit, after = part.at(self._seen(observed, limits), _part_of(state, number))
             limits.append(limit)
             memory |= {f"{number}.{name}": value for name, value in after.items()}
         return self.combined(limits, observed.step, observed.xp), memory
@@ -150,13 +137,9 @@ class Given(Threshold):
 
     adapts: ClassVar[bool] = True
 
-    @property
-    def reads_given(self) -> frozenset[str]:  # type: ignore[override]
-        return frozenset({self.name})
-
-    @property
-    def keeps_rows(self) -> bool:  # type: ignore[override]
-        return self.threshold.keeps_rows
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reads_given", frozenset({self.name}))
+        object.__setattr__(self, "keeps_rows", self.threshold.keeps_rows)
 
     def at(self, observed: Observed, state: State) -> tuple[Any, State]:
         xp = observed.xp
@@ -208,7 +191,7 @@ def _chosen(limits: Sequence[Array], xp: ArrayFunctions, *, least: bool) -> Arra
     return chosen
 
 
-def _own(state: State, number: int) -> State:
+def _part_of(state: State, number: int) -> State:
     """The memory of the part with this number."""
     prefix = f"{number}."
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

@@ -2,7 +2,7 @@
 
 A memory is a dict of arrays [G], one place for each segment ([n, G] for a window), and begins as zeros: `count` says
 how many norms were learnt, so that zeros that were never learnt count for nothing. An estimator never changes a memory,
-it makes the next one. What it can tell of the norms (`mean`, `spread`, `rms`, `quantile`) stands in `tells`.
+it makes the next one. What it can tell of the norms (`mean`, `spread`, `rms`, `quantile`) stands in `provides`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Remembered = Mapping[str, Array]
 class Estimator:
     """Base of the estimators. `rows` is the length of the arrays [n, G], 0 where all are [G]."""
 
-    tells: ClassVar[frozenset[str]] = frozenset()
+    provides: ClassVar[frozenset[str]] = frozenset()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -33,7 +33,7 @@ class Estimator:
         return 0
 
     @property
-    def one_norm(self) -> bool:
+    def single_norm(self) -> bool:
         """Whether its mean is no mean of several norms."""
         return False
 
@@ -73,7 +73,7 @@ class EMA(Estimator):
     decay: float
     start: Literal["average", "least", "debiased"] = "average"
 
-    tells: ClassVar[frozenset[str]] = frozenset({"mean"})
+    provides: ClassVar[frozenset[str]] = frozenset({"mean"})
 
     def __post_init__(self) -> None:
         checked_share(self.decay, "the decay of an EMA", "0.97")
@@ -85,7 +85,7 @@ class EMA(Estimator):
         return ("mean", "weight") if self.start == "debiased" else ("mean",)
 
     @property
-    def one_norm(self) -> bool:
+    def single_norm(self) -> bool:
         return self.decay == 0
 
     def learnt(self, memory: Remembered, norm: Array, warmup: int, xp: ArrayFunctions) -> Remembered:
@@ -112,7 +112,7 @@ class EMASpread(Estimator):
 
     decay: float
 
-    tells: ClassVar[frozenset[str]] = frozenset({"mean", "spread"})
+    provides: ClassVar[frozenset[str]] = frozenset({"mean", "spread"})
 
     def __post_init__(self) -> None:
         checked_share(self.decay, "the decay of an EMA", "0.97")
@@ -140,7 +140,7 @@ class Moments(Estimator):
     decay: float
     square_decay: float
 
-    tells: ClassVar[frozenset[str]] = frozenset({"mean", "rms"})
+    provides: ClassVar[frozenset[str]] = frozenset({"mean", "rms"})
 
     def __post_init__(self) -> None:
         checked_share(self.decay, "the decay of the norm", "0.7")
@@ -174,7 +174,7 @@ class Window(Estimator):
 
     length: int
 
-    tells: ClassVar[frozenset[str]] = frozenset({"mean", "spread", "quantile"})
+    provides: ClassVar[frozenset[str]] = frozenset({"mean", "spread", "quantile"})
 
     def __post_init__(self) -> None:
         if type(self.length) is not int or self.length < 1:
@@ -231,7 +231,7 @@ class QuantileTracker(Estimator):
     q: float = 0.5
     rate: float = 0.2
 
-    tells: ClassVar[frozenset[str]] = frozenset({"mean"})
+    provides: ClassVar[frozenset[str]] = frozenset({"mean"})
 
     def __post_init__(self) -> None:
         checked_share(self.q, "the quantile", "0.5")
@@ -239,7 +239,7 @@ class QuantileTracker(Estimator):
             raise ValueError(f"the rate of a QuantileTracker is above 0, got {self.rate!r}: write 0.2")
 
     @property
-    def one_norm(self) -> bool:
+    def single_norm(self) -> bool:
         return True
 
     def learnt(self, memory: Remembered, norm: Array, warmup: int, xp: ArrayFunctions) -> Remembered:

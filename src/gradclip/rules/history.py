@@ -52,10 +52,7 @@ class History(Threshold):
             raise ValueError("with feed='raw' every norm is learnt: readmit says nothing there, leave it out")
         if self.current and self.feed != "raw":
             raise ValueError("current=True learns a norm before there is a threshold for it: use feed='raw'")
-
-    @property
-    def keeps_rows(self) -> bool:  # type: ignore[override]
-        return self.estimator.rows > 0
+        object.__setattr__(self, "keeps_rows", self.estimator.rows > 0)
 
     def at(self, observed: Observed, state: State) -> tuple[Any, State]:
         xp = observed.xp
@@ -65,8 +62,8 @@ class History(Threshold):
             memory = self._learnt(memory, norm, observed.learns, xp)
             return self._limit(memory, norm, xp), memory
         limit = self._limit(memory, norm, xp)
-        fed, learns = self._fed(memory, norm, limit, observed)
-        after = self._learnt(memory, fed, learns, xp)
+        sample, learns = self._sample(memory, norm, limit, observed)
+        after = self._learnt(memory, sample, learns, xp)
         if self.readmit is not None:
             above = xp.where(norm > limit, memory["above"] + 1.0, 0.0)
             after = {**after, "above": xp.where(observed.learns, above, memory["above"])}
@@ -83,7 +80,7 @@ class History(Threshold):
         limit = self.level.limit(self.estimator, memory, norm, xp)
         return xp.where(memory["count"] >= self.warmup, limit, math.inf)
 
-    def _fed(self, memory: Remembered, norm: Array, limit: Array, observed: Observed) -> tuple[Array, Array]:
+    def _sample(self, memory: Remembered, norm: Array, limit: Array, observed: Observed) -> tuple[Array, Array]:
         """What is learnt, and where."""
         xp = observed.xp
         if self.feed == "raw":
@@ -103,8 +100,8 @@ class History(Threshold):
     def __str__(self) -> str:
         notes = [f"after {self.warmup}" if self.warmup > 1 else "", f"fed {self.feed}" if self.feed != "raw" else ""]
         notes += [f"readmitting after {self.readmit}" if self.readmit else "", "this one included" * self.current]
-        told = ", ".join(filter(None, notes))
-        return self.level.words(self.estimator) + (f" ({told})" if told else "")
+        note = ", ".join(filter(None, notes))
+        return self.level.words(self.estimator) + (f" ({note})" if note else "")
 
 
 def _check_parts(estimator: Any, level: Any) -> None:
@@ -113,14 +110,14 @@ def _check_parts(estimator: Any, level: Any) -> None:
             f"a History takes an estimator and a level, got {estimator!r} and {level!r}: write "
             "History(EMA(0.97), Ratio(2.0)) or History(Window(128), Sigma(6.0))"
         )
-    if missing := sorted(level.asks - estimator.tells):
+    if missing := sorted(level.needs - estimator.provides):
         raise TypeError(
             f"{type(level).__name__} asks for the {' and the '.join(missing)} of the norms, which "
-            f"{type(estimator).__name__} does not tell: {_teller(missing)} does"
+            f"{type(estimator).__name__} does not tell: {_providers(missing)} does"
         )
 
 
-def _teller(asked: list[str]) -> str:
+def _providers(needs: list[str]) -> str:
     """The estimators that tell what is asked for."""
-    tellers = [kind.__name__ for kind in Estimator.__subclasses__() if kind.tells.issuperset(asked)]
-    return " or ".join(tellers)
+    providers = [kind.__name__ for kind in Estimator.__subclasses__() if kind.provides.issuperset(needs)]
+    return " or ".join(providers)

@@ -12,9 +12,9 @@ from gradclip.rules.estimators import Estimator, Remembered, checked_share
 
 @dataclass(frozen=True)
 class Level:
-    """Base of the levels; `asks` names what the estimator must be able to tell."""
+    """Base of the levels; `needs` names what the estimator must be able to tell."""
 
-    asks: ClassVar[frozenset[str]] = frozenset()
+    needs: ClassVar[frozenset[str]] = frozenset()
 
     def limit(self, estimator: Estimator, memory: Remembered, norm: Array, xp: ArrayFunctions) -> Array:
         """The threshold [G], in the unit of the norms; `norm` is that of this step."""
@@ -31,7 +31,7 @@ class Ratio(Level):
 
     k: float = 1.0
 
-    asks: ClassVar[frozenset[str]] = frozenset({"mean"})
+    needs: ClassVar[frozenset[str]] = frozenset({"mean"})
 
     def __post_init__(self) -> None:
         checked_factor(self.k, "the factor of a Ratio", "1.05")
@@ -40,7 +40,7 @@ class Ratio(Level):
         return self.k * estimator.mean(memory, xp)
 
     def words(self, estimator: Estimator) -> str:
-        mean = str(estimator) if estimator.one_norm else f"the mean of {estimator}"
+        mean = str(estimator) if estimator.single_norm else f"the mean of {estimator}"
         return mean if self.k == 1 else f"{self.k:g} times {mean}"
 
 
@@ -50,7 +50,7 @@ class Sigma(Level):
 
     z: float
 
-    asks: ClassVar[frozenset[str]] = frozenset({"mean", "spread"})
+    needs: ClassVar[frozenset[str]] = frozenset({"mean", "spread"})
 
     def __post_init__(self) -> None:
         checked_factor(self.z, "the number of standard deviations", "6.0")
@@ -72,7 +72,7 @@ class ZReciprocal(Level):
 
     z: float
 
-    asks: ClassVar[frozenset[str]] = frozenset({"mean", "spread"})
+    needs: ClassVar[frozenset[str]] = frozenset({"mean", "spread"})
 
     def __post_init__(self) -> None:
         checked_factor(self.z, "the number of standard deviations", "2.5")
@@ -92,7 +92,7 @@ class Quantile(Level):
 
     q: float
 
-    asks: ClassVar[frozenset[str]] = frozenset({"quantile"})
+    needs: ClassVar[frozenset[str]] = frozenset({"quantile"})
 
     def __post_init__(self) -> None:
         if self.q != 1.0:
@@ -109,7 +109,7 @@ class Quantile(Level):
 class MeanOverRMS(Level):
     """`mean / rms` of the norms, a number up to about 1: the norm that Stable-SPAM gives to every tensor."""
 
-    asks: ClassVar[frozenset[str]] = frozenset({"mean", "rms"})
+    needs: ClassVar[frozenset[str]] = frozenset({"mean", "rms"})
 
     def limit(self, estimator: Estimator, memory: Remembered, norm: Array, xp: ArrayFunctions) -> Array:
         rms = estimator.rms(memory, xp)

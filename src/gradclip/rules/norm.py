@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from numbers import Real
-from typing import Any, ClassVar
+from typing import Any
 
 from gradclip.rules.arrays import ArrayFunctions
 
@@ -19,7 +19,11 @@ class Norm:
     """Base of the norms: `p` is the order, `combine` says how parts become a whole ("sum" of |x|^p, or "max")."""
 
     p: float = 2.0
-    words: ClassVar[str] = ""
+
+    @property
+    def words(self) -> str:
+        """What it is in the sentence of a rule."""
+        return ""
 
     @property
     def combine(self) -> str:
@@ -43,7 +47,7 @@ class L1(Norm):
     """The sum of the absolute values."""
 
     p: float = field(default=1.0, init=False)
-    words: ClassVar[str] = "an L1 norm"
+    words = "an L1 norm"
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class L2(Norm):
     """The Euclidean norm, the square root of the sum of squares: the default."""
 
     p: float = field(default=2.0, init=False)
-    words: ClassVar[str] = "an L2 norm"
+    words = "an L2 norm"
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class Linf(Norm):
     """The largest absolute value."""
 
     p: float = field(default=math.inf, init=False)
-    words: ClassVar[str] = "a largest absolute value"
+    words = "a largest absolute value"
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ class Lp(Norm):
         checked_order(self.p)
 
     @property
-    def words(self) -> str:  # type: ignore[override]
+    def words(self) -> str:
         return f"an L{self.p:g} norm"
 
 
@@ -79,7 +83,7 @@ class RMS(Norm):
     """The root mean square: the L2 norm over the square root of the number of elements."""
 
     p: float = field(default=2.0, init=False)
-    words: ClassVar[str] = "a root mean square"
+    words = "a root mean square"
 
     def finish(self, total: Any, size: Any, xp: ArrayFunctions) -> Any:
         return xp.sqrt(total / xp.maximum(size, 1.0))

@@ -17,17 +17,18 @@ def to_dict(rule: Any) -> dict[str, Any]:
 
 def described(rule: Any) -> dict[str, Any]:
     """The rule as plain data to compare it by: as `to_dict`, and a function by its name."""
-    return _encode(rule, named=True)  # type: ignore[no-any-return]
+    encoded: dict[str, Any] = _encode(rule, named=True)
+    return encoded
 
 
 def _encode(value: Any, named: bool = False) -> Any:
     if isinstance(value, Schedule) and value.function is not None and not named:
         raise ValueError("a Schedule made from a function cannot be written: give it points, Schedule((0, 10.0), ...)")
     if is_dataclass(value):
-        own = {field.name: _encode(getattr(value, field.name), named) for field in fields(value) if field.init}
+        items = {field.name: _encode(getattr(value, field.name), named) for field in fields(value) if field.init}
         return {
             "type": type(value).__name__,
-            **{name: item for name, item in own.items() if name != "function" or item},
+            **{name: item for name, item in items.items() if name != "function" or item},
         }
     if isinstance(value, tuple):
         return [_encode(item, named) for item in value]

@@ -25,7 +25,11 @@ class Response:
 
     action: ClassVar[int] = SCALE
     can_be_zero: ClassVar[bool] = False
-    words: ClassVar[str] = ""
+
+    @property
+    def words(self) -> str:
+        """What it is in the sentence of a rule."""
+        return ""
 
     def coefficient(self, ratio: Any, xp: ArrayFunctions) -> Any:
         raise TypeError(
@@ -37,7 +41,7 @@ class Response:
 class Rescale(Response):
     """Hard clipping: `phi(r) = min(1, 1/r)`, which leaves a segment at or below its threshold bit for bit as it is."""
 
-    words: ClassVar[str] = "rescaled to it"
+    words = "rescaled to it"
 
     def coefficient(self, ratio: Any, xp: ArrayFunctions) -> Any:
         return 1.0 / xp.maximum(ratio, 1.0)
@@ -59,7 +63,7 @@ class Smooth(Response):
     kind: Literal["reciprocal", "sqrt", "tanh"] = "reciprocal"
 
     @property
-    def words(self) -> str:  # type: ignore[override]
+    def words(self) -> str:
         return f"bent smoothly below it ({self.kind})"
 
     def __post_init__(self) -> None:
@@ -82,7 +86,7 @@ class Normalize(Response):
     epsilon: float = 0.0
 
     @property
-    def words(self) -> str:  # type: ignore[override]
+    def words(self) -> str:
         return "normalised to it" + (f" (epsilon {self.epsilon:g})" if self.epsilon else "")
 
     def __post_init__(self) -> None:
@@ -100,7 +104,7 @@ class Zero(Response):
 
     action: ClassVar[int] = ZERO
     can_be_zero: ClassVar[bool] = True
-    words: ClassVar[str] = "zeroed"
+    words = "zeroed"
 
     def coefficient(self, ratio: Any, xp: ArrayFunctions) -> Any:
         return xp.where(ratio > 1.0, 0.0, 1.0)
@@ -111,7 +115,7 @@ class SkipStep(Zero):
     """A segment above its threshold makes the optimizer skip the step: no update, no decay, no moment moves."""
 
     action: ClassVar[int] = SKIP
-    words: ClassVar[str] = "answered by skipping the step"
+    words = "answered by skipping the step"
 
 
 @dataclass(frozen=True)
@@ -119,4 +123,4 @@ class Raise(Zero):
     """A segment above its threshold raises `GradientAboveThreshold`; no gradient is written."""
 
     action: ClassVar[int] = RAISE
-    words: ClassVar[str] = "answered by an error"
+    words = "answered by an error"

@@ -7,15 +7,14 @@ b after a. `Rules` gives each parameter the first rule whose pattern matches its
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, TypeAlias, overload
 
 from gradclip.rules.norm import L2, Linf, Norm
 from gradclip.rules.plain import to_dict
 from gradclip.rules.response import RAISE, Rescale, Response
-from gradclip.rules.scope import Element, Global, Scope
-from gradclip.rules.sweep import phases_of
+from gradclip.rules.scope import Element, Global, Row, Scope
 from gradclip.rules.threshold import Bounds, Constant, SecondMoment, Threshold
 
 
@@ -26,7 +25,7 @@ class Chainable:
         if not isinstance(other, Chainable):
             raise TypeError(f">> joins two rules, got {other!r} on its right")
         _refuse_carry(self, other)
-        return Chain((*self.stages, *other.stages))  # type: ignore[attr-defined]
+        return Chain((*checked_rule(self).stages, *checked_rule(other).stages))
 
     def to_dict(self) -> dict[str, Any]:
         """The rule as plain data for JSON; `gradclip.from_dict` reads it back to an equal rule."""
@@ -41,8 +40,6 @@ class Rule(Chainable):
     >>> Rule(scope=Tensor(), norm=Linf(), threshold=Constant(0.5))
     each tensor: a largest absolute value above 0.5 is rescaled to it
     """
-
-    by_name: ClassVar[Literal[False]] = False
 
     scope: Scope = field(default_factory=Global)
     norm: Norm = field(default_factory=L2)
@@ -83,8 +80,8 @@ class Chain(Chainable):
         if not self.stages:
             raise ValueError("a chain needs at least one rule")
         _refuse_carry(*self.stages)
-        late = [sweep for phase in phases_of(self)[1:] for sweep in phase.sweeps if sweep is not None]
-        raising = [stage for sweep in late for stage in sweep.stages if stage.response.action == RAISE]
+        late = [rule for stage in self.stages[_folded(self.stages) :] for rule in rules_in(stage)]
+        raising = [rule for rule in late if rule.response.action == RAISE]
         if raising:
             raise ValueError(
                 f"an error would come after gradients were written: put the rule that raises first ({raising[0]!r})"
@@ -104,8 +101,6 @@ class Rules(Chainable):
     >>> Rules({"*.bias": None, "embed.*": ClipGradByNorm(0.1), "*": ClipGradByGlobalNorm(1.0)})["fc.bias"] is None
     True
     """
-
-    by_name: ClassVar[Literal[True]] = True
 
     parts: tuple[tuple[str, Rule | Chain | None], ...]
 
@@ -160,11 +155,32 @@ class Carry(Chainable):
 
 def _refuse_carry(*parts: Any) -> None:
     """Refuse a `Carry` as a part of another rule."""
-    for one in parts:
-        if isinstance(one, Carry):
+    for part in parts:
+        if isinstance(part, Carry):
             raise TypeError(
-                f"UClip is for a whole rule, and here it is a part of one: write UClip(a >> b), not {one!r}"
+                f"UClip is for a whole rule, and here it is a part of one: write UClip(a >> b), not {part!r}"
             )
+
+
+def folds(rules: Sequence[Rule], rule: Rule) -> bool:
+    """Whether one read and one write of the gradients can serve `rule` together with the `rules` before it.
+
+    Rescaling rules fold, because `||c g|| = c ||g||`: the norms that the next one needs follow from those already
+    measured. By value elements change one by one; the rows of one axis do not combine to those of another.
+    """
+    elementwise = any(isinstance(each.scope, Element) for each in (*rules, rule))
+    axes = {each.scope for each in (*rules, rule) if isinstance(each.scope, Row)}
+    return not elementwise and rule.norm.p == rules[0].norm.p and len(axes) <= 1
+
+
+def _folded(stages: Sequence[Rule | Rules]) -> int:
+    """How many stages of a chain are measured before anything is written."""
+    leading: list[Rule] = []
+    for stage in stages:
+        if isinstance(stage, Rules) or (leading and not folds(leading, stage)):
+            break
+        leading.append(stage)
+    return len(leading) or 1
 
 
 AnyRule: TypeAlias = Rule | Chain | Rules | Carry
@@ -175,25 +191,33 @@ def rules_in(rule: AnyRule) -> list[Rule]:
     found: list[Rule] = []
     for stage in rule.stages:
         inner = [part for _, part in stage.parts if part is not None] if isinstance(stage, Rules) else [stage]
-        found += [stage] if isinstance(stage, Rule) else [one for part in inner for one in rules_in(part)]
+        found += [stage] if isinstance(stage, Rule) else [rule for part in inner for rule in rules_in(part)]
     return found
 
 
+@overload
+def rewritten(rule: Rule, change: Callable[[Rule], Rule]) -> Rule: ...
+@overload
+def rewritten(rule: Chain, change: Callable[[Rule], Rule]) -> Chain: ...
+@overload
+def rewritten(rule: Rules, change: Callable[[Rule], Rule]) -> Rules: ...
+@overload
+def rewritten(rule: Carry, change: Callable[[Rule], Rule]) -> Carry: ...
 def rewritten(rule: AnyRule, change: Callable[[Rule], Rule]) -> AnyRule:
     """`rule` with each `Rule` inside it replaced by `change` of it."""
     if isinstance(rule, Rule):
         return change(rule)
     if isinstance(rule, Carry):
-        return Carry(rewritten(rule.rule, change))  # type: ignore[arg-type]
+        return Carry(rewritten(rule.rule, change))
     if isinstance(rule, Chain):
-        return Chain(tuple(rewritten(stage, change) for stage in rule.stages))  # type: ignore[misc]
-    return Rules([(name, part and rewritten(part, change)) for name, part in rule.parts])  # type: ignore[misc]
+        return Chain(tuple(rewritten(stage, change) for stage in rule.stages))
+    return Rules([(name, None if part is None else rewritten(part, change)) for name, part in rule.parts])
 
 
 def checked_rule(rule: Any) -> AnyRule:
     """`rule`, or the error for what is none."""
-    if isinstance(rule, Chainable):
-        return rule  # type: ignore[return-value]
+    if isinstance(rule, Rule | Chain | Rules | Carry):
+        return rule
     raise TypeError(f"expected a clipping rule, got {rule!r}: write for example ClipGradByGlobalNorm(1.0)")
 
 

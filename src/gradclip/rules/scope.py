@@ -16,7 +16,11 @@ class Scope:
     """Base of the scopes; `grain` orders them from fine (0) to coarse."""
 
     grain: ClassVar[int] = -1
-    words: ClassVar[str] = ""
+
+    @property
+    def words(self) -> str:
+        """What it is in the sentence of a rule."""
+        return ""
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Element(Scope):
     """
 
     grain: ClassVar[int] = 0
-    words: ClassVar[str] = "each element"
+    words = "each element"
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class Row(Scope):
             raise TypeError(f"the axis of a Row is a whole number or None, got {self.axis!r}: write Row(1) or Row(-1)")
 
     @property
-    def words(self) -> str:  # type: ignore[override]
+    def words(self) -> str:
         return "each row" if self.axis is None else f"each index of axis {self.axis}"
 
 
@@ -57,7 +61,7 @@ class Tensor(Scope):
     """Each tensor alone."""
 
     grain: ClassVar[int] = 2
-    words: ClassVar[str] = "each tensor"
+    words = "each tensor"
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class Group(Scope):
     """The tensors of one parameter group of the optimizer together."""
 
     grain: ClassVar[int] = 3
-    words: ClassVar[str] = "each parameter group"
+    words = "each parameter group"
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ class Global(Scope):
     """All tensors together."""
 
     grain: ClassVar[int] = 4
-    words: ClassVar[str] = "all tensors together"
+    words = "all tensors together"
 
 
 def rows_of(shape: Sequence[int]) -> int:

@@ -1,38 +1,31 @@
-"""Sweeps: the stages of a rule that one read and one write of the gradients serve.
-
-Rescaling stages fold, because `||c g|| = c ||g||`: the norms that the next stage needs follow from those already
-measured. A stage at scope `Element` does not (it changes elements one by one), nor does a change of norm, so a new
-sweep begins there.
-"""
+"""Sweeps: the stages of a rule that one read and one write of the gradients serve; a new one begins where a stage does
+not fold with those before it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import zip_longest
-from typing import TYPE_CHECKING
 
 from gradclip.rules.norm import RMS, Norm
+from gradclip.rules.rule import AnyRule, Chain, Rule, Rules, folds
 from gradclip.rules.scope import Element, Row, Scope, Tensor, finest
-
-if TYPE_CHECKING:
-    from gradclip.rules.rule import AnyRule, Chain, Rule, Rules
 
 
 @dataclass(frozen=True)
 class Sweep:
     """Stages measured together at scope `leaf` and applied together.
 
-    `apart` asks for a measure of each tensor even where the stages need none.
+    `per_tensor` asks for a measure of each tensor even where the stages need none.
     """
 
     stages: tuple[Rule, ...]
-    apart: bool = False
+    per_tensor: bool = False
 
     @cached_property
     def leaf(self) -> Scope:
         leaf = finest([stage.scope for stage in self.stages])
-        return Tensor() if self.apart and leaf.grain > Tensor.grain else leaf
+        return Tensor() if self.per_tensor and leaf.grain > Tensor.grain else leaf
 
     @cached_property
     def norm(self) -> Norm:
@@ -58,16 +51,6 @@ class Sweep:
             for stage in self.stages
         )
 
-    def takes(self, stage: Rule) -> bool:
-        """Whether `stage` can follow in the same sweep; rows of one axis do not combine to those of another."""
-        rows = {one.scope for one in (*self.stages, stage) if isinstance(one.scope, Row)}
-        return (
-            not self.elementwise
-            and not isinstance(stage.scope, Element)
-            and stage.norm.p == self.norm.p
-            and len(rows) <= 1
-        )
-
 
 @dataclass(frozen=True)
 class Phase:
@@ -86,9 +69,9 @@ def phases_of(rule: AnyRule) -> tuple[Phase, ...]:
     """The phases of `rule`, in order."""
     phases: list[Phase] = []
     for stage in rule.stages:
-        if stage.by_name is True:
+        if isinstance(stage, Rules):
             phases += _phases_by_name(stage)
-        elif phases and phases[-1].names is None and (last := phases[-1].sweeps[0]) and last.takes(stage):
+        elif phases and phases[-1].names is None and (last := phases[-1].sweeps[0]) and folds(last.stages, stage):
             phases[-1] = Phase((Sweep((*last.stages, stage)),))
         else:
             phases.append(Phase((Sweep((stage,)),)))

@@ -101,26 +101,27 @@ def _recipe(name: str, text: str) -> Recipe:
     if not name:
         raise ValueError(f"a rule is missing in {text!r}: write for example 'global:1' or 'value:1 >> global:1'")
     known = recipes_by_name()
-    own, near = looked_up(name, known)
-    if own is not None:
-        return known[own]
+    found, near = looked_up(name, known)
+    if found is not None:
+        return known[found]
     meant = f"did you mean {near!r}? " if near else ""
     raise ValueError(f"no rule is called {name!r}: {meant}There are {', '.join(known)}")
 
 
 def looked_up(name: str, known: Iterable[str]) -> tuple[str | None, str | None]:
     """Which of the names `known` is meant by `name`, None if none is, and which is nearest to it."""
-    plain = {_plain(one): one for one in known}
+    plain = {_plain(each): each for each in known}
     near = difflib.get_close_matches(_plain(name), plain, n=1)
     return plain.get(_plain(name)), plain[near[0]] if near else None
 
 
-def _usage(name: str, signature: inspect.Signature) -> str:
+def _usage(recipe: str, signature: inspect.Signature) -> str:
     """The text of a rule with its parameters in their places and their defaults."""
     shown = [
-        one.name if one.default is one.empty else f"{one.name}={one.default}" for one in signature.parameters.values()
+        name if parameter.default is parameter.empty else f"{name}={parameter.default}"
+        for name, parameter in signature.parameters.items()
     ]
-    return f"{name}:{','.join(shown)}" if shown else name
+    return f"{recipe}:{','.join(shown)}" if shown else recipe
 
 
 def _split(text: str, separator: str) -> Iterator[str]:

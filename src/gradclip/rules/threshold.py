@@ -43,7 +43,7 @@ class Threshold:
 
     `adapts` says that it is to be asked by `at` and not by `value`; `reads_weights` asks for the norms of the
     parameters over the same segments, `reads_given` for numbers of the caller; `keeps_rows` says that it remembers
-    arrays of [n, G].
+    arrays of [n, G]. Where they follow from the arguments, `__post_init__` sets them, because every step reads them.
     """
 
     adapts: ClassVar[bool] = False

@@ -6,10 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from gradclip.engines.base import Engine, UnsupportedGradient, Values
-from gradclip.rules.arrays import Array, ArrayFunctions
-from gradclip.rules.norm import Linf
-from gradclip.rules.scope import Global
 from gradclip.step.gradients import Gradients, refused
+from gradclip.step.nonfinite import any_nonfinite
 from gradclip.step.result import Result
 
 
@@ -32,7 +30,7 @@ def carry(
         raise refused(gradients, error) from None
     before = [_known(values, carried.get(name), own, name) for name, own in zip(names, alone, strict=True)]
     whole = [own + rest * divisor for own, rest in zip(alone, before, strict=True)]
-    stays, xp = _nonfinite(engine, [values.tensor(value) for value in whole])
+    stays, xp = any_nonfinite(engine.gather([values.tensor(value) for value in whole]), engine)
     whole = [values.where(stays, own, value) for own, value in zip(alone, whole, strict=True)]
     clipped = [values.tensor(value) for value in whole]
 
@@ -59,9 +57,3 @@ def _known(values: Values, carried: Any, own: Any, name: str) -> Any:
             f"{tuple(own.shape)}: use one clipper for each model"
         )
     return values.zeros(own) if carried is None else values.beside(carried, own)
-
-
-def _nonfinite(engine: Engine, tensors: list[Any]) -> tuple[Array, ArrayFunctions]:
-    """Whether any element is non-finite, where it was measured."""
-    measure = engine.measure(engine.gather(tensors), Global(), Linf())
-    return measure.xp.any(measure.nonfinite > 0), measure.xp

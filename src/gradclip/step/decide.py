@@ -78,6 +78,9 @@ def decide_sweep(
         weights = None if weights is None else summed_up(weights, stages[0], across.shards)
     if terms.policy.writes_zeros and any(rule.threshold.adapts for rule in stages):
         terms = terms._replace(broken=either(measure, terms.broken, across))
+    if len(stages) == 1 and parts[0].places is None and weights is None:  # nothing folds
+        decision = decide(measure, stages[0], states[0], terms, parts[0].sizes)
+        return Plan(decision.coefficient, [decision])
     coefficient: Array = None
     decisions = []
     for position, (rule, segments, state) in enumerate(zip(stages, parts, states, strict=True)):
@@ -130,6 +133,12 @@ def elementwise_decision(measure: Measure, rule: Rule, state: State, terms: Term
     if terms.policy.stops:
         action = xp.where(measure.nonfinite > 0, terms.policy.action, action)
     return Decision(norm, limits, coefficient, action, state)
+
+
+def bounds_of(rule: Rule, step: Any, divisor: Array, xp: ArrayFunctions) -> tuple[Any, Any]:
+    """The bounds in the unit in which the gradients are stored."""
+    low, high = rule.threshold.bounds(step, xp)
+    return low * divisor, high * divisor
 
 
 def _limit_of_elements(measure: Measure, rule: Rule, state: State, terms: Terms) -> tuple[Array, State]:

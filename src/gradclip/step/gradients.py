@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any, NamedTuple
 
-from gradclip.engines.base import Across, Engine, UnsupportedGradient
+from gradclip.engines.base import Across, Engine, Tables, UnsupportedGradient
 
 
 class Gradients(NamedTuple):
@@ -88,20 +88,20 @@ def refuse_missing(rule: Any, names: Iterable[str], moments: bool, gradients: Gr
         )
 
 
-def gathered_once(engine: Engine, gradients: Gradients) -> tuple[Gradients, Any]:
+def gathered_once(engine: Engine, gradients: Gradients, tables: Tables) -> tuple[Gradients, Any]:
     """The gradients without those whose memory came before, and their batch: each counts and is scaled once."""
-    batch = gathered(engine, gradients)
-    again = engine.repeated(batch)
+    batch, count = gathered(engine, gradients, tables), len(gradients.tensors)
+    again = engine.repeated(batch) if count > 1 else None
     if not again:
         return gradients, batch
-    gradients = gradients.only([i for i in range(len(gradients.tensors)) if i not in again])
-    return gradients, gathered(engine, gradients)
+    gradients = gradients.only([i for i in range(count) if i not in again])
+    return gradients, gathered(engine, gradients, tables)
 
 
-def gathered(engine: Engine, own: Gradients) -> Any:
+def gathered(engine: Engine, own: Gradients, tables: Tables | None = None) -> Any:
     """The batch of the gradients, or the error that names the one that `engine` cannot take."""
     try:
-        return engine.gather(own.tensors)
+        return engine.gather(own.tensors, tables)
     except UnsupportedGradient as error:
         raise refused(own, error) from None
 

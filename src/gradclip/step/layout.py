@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from gradclip.engines.base import Engine, UnsupportedGradient
+from gradclip.engines.base import Engine, Tables, UnsupportedGradient
 from gradclip.rules.norm import RMS
 from gradclip.rules.response import RAISE, SKIP
 from gradclip.rules.rule import AnyRule, Carry, rules_in
@@ -20,9 +20,9 @@ from gradclip.rules.sweep import Phase, Sweep, phases_of
 from gradclip.rules.threshold import SecondMoment, State
 from gradclip.step.gradients import Gradients, gathered, refused
 from gradclip.step.memory import Memories, Owners, owners_of
+from gradclip.step.nonfinite import refuse_nonfinite
 from gradclip.step.part import ALIKE, ALL
 from gradclip.step.policy import Policy
-from gradclip.step.respond import refuse_nonfinite
 
 MOST = 16
 """Structures that are kept at once, of names or of shapes; beyond, the oldest is worked out anew."""
@@ -41,18 +41,26 @@ def kept(store: dict[Hashable, Made], key: Hashable, make: Callable[[], Made]) -
 
 
 class Column:
-    """A sweep of a phase and the gradients that it is for, by their `indices`; None for all."""
+    """A sweep of a phase and the gradients that it is for, by their `indices`; None for all.
 
-    __slots__ = ("_alike", "_nobody", "_owners", "_remembers", "_segments", "blank", "indices", "key", "sweep")
+    The engine keeps `tables` for the gradients, and `weight_tables` for the parameters.
+    """
+
+    __slots__ = (
+        *("_alike", "_may_remember", "_nobody", "_owners", "_remembers", "_segments"),
+        *("blank", "indices", "key", "sweep", "tables", "weight_tables"),
+    )
 
     def __init__(self, key: tuple[int, int], sweep: Sweep, indices: list[int] | None) -> None:
         self.key, self.sweep, self.indices = key, sweep, indices
+        self.tables, self.weight_tables = Tables(), Tables()
         self._segments: dict[Hashable, list[Segments]] = {}
         self._owners: dict[Hashable, list[Owners]] = {}
         self._alike = [ALIKE] * len(sweep.stages)
         self.blank: list[State] = [{}] * len(sweep.stages)
         self._nobody: list[Owners] = [()] * len(sweep.stages)
         self._remembers = [one.threshold.adapts and not isinstance(one.scope, Global) for one in sweep.stages]
+        self._may_remember = any(self._remembers)
 
     def only(self, gradients: Gradients) -> Gradients:
         """Those of the gradients that this is for."""
@@ -72,7 +80,7 @@ class Column:
 
     def owners(self, shapes: Sequence[tuple[int, ...]], own: Gradients, memories: Memories) -> list[Owners]:
         """For each stage whose its segments are, if its threshold remembers something of each."""
-        if not any(self._remembers):
+        if not self._may_remember:
             return self._nobody
         asked = [may and memories.keeps((*self.key, stage)) for stage, may in enumerate(self._remembers)]
         if not any(asked):
@@ -106,7 +114,9 @@ class LineUp:
         self._fixed = [one.threshold for one in rules if not one.threshold.adapts]
         self._late = [number for number, phase in enumerate(self.phases) if number or phase.writes_early]
         self._reads_names = any(phase.names is not None for phase in self.phases)
+        self.tables = Tables()
         self._columns: dict[Hashable, list[list[Column]]] = {}
+        self._plain = None if self._reads_names or self._late else _columns_of_each(self.phases, (), False)
 
     def laid_out(self, gradients: Gradients, batch: Any, engine: Engine, step: Any) -> list[list[Column]]:
         """For each phase its sweeps with the gradients that each is for; those with nothing to do are left out.
@@ -114,6 +124,8 @@ class LineUp:
         Whatever could refuse after something was written refuses here.
         """
         shared = gradients.across is not None
+        if self._plain is not None and not shared:
+            return self._plain
         names = gradients.names() if self._reads_names else ()
         found = kept(self._columns, (shared, names), lambda: _columns_of_each(self.phases, names, shared))
         if self._late:
@@ -127,7 +139,7 @@ class LineUp:
             threshold.bounds(step)
         for number in self._late:
             for column in columns[number]:
-                _refuse_unfit(column.sweep, column.only(gradients), engine)
+                _refuse_unfit(column, column.only(gradients), engine)
         if self.policy.raises:
             refuse_nonfinite(gradients, batch, engine, step)
 
@@ -152,14 +164,15 @@ def _apart(sweep: Sweep) -> Sweep:
                 f"the gradients are shared among processes, and gradclip cannot sum up {one!r} over them: clip each "
                 "tensor or all together, by a norm other than RMS"
             )
-    return replace(sweep, apart=True)
+    return replace(sweep, per_tensor=True)
 
 
-def _refuse_unfit(sweep: Sweep, own: Gradients, engine: Engine) -> None:
+def _refuse_unfit(column: Column, own: Gradients, engine: Engine) -> None:
     """Refuse what has no order, no axis of rows or, where each element has a number of its own, is sparse."""
+    sweep = column.sweep
     if not (sweep.elementwise or isinstance(sweep.leaf, Row)):
         return
-    batch = gathered(engine, own)
+    batch = gathered(engine, own, column.tables)
     try:
         if isinstance(sweep.stages[0].threshold, SecondMoment):
             for index, tensor in enumerate(own.tensors):

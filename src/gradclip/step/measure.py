@@ -12,12 +12,10 @@ from gradclip.rules.scope import Global, Row, Tensor, rows_of
 from gradclip.rules.segments import Segments
 from gradclip.rules.sweep import Sweep
 from gradclip.rules.threshold import SecondMoment
-from gradclip.step.decide import combined
+from gradclip.step.decide import bounds_of, combined
 from gradclip.step.gradients import Gradients, gathered, refused
-from gradclip.step.layout import LineUp
+from gradclip.step.layout import Column, LineUp
 from gradclip.step.moments import over_moments
-from gradclip.step.part import nothing
-from gradclip.step.write import bounds_of
 
 NONE: Mapping[str, Array] = {}
 
@@ -40,51 +38,53 @@ class Read(NamedTuple):
     given: Mapping[str, Array] = NONE
     lifted: bool = False
     written: bool = False
-    finish: Callable[[], None] = nothing
+    finish: Callable[[], None] | None = None
 
 
 def read(
-    sweep: Sweep, own: Gradients, batch: Any | None, engine: Engine, line: LineUp, step: Any, tensors: bool
+    column: Column, own: Gradients, batch: Any | None, engine: Engine, line: LineUp, step: Any, tensors: bool
 ) -> Read:
     """Measure the gradients of a sweep; only the fused clamp writes, and only where none can refuse.
 
     `batch` is theirs, if it was gathered and nothing was written since; `tensors` asks for the norm of each.
     """
     if batch is None:
-        batch = gathered(engine, own)
+        batch = gathered(engine, own, column.tables)
     try:
-        if sweep.elementwise:
-            return _elements(sweep, own, batch, engine, line, step)
-        return _segments(sweep, own, batch, engine, tensors)
+        if column.sweep.elementwise:
+            return _elements(column.sweep, own, batch, engine, line, step)
+        return _segments(column, own, batch, engine, tensors)
     except UnsupportedGradient as error:
         raise refused(own, error) from None
 
 
-def _segments(sweep: Sweep, own: Gradients, batch: Any, engine: Engine, tensors: bool) -> Read:
+def _segments(column: Column, own: Gradients, batch: Any, engine: Engine, tensors: bool) -> Read:
     """One measure for a sweep of rescaling stages."""
+    sweep = column.sweep
     measure, each = measured(engine, batch, sweep, len(own.tensors) if tensors else 0)
     lifted = sweep.keeps_rows and measure.xp is SCALARS
     if lifted:
-        measure = engine.in_arrays(measure)  # type: ignore[attr-defined]
+        measure = engine.in_arrays(measure)
     shapes = engine.shapes(batch, sweep.leaf) if sweep.reads_shapes else ()
-    weights = weights_of(sweep, own, engine, shapes) if sweep.reads_weights else None
-    return Read(own, batch, measure, each, shapes, weights, numbers_of(own, measure), lifted)
+    weights = weights_of(column, own, engine, shapes) if sweep.reads_weights else None
+    given = numbers_of(own, measure) if own.given else NONE
+    return Read(own, batch, measure, each, shapes, weights, given, lifted)
 
 
 def _elements(sweep: Sweep, own: Gradients, batch: Any, engine: Engine, line: LineUp, step: Any) -> Read:
     """The largest magnitudes; an engine with a fused clamp measures and writes in the same read."""
-    (rule,), finish = sweep.stages, nothing
+    (rule,), finish = sweep.stages, None
     relative = rule.threshold if isinstance(rule.threshold, SecondMoment) else None
     if relative:
         engine.refuse_unordered(batch)
         tensors, finish = over_moments(own, relative.factor, engine)
         own, batch = own._replace(tensors=tensors, divisor=1.0), engine.gather(tensors)
-    fuses = hasattr(engine, "clamp_") and is_clamp(rule.response) and line.policy.warns
+    fuses = engine.clamps and is_clamp(rule.response) and line.policy.warns
     if not fuses or relative or rule.threshold.adapts or line.can_skip or line.can_raise:
         measure = engine.measure(batch, rule.scope, rule.norm)
         return Read(own, batch, measure, given=numbers_of(own, measure), finish=finish)
-    low, high = bounds_of(rule, step, own.divisor, engine.xp)  # type: ignore[attr-defined]
-    return Read(own, batch, engine.clamp_(batch, low, high), written=True)  # type: ignore[attr-defined]
+    low, high = bounds_of(rule, step, own.divisor, engine.xp)
+    return Read(own, batch, engine.clamp_(batch, low, high), written=True)
 
 
 def measured(engine: Engine, batch: Any, sweep: Sweep, tensors: int) -> tuple[Measure, Measure | None]:
@@ -93,14 +93,15 @@ def measured(engine: Engine, batch: Any, sweep: Sweep, tensors: int) -> tuple[Me
         return engine.measure(batch, sweep.leaf, sweep.norm), None
     each = engine.measure(batch, Tensor(), sweep.norm)
     whole, _ = combined(each, sweep.stages[0], Segments(1, [0] * tensors))
-    return engine.in_floats(whole) if hasattr(engine, "in_floats") else whole, each
+    return engine.in_floats(whole), each
 
 
-def weights_of(sweep: Sweep, own: Gradients, engine: Engine, shapes: Sequence[tuple[int, ...]]) -> Measure:
+def weights_of(column: Column, own: Gradients, engine: Engine, shapes: Sequence[tuple[int, ...]]) -> Measure:
     """The measure of the parameters over the segments of their gradients, which have these `shapes`."""
+    sweep = column.sweep
     if own.weights is None:
         raise ValueError(f"the rule {sweep.stages!r} reads the weights, and this door was not given them")
-    weights = engine.gather(own.weights())
+    weights = engine.gather(own.weights(), column.weight_tables)
     if isinstance(sweep.leaf, Row) and (whole := engine.shapes(weights, sweep.leaf)) != shapes:
         for index, (some, every) in enumerate(zip(map(rows_of, shapes), map(rows_of, whole), strict=True)):
             if some != every:

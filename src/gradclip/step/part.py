@@ -12,7 +12,7 @@ from gradclip.rules.norm import RMS, Linf, Norm
 from gradclip.rules.scope import Element, Row, Scope, Tensor, rows_of
 from gradclip.rules.segments import Segments, segment_names, segments
 from gradclip.rules.sweep import Sweep
-from gradclip.step.decide import Plan, norm_of, sides
+from gradclip.step.decide import Decision, Plan, norm_of, sides
 from gradclip.step.memory import Owners
 
 ALL = -1
@@ -54,17 +54,30 @@ class Part(NamedTuple):
         return (self.sweep.leaf, self.measure) if self.each is None else (Tensor(), self.each)
 
 
-def nothing() -> None:
-    return None
+def with_arrays(part: Part, change: Callable[[Array], Array]) -> Part:
+    """`part` with `change` of each array that a result reads of it, without the rest: the one list of these arrays.
 
+    Plain numbers stay as they are.
+    """
 
-class Work(NamedTuple):
-    """A part, the batch that it was measured from, whether it is written already, and what to do after writing."""
+    def changed(value: Array) -> Array:
+        return value if value is None or isinstance(value, float | int) else change(value)
 
-    part: Part
-    batch: Any
-    written: bool = False
-    finish: Callable[[], None] = nothing
+    def measured(measure: Measure) -> Measure:
+        total, nonfinite, xp, scale = measure
+        return Measure(changed(total), changed(nonfinite), xp, changed(scale))
+
+    decisions = [
+        Decision(changed(norm), changed(threshold), changed(coefficient), changed(action), {})
+        for norm, threshold, coefficient, action, _ in part.plan.decisions
+    ]
+    return part._replace(
+        divisor=changed(part.divisor),
+        measure=measured(part.measure),
+        plan=Plan(None, decisions),
+        owners=(),
+        each=None if part.each is None else measured(part.each),
+    )
 
 
 def opening(parts: Sequence[Part]) -> list[Part]:
@@ -84,19 +97,12 @@ def closing(parts: Sequence[Part]) -> list[tuple[Part, int]]:
     return list(latest.values())
 
 
-def offenders_in(part: Part, to_host: Callable[[Array], list[float]]) -> list[str]:
-    """The names of the tensors of a part with a non-finite element; none where a segment measured is of several."""
-    counts = to_host(part.finest[1].nonfinite)
-    places = _places(part, len(counts)) if any(counts) else []
-    return list(dict.fromkeys(part.name(place) for place, count in zip(places, counts, strict=False) if count))
-
-
 def actions_of(part: Part, engine: Engine) -> set[float]:
     """The actions that the stages of a part decided on."""
     return {action for decision in part.plan.decisions for action in engine.to_host(decision.action)}
 
 
-def _places(part: Part, count: int) -> list[int]:
+def places_in(part: Part, count: int) -> list[int]:
     """The tensor that each of `count` measured segments is of; nothing where a segment is of several tensors."""
     leaf, _ = part.finest
     if isinstance(leaf, Row):
@@ -113,7 +119,7 @@ def norms_in(part: Part, to_host: Callable[[Array], list[float]]) -> list[tuple[
     if isinstance(leaf, Tensor):
         return list(zip(map(part.name, range(len(found))), found, strict=True))
     own: dict[int, list[int]] = {}
-    for index, place in enumerate(_places(part, len(found))):
+    for index, place in enumerate(places_in(part, len(found))):
         own.setdefault(place, []).append(index)
     norm = Linf() if elementwise else rule.norm
     return [

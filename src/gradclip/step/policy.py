@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from gradclip.rules.response import KEEP, RAISE, SKIP, ZERO
 
@@ -15,25 +16,25 @@ class Policy:
     coefficient: float
     action: int
 
-    @property
+    @cached_property
     def skips(self) -> bool:
         """Whether the optimizer does not step."""
         return self.action == SKIP
 
-    @property
+    @cached_property
     def raises(self) -> bool:
         return self.action == RAISE
 
-    @property
+    @cached_property
     def stops(self) -> bool:
         """Whether one element speaks for the whole tensor: the step is skipped or raises, and nothing is written."""
         return self.skips or self.raises
 
-    @property
+    @cached_property
     def writes_zeros(self) -> bool:
         return self.action == ZERO
 
-    @property
+    @cached_property
     def warns(self) -> bool:
         """Whether the names are said once, since the elements stay."""
         return self.action == KEEP

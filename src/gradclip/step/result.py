@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -10,7 +12,8 @@ from gradclip.engines.base import Engine
 from gradclip.rules.arrays import Array
 from gradclip.rules.norm import L2, Linf, Norm
 from gradclip.rules.response import ACTION_NAMES, SCALE, SKIP, ZERO
-from gradclip.step.part import Part, actions_of, closing, joined, names_in, norms_in, offenders_in, opening
+from gradclip.step.nonfinite import offenders_in
+from gradclip.step.part import Part, actions_of, closing, joined, names_in, norms_in, opening, with_arrays
 
 
 class Segment(NamedTuple):
@@ -122,6 +125,16 @@ class Result:
         pairs = [(part, decision) for part in self.parts for decision in part.plan.decisions]
         flags = [part.measure.xp.any(decision.action == SKIP) for part, decision in pairs]
         return flags if self.overflow is None else [*flags, self.overflow > 0]
+
+    def with_arrays(self, change: Callable[[Array], Array]) -> Result:
+        """A copy with `change` of each array that can be read of it, and nothing that was only for writing."""
+        other = copy.copy(self)
+        other.parts = [with_arrays(part, change) for part in self.parts]
+        other.overflow, other.loss = (
+            value if value is None or isinstance(value, float | int) else change(value)
+            for value in (self.overflow, self.loss)
+        )
+        return other
 
     def __float__(self) -> float:
         return self.norm_before

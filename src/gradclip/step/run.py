@@ -10,13 +10,14 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from gradclip.engines.base import Engine
+from gradclip.step.across import broken_after
 from gradclip.step.carry import carry
-from gradclip.step.decide import Terms, decide_sweep, either
+from gradclip.step.decide import Terms, decide_sweep
 from gradclip.step.gradients import Gradients, gathered, gathered_once, refuse_missing
 from gradclip.step.layout import Column, LineUp
 from gradclip.step.measure import Read, read
 from gradclip.step.memory import Memories
-from gradclip.step.part import Part, Work
+from gradclip.step.part import Part
 from gradclip.step.respond import Answer, respond
 from gradclip.step.result import Result
 
@@ -55,31 +56,31 @@ def run(clipper: Runs, gradients: Gradients, result: Result) -> bool:
     reads = not engine.waits or line.can_raise or clipper.max_consecutive_skips is not None
     tensors = telemetry is not None and telemetry.tensors
     refuse_missing(line.rule, line.reads_given, line.reads_moments, gradients, step)
-    gradients, batch = gathered_once(engine, gradients)
+    gradients, batch = gathered_once(engine, gradients, line.tables)
     if line.carries:
         gradients, settle = carry(gradients, result, engine, clipper.carried)
-        batch = gathered(engine, gradients)
+        batch = gathered(engine, gradients, line.tables)
     broken = None
     for number, columns in enumerate(line.laid_out(gradients, batch, engine, step)):
-        works = []
+        parts = []
         for column in columns:
             own = column.only(gradients)
-            known = batch if own is gradients else None
-            found = read(column.sweep, own, known, engine, line, step, tensors)
-            works.append(decided(clipper, column, found, broken, step))
-        result.parts += [work.part for work in works]
-        if not works:
+            found = read(column, own, batch if own is gradients else None, engine, line, step, tensors)
+            part = decided(clipper, column, found, broken, step)
+            result.parts.append(part)
+            parts.append((part, found))
+        if not parts:
             clipper.answer.warn_unmatched(line.phases[number].names, gradients)
-        names = telemetry is not None
-        if reads and respond(works, clipper.answer, engine, result, gradients.across, names):
+        if reads and respond(parts, clipper.answer, engine, result, gradients.across, telemetry is not None):
             break
-        for work in works:
-            if not work.written:
-                clipper.write(work.part, work.batch, engine)
-                work.finish()
+        for part, found in parts:
+            if not found.written:
+                clipper.write(part, found.batch, engine)
+            if found.finish is not None:
+                found.finish()
         batch = None
         if line.adapts and number + 1 < len(line.phases):
-            broken = broken_after(works, broken, gradients)
+            broken = broken_after([part for part, _ in parts], broken, gradients)
     if line.adapts:
         for part in result.parts:
             states = [decision.state for decision in part.plan.decisions]
@@ -89,7 +90,7 @@ def run(clipper: Runs, gradients: Gradients, result: Result) -> bool:
     return reads
 
 
-def decided(clipper: Runs, column: Column, found: Read, broken: Any, step: Any) -> Work:
+def decided(clipper: Runs, column: Column, found: Read, broken: Any, step: Any) -> Part:
     """A sweep that was measured, decided."""
     line, sweep, own, measure = clipper.line, column.sweep, found.own, found.measure
     segments, owners = column.segments(found.shapes, own), column.owners(found.shapes, own, clipper.memories)
@@ -98,16 +99,4 @@ def decided(clipper: Runs, column: Column, found: Read, broken: Any, step: Any) 
     plan = decide_sweep(measure, sweep.stages, segments, states, terms, found.weights)
     if found.lifted:
         plan = plan._replace(coefficient=plan.coefficient.item())
-    part = Part(column.key, sweep, own.name, found.shapes, own.divisor, measure, plan, segments, owners, found.each)
-    return Work(part, found.batch, found.written, found.finish)
-
-
-def broken_after(works: list[Work], broken: Any, gradients: Gradients) -> Any:
-    """Whether any process has measured a non-finite element in these works, or `broken` says so already."""
-    across = gradients.across
-    for work in works:
-        measure = work.part.measure
-        if across is not None:
-            measure = measure._replace(nonfinite=across.shards(work.part.counts, "sum"))
-        broken = either(measure, broken, across)
-    return broken
+    return Part(column.key, sweep, own.name, found.shapes, own.divisor, measure, plan, segments, owners, found.each)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from gradclip.engines.base import Engine
-from gradclip.rules.arrays import Array, ArrayFunctions
-from gradclip.rules.rule import Rule
-from gradclip.step.decide import sides
+from gradclip.rules.arrays import Array
+from gradclip.step.decide import bounds_of, sides
 from gradclip.step.layout import LineUp
 from gradclip.step.part import Part
 
@@ -31,18 +30,12 @@ def write(clipper: Writes, part: Part, batch: Any, engine: Engine) -> None:
 def write_elements(part: Part, batch: Any, engine: Engine, zeroes: bool, step: Any) -> None:
     """Write each element as its rule maps it, if any is to be changed; where it `zeroes`, zeros for what is broken."""
     if zeroes:
-        engine.purge_(batch)
+        engine.zero_nonfinite_(batch)
     (rule,), (decision,), xp = part.sweep.stages, part.plan.decisions, part.measure.xp
     if engine.waits or xp.any(decision.coefficient != 1.0) or xp.any(part.measure.nonfinite > 0):
         adapted = rule.threshold.adapts
         bounds = own_bounds_of(part) if adapted else bounds_of(rule, step, part.divisor, xp)
         engine.map_(batch, rule.response, *bounds)
-
-
-def bounds_of(rule: Rule, step: Any, divisor: Array, xp: ArrayFunctions) -> tuple[Any, Any]:
-    """The bounds in the unit in which the gradients are stored."""
-    low, high = rule.threshold.bounds(step, xp)
-    return low * divisor, high * divisor
 
 
 def own_bounds_of(part: Part) -> tuple[Array, Array]:

@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Protocol
 
 SCHEMA = 1
 MOST_OFFENDERS = 3
 TENSORS = "tensors."
+
+
+class StepNumbers(Protocol):
+    """What every record of a step has, be it a `Result`, or the arrays that a compiled step gives, on the host."""
+
+    @property
+    def norm_before(self) -> Any: ...
+    @property
+    def norm_after(self) -> Any: ...
+    @property
+    def threshold(self) -> Any: ...
+    @property
+    def coefficient(self) -> Any: ...
+    @property
+    def clipped(self) -> Any: ...
+    @property
+    def skipped(self) -> Any: ...
+    @property
+    def nonfinite(self) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -42,6 +61,39 @@ class Event:
     tensors: Mapping[str, float] | None = None
     norm: str = "L2"
     loss: float | None = None
+
+    @classmethod
+    def of(
+        cls,
+        numbers: StepNumbers,
+        *,
+        step: int,
+        rule: str,
+        engine: str,
+        norm: str,
+        time: float,
+        offenders: Sequence[str] = (),
+        tensors: Mapping[str, float] | None = None,
+        loss: float | None = None,
+    ) -> Event:
+        """The event of a step with these `numbers`; here each field gets its type, whoever observed it."""
+        return cls(
+            step=int(step),
+            rule=rule,
+            engine=engine,
+            norm_before=float(numbers.norm_before),
+            norm_after=float(numbers.norm_after),
+            threshold=float(numbers.threshold),
+            coefficient=float(numbers.coefficient),
+            clipped=bool(numbers.clipped),
+            skipped=bool(numbers.skipped),
+            nonfinite=int(numbers.nonfinite),
+            offenders=tuple(offenders[:MOST_OFFENDERS]),
+            time=time,
+            tensors=tensors,
+            norm=norm,
+            loss=loss,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The event as plain data for JSON. A number that JSON has not is None there, and a word in `not_finite`."""

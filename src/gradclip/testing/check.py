@@ -126,6 +126,7 @@ def _laws_of_every(rule: AnyRule) -> Iterator[Law]:
     yield laws.the_order_of_tensors_does_not_matter
     yield laws.it_agrees_with_the_reference
     yield laws.a_restored_clipper_goes_on_bit_for_bit
+    yield laws.phi_of_zero_is_one
     yield laws.bad_steps_teach_nothing
     if any(one.threshold.adapts for one in inside):
         yield laws.it_learns_as_the_reference_does
@@ -191,5 +192,5 @@ def check_measures(bench: Bench) -> None:
         for scope in (*SCOPES, Element()):
             for arrays in (ordinary_gradients(), *adversarial_gradients(bench.dtype).values()):
                 laws.every_norm_is_right(bench, Rule(scope, norm), arrays)
-    if hasattr(bench.engine, "clamp_"):
+    if bench.engine.clamps:
         laws.a_fused_path_equals_the_plain_one(bench, ClipGradByValue(0.5), ordinary_gradients())

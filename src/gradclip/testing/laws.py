@@ -12,6 +12,7 @@ import numpy as np
 from gradclip.clipper import Clipper
 from gradclip.engines.base import Slot, row_axes
 from gradclip.errors import NonFiniteGradient
+from gradclip.rules.arrays import SCALARS
 from gradclip.rules.codec import from_dict
 from gradclip.rules.norm import RMS, Norm
 from gradclip.rules.response import Normalize
@@ -176,6 +177,19 @@ def a_restored_clipper_goes_on_bit_for_bit(bench: Bench, rule: AnyRule, arrays: 
             assert same_bits(a, b), f"{rule!r} gave t{index} another result after its state was saved and loaded"
 
 
+def phi_of_zero_is_one(bench: Bench, rule: AnyRule, arrays: list[Values]) -> None:
+    """Each response has phi(0) = 1: gradients of zeros are passed on with a coefficient of 1, and stay zeros."""
+    for response in (one.response for one in rules_in(rule)):
+        phi = response.coefficient(0.0, SCALARS)
+        assert phi == 1.0, f"{response!r} has phi(0) = {phi}: a gradient of 0 has no direction to be scaled in"
+    outcome = bench.clip(rule, [np.zeros_like(array) for array in arrays])
+    assert outcome.result is not None, f"{rule!r} raised {outcome.error} for gradients of zeros"
+    for row in outcome.result.segments:
+        assert row.coefficient == 1.0, f"{rule!r} gave {row.name}, which is zero, the coefficient {row.coefficient}"
+    for index, after in enumerate(outcome.after):
+        assert not after.any(), f"{rule!r} made t{index}, which was zero, {after}"
+
+
 def bad_steps_teach_nothing(bench: Bench, rule: AnyRule, arrays: list[Values]) -> None:
     """The memory of a rule after a non-finite or an all-zero step is the one from before."""
     clipper = Clipper(rule)
@@ -238,7 +252,7 @@ def a_fused_path_equals_the_plain_one(bench: Bench, rule: Rule, arrays: list[Val
     """`clamp_` measures what `measure` does and writes what `map_` does."""
     low, high = rule.threshold.bounds(0)
     fused, plain = bench.tensors(arrays), bench.tensors(arrays)
-    engine: Any = bench.engine
+    engine = bench.engine
     one = engine.clamp_(engine.gather(fused), low, high)
     batch = engine.gather(plain)
     other = engine.measure(batch, Element(), rule.norm)

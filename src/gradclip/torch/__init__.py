@@ -1,8 +1,9 @@
 """gradclip in PyTorch: `attach` to an optimizer, clip by hand with `Clipper.clip_`, or replace PyTorch's functions."""
 
+from gradclip.torch.attached import attach
 from gradclip.torch.clipper import Clipper
 from gradclip.torch.functional import clip_grad_norm_, clip_grad_value_, clip_grads_with_norm_, get_total_norm
-from gradclip.torch.hook import AttachedClipper, attach
+from gradclip.torch.hook import AttachedClipper
 
 __all__ = [
     "AttachedClipper",

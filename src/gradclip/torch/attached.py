@@ -1,65 +1,118 @@
-"""Which clipper serves which optimizer: each is found inside its wrappers, and attaching twice is attaching once."""
+"""`attach`, and which clipper serves which optimizer: attaching twice is attaching once."""
 
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal, Protocol, TypeAlias, TypedDict, Unpack, overload
 
+import torch
 from torch.optim import Optimizer
 
-from gradclip.rules.rule import AnyRule, rules_in
-from gradclip.rules.scope import Global, Group
-
-if TYPE_CHECKING:
-    from gradclip.torch.hook import AttachedClipper
+from gradclip.rules.rule import AnyRule, checked_rule
+from gradclip.telemetry import Telemetry
+from gradclip.torch.hook import AttachedClipper, Options
+from gradclip.torch.optimizers import refuse_step_in_backward, unwrapped
+from gradclip.torch.parameters import NeedClip
+from gradclip.torch.update import PLACES
 
 _attached: weakref.WeakKeyDictionary[Optimizer, weakref.ref[AttachedClipper]] = weakref.WeakKeyDictionary()
 """The clipper of each optimizer. Its hooks keep it alive; a strong reference here would keep both for ever."""
 
-STEP_IN_BACKWARD = (
-    "this optimizer steps inside backward(), one parameter at a time, so a norm over several tensors does not exist "
-    "there: clip each tensor, ClipGradByNorm(...), or step after backward()"
-)
+
+class Wrapper(Protocol):
+    """What an optimizer may be wrapped in, such as Lightning's."""
+
+    @property
+    def optimizer(self) -> Any: ...
 
 
-def inside(optimizer: Any) -> Optimizer | None:
-    """The PyTorch optimizer inside a wrapper such as accelerate's, whose own hooks never fire; None without one."""
-    while not (isinstance(optimizer, Optimizer) and hasattr(optimizer, "_optimizer_step_pre_hooks")):
-        if not hasattr(optimizer, "optimizer"):
-            return None
-        optimizer = optimizer.optimizer
-    return optimizer
+AnyOptimizer: TypeAlias = Optimizer | Wrapper
 
 
-def unwrapped(optimizer: Any) -> Optimizer:
-    """The PyTorch optimizer inside `optimizer`; what has none is refused."""
-    if (found := inside(optimizer)) is None:
-        raise TypeError(
-            f"expected a torch.optim.Optimizer or a wrapper with an .optimizer, got {type(optimizer).__name__}"
-        )
-    return found
+class Keywords(TypedDict, total=False):
+    """What `attach` takes by name beside the rule."""
+
+    model: torch.nn.Module | None
+    on_nonfinite: Literal["keep", "skip", "zero", "raise"]
+    max_consecutive_skips: int | None
+    need_clip: NeedClip | None
+    engine: Literal["cpu", "torch"] | None
+    through_grad_scale: bool
+    place: Literal["gradient", "update"]
+    telemetry: Telemetry | None
+
+
+@overload
+def attach(optimizer: AnyOptimizer, rule: AnyRule, /, **options: Unpack[Keywords]) -> AttachedClipper: ...
+@overload
+def attach(*optimizers: AnyOptimizer, rule: AnyRule, **options: Unpack[Keywords]) -> AttachedClipper: ...
+def attach(
+    *optimizers: Any,
+    rule: AnyRule | None = None,
+    model: torch.nn.Module | None = None,
+    on_nonfinite: str = "keep",
+    max_consecutive_skips: int | None = None,
+    need_clip: NeedClip | None = None,
+    engine: str | None = None,
+    through_grad_scale: bool = False,
+    place: str = "gradient",
+    telemetry: Telemetry | None = None,
+) -> AttachedClipper:
+    """Clip the gradients of an optimizer by `rule` in each of its steps, before it updates the parameters.
+
+    `attach(optimizer, rule)`; or `attach(a, b, rule=rule)` for several optimizers under one norm. `model` gives the
+    parameters their names. A group with `need_clip: False`, a parameter with the attribute `need_clip=False` and one
+    that the function `need_clip` refuses are neither measured nor scaled. `through_grad_scale` hands the coefficient
+    of a global rule to a fused optimizer instead of writing the gradients a second time. `place="update"` applies the
+    rule to what the step has moved, `p - p_old`, instead of to the gradients; it keeps a copy of the parameters
+    during the step, and takes one optimizer and no rule that skips or raises.
+
+    `telemetry` hears of every step: `gradclip.telemetry.Telemetry`.
+
+    A rule that reads the loss is told it by `clipper.give(loss=loss)` before each step, if no closure returns it.
+
+    Works with closures, GradScaler, accumulation, schedulers, `torch.compile` and wrapped optimizers. A closure that is
+    evaluated several times (LBFGS) is clipped each time, and each is a step of the clipper. `copy.deepcopy`
+    and `pickle` of an optimizer drop its hooks: attach to the copy again. Attaching twice is attaching once. The
+    clipper is a context manager; leaving it, or `detach()`, takes the hooks away.
+
+    >>> model = torch.nn.Linear(2, 1)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> clipper = attach(optimizer, ClipGradByGlobalNorm(1.0), model=model)
+    >>> model(torch.full((8, 2), 100.0)).square().sum().backward()
+    >>> optimizer.step()
+    >>> clipper.last.clipped, round(clipper.last.norm_after, 6)
+    (True, 1.0)
+    """
+    given = list(optimizers)
+    if rule is None and len(given) > 1:
+        rule = given.pop()
+    if rule is None or not given:
+        raise TypeError("attach needs an optimizer and a rule: attach(optimizer, ClipGradByGlobalNorm(1.0))")
+    rule = checked_rule(rule)
+    inner = list(dict.fromkeys(map(unwrapped, given)))
+    refuse_step_in_backward(inner, rule)
+    if place not in PLACES:
+        raise ValueError(f"place is one of {', '.join(map(repr, PLACES))}, got {place!r}")
+    options = Options(on_nonfinite, max_consecutive_skips, need_clip, engine, through_grad_scale, place, telemetry)
+    clipper = already_attached(inner, rule, options)
+    if clipper is not None:
+        clipper.model = model or clipper.model
+        return clipper
+    clipper = AttachedClipper(inner, rule, model, options)
+    for optimizer in inner:
+        _attached[optimizer] = weakref.ref(clipper)
+    return clipper
 
 
 def clipper_of(optimizer: Optimizer) -> AttachedClipper | None:
     """The clipper that is attached to `optimizer`."""
     known = _attached.get(optimizer)
-    return None if known is None else known()
+    clipper = None if known is None else known()
+    return clipper if clipper is not None and clipper.attached else None
 
 
-def keep(clipper: AttachedClipper) -> None:
-    """Note that `clipper` serves its optimizers from now on."""
-    for optimizer in clipper.optimizers:
-        _attached[optimizer] = weakref.ref(clipper)
-
-
-def forget(clipper: AttachedClipper) -> None:
-    """Note that `clipper` serves its optimizers no more."""
-    for optimizer in clipper.optimizers:
-        if clipper_of(optimizer) is clipper:
-            del _attached[optimizer]
-
-
-def already_attached(optimizers: list[Optimizer], rule: AnyRule, options: tuple[Any, ...]) -> AttachedClipper | None:
+def already_attached(optimizers: list[Optimizer], rule: AnyRule, options: Options) -> AttachedClipper | None:
     """The clipper that serves just these optimizers with just this rule; another one on any of them is refused."""
     for optimizer in optimizers:
         clipper = clipper_of(optimizer)
@@ -72,20 +125,3 @@ def already_attached(optimizers: list[Optimizer], rule: AnyRule, options: tuple[
             "call its detach() first, or give both optimizers to one attach"
         )
     return None
-
-
-def refuse_step_in_backward(optimizers: list[Optimizer], rule: AnyRule) -> None:
-    """An optimizer that steps inside backward sees one gradient at a time, so no norm over several exists."""
-    in_backward = any(
-        hasattr(parameter, "_in_backward_optimizers")
-        for optimizer in optimizers
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-    )
-    if in_backward and spans_tensors(rule):
-        raise ValueError(f"{STEP_IN_BACKWARD} ({rule!r})")
-
-
-def spans_tensors(rule: AnyRule) -> bool:
-    """Whether a part of `rule` takes one norm over several tensors."""
-    return any(isinstance(one.scope, Global | Group) for one in rules_in(rule))

@@ -65,7 +65,9 @@ class Clipper(clipper.Clipper):
                 report_nothing("no parameter has a gradient that needs clipping; call it between backward() and step()")
             return Result(self.step, torch_engine.CPU)
         engine = self.engine_for(gradients)
-        result = self.clip_gradients(self.with_given(gradients, engine), engine)
+        if self._given:
+            gradients = self.with_given(gradients, engine)
+        result = self.clip_gradients(gradients, engine)
         if self.can_skip and result.skipped:
             drop(given.tensors)
         return result
@@ -77,10 +79,8 @@ class Clipper(clipper.Clipper):
 
     def with_given(self, gradients: Gradients, engine: Engine) -> Gradients:
         """`gradients` with the numbers that were given for this step."""
-        if not self._given:
-            return gradients
         numbers, like = self.taken_given(), gradients.tensors[0]
-        return gradients._replace(given={name: number_for(engine, one, like) for name, one in numbers.items()})
+        return gradients._replace(given={name: number_for(engine, number, like) for name, number in numbers.items()})
 
     def engine_for(self, gradients: Gradients) -> Engine:
         """The engine that serves these gradients."""

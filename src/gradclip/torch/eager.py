@@ -18,7 +18,8 @@ def eager(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def outside_the_graph(*args: P.args, **kwargs: P.kwargs) -> R:
         if torch.compiler.is_dynamo_compiling():
-            return torch.compiler.disable(function)(*args, **kwargs)  # type: ignore[no-any-return,no-untyped-call]
+            disabled: Callable[P, R] = torch.compiler.disable(function)
+            return disabled(*args, **kwargs)
         return function(*args, **kwargs)
 
     return outside_the_graph

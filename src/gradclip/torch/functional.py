@@ -134,7 +134,7 @@ def clip_grad_value_(parameters: TensorOrTensors, clip_value: float, foreach: bo
         return
     engine, batch = _gathered(gradients)
     try:
-        if hasattr(engine, "clamp_"):
+        if engine.clamps:
             engine.clamp_(batch, -limit, limit)
         else:
             engine.map_(batch, Rescale(), -limit, limit)

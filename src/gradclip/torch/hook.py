@@ -1,4 +1,4 @@
-"""`attach`: clipping inside the optimizer's own step.
+"""The clipper that lives in the optimizer's own step.
 
 A step pre-hook fires on real steps only, so accumulation and schedulers are right by construction. What is not right
 by construction is handled here, one function for each trap.
@@ -8,137 +8,86 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch.optim import Optimizer
 
 from gradclip.engines.base import Engine
-from gradclip.rules.rule import AnyRule, checked_rule
+from gradclip.rules.rule import AnyRule
 from gradclip.step.part import Part
 from gradclip.step.respond import report_nothing
 from gradclip.step.result import Result
 from gradclip.telemetry import Telemetry
-from gradclip.torch.attached import (
-    STEP_IN_BACKWARD,
-    already_attached,
-    forget,
-    keep,
-    refuse_step_in_backward,
-    spans_tensors,
-    unwrapped,
-)
 from gradclip.torch.clipper import Clipper, drop
 from gradclip.torch.eager import eager
-from gradclip.torch.lent import Lent, refuse_through
+from gradclip.torch.optimizers import STEP_IN_BACKWARD, spans_tensors
 from gradclip.torch.parameters import NeedClip, gradients_of, of_optimizers, second_moments
 from gradclip.torch.pinned import PinnedNorm
 from gradclip.torch.scaler import begun, listen, refuse_scaled, stop_listening
+from gradclip.torch.step_attributes import StepAttributes, refuse_through
 from gradclip.torch.unchanged import States, states_of, unchanged
-from gradclip.torch.update import PLACES, Before, clip_update, refuse_for_updates, values_before
+from gradclip.torch.update import Before, clip_update, refuse_for_updates, values_before
 
 
-def attach(
-    *optimizers: Any,
-    rule: AnyRule | None = None,
-    model: torch.nn.Module | None = None,
-    on_nonfinite: str = "keep",
-    max_consecutive_skips: int | None = None,
-    need_clip: NeedClip | None = None,
-    engine: str | None = None,
-    through_grad_scale: bool = False,
-    place: str = "gradient",
-    telemetry: Telemetry | None = None,
-) -> AttachedClipper:
-    """Clip the gradients of an optimizer by `rule` in each of its steps, before it updates the parameters.
+class Options(NamedTuple):
+    """How a rule is attached: see `attach`."""
 
-    `attach(optimizer, rule)`; or `attach(a, b, rule=rule)` for several optimizers under one norm. `model` gives the
-    parameters their names. A group with `need_clip: False`, a parameter with the attribute `need_clip=False` and one
-    that the function `need_clip` refuses are neither measured nor scaled. `through_grad_scale` hands the coefficient
-    of a global rule to a fused optimizer instead of writing the gradients a second time. `place="update"` applies the
-    rule to what the step has moved, `p - p_old`, instead of to the gradients; it keeps a copy of the parameters
-    during the step, and takes one optimizer and no rule that skips or raises.
-
-    `telemetry` hears of every step: `gradclip.telemetry.Telemetry`.
-
-    A rule that reads the loss is told it by `clipper.give(loss=loss)` before each step, if no closure returns it.
-
-    Works with closures, GradScaler, accumulation, schedulers, `torch.compile` and wrapped optimizers. A closure that is
-    evaluated several times (LBFGS) is clipped each time, and each is a step of the clipper. `copy.deepcopy`
-    and `pickle` of an optimizer drop its hooks: attach to the copy again. Attaching twice is attaching once. The
-    clipper is a context manager; leaving it, or `detach()`, takes the hooks away.
-
-    >>> model = torch.nn.Linear(2, 1)
-    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    >>> clipper = attach(optimizer, ClipGradByGlobalNorm(1.0), model=model)
-    >>> model(torch.full((8, 2), 100.0)).square().sum().backward()
-    >>> optimizer.step()
-    >>> clipper.last.clipped, round(clipper.last.norm_after, 6)
-    (True, 1.0)
-    """
-    if rule is None and len(optimizers) > 1:
-        *optimizers, rule = optimizers  # type: ignore[assignment]
-    if rule is None or not optimizers:
-        raise TypeError("attach needs an optimizer and a rule: attach(optimizer, ClipGradByGlobalNorm(1.0))")
-    rule = checked_rule(rule)
-    inner = list(dict.fromkeys(unwrapped(optimizer) for optimizer in optimizers))
-    refuse_step_in_backward(inner, rule)
-    if place not in PLACES:
-        raise ValueError(f"place is one of {', '.join(map(repr, PLACES))}, got {place!r}")
-    options = (on_nonfinite, max_consecutive_skips, need_clip, engine, through_grad_scale, place, telemetry)
-    if (before := already_attached(inner, rule, options)) is not None:
-        before.model = model or before.model
-        return before
-    return AttachedClipper(inner, rule, model, options)
+    on_nonfinite: str = "keep"
+    max_consecutive_skips: int | None = None
+    need_clip: NeedClip | None = None
+    engine: str | None = None
+    through_grad_scale: bool = False
+    place: str = "gradient"
+    telemetry: Telemetry | None = None
 
 
 class AttachedClipper(Clipper):
     """A clipper that lives in the step of one or several optimizers; made by `attach`."""
 
     def __init__(
-        self, optimizers: list[Optimizer], rule: AnyRule, model: torch.nn.Module | None, options: tuple[Any, ...]
+        self, optimizers: list[Optimizer], rule: AnyRule, model: torch.nn.Module | None, options: Options
     ) -> None:
-        on_nonfinite, max_consecutive_skips, need_clip, engine, through_grad_scale, place, telemetry = options
         super().__init__(
             rule,
-            on_nonfinite=on_nonfinite,
-            max_consecutive_skips=max_consecutive_skips,
-            need_clip=need_clip,
-            engine=engine,
-            telemetry=telemetry,
+            on_nonfinite=options.on_nonfinite,
+            max_consecutive_skips=options.max_consecutive_skips,
+            need_clip=options.need_clip,
+            engine=options.engine,
+            telemetry=options.telemetry,
         )
         self.optimizers = optimizers
         self.options = options
         self.model = model
-        self._through = through_grad_scale
-        if through_grad_scale:
+        self._through = options.through_grad_scale
+        if self._through:
             refuse_through(optimizers, self.line.phases, rule, self.line.writes_zeros)
-        self._on_update = place == "update"
+        self._on_update = options.place == "update"
         if self._on_update:
-            refuse_for_updates(optimizers, self, through_grad_scale)
+            refuse_for_updates(optimizers, self, self._through)
         self._before: Before | None = None
         self._spans = spans_tensors(rule)
         self._clipped: dict[int, States] = {}
-        self._lent = Lent()
+        self._step_attributes = StepAttributes()
         self._pinned = PinnedNorm()
-        self._told: dict[int, States] = {}
-        if telemetry is not None:
+        self._left_out_states: dict[int, States] = {}
+        if self.telemetry is not None:
             listen(self)
         before, after = eager(self._before_step), eager(self._after_step)
         self._handles = [optimizer.register_step_pre_hook(before) for optimizer in optimizers]
         if self._on_update or self._through or self.can_skip:
             self._handles += [optimizer.register_step_post_hook(after) for optimizer in optimizers]
-        keep(self)
+        self.attached = True
 
     def detach(self) -> None:
         """Take the hooks away; the optimizers step as before, and telemetry has heard of all steps so far."""
-        self._lent.take_back()
+        self._step_attributes.restore()
         if self.telemetry is not None:
             stop_listening(self)
             self.telemetry.drain()
         for handle in self._handles:
             handle.remove()
-        forget(self)
+        self.attached = False
 
     def state_dict(self) -> dict[str, Any]:
         """The memory, as that of every clipper; with telemetry also how many steps a GradScaler has left out."""
@@ -179,7 +128,7 @@ class AttachedClipper(Clipper):
 
     def _clip_for(self, optimizer: Optimizer, loss: Any = None) -> None:
         """Clip for the step of `optimizer`; `loss` is what its closure returned."""
-        self._lent.take_back()
+        self._step_attributes.restore()
         if self._was_clipped(optimizer):
             return
         self.give_returned(loss)
@@ -202,13 +151,16 @@ class AttachedClipper(Clipper):
             self.taken_given()
             self.left_out(optimizer)
             return  # GradScaler found the overflow and skips this step itself
-        gradients = gradients._replace(overflow=overflow if engine.waits else None)
+        if overflow is not None and engine.waits:
+            gradients = gradients._replace(overflow=overflow)
         if divisor is not None:
             gradients = gradients._replace(divisor=divisor if engine.waits else float(divisor))
         if self._through and len(gradients.tensors) != len(states_of(optimizer)):
             raise ValueError("through_grad_scale scales every gradient of the optimizer, and need_clip leaves some out")
         self._stepping = optimizer
-        result = self.clip_gradients(self.with_given(gradients, engine), engine)
+        if self._given:
+            gradients = self.with_given(gradients, engine)
+        result = self.clip_gradients(gradients, engine)
         if self.can_skip:
             self._skip(result, engine, optimizer)
         self._clipped = self._states_beside(optimizer)
@@ -216,15 +168,15 @@ class AttachedClipper(Clipper):
 
     def listens_to(self, optimizer: Optimizer) -> bool:
         """Whether `optimizer` is one of these."""
-        return any(own is optimizer for own in self.optimizers)
+        return any(served is optimizer for served in self.optimizers)
 
     def left_out(self, optimizer: Optimizer) -> None:
         """Hear that GradScaler did not call `optimizer`, because a gradient of it is not finite."""
-        again = unchanged(optimizer, self._told) or self._was_clipped(optimizer)
+        again = unchanged(optimizer, self._left_out_states) or self._was_clipped(optimizer)
         gradients = gradients_of(of_optimizers(self.optimizers, self.model), self.need_clip)
         if gradients.tensors and not again:
             self.tell_left_out(gradients, self.engine_for(gradients))
-            self._told = self._states_beside(optimizer)
+            self._left_out_states = self._states_beside(optimizer)
 
     def _was_clipped(self, optimizer: Optimizer) -> bool:
         """Whether the gradients of this optimizer are just those that were clipped when another one stepped."""
@@ -239,28 +191,28 @@ class AttachedClipper(Clipper):
         alone = len(self.optimizers) == 1 and getattr(optimizer, "_step_supports_amp_scaling", False)
         if engine.waits and alone:
             flags = [flag.reshape(()).to(torch.float32) for flag in result.skip_flags()]
-            self._lent.lend(optimizer, "found_inf", torch.stack(flags).amax())
+            self._step_attributes.set(optimizer, "found_inf", torch.stack(flags).amax())
         elif result.skipped:
             drop([p for other in self.optimizers for group in other.param_groups for p in group["params"]])
 
     def write(self, part: Part, batch: Any, engine: Engine) -> None:
-        """Write the gradients, or lend the coefficient to the fused optimizer, which divides by `grad_scale`."""
+        """Write the gradients, or hand the coefficient to the fused optimizer, which divides by `grad_scale`."""
         if not self._through:
             super().write(part, batch, engine)
             return
         scale = torch.as_tensor(part.divisor / part.plan.coefficient, dtype=torch.float32).reshape(())
-        if not engine.waits and not self._can_lend(float(scale)):
+        if not engine.waits and not self._can_divide_by(float(scale)):
             super().write(part, batch, engine)
         elif engine.waits or float(part.plan.coefficient) != 1.0:
-            self._lent.lend(self._stepping, "grad_scale", scale)
+            self._step_attributes.set(self._stepping, "grad_scale", scale)
 
-    def _can_lend(self, scale: float) -> bool:
+    def _can_divide_by(self, scale: float) -> bool:
         """Whether the optimizer can divide by `scale`: it is finite, and no memory would be divided twice."""
         places = [gradient.data_ptr() for gradient, _ in states_of(self._stepping) if gradient.numel()]
         return math.isfinite(scale) and len(set(places)) == len(places)
 
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._lent.take_back()
+        self._step_attributes.restore()
         if self._before is not None:
             before, self._before = self._before, None
             clip_update(self, before)

@@ -8,8 +8,12 @@ from typing import Any, NamedTuple
 
 import torch
 
+from gradclip.engines import choice, torch_layout
 from gradclip.step.gradients import Gradients
 from gradclip.step.respond import report_nothing
+
+MANY = 32
+"""From so many parameters on, calling a compiled function is cheaper than a loop."""
 
 NeedClip = Callable[[torch.Tensor], bool]
 
@@ -17,7 +21,7 @@ _names: weakref.WeakKeyDictionary[torch.nn.Module, dict[int, tuple[str, torch.Te
 """For each module its parameters and their names, by identity: asking GPT-2 for them takes a third of a millisecond."""
 
 
-class Parameters(NamedTuple):
+class TorchParameters(NamedTuple):
     """Parameters in a list, with a function that names the i-th, and the parameter group of each."""
 
     tensors: list[torch.Tensor]
@@ -25,12 +29,12 @@ class Parameters(NamedTuple):
     groups: list[int] | None = None
 
 
-def parameters_of(source: Any) -> Parameters:
+def parameters_of(source: Any) -> TorchParameters:
     """The parameters in `source`, materialised; what holds none at all is reported."""
+    if type(source) is list and source and isinstance(source[0], torch.Tensor):
+        return TorchParameters(source)
     if isinstance(source, torch.Tensor):
-        return Parameters([source])
-    if isinstance(source, list) and source and isinstance(source[0], torch.Tensor):
-        return Parameters(source)
+        return TorchParameters([source])
     if isinstance(source, torch.nn.Module):
         source = plain_module(source).named_parameters()
     elif isinstance(source, Mapping):
@@ -49,7 +53,7 @@ def _iterated(source: Any) -> Iterable[Any]:
     return source
 
 
-def _listed(source: Any, items: list[Any]) -> Parameters:
+def _listed(source: Any, items: list[Any]) -> TorchParameters:
     if not items:
         report_nothing(
             "an exhausted iterator: model.parameters() can be read once, make it a list"
@@ -57,12 +61,12 @@ def _listed(source: Any, items: list[Any]) -> Parameters:
             else "no parameters at all"
         )
     if not items or not isinstance(items[0], tuple):
-        return Parameters(items)
+        return TorchParameters(items)
     names = [str(item[0]) for item in items]
-    return Parameters([item[1] for item in items], names.__getitem__)
+    return TorchParameters([item[1] for item in items], names.__getitem__)
 
 
-def of_optimizers(optimizers: list[torch.optim.Optimizer], model: torch.nn.Module | None = None) -> Parameters:
+def of_optimizers(optimizers: list[torch.optim.Optimizer], model: torch.nn.Module | None = None) -> TorchParameters:
     """The parameters of optimizers that are to be clipped, with their groups; `need_clip` is a key of a group."""
     tensors: list[torch.Tensor] = []
     groups: list[int] = []
@@ -74,18 +78,18 @@ def of_optimizers(optimizers: list[torch.optim.Optimizer], model: torch.nn.Modul
             tensors += group["params"]
             groups += [number] * len(group["params"])
     known = {} if model is None else _names.setdefault(model, {})
-    asked = False
+    looked_up = False
 
     def name(index: int) -> str:
-        nonlocal asked
-        if model is not None and id(tensors[index]) not in known and not asked:
-            asked = True
+        nonlocal looked_up
+        if model is not None and id(tensors[index]) not in known and not looked_up:
+            looked_up = True
             known.clear()
-            known.update({id(one): (own, one) for own, one in plain_module(model).named_parameters()})
-        own, _ = known.get(id(tensors[index]), ("", None))
-        return own or _name_in(places, index)
+            known.update({id(tensor): (name, tensor) for name, tensor in plain_module(model).named_parameters()})
+        known_as, _ = known.get(id(tensors[index]), ("", None))
+        return known_as or _name_in(places, index)
 
-    return Parameters(tensors, name, groups)
+    return TorchParameters(tensors, name, groups)
 
 
 def plain_module(model: torch.nn.Module) -> torch.nn.Module:
@@ -102,7 +106,7 @@ def _name_in(places: list[tuple[int, dict[str, Any], int]], index: int) -> str:
     return names[index - first] if names else f"group {number}, parameter {index - first}"
 
 
-def gradients_of(parameters: Parameters, need_clip: NeedClip | None = None, divisor: Any = 1.0) -> Gradients:
+def gradients_of(parameters: TorchParameters, need_clip: NeedClip | None = None, divisor: Any = 1.0) -> Gradients:
     """The gradients to clip: of the parameters that have one and that need clipping, each parameter once."""
     tensors = parameters.tensors
     found = found_in(tensors)
@@ -118,6 +122,10 @@ def gradients_of(parameters: Parameters, need_clip: NeedClip | None = None, divi
 
 def found_in(parameters: list[torch.Tensor]) -> list[torch.Tensor]:
     """The gradients of the parameters that have one and do not say `need_clip=False`."""
+    if len(parameters) >= MANY and getattr(parameters[0], "is_cpu", False):
+        read = choice.reader(torch_layout, "grad", "need_clip")
+        if read is not None and (found := read(parameters)) is not None:
+            return found
     try:
         return [g for p in parameters if (g := p.grad) is not None and getattr(p, "need_clip", True)]
     except AttributeError:

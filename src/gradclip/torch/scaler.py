@@ -6,16 +6,17 @@ import functools
 import sys
 import weakref
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, Protocol
 
 from torch.amp.grad_scaler import GradScaler, OptState
 from torch.optim import Optimizer
 
-from gradclip.torch.attached import inside
 from gradclip.torch.eager import eager
+from gradclip.torch.optimizers import inside
 
 
-class Listener(Protocol):
+class LeftOutListener(Protocol):
     """Who is told of the steps that a GradScaler leaves out; it says which begin, by `begun`."""
 
     def listens_to(self, optimizer: Optimizer) -> bool:
@@ -25,23 +26,23 @@ class Listener(Protocol):
         """Hear that the optimizer was not called, because a gradient of it is not finite."""
 
 
-_listeners: weakref.WeakSet[Listener] = weakref.WeakSet()
+_listeners: weakref.WeakSet[LeftOutListener] = weakref.WeakSet()
 _wrapped: list[Callable[..., Any]] = []
 """While `GradScaler.step` is wrapped: what it was, and what it is."""
-_asked: set[int] = set()
+_not_begun: set[int] = set()
 """The optimizers, by identity, that a GradScaler was asked to step and that have not begun to."""
 
 
-def listen(listener: Listener) -> None:
+def listen(listener: LeftOutListener) -> None:
     """Tell `listener` of each step that a GradScaler leaves out; `GradScaler.step` is wrapped while anybody listens."""
     _listeners.add(listener)
     weakref.finalize(listener, unwrap).atexit = False
     if not _wrapped:
-        _wrapped[:] = GradScaler.step, telling(GradScaler.step)
-        GradScaler.step = _wrapped[1]  # type: ignore[method-assign]
+        _wrapped[:] = GradScaler.step, notifying(GradScaler.step)
+        _set_step(_wrapped[1])
 
 
-def stop_listening(listener: Listener) -> None:
+def stop_listening(listener: LeftOutListener) -> None:
     """Tell `listener` no more."""
     _listeners.discard(listener)
     unwrap()
@@ -50,37 +51,41 @@ def stop_listening(listener: Listener) -> None:
 def begun(optimizer: Optimizer) -> None:
     """Note that `optimizer` begins to step."""
     # the listeners' own hooks say so: one that came and went would make `torch.compile` compile each step anew
-    _asked.discard(id(optimizer))
+    _not_begun.discard(id(optimizer))
 
 
 def unwrap() -> None:
     """Make `GradScaler.step` what it was, if nobody listens and nobody else has wrapped it since."""
     if not list(_listeners) and _wrapped and GradScaler.step is _wrapped[1]:
-        GradScaler.step = _wrapped[0]  # type: ignore[method-assign]
+        _set_step(_wrapped[0])
         _wrapped.clear()
 
 
-def telling(step: Callable[..., Any]) -> Callable[..., Any]:
+def _set_step(step: Callable[..., Any]) -> None:
+    GradScaler.step = step  # type: ignore[method-assign]  # it has no hook
+
+
+def notifying(step: Callable[..., Any]) -> Callable[..., Any]:
     """`GradScaler.step`, which leaves a step out without a word, so that those who hear the optimizer are told."""
 
     @eager
     @functools.wraps(step)
-    def step_and_tell(self: GradScaler, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
+    def step_and_notify(self: GradScaler, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
         inner = inside(optimizer) if self.is_enabled() else None
-        hearing = [one for one in _listeners if inner is not None and one.listens_to(inner)]
+        hearing = [listener for listener in _listeners if inner is not None and listener.listens_to(inner)]
         if inner is None or not hearing:
             return step(self, optimizer, *args, **kwargs)
-        _asked.add(id(inner))
+        _not_begun.add(id(inner))
         try:
             returned = step(self, optimizer, *args, **kwargs)
-            left_out = id(inner) in _asked
+            left_out = id(inner) in _not_begun
         finally:
-            _asked.discard(id(inner))
+            _not_begun.discard(id(inner))
         for listener in hearing if left_out else ():
             listener.left_out(inner)
         return returned
 
-    return step_and_tell
+    return step_and_notify
 
 
 def refuse_scaled(others: list[Optimizer], stepping: Optimizer) -> None:
@@ -99,9 +104,10 @@ def refuse_scaled(others: list[Optimizer], stepping: Optimizer) -> None:
 
 def _calling(kind: type[GradScaler]) -> GradScaler | None:
     """The scaler whose `step` is calling, if one is: PyTorch hands it to no hook."""
-    frame, depth = sys._getframe(1), 0
+    frame: FrameType | None = sys._getframe(1)
+    depth = 0
     while frame is not None and depth < 30:
         if isinstance(found := frame.f_locals.get("self"), kind):
             return found
-        frame, depth = frame.f_back, depth + 1  # type: ignore[assignment]
+        frame, depth = frame.f_back, depth + 1
     return None

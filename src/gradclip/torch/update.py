@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from gradclip.engines.torch_layout import VALUES
 from gradclip.step.gradients import Gradients
 from gradclip.torch.clipper import Clipper
-from gradclip.torch.parameters import NeedClip, Parameters, of_optimizers
+from gradclip.torch.parameters import NeedClip, TorchParameters, of_optimizers
 
 PLACES = ("gradient", "update")
 
@@ -18,7 +18,7 @@ PLACES = ("gradient", "update")
 class Before(NamedTuple):
     """The parameters that a step may move, and their values before it."""
 
-    parameters: Parameters
+    parameters: TorchParameters
     values: list[torch.Tensor]
 
 
@@ -28,7 +28,7 @@ def values_before(optimizer: Optimizer, model: torch.nn.Module | None, need_clip
     kept = [
         i for i, p in enumerate(every.tensors) if getattr(p, "need_clip", True) and (need_clip is None or need_clip(p))
     ]
-    chosen = Parameters(
+    chosen = TorchParameters(
         [every.tensors[i] for i in kept],
         lambda index: every.name(kept[index]),
         None if every.groups is None else [every.groups[i] for i in kept],
@@ -46,10 +46,10 @@ def clip_update(clipper: Clipper, before: Before) -> None:
     gradients = Gradients(clipped, parameters.name, parameters.groups, lambda: old)
     engine = clipper.engine_for(gradients)
     clipper.clip_gradients(gradients, engine)
-    for p, value, update, own in zip(parameters.tensors, old, updates, clipped, strict=True):
-        changed = own != update
+    for p, value, update, clipped_update in zip(parameters.tensors, old, updates, clipped, strict=True):
+        changed = clipped_update != update
         if engine.waits or changed.any():
-            p.copy_(torch.where(changed, value + own, p))
+            p.copy_(torch.where(changed, value + clipped_update, p))
 
 
 def refuse_for_updates(optimizers: list[Optimizer], clipper: Clipper, through_grad_scale: bool) -> None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from gradclip.rules.norm import norm_of_order
 from gradclip.step.result import Result
-from gradclip.telemetry.event import MOST_OFFENDERS, Event
+from gradclip.telemetry.event import Event
 from gradclip.watch.gradient_norms import GradientNorms, combined_norm
 from gradclip.watch.journal import NORM, OVERFLOW, RULE, Applied, Examined, Flaw, Loss
 
@@ -45,6 +45,18 @@ class ClipEffect(NamedTuple):
     overflow: Flaw | None
 
 
+class SeenNumbers(NamedTuple):
+    """What a step did, as it was seen from outside: `gradclip.telemetry.event.StepNumbers`."""
+
+    norm_before: float
+    norm_after: float
+    threshold: float
+    coefficient: float
+    clipped: bool
+    skipped: bool
+    nonfinite: float
+
+
 def event_of_step(step: WatchedStep, names: Mapping[int, str]) -> tuple[Event, list[Flaw]]:
     """The event of a step, and what is wrong with it; this reads the numbers."""
     read, skipped = step.rest.read(float(step.divisor)), bool(step.skipped)
@@ -59,21 +71,24 @@ def event_of_step(step: WatchedStep, names: Mapping[int, str]) -> tuple[Event, l
     total = combined_norm(tensors.values(), step.rest.order)
     if hardest is None:
         hardest = ClipEffect(UNCLIPPED, total, math.inf, 1.0, norm_name(step.rest.order), None)
-    event = Event(
-        step=step.number,
-        rule=hardest.sentence,
-        engine="torch",
+    numbers = SeenNumbers(
         norm_before=hardest.norm,
         norm_after=0.0 if skipped else norm_after(hardest),
         threshold=hardest.threshold,
         coefficient=hardest.coefficient,
         clipped=not skipped and hardest.coefficient < 1.0,
         skipped=skipped,
-        nonfinite=int(sum(count for _, count in read.values())),
-        offenders=tuple(offenders[:MOST_OFFENDERS]),
-        time=step.time,
-        tensors=tensors,
+        nonfinite=sum(count for _, count in read.values()),
+    )
+    event = Event.of(
+        numbers,
+        step=step.number,
+        rule=hardest.sentence,
+        engine="torch",
         norm=hardest.measured,
+        time=step.time,
+        offenders=offenders,
+        tensors=tensors,
         loss=loss_of(step.examined.losses),
     )
     return event, step.examined.flaws + [effect.overflow for effect in effects if effect.overflow]

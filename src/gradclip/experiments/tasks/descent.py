@@ -58,7 +58,7 @@ def descend(
             losses.append(value.item())
             if not math.isfinite(losses[-1]):
                 return Descent(losses, changed / step, step)
-            value.backward()  # type: ignore[no-untyped-call]
+            value.backward()
             optimizer.step()
             changed += clipper.last.clipped or clipper.last.skipped
             if done(step):

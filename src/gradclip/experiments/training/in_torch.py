@@ -46,7 +46,7 @@ class TorchLearner:
     def step(self, *batch: Array) -> tuple[float, list[Array], list[Array]]:
         self._optimizer.zero_grad()
         loss = self._loss(*map(torch.from_numpy, batch))
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         before = self._gradients()
         self._optimizer.step()
         return loss.item(), before, self._gradients()

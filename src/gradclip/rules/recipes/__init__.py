@@ -7,13 +7,13 @@ methods (`gradclip methods`, the page in the docs, rules by text) is made from t
 
 from typing import TYPE_CHECKING
 
-from gradclip.rules.recipes import elements, fixed, history, weights
+from gradclip.rules.recipes import adaptive, elements, fixed, weights
+from gradclip.rules.recipes.adaptive import *  # noqa: F403
 from gradclip.rules.recipes.elements import *  # noqa: F403
 from gradclip.rules.recipes.fixed import *  # noqa: F403
-from gradclip.rules.recipes.history import *  # noqa: F403
 from gradclip.rules.recipes.weights import *  # noqa: F403
 
-NAMES = [*fixed.__all__, *weights.__all__, *history.__all__, *elements.__all__]
+NAMES = [*fixed.__all__, *weights.__all__, *adaptive.__all__, *elements.__all__]
 """Those of all methods."""
 
 if not TYPE_CHECKING:  # checkers know the names from the stars, and would take a list that is not written out for none

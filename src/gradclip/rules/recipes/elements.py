@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gradclip.rules.norm import Linf
 from gradclip.rules.response import Rescale
-from gradclip.rules.rule import AnyRule, Carry, Rule
+from gradclip.rules.rule import Carry, Chain, Rule, Rules
 from gradclip.rules.scope import Element
 from gradclip.rules.threshold import SecondMoment
 
@@ -30,7 +30,7 @@ def SPAM(factor: float = 5000.0, warmup: int = 20) -> Rule:
     return Rule(Element(), Linf(), SecondMoment(factor, warmup), Rescale())
 
 
-def UClip(rule: AnyRule) -> Carry:
+def UClip(rule: Rule | Chain | Rules) -> Carry:
     """Clip by any rule, and add what it takes away to the gradients of the next step: no gradient is lost.
 
     Formula: `u = clip(g + carried)`, then `carried <- g + carried - u`, so that the sum of u over the steps is the sum
@@ -45,4 +45,4 @@ def UClip(rule: AnyRule) -> Carry:
     >>> UClip(ClipGradByValue(1.0))
     each element: a magnitude above 1 is rescaled to it; what is taken away is carried to the next step
     """
-    return Carry(rule)  # type: ignore[arg-type]
+    return Carry(rule)

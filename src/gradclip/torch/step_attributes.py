@@ -1,4 +1,4 @@
-"""What a fused optimizer is lent until its step is over: a coefficient as `grad_scale`, a skip as `found_inf`."""
+"""Attributes set on a fused optimizer until its step is over: a coefficient as `grad_scale`, a skip as `found_inf`."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from gradclip.rules.sweep import Phase
 MISSING = object()
 
 
-class Lent:
-    """The attributes that optimizers have been lent, with what they had before."""
+class StepAttributes:
+    """The attributes that are set on optimizers, with what they were before."""
 
     def __init__(self) -> None:
         self._each: list[tuple[Optimizer, str, Any, torch.Tensor]] = []
 
-    def lend(self, optimizer: Optimizer, name: str, value: torch.Tensor) -> None:
+    def set(self, optimizer: Optimizer, name: str, value: torch.Tensor) -> None:
         """Set an attribute that the fused step reads, until the step is over."""
         self._each.append((optimizer, name, getattr(optimizer, name, MISSING), value))
         setattr(optimizer, name, value)
 
-    def take_back(self) -> None:
-        """Undo what was lent; also before a step, because one that raised never came to its end."""
+    def restore(self) -> None:
+        """Restore what they were; also before a step, because one that raised never came to its end."""
         while self._each:
-            owner, name, before, lent = self._each.pop()
-            if getattr(owner, name, None) is not lent:
+            owner, name, before, value = self._each.pop()
+            if getattr(owner, name, None) is not value:
                 continue  # somebody set it anew, such as GradScaler for the next step
             if before is MISSING:
                 delattr(owner, name)
@@ -38,11 +38,11 @@ class Lent:
 
 
 def refuse_through(optimizers: list[Optimizer], phases: tuple[Phase, ...], rule: AnyRule, zeroes: bool) -> None:
-    """Refuse to lend a coefficient where there is more than one, or where it may be 0: the optimizer divides by it."""
+    """Refuse to set a coefficient where there is more than one, or where it may be 0: the optimizer divides by it."""
     if isinstance(rule, Carry):
         raise ValueError("through_grad_scale writes no gradient, and UClip must know what it left of each")
-    single = len(phases) == 1 and phases[0].names is None
-    if not single or not isinstance(phases[0].sweeps[0].leaf, Global):  # type: ignore[union-attr]
+    sweep = phases[0].sweeps[0] if len(phases) == 1 and phases[0].names is None else None
+    if sweep is None or not isinstance(sweep.leaf, Global):
         raise ValueError(f"through_grad_scale hands over one coefficient, so it needs one global rule, not {rule!r}")
     if zeroes:
         raise ValueError("through_grad_scale cannot write zeros: take another response or on_nonfinite, or scale here")

@@ -26,17 +26,5 @@ def event_of(last: Last, *, step: int, rule: AnyRule) -> Event:
     5.0
     """
     host, first = jax.device_get(last), rules_in(rule)[0]
-    return Event(
-        step=step,
-        rule=repr(rule),
-        engine="jax",
-        norm_before=float(host.norm_before),
-        norm_after=float(host.norm_after),
-        threshold=float(host.threshold),
-        coefficient=float(host.coefficient),
-        clipped=bool(host.clipped),
-        skipped=bool(host.skipped),
-        nonfinite=int(host.nonfinite),
-        time=time.time(),
-        norm="Linf" if isinstance(first.scope, Element) else type(first.norm).__name__,
-    )
+    norm = "Linf" if isinstance(first.scope, Element) else type(first.norm).__name__
+    return Event.of(host, step=step, rule=repr(rule), engine="jax", norm=norm, time=time.time())

@@ -1,0 +1,77 @@
+"""Who is non-finite: the one place that looks for the tensors with a NaN or an infinite element."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from gradclip.engines.base import Engine, Measure
+from gradclip.errors import NonFiniteGradient
+from gradclip.rules.arrays import Array, ArrayFunctions
+from gradclip.rules.norm import Linf
+from gradclip.rules.scope import Global, Tensor
+from gradclip.step.across import in_any
+from gradclip.step.gradients import Gradients
+from gradclip.step.part import Part, places_in
+
+ELSEWHERE = "another process"
+"""Where the processes share gradients: the name of what this one does not have."""
+
+
+def any_nonfinite(batch: Any, engine: Engine) -> tuple[Array, ArrayFunctions]:
+    """Whether any element of a batch is non-finite, where it was measured."""
+    measure = engine.measure(batch, Global(), Linf())
+    return measure.xp.any(measure.nonfinite > 0), measure.xp
+
+
+def nonfinite_names(gradients: Gradients, batch: Any, engine: Engine) -> tuple[list[str], Measure]:
+    """The names of the gradients with a non-finite element, and the measure of each that shows it."""
+    each = engine.measure(batch, Tensor(), Linf())
+    return [gradients.name(index) for index, count in enumerate(engine.to_host(each.nonfinite)) if count], each
+
+
+def offenders_in(part: Part, to_host: Callable[[Array], list[float]]) -> list[str]:
+    """The names of the tensors of a part with a non-finite element; none where a segment measured is of several."""
+    counts = to_host(part.finest[1].nonfinite)
+    places = places_in(part, len(counts)) if any(counts) else []
+    return list(dict.fromkeys(part.name(place) for place, count in zip(places, counts, strict=False) if count))
+
+
+def offenders(part: Part, batch: Any, engine: Engine) -> list[str]:
+    """The same, looked up in the batch where a segment is of several; all, where only their sum leaves the range.
+
+    None where it is another process that has it.
+    """
+    if known := offenders_in(part, engine.to_host):
+        return known
+    counts, norms = engine.to_host(part.measure.nonfinite), engine.to_host(part.plan.decisions[0].norm)
+    if not any(counts) and all(map(math.isfinite, norms)):
+        return []
+    each = engine.to_host(engine.measure(batch, Tensor(), Linf()).nonfinite)
+    names = [part.name(index) for index, count in enumerate(each) if count]
+    return names or ([] if part.sweep.per_tensor else [part.name(index) for index in range(len(each))])
+
+
+def refuse_nonfinite(gradients: Gradients, batch: Any, engine: Engine, step: int) -> None:
+    """Raise if any gradient is non-finite, in this process or in another one."""
+    names, measure = nonfinite_names(gradients, batch, engine)
+    found: float = len(names)
+    if gradients.across is not None:
+        found = in_any(found, measure.nonfinite, measure.xp, engine, gradients.across)
+    if found:
+        raise nonfinite_error(names or [ELSEWHERE], step)
+
+
+def nonfinite_error(names: list[str], step: int) -> NonFiniteGradient:
+    error = NonFiniteGradient(
+        f"the gradient of {listed(names)} is non-finite at step {step}; no gradient was written: lower the learning "
+        'rate, look at the batch, or use on_nonfinite="skip" to leave such steps out'
+    )
+    error.parameters = tuple(names)
+    return error
+
+
+def listed(names: list[str], most: int = 3) -> str:
+    shown = ", ".join(map(repr, names[:most]))
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

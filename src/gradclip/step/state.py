@@ -1,0 +1,53 @@
+"""State: what a clipper has learnt, as dicts, lists, numbers and strings that any engine can take up again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from gradclip.rules.arrays import Array
+from gradclip.rules.plain import described
+from gradclip.rules.rule import AnyRule
+from gradclip.step.layout import LineUp
+from gradclip.step.memory import Memories
+
+VERSION = 2
+"""Version 1 had the sentence of the rule as `rule`; it is read still."""
+
+
+class HasState(Protocol):
+    """Whose state it is: a clipper."""
+
+    rule: AnyRule
+    line: LineUp
+    step: Any
+    consecutive_skips: int
+    memories: Memories
+    carried: dict[str, Any]
+
+
+def state_of(clipper: HasState, to_host: Callable[[Array], list[float]]) -> dict[str, Any]:
+    """The state of a clipper: see `Clipper.state_dict`."""
+    return {
+        "version": VERSION,
+        "rule": described(clipper.rule),
+        "words": repr(clipper.rule),
+        "step": clipper.step,
+        "consecutive_skips": clipper.consecutive_skips,
+        "thresholds": clipper.memories.plain(to_host),
+        **({"carried": dict(clipper.carried)} if clipper.line.carries else {}),
+    }
+
+
+def load_state(clipper: HasState, state: Mapping[str, Any]) -> None:
+    """Give a clipper the state that became `state`; that of another rule is refused."""
+    version = state.get("version")
+    if version not in (1, VERSION):
+        raise ValueError(f"expected a clipper state of version {VERSION}, found {version!r}")
+    if state["rule"] != (repr(clipper.rule) if version == 1 else described(clipper.rule)):
+        words = state["rule" if version == 1 else "words"]
+        raise ValueError(f"this state belongs to the rule {words!r}, the clipper has {clipper.rule!r}")
+    clipper.step = state["step"]
+    clipper.consecutive_skips = state["consecutive_skips"]
+    clipper.memories.load(state["thresholds"])
+    clipper.carried = dict(state.get("carried", {}))
