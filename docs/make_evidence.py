@@ -16,7 +16,7 @@ from pathlib import Path
 
 from gradclip.experiments.comparison import Comparison
 from gradclip.experiments.showing.comparison_report import show_comparison
-from gradclip.experiments.showing.comparison_table import diverged_runs, figure, filled, headings, rows
+from gradclip.experiments.showing.comparison_table import columns, diverged_runs, figure
 from gradclip.experiments.sign_test import BETTER, WITHIN_NOISE, WORSE
 from gradclip.experiments.tasks.task import Task, task_called
 from gradclip.experiments.tasks.titles import TASKS
@@ -107,10 +107,9 @@ def section(task: Task, comparison: Comparison) -> list[str]:
 def markdown(comparison: Comparison) -> str:
     """The table of a comparison."""
     # The seconds are those of a machine that did other things as well: `docs/benchmarks` has the cost of each rule.
-    cells, names = [row._replace(seconds="") for row in rows(comparison)], headings(comparison)
-    kept = filled(cells)
-    lines = ["| " + " | ".join(names[number] for number in kept) + " |", "| " + " | ".join("---" for _ in kept) + " |"]
-    lines += ["| " + " | ".join([f"`{row.rule}`", *(row[number] for number in kept[1:])]) + " |" for row in cells]
+    cells = {heading: column for heading, column in columns(comparison).items() if heading != "s"}
+    cells["rule"] = [f"`{rule}`" for rule in cells["rule"]]
+    lines = [f"| {' | '.join(row)} |" for row in (cells, ["---"] * len(cells), *zip(*cells.values(), strict=True))]
     metric = comparison.metric
     return f"{sentence(metric.name)}; {metric.best} is best.\n\n" + "\n".join(lines)
 

@@ -11,11 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from gradclip.experiments.showing.plots import save_small
+from gradclip.experiments.showing.plots import BLUE, ORANGE, VERMILION, save_small
 from profiles import FIRST_DRAWN, LEVEL, SPIKE, STEPS, Profile, Values
 
-INPUT, THRESHOLD, OUTPUT, SKIPPED = "#C4C4C4", "#E69F00", "#0072B2", "#D55E00"
-"""Grey, and three colours of M. Okabe and K. Ito that all eyes tell apart."""
+INPUT, THRESHOLD, OUTPUT, SKIPPED = "#C4C4C4", ORANGE, BLUE, VERMILION
 
 FLOOR, CEILING = LEVEL / 16, 5 * SPIKE * LEVEL
 ROW, COLUMN, MARGIN = 0.85, 1.6, 1.9

@@ -18,7 +18,7 @@ from gradclip import ClipGradByGlobalNorm
 from gradclip.experiments import Comparison, Contender, Metric, Trained, TrainingOutcome, compare
 from gradclip.experiments.showing.comparison_picture import draw, save_picture
 from gradclip.experiments.showing.comparison_report import ComparisonProgress
-from gradclip.experiments.showing.comparison_table import between, diverged_runs, figure, rows, table
+from gradclip.experiments.showing.comparison_table import between, columns, diverged_runs, figure, table
 from gradclip.experiments.sign_test import BETTER, TOO_FEW, WITHIN_NOISE, WORSE, chance, paired_verdict
 from gradclip.rules.rule import AnyRule
 
@@ -102,7 +102,7 @@ def test_a_run_that_diverged_is_worse_than_any_number_and_named() -> None:
     assert found.median("none") == math.inf
     assert found.spread("none") == (2.0, 3.0)
     assert diverged_runs(found) == ["none: seed 0 at the end; seed 1 at the end; seed 3 at the end"]
-    assert rows(found)[0].diverged == "3 of 5"
+    assert columns(found)["diverged"][0] == "3 of 5"
 
 
 def test_the_highest_is_best_where_the_metric_says_so() -> None:

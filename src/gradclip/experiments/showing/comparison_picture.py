@@ -10,11 +10,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gradclip.experiments.comparison import Comparison, Contender
-from gradclip.experiments.showing.plots import light_frame, logarithmic, save_small
+from gradclip.experiments.showing.plots import (
+    BLACK,
+    BLUE,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    light_frame,
+    logarithmic,
+    save_small,
+)
 
-OKABE_ITO = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-COLOURS = (*OKABE_ITO, "#8C564B", "#7F7F7F", "#B5A500", "#6A51A3", "#8B0000", "#00A0A0")
-"""Those of M. Okabe and K. Ito that show on white, and six more; the baseline is black."""
+MORE_COLOURS = ("#8C564B", "#7F7F7F", "#B5A500", "#6A51A3", "#8B0000", "#00A0A0")
+COLOURS = (BLACK, BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, *MORE_COLOURS)
 DASHES = ("-", "--", "-.", ":")
 DECADES = 0.5
 """Metrics above 0 that span more factors of ten than this are drawn on a logarithmic axis."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Literal
 
 from rich import box
 from rich.table import Table
@@ -17,64 +17,39 @@ LARGE, SMALL = 1e4, 1e-3
 """Numbers outside are written with an exponent."""
 
 
-class ComparisonRow(NamedTuple):
-    """What is said of one rule; empty where there is nothing to say."""
-
-    rule: str
-    median: str
-    spread: str
-    training: str
-    diverged: str
-    clipped: str
-    seconds: str
-    verdict: str
-
-
-HEADINGS = ComparisonRow("rule", "median", "min to max", "training", "diverged", "clipped", "s", "against {}")
-
-
-def rows(comparison: Comparison) -> list[ComparisonRow]:
-    """A row for each rule; the verdict is against the first one, which has none."""
-    baseline = comparison.baseline
-    return [
-        ComparisonRow(
-            rule=contender.text,
-            median=figure(comparison.median(contender.text)),
-            spread=between(*comparison.spread(contender.text)),
-            training="" if contender.training is None else figure(contender.training),
-            diverged=f"{len(contender.diverged)} of {len(contender.runs)}" if contender.diverged else "",
-            clipped="" if contender.clipped is None else f"{contender.clipped:.0%}",
-            seconds=f"{contender.seconds:.1f}",
-            verdict="" if contender is baseline else comparison.verdict(contender.text),
-        )
-        for contender in comparison.contenders
-    ]
-
-
-def headings(comparison: Comparison) -> ComparisonRow:
-    """The headings of the columns."""
-    return HEADINGS._replace(verdict=HEADINGS.verdict.format(comparison.baseline.text))
+def columns(comparison: Comparison) -> dict[str, list[str]]:
+    """The columns by their headings, without empty ones; each has a cell for each rule, and the verdicts are against
+    the first, which has ncontender."""
+    baseline, contenders = comparison.baseline, comparison.contenders
+    every = {
+        "rule": [contender.text for contender in contenders],
+        "median": [figure(comparison.median(contender.text)) for contender in contenders],
+        "min to max": [between(*comparison.spread(contender.text)) for contender in contenders],
+        "training": ["" if contender.training is None else figure(contender.training) for contender in contenders],
+        "diverged": [
+            f"{len(contender.diverged)} of {len(contender.runs)}" if contender.diverged else ""
+            for contender in contenders
+        ],
+        "clipped": ["" if contender.clipped is None else f"{contender.clipped:.0%}" for contender in contenders],
+        "s": [f"{contender.seconds:.1f}" for contender in contenders],
+        f"against {baseline.text}": [
+            "" if contender is baseline else comparison.verdict(contender.text) for contender in contenders
+        ],
+    }
+    return {heading: cells for heading, cells in every.items() if any(cells)}
 
 
 def table(comparison: Comparison) -> Table:
-    """The table for a terminal; columns that nobody filled are left out."""
+    """The table for a terminal."""
     title = f"{comparison.metric.name}, {comparison.metric.best} is best"
     found = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
-    cells = rows(comparison)
-    kept = filled(cells)
-    for number in kept:
-        words = number in (0, len(HEADINGS) - 1)
-        found.add_column(
-            headings(comparison)[number], justify="left" if words else "right", no_wrap=number > 0, overflow="fold"
-        )
-    for row in cells:
-        found.add_row(*(Text(row[number], style=STYLES.get(row[number], "")) for number in kept))
+    cells = columns(comparison)
+    for heading in cells:
+        justify: Literal["left", "right"] = "left" if heading.startswith(("rule", "against")) else "right"
+        found.add_column(heading, justify=justify, no_wrap=heading != "rule", overflow="fold")
+    for row in zip(*cells.values(), strict=True):
+        found.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
     return found
-
-
-def filled(cells: list[ComparisonRow]) -> list[int]:
-    """The numbers of the columns in which something stands."""
-    return [number for number in range(len(HEADINGS)) if any(row[number] for row in cells)]
 
 
 def diverged_runs(comparison: Comparison) -> list[str]:

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gradclip.experiments.demo import Demo
-from gradclip.experiments.showing.plots import light_frame, logarithmic, save_png
+from gradclip.experiments.showing.plots import BLUE, GREEN, VERMILION, light_frame, logarithmic, save_png
 from gradclip.experiments.training import char_rnn, exploding_net
 from gradclip.experiments.training.training_run import TrainingRun, TrainingStep, runs_of
 
@@ -27,7 +27,7 @@ HEADROOM = 8
 
 
 class Look(NamedTuple):
-    """How the runs of one kind of clipping are drawn; colours of M. Okabe and K. Ito that all eyes tell apart."""
+    """How the runs of one kind of clipping are drawn."""
 
     clipping: str
     label: str
@@ -36,13 +36,13 @@ class Look(NamedTuple):
 
 
 SEED_LOOKS = (
-    Look(exploding_net.WITHOUT, "weights not clipped", "#D55E00", "--"),
-    Look(exploding_net.WITH, "weights clipped", "#0072B2", "-"),
+    Look(exploding_net.WITHOUT, "weights not clipped", VERMILION, "--"),
+    Look(exploding_net.WITH, "weights clipped", BLUE, "-"),
 )
 CHAR_LOOKS = (
-    Look(char_rnn.WITHOUT.clipping, "not clipped", "#D55E00", "--"),
-    Look(char_rnn.BY_VALUE.clipping, f"by {char_rnn.BY_VALUE.clipping}", "#009E73", "-."),
-    Look(char_rnn.BY_NORM.clipping, f"by {char_rnn.BY_NORM.clipping}", "#0072B2", "-"),
+    Look(char_rnn.WITHOUT.clipping, "not clipped", VERMILION, "--"),
+    Look(char_rnn.BY_VALUE.clipping, f"by {char_rnn.BY_VALUE.clipping}", GREEN, "-."),
+    Look(char_rnn.BY_NORM.clipping, f"by {char_rnn.BY_NORM.clipping}", BLUE, "-"),
 )
 
 
