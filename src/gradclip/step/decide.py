@@ -84,16 +84,16 @@ def decide_sweep(
     coefficient: Array = None
     decisions = []
     for position, (rule, segments, state) in enumerate(zip(stages, parts, states, strict=True)):
-        whole, index = combined(measure, rule, segments, across)
-        seen = None
+        measured, index = combined(measure, rule, segments, across)
+        weight_norm = None
         if weights is not None:
-            seen = norm_of(combined(weights, rule, segments, across)[0], rule, segments.sizes)
-        decision = decide(whole, rule, state, terms, segments.sizes, seen)
+            weight_norm = norm_of(combined(weights, rule, segments, across)[0], rule, segments.sizes)
+        decision = decide(measured, rule, state, terms, segments.sizes, weight_norm)
         decisions.append(decision)
-        own = decision.coefficient if index is None else measure.xp.take(decision.coefficient, index)
-        coefficient = own if coefficient is None else coefficient * own
+        factor = decision.coefficient if index is None else measure.xp.take(decision.coefficient, index)
+        coefficient = factor if coefficient is None else coefficient * factor
         if position + 1 < len(stages):
-            measure = _after(measure, rule, own)
+            measure = _after(measure, rule, factor)
     return Plan(coefficient, decisions)
 
 
@@ -157,8 +157,8 @@ def _adapted(
     """The threshold of a rule that adapts, infinity where it is not above 0, and its memory after it."""
     learns = teaching(norm, bad, terms.broken, xp)
     limit, state = rule.threshold.at(Observed(norm, terms.step, weights, learns, xp, terms.given), state)
-    own = SCALARS if isinstance(limit, int | float) else xp
-    return own.where(limit > 0.0, limit, math.inf), state
+    functions = SCALARS if isinstance(limit, int | float) else xp
+    return functions.where(limit > 0.0, limit, math.inf), state
 
 
 def _response(ratio: Array, rule: Rule, xp: ArrayFunctions) -> tuple[Array, Array]:
@@ -177,8 +177,8 @@ def either(measure: Measure, broken: Array, across: Across | None = None) -> Arr
     xp = measure.xp
     found = xp.any(measure.nonfinite > 0)
     if across is not None:
-        one = xp.array([1.0], measure.total)
-        found = across.tensors(xp.where(found, one, 0.0 * one), "max") > 0
+        unit = xp.array([1.0], measure.total)
+        found = across.tensors(xp.where(found, unit, 0.0 * unit), "max") > 0
     return found if broken is None else xp.either(found, broken)
 
 
@@ -201,10 +201,10 @@ def combined(measure: Measure, rule: Rule, segments: Segments, across: Across | 
         scale = xp.combine(measure.scale, index, segments.number, "max")
         total = _rescaled(measure, rule, xp.take(scale, index))
     total = xp.combine(total, index, segments.number, how)
-    whole = Measure(total, xp.combine(measure.nonfinite, index, segments.number, "sum"), xp, scale)
+    together = Measure(total, xp.combine(measure.nonfinite, index, segments.number, "sum"), xp, scale)
     if across is not None and isinstance(rule.scope, Global):
-        whole = summed_up(whole, rule, across.tensors)
-    return whole, index
+        together = summed_up(together, rule, across.tensors)
+    return together, index
 
 
 def summed_up(measure: Measure, rule: Rule, reduce: Callable[[Array, str], Array]) -> Measure:

@@ -98,14 +98,14 @@ def gathered_once(engine: Engine, gradients: Gradients, tables: Tables) -> tuple
     return gradients, gathered(engine, gradients, tables)
 
 
-def gathered(engine: Engine, own: Gradients, tables: Tables | None = None) -> Any:
+def gathered(engine: Engine, gradients: Gradients, tables: Tables | None = None) -> Any:
     """The batch of the gradients, or the error that names the one that `engine` cannot take."""
     try:
-        return engine.gather(own.tensors, tables)
+        return engine.gather(gradients.tensors, tables)
     except UnsupportedGradient as error:
-        raise refused(own, error) from None
+        raise refused(gradients, error) from None
 
 
-def refused(own: Gradients, error: UnsupportedGradient) -> TypeError:
+def refused(gradients: Gradients, error: UnsupportedGradient) -> TypeError:
     """The error of an engine, with the name of the gradient."""
-    return TypeError(f"the gradient of {own.name(error.index)!r} cannot be clipped: {error.reason}")
+    return TypeError(f"the gradient of {gradients.name(error.index)!r} cannot be clipped: {error.reason}")

@@ -92,7 +92,7 @@ class Memories:
         self._each = {key: Remembered(state) for key, state in states.items()}
 
     def keeps(self, key: Key) -> bool:
-        """Whether a threshold has a memory, or may have one: it was not asked yet."""
+        """Whether a threshold has a memory, or may have one: no step was made yet."""
         known = self._each.get(key)
         return known is None or bool(known.state)
 
@@ -133,8 +133,8 @@ class Memories:
     def load(self, data: Mapping[str, Any]) -> None:
         """Take up what became `plain`."""
         self._each = {
-            key_of(text): Remembered(dict(one["memory"]), tuple((name, count) for name, count in one["owners"]))
-            for text, one in data.items()
+            key_of(text): Remembered(dict(saved["memory"]), tuple((name, count) for name, count in saved["owners"]))
+            for text, saved in data.items()
         }
 
 

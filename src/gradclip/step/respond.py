@@ -47,14 +47,14 @@ def respond(
     if not alarms and across is None:
         result.settle(False)
         return False
-    asked = max((action for part, _ in alarms for action in actions_of(part, engine)), default=PASS)
-    error = _error(alarms, answer.policy, engine, result.step) if asked == RAISE else None
-    own = asked = asked + isinstance(error, NonFiniteGradient)
+    action = max((found for part, _ in alarms for found in actions_of(part, engine)), default=PASS)
+    error = _error(alarms, answer.policy, engine, result.step) if action == RAISE else None
+    here = action = action + isinstance(error, NonFiniteGradient)
     if across is not None and answer.stops:
-        asked = in_any(asked, parts[0][0].counts, parts[0][0].measure.xp, engine, across)
-    if asked >= RAISE:
-        raise error if error is not None and own == asked else _elsewhere(asked > RAISE, result.step)
-    skip = asked == SKIP
+        action = in_any(action, parts[0][0].counts, parts[0][0].measure.xp, engine, across)
+    if action >= RAISE:
+        raise error if error is not None and here == action else _elsewhere(action > RAISE, result.step)
+    skip = action == SKIP
     result.settle(skip)
     if names:
         result.looked_up += [name for part, batch in alarms for name in offenders(part, batch, engine)]

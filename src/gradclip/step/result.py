@@ -154,8 +154,8 @@ class Result:
     @cached_property
     def _taken(self) -> list[Part]:
         """The parts up to the phase that asked to skip; an engine that waits went on, not knowing of it."""
-        asked = [part.key[0] for part in self.parts if SKIP in actions_of(part, self.source)] if self.skipped else []
-        return [part for part in self.parts if part.key[0] <= min(asked, default=part.key[0])]
+        skipping = [part.key[0] for part in self.parts if SKIP in actions_of(part, self.source)] if self.skipped else []
+        return [part for part in self.parts if part.key[0] <= min(skipping, default=part.key[0])]
 
     @cached_property
     def _hardest(self) -> tuple[float, float]:
@@ -177,12 +177,12 @@ class Result:
         sizes: list[int] = []
         for part, stage, after in stages:
             decision = part.plan.decisions[stage]
-            own = self.to_host(decision.norm)
-            sizes += part.segments[stage].sizes or [1] * len(own)
+            found = self.to_host(decision.norm)
+            sizes += part.segments[stage].sizes or [1] * len(found)
             if after:
-                factors = self._spread(decision.coefficient, len(own))
-                own = [n if c == 1.0 else n * c if c else 0.0 for n, c in zip(own, factors, strict=True)]
-            values += own
+                factors = self._spread(decision.coefficient, len(found))
+                found = [n if c == 1.0 else n * c if c else 0.0 for n, c in zip(found, factors, strict=True)]
+            values += found
         return joined(values, sizes, norms.pop() if len(norms) == 1 else Linf())
 
     def _rows(self, part: Part, stage: int) -> list[Segment]:

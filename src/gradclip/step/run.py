@@ -2,7 +2,7 @@
 
 gradients in -> lay out -> measure -> decide -> respond -> write -> remember. A rule is a row of phases, and what a
 later phase measures is what the earlier ones wrote; so the line is walked for each of them, and whatever could refuse
-was asked before the first is written.
+refuses before the first is written.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def run(clipper: Runs, gradients: Gradients, result: Result) -> bool:
     for number, columns in enumerate(line.laid_out(gradients, batch, engine, step)):
         parts = []
         for column in columns:
-            own = column.only(gradients)
-            found = read(column, own, batch if own is gradients else None, engine, line, step, tensors)
+            chosen = column.only(gradients)
+            found = read(column, chosen, batch if chosen is gradients else None, engine, line, step, tensors)
             part = decided(clipper, column, found, broken, step)
             result.parts.append(part)
             parts.append((part, found))
@@ -92,11 +92,12 @@ def run(clipper: Runs, gradients: Gradients, result: Result) -> bool:
 
 def decided(clipper: Runs, column: Column, found: Read, broken: Any, step: Any) -> Part:
     """A sweep that was measured, decided."""
-    line, sweep, own, measure = clipper.line, column.sweep, found.own, found.measure
-    segments, owners = column.segments(found.shapes, own), column.owners(found.shapes, own, clipper.memories)
+    line, sweep, gradients, shapes, measure = clipper.line, column.sweep, found.gradients, found.shapes, found.measure
+    segments, owners = column.segments(shapes, gradients), column.owners(shapes, gradients, clipper.memories)
     states = clipper.memories.states_of(column.key, owners, measure) if line.adapts else column.blank
-    terms = Terms(line.policy, step, own.divisor, found.given, broken, own.across)
+    divisor = gradients.divisor
+    terms = Terms(line.policy, step, divisor, found.given, broken, gradients.across)
     plan = decide_sweep(measure, sweep.stages, segments, states, terms, found.weights)
     if found.lifted:
         plan = plan._replace(coefficient=plan.coefficient.item())
-    return Part(column.key, sweep, own.name, found.shapes, own.divisor, measure, plan, segments, owners, found.each)
+    return Part(column.key, sweep, gradients.name, shapes, divisor, measure, plan, segments, owners, found.each)
