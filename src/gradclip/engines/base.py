@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from gradclip.rules.arrays import SCALARS, Array, ArrayFunctions
+from gradclip.rules.arrays import SCALARS, Array, ArrayFunctions, Operand
 from gradclip.rules.norm import Linf, Norm
 from gradclip.rules.response import Rescale, Response
 from gradclip.rules.scope import Element, Row, Scope
@@ -43,9 +43,9 @@ class Across(NamedTuple):
     that others count. All processes make the same calls in the same order.
     """
 
-    shards: Callable[[Array, str], Array]
-    tensors: Callable[[Array, str], Array]
-    counted: Callable[[Array], Array] = _all_count
+    shards: Callable[[Operand, str], Array]
+    tensors: Callable[[Operand, str], Array]
+    counted: Callable[[Operand], Array] = _all_count
 
 
 class Slot:
@@ -75,7 +75,7 @@ class Values(Protocol):
     def beside(self, saved: Any, value: Any, /) -> Any:
         """`saved`, which may come from a checkpoint, on the device of `value` and in its dtype."""
 
-    def where(self, flag: Array, then: Any, other: Any, /) -> Any:
+    def where(self, flag: Operand, then: Any, other: Any, /) -> Any:
         """One of two values, by a flag of the engine, which may lie on a device, or by one flag for each element."""
 
 
@@ -131,13 +131,13 @@ class Engine(Protocol):
     def measure(self, batch: Any, scope: Scope, norm: Norm) -> Measure:
         """One read: the measure of each segment of `scope` (`Element`: see `scope.Element`)."""
 
-    def apply_(self, batch: Any, scope: Scope, coefficient: Array, zeroes: bool = True) -> None:
+    def apply_(self, batch: Any, scope: Scope, coefficient: Operand, zeroes: bool = True) -> None:
         """Multiply each segment by its coefficient, in place; where it is 1 nothing is written, where 0, zeros are.
 
         `zeroes` is false where no coefficient can be 0. An engine that waits may multiply by 1.
         """
 
-    def map_(self, batch: Any, response: Response, low: Array, high: Array) -> None:
+    def map_(self, batch: Any, response: Response, low: Operand, high: Operand) -> None:
         """Replace each finite element x by `phi(|x| / t) x`, with t = `high` for x > 0 and -`low` for x < 0.
 
         Both are one number, or an array [T] with one for each tensor.
@@ -158,10 +158,10 @@ class Engine(Protocol):
     def holds_float64(self, batch: Any) -> bool:
         """Whether any tensor has elements (or parts of complex ones) of 64 bits."""
 
-    def to_host(self, array: Array) -> list[float]:
+    def to_host(self, array: Operand) -> list[float]:
         """The numbers of `array`; on an accelerator this waits for the device."""
 
-    def clamp_(self, batch: Any, low: Array, high: Array) -> Measure:
+    def clamp_(self, batch: Any, low: Operand, high: Operand) -> Measure:
         """`measure` at scope `Element`, then `map_` with the response `Rescale`; bounds as in `map_`."""
         measure = self.measure(batch, Element(), Linf())
         self.map_(batch, Rescale(), low, high)
@@ -175,9 +175,9 @@ class Engine(Protocol):
         """`measure` of one segment as this engine measures one: the way back from `in_arrays`, if that is floats."""
         return measure
 
-    def on_host(self, arrays: Sequence[Array]) -> list[Array]:
+    def on_host(self, arrays: Sequence[Operand]) -> Sequence[Array]:
         """The same arrays on the host, where the engine `moves` them; else as they are."""
-        return list(arrays)
+        return arrays
 
 
 def row_axes(scope: Scope, shapes: Sequence[Shape], unit_axis: Callable[[Shape], int]) -> list[int | None]:

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from gradclip.optax.last import Last
-from gradclip.rules.arrays import Array
 from gradclip.rules.threshold import State
 from gradclip.step.memory import Key, Memory, key_of, text_of
 

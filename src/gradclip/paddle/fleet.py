@@ -85,7 +85,8 @@ def _mapped(array: Array, function: Callable[[Any], Any]) -> Array:
     """`function` of an engine's array as a tensor, as an array of the engine."""
     if isinstance(array, Wide):
         return Wide(function(array.value))
-    return function(paddle.to_tensor(np.asarray(array, np.float64), place=paddle.CPUPlace())).numpy()
+    mapped: np.ndarray = function(paddle.to_tensor(np.asarray(array, np.float64), place=paddle.CPUPlace())).numpy()
+    return mapped
 
 
 def _reduced(tensor: Any, how: str, groups: list[Any]) -> Any:

@@ -20,7 +20,6 @@ from gradclip.engines.paddle import ENGINE, PaddleEngine
 from gradclip.engines.paddle_arrays import Wide
 from gradclip.paddle.parameters import Pair
 from gradclip.paddle.variables import Remembering, publish, variable, write
-from gradclip.rules.arrays import Array
 from gradclip.rules.rule import AnyRule, Carry, Rule, rewritten
 from gradclip.step.gradients import Gradients
 from gradclip.step.memory import Memory
@@ -53,7 +52,7 @@ class EngineOfRun(PaddleEngine):
     def __init__(self, arrays: list[Wide]) -> None:
         self.numbers = {array.name: ENGINE.to_host(array) for array in arrays}
 
-    def to_host(self, array: Array) -> list[float]:
+    def to_host(self, array: Wide | float) -> list[float]:
         return self.numbers[array.name] if isinstance(array, Wide) else [array]
 
 
