@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from gradclip.engines.base import Engine
-from gradclip.rules.arrays import Array
+from gradclip.rules.arrays import Array, Operand
 from gradclip.rules.norm import L2, Linf, Norm
 from gradclip.rules.response import ACTION_NAMES, SCALE, SKIP, ZERO
 from gradclip.step.part import Part, actions_of, closing, joined, names_in, norms_in, offenders_in, opening
@@ -117,7 +117,7 @@ class Result:
         """Record whether the step is skipped, once a host has read it."""
         self._skipped = skipped
 
-    def skip_flags(self) -> list[Array]:
+    def skip_flags(self) -> list[Operand]:
         """Flags on the device: whether a stage asks to skip the step, for each, and whether a loss scaler does."""
         pairs = [(part, decision) for part in self.parts for decision in part.plan.decisions]
         flags = [part.measure.xp.any(decision.action == SKIP) for part, decision in pairs]
