@@ -318,4 +318,4 @@ def entry(name: Literal["fill", "number", "shared", "split", "walk"]) -> Callabl
 @functools.cache
 def address_of(name: str) -> int:
     """The address of the compiled function of `cpu_table` with this name."""
-    return int(layout.compiled(getattr(layout, name)).address)
+    return layout.compiled(getattr(layout, name)).address or 0
