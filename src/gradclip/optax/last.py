@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
@@ -123,7 +123,7 @@ def _overall(stages: list[Stage], norms: list[Array]) -> Array:
     if norm.combine == "max" or len(values) == 1:
         return peak
     safe = jnp.where((peak > 0) & jnp.isfinite(peak), peak, 1.0)
-    weights: Any = sizes / jnp.sum(sizes) if isinstance(norm, RMS) else 1.0
+    weights: Array | float = sizes / jnp.sum(sizes) if isinstance(norm, RMS) else 1.0
     return safe * power(jnp.sum(power(values / safe, norm.p) * weights), 1.0 / norm.p)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import paddle
 from paddle.base.core import VarDesc
@@ -18,6 +18,7 @@ from gradclip.clipper import Clipper
 from gradclip.engines.base import Slot
 from gradclip.engines.paddle import ENGINE, PaddleEngine
 from gradclip.engines.paddle_arrays import Wide
+from gradclip.engines.paddle_legacy import PaddleTensor
 from gradclip.paddle.parameters import Pair
 from gradclip.paddle.variables import Remembering, publish, variable, write
 from gradclip.rules.rule import AnyRule, Carry, Rule, rewritten
@@ -57,7 +58,7 @@ class EngineOfRun(PaddleEngine):
 
 
 def clip_in_graph(
-    clipper: Clipper, params_grads: list[Pair], need_clip: Callable[[Any], bool]
+    clipper: Clipper, params_grads: list[Pair], need_clip: Callable[[PaddleTensor], bool]
 ) -> tuple[list[Pair], Graph | None]:
     """Append the operators that clip `params_grads` by the rule and the policy of `clipper`.
 
@@ -144,13 +145,13 @@ def _as_optimizer() -> Iterator[None]:
         yield
 
 
-def _dense(gradient: Any) -> Any:
+def _dense(gradient: PaddleTensor) -> PaddleTensor:
     """A gradient of all rows from the sparse one of a legacy program; in PIR the operators make it so themselves."""
     if paddle.framework.in_pir_mode() or gradient.type != VarDesc.VarType.SELECTED_ROWS:
         return gradient
     return paddle.add_n([paddle.zeros(gradient.shape, gradient.dtype), gradient])
 
 
-def _place(value: Any) -> str:
+def _place(value: PaddleTensor) -> str:
     """What two references to the same value of a program have in common."""
     return str(value.id if isinstance(value, paddle.pir.Value) else value.name)
