@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
-from gradclip.engines.base import Engine, UnsupportedGradient, Values
-from gradclip.rules.arrays import Array, ArrayFunctions
+from gradclip.engines.base import Engine, Gradient, UnsupportedGradient, Values
+from gradclip.rules.arrays import Array, ArrayFunctions, Operand
 from gradclip.rules.norm import Linf
 from gradclip.rules.scope import Global
 from gradclip.step.gradients import Gradients, refused
@@ -14,8 +13,8 @@ from gradclip.step.result import Result
 
 
 def carry(
-    gradients: Gradients, result: Result, engine: Engine, carried: Mapping[str, Any]
-) -> tuple[Gradients, Callable[[], dict[str, Any]]]:
+    gradients: Gradients, result: Result, engine: Engine, carried: Mapping[str, Operand]
+) -> tuple[Gradients, Callable[[], dict[str, Operand]]]:
     """What to clip instead of each gradient g, `g + carried`; and what to call then with the clipped u in its place.
 
     That writes u over g, and gives what is carried on, `g + carried - u`, in the unit of the gradient without a loss
@@ -36,7 +35,7 @@ def carry(
     whole = [values.where(stays, own, value) for own, value in zip(alone, whole, strict=True)]
     clipped = [values.tensor(value) for value in whole]
 
-    def settle() -> dict[str, Any]:
+    def settle() -> dict[str, Operand]:
         if not engine.waits and result.skipped:
             return {}
         waits = stays
@@ -51,7 +50,7 @@ def carry(
     return gradients._replace(tensors=clipped), settle
 
 
-def _known(values: Values, carried: Any, own: Any, name: str) -> Any:
+def _known(values: Values, carried: Operand, own: Operand, name: str) -> Operand:
     """What is carried for one tensor; zeros at first."""
     if carried is not None and tuple(carried.shape) != tuple(own.shape):
         raise ValueError(
@@ -61,7 +60,7 @@ def _known(values: Values, carried: Any, own: Any, name: str) -> Any:
     return values.zeros(own) if carried is None else values.beside(carried, own)
 
 
-def _nonfinite(engine: Engine, tensors: list[Any]) -> tuple[Array, ArrayFunctions]:
+def _nonfinite(engine: Engine, tensors: list[Gradient]) -> tuple[Array, ArrayFunctions]:
     """Whether any element is non-finite, where it was measured."""
     measure = engine.measure(engine.gather(tensors), Global(), Linf())
     return measure.xp.any(measure.nonfinite > 0), measure.xp

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from gradclip.engines.base import Engine, Measure, UnsupportedGradient
+from gradclip.engines.base import Batch, Engine, Measure, UnsupportedGradient
 from gradclip.rules.arrays import SCALARS, Array
 from gradclip.rules.response import is_clamp
 from gradclip.rules.scope import Global, Row, Tensor, rows_of
 from gradclip.rules.segments import Segments
 from gradclip.rules.sweep import Sweep
-from gradclip.rules.threshold import SecondMoment
+from gradclip.rules.threshold import SecondMoment, Step
 from gradclip.step.decide import combined
 from gradclip.step.gradients import Gradients, gathered, refused
 from gradclip.step.layout import LineUp
@@ -32,7 +32,7 @@ class Read(NamedTuple):
     """
 
     own: Gradients
-    batch: Any
+    batch: Batch
     measure: Measure
     each: Measure | None = None
     shapes: Sequence[tuple[int, ...]] = ()
@@ -44,7 +44,7 @@ class Read(NamedTuple):
 
 
 def read(
-    sweep: Sweep, own: Gradients, batch: Any | None, engine: Engine, line: LineUp, step: Any, tensors: bool
+    sweep: Sweep, own: Gradients, batch: Batch | None, engine: Engine, line: LineUp, step: Step, tensors: bool
 ) -> Read:
     """Measure the gradients of a sweep; only the fused clamp writes, and only where none can refuse.
 
@@ -60,7 +60,7 @@ def read(
         raise refused(own, error) from None
 
 
-def _segments(sweep: Sweep, own: Gradients, batch: Any, engine: Engine, tensors: bool) -> Read:
+def _segments(sweep: Sweep, own: Gradients, batch: Batch, engine: Engine, tensors: bool) -> Read:
     """One measure for a sweep of rescaling stages."""
     measure, each = measured(engine, batch, sweep, len(own.tensors) if tensors else 0)
     lifted = sweep.keeps_rows and measure.xp is SCALARS
@@ -71,7 +71,7 @@ def _segments(sweep: Sweep, own: Gradients, batch: Any, engine: Engine, tensors:
     return Read(own, batch, measure, each, shapes, weights, numbers_of(own, measure), lifted)
 
 
-def _elements(sweep: Sweep, own: Gradients, batch: Any, engine: Engine, line: LineUp, step: Any) -> Read:
+def _elements(sweep: Sweep, own: Gradients, batch: Batch, engine: Engine, line: LineUp, step: Step) -> Read:
     """The largest magnitudes; an engine with a fused clamp measures and writes in the same read."""
     (rule,), finish = sweep.stages, nothing
     relative = rule.threshold if isinstance(rule.threshold, SecondMoment) else None
@@ -87,7 +87,7 @@ def _elements(sweep: Sweep, own: Gradients, batch: Any, engine: Engine, line: Li
     return Read(own, batch, engine.clamp_(batch, low, high), written=True)
 
 
-def measured(engine: Engine, batch: Any, sweep: Sweep, tensors: int) -> tuple[Measure, Measure | None]:
+def measured(engine: Engine, batch: Batch, sweep: Sweep, tensors: int) -> tuple[Measure, Measure | None]:
     """The measure of a sweep; and that of each of so many `tensors`, of the same read, where only all are measured."""
     if not tensors or not isinstance(sweep.leaf, Global):
         return engine.measure(batch, sweep.leaf, sweep.norm), None

@@ -6,15 +6,15 @@ import math
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any
 
-from gradclip.engines.base import Across, Engine, Measure
+from gradclip.engines.base import Across, Batch, Engine, Measure
 from gradclip.errors import GradclipWarning, GradientAboveThreshold, NonFiniteGradient
 from gradclip.rules.arrays import Array, ArrayFunctions
 from gradclip.rules.norm import Linf
 from gradclip.rules.response import KEEP, PASS, RAISE, SKIP
 from gradclip.rules.rule import Rule, Rules
 from gradclip.rules.scope import Tensor
+from gradclip.rules.threshold import Step
 from gradclip.step.gradients import Gradients
 from gradclip.step.part import Part, Work, actions_of, offenders_in
 from gradclip.step.policy import Policy
@@ -82,7 +82,7 @@ def alarming(part: Part) -> bool:
     return any(xp.any(decision.action >= KEEP) for decision in part.plan.decisions)
 
 
-def warn_nonfinite(part: Part, batch: Any, engine: Engine, step: int) -> bool:
+def warn_nonfinite(part: Part, batch: Batch, engine: Engine, step: int) -> bool:
     """Warn of the non-finite gradients of a part by name, if it has any that are kept."""
     names = offenders(part, batch, engine)
     what = "its infinities become the bound, NaN stays" if part.sweep.elementwise else "it is left as it is"
@@ -110,7 +110,7 @@ def warn_unmatched(rules: Rules, gradients: Gradients) -> bool:
     return True
 
 
-def refuse_nonfinite(gradients: Gradients, batch: Any, engine: Engine, step: int) -> None:
+def refuse_nonfinite(gradients: Gradients, batch: Batch, engine: Engine, step: Step) -> None:
     """Raise if any gradient is non-finite, in this process or in another one."""
     measure = _each(batch, engine)
     names = _named(gradients.name, measure, engine)
@@ -121,12 +121,12 @@ def refuse_nonfinite(gradients: Gradients, batch: Any, engine: Engine, step: int
         raise _nonfinite(names or [ELSEWHERE], step)
 
 
-def broken_names(gradients: Gradients, batch: Any, engine: Engine) -> list[str]:
+def broken_names(gradients: Gradients, batch: Batch, engine: Engine) -> list[str]:
     """The names of the gradients with a non-finite element."""
     return _named(gradients.name, _each(batch, engine), engine)
 
 
-def _nonfinite(names: list[str], step: int) -> NonFiniteGradient:
+def _nonfinite(names: list[str], step: Step) -> NonFiniteGradient:
     error = NonFiniteGradient(
         f"the gradient of {_listed(names)} is non-finite at step {step}; no gradient was written: lower the learning "
         'rate, look at the batch, or use on_nonfinite="skip" to leave such steps out'
@@ -135,7 +135,7 @@ def _nonfinite(names: list[str], step: int) -> NonFiniteGradient:
     return error
 
 
-def offenders(part: Part, batch: Any, engine: Engine) -> list[str]:
+def offenders(part: Part, batch: Batch, engine: Engine) -> list[str]:
     """The names of the tensors with a non-finite element; all, where only their sum leaves the range of float64."""
     if known := offenders_in(part, engine.to_host):
         return known
@@ -146,7 +146,7 @@ def offenders(part: Part, batch: Any, engine: Engine) -> list[str]:
     return _named(part.name, each, engine) or every  # apart: it is another process that has it
 
 
-def _each(batch: Any, engine: Engine) -> Measure:
+def _each(batch: Batch, engine: Engine) -> Measure:
     """The measure of each tensor, for what is non-finite in it."""
     return engine.measure(batch, Tensor(), Linf())
 
@@ -162,7 +162,7 @@ def _norms(part: Part, engine: Engine) -> tuple[list[float], list[float]]:
     return norms + [0.0] * (width - len(norms)), counts + [0.0] * (width - len(counts))
 
 
-def _error(alarms: list[tuple[Part, Any]], policy: Policy, engine: Engine, step: int) -> Exception:
+def _error(alarms: list[tuple[Part, Batch]], policy: Policy, engine: Engine, step: int) -> Exception:
     """Why the step raises: a non-finite gradient by its name, else a norm above its threshold."""
     names = [name for part, batch in alarms if policy.raises for name in offenders(part, batch, engine)]
     above = [pair for part, _ in alarms for pair in _norms_above(part, engine)]

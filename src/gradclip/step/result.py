@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from gradclip.engines.base import Engine
 from gradclip.rules.arrays import Array, Operand
@@ -32,7 +32,7 @@ class Result:
     are those of the segment that was clipped hardest; `segments` has each. `loss` is what was given for the step.
     """
 
-    def __init__(self, step: int, engine: Engine, overflow: Any = None, loss: Any = None) -> None:
+    def __init__(self, step: int, engine: Engine, overflow: Operand = None, loss: Operand = None) -> None:
         self.step = step
         self.overflow = overflow
         self.loss = loss
@@ -183,7 +183,7 @@ class Result:
             for name, n, t, c, action in zip(names, before, thresholds, factors, actions, strict=True)
         ]
 
-    def _spread(self, value: Any, count: int) -> list[float]:
+    def _spread(self, value: Operand, count: int) -> list[float]:
         """One number for all segments, or one each, as a list."""
         values = [value] if isinstance(value, int | float) else self.to_host(value)
         return values * count if len(values) == 1 else values

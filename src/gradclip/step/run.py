@@ -7,9 +7,11 @@ was asked before the first is written.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
-from gradclip.engines.base import Engine
+from gradclip.engines.base import Batch, Engine
+from gradclip.rules.arrays import Operand
+from gradclip.rules.threshold import Step
 from gradclip.step.carry import carry
 from gradclip.step.decide import Terms, decide_sweep, either
 from gradclip.step.gradients import Gradients, gathered, gathered_once, refuse_missing
@@ -38,12 +40,12 @@ class Runs(Protocol):
     line: LineUp
     memories: Memories
     answer: Answer
-    carried: dict[str, Any]
+    carried: dict[str, Operand]
     max_consecutive_skips: int | None
 
     @property
     def telemetry(self) -> Listener | None: ...
-    def write(self, part: Part, batch: Any, engine: Engine) -> None: ...
+    def write(self, part: Part, batch: Batch, engine: Engine) -> None: ...
 
 
 def run(clipper: Runs, gradients: Gradients, result: Result) -> bool:
@@ -89,7 +91,7 @@ def run(clipper: Runs, gradients: Gradients, result: Result) -> bool:
     return reads
 
 
-def decided(clipper: Runs, column: Column, found: Read, broken: Any, step: Any) -> Work:
+def decided(clipper: Runs, column: Column, found: Read, broken: Operand, step: Step) -> Work:
     """A sweep that was measured, decided."""
     line, sweep, own, measure = clipper.line, column.sweep, found.own, found.measure
     segments, owners = column.segments(found.shapes, own), column.owners(found.shapes, own, clipper.memories)
@@ -102,7 +104,7 @@ def decided(clipper: Runs, column: Column, found: Read, broken: Any, step: Any) 
     return Work(part, found.batch, found.written, found.finish)
 
 
-def broken_after(works: list[Work], broken: Any, gradients: Gradients) -> Any:
+def broken_after(works: list[Work], broken: Operand, gradients: Gradients) -> Operand:
     """Whether any process has measured a non-finite element in these works, or `broken` says so already."""
     across = gradients.across
     for work in works:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
-from gradclip.engines.base import Engine
-from gradclip.rules.arrays import Array, ArrayFunctions
+from gradclip.engines.base import Batch, Engine
+from gradclip.rules.arrays import Array, ArrayFunctions, Operand
 from gradclip.rules.rule import Rule
+from gradclip.rules.threshold import Step
 from gradclip.step.decide import sides
 from gradclip.step.layout import LineUp
 from gradclip.step.part import Part
@@ -16,10 +17,10 @@ class Writes(Protocol):
     """Whose method `write` is: a clipper."""
 
     line: LineUp
-    step: Any
+    step: Step
 
 
-def write(clipper: Writes, part: Part, batch: Any, engine: Engine) -> None:
+def write(clipper: Writes, part: Part, batch: Batch, engine: Engine) -> None:
     """Write to the gradients of a part what was decided for them."""
     line = clipper.line
     if part.sweep.elementwise:
@@ -28,7 +29,7 @@ def write(clipper: Writes, part: Part, batch: Any, engine: Engine) -> None:
         engine.apply_(batch, part.sweep.leaf, part.plan.coefficient, line.writes_zeros)
 
 
-def write_elements(part: Part, batch: Any, engine: Engine, zeroes: bool, step: Any) -> None:
+def write_elements(part: Part, batch: Batch, engine: Engine, zeroes: bool, step: Step) -> None:
     """Write each element as its rule maps it, if any is to be changed; where it `zeroes`, zeros for what is broken."""
     if zeroes:
         engine.zero_nonfinite_(batch)
@@ -39,7 +40,7 @@ def write_elements(part: Part, batch: Any, engine: Engine, zeroes: bool, step: A
         engine.map_(batch, rule.response, *bounds)
 
 
-def bounds_of(rule: Rule, step: Any, divisor: Array, xp: ArrayFunctions) -> tuple[Any, Any]:
+def bounds_of(rule: Rule, step: Step, divisor: Array, xp: ArrayFunctions) -> tuple[Operand, Operand]:
     """The bounds in the unit in which the gradients are stored."""
     low, high = rule.threshold.bounds(step, xp)
     return low * divisor, high * divisor
