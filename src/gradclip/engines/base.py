@@ -27,7 +27,7 @@ class Measure(NamedTuple):
     """What an engine read, for each of S segments: the norm is `scale * total^(1/p)`, or `scale * total` for a maximum.
 
     `scale` has the unit of the stored gradient; engines move it away from 1 where the plain power sum would leave the
-    range of its type. A loss scale is divided out later, by `decide`.
+    range of its type.
     """
 
     total: Array
