@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from gradclip.rules.arrays import Array, ArrayFunctions
 from gradclip.rules.estimators import Estimator, Remembered
@@ -54,7 +54,7 @@ class History(Threshold):
             raise ValueError("current=True learns a norm before there is a threshold for it: use feed='raw'")
         object.__setattr__(self, "keeps_rows", self.estimator.rows > 0)
 
-    def at(self, observed: Observed, state: State) -> tuple[Any, State]:
+    def at(self, observed: Observed, state: State) -> tuple[Array, State]:
         xp = observed.xp
         norm = xp.where(observed.learns, observed.norm, 0.0)
         memory = self._memory(state, norm * 0.0, xp)
@@ -104,7 +104,7 @@ class History(Threshold):
         return self.level.words(self.estimator) + (f" ({note})" if note else "")
 
 
-def _check_parts(estimator: Any, level: Any) -> None:
+def _check_parts(estimator: object, level: object) -> None:
     if not isinstance(estimator, Estimator) or not isinstance(level, Level):
         raise TypeError(
             f"a History takes an estimator and a level, got {estimator!r} and {level!r}: write "

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from gradclip.engines.base import Engine, UnsupportedGradient, Values
+from gradclip.rules.arrays import Operand
 from gradclip.step.gradients import Gradients, refused
 from gradclip.step.nonfinite import any_nonfinite
 from gradclip.step.result import Result
 
 
 def carry(
-    gradients: Gradients, result: Result, engine: Engine, carried: Mapping[str, Any]
-) -> tuple[Gradients, Callable[[], dict[str, Any]]]:
+    gradients: Gradients, result: Result, engine: Engine, carried: Mapping[str, Operand]
+) -> tuple[Gradients, Callable[[], dict[str, Operand]]]:
     """What to clip instead of each gradient g, `g + carried`; and what to call then with the clipped u in its place.
 
     That writes u over g, and gives what is carried on, `g + carried - u`, in the unit of the gradient without a loss
@@ -34,7 +34,7 @@ def carry(
     sums = [values.where(stays, g, value) for g, value in zip(arriving, sums, strict=True)]
     clipped = [values.tensor(value) for value in sums]
 
-    def settle() -> dict[str, Any]:
+    def settle() -> dict[str, Operand]:
         if not engine.waits and result.skipped:
             return {}
         waits = stays
@@ -49,7 +49,7 @@ def carry(
     return gradients._replace(tensors=clipped), settle
 
 
-def _known(values: Values, carried: Any, gradient: Any, name: str) -> Any:
+def _known(values: Values, carried: Operand, gradient: Operand, name: str) -> Operand:
     """What is carried for one tensor; zeros at first."""
     if carried is not None and tuple(carried.shape) != tuple(gradient.shape):
         raise ValueError(

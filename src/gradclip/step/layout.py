@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from gradclip.engines.base import Engine, Tables, UnsupportedGradient
+from gradclip.engines.base import Batch, Engine, Tables, UnsupportedGradient
 from gradclip.rules.norm import RMS
 from gradclip.rules.response import RAISE, SKIP
 from gradclip.rules.rule import AnyRule, Carry, rules_in
 from gradclip.rules.scope import Global, Group, Row
 from gradclip.rules.segments import Segments, segments
 from gradclip.rules.sweep import Phase, Sweep, phases_of
-from gradclip.rules.threshold import SecondMoment, State
+from gradclip.rules.threshold import SecondMoment, State, Step
 from gradclip.step.gradients import Gradients, gathered, refused
 from gradclip.step.memory import Memories, Owners, owners_of
 from gradclip.step.nonfinite import refuse_nonfinite
@@ -118,7 +118,7 @@ class LineUp:
         self._columns: dict[Hashable, list[list[Column]]] = {}
         self._plain = None if self._reads_names or self._late else _columns_of_each(self.phases, (), False)
 
-    def laid_out(self, gradients: Gradients, batch: Any, engine: Engine, step: Any) -> list[list[Column]]:
+    def laid_out(self, gradients: Gradients, batch: Batch, engine: Engine, step: Step) -> list[list[Column]]:
         """For each phase its sweeps with the gradients that each is for; those with nothing to do are left out.
 
         Whatever could refuse after something was written refuses here.
@@ -133,7 +133,7 @@ class LineUp:
         return found
 
     def _refuse_late(
-        self, columns: list[list[Column]], gradients: Gradients, batch: Any, engine: Engine, step: Any
+        self, columns: list[list[Column]], gradients: Gradients, batch: Batch, engine: Engine, step: Step
     ) -> None:
         for threshold in self._fixed if isinstance(step, int) else ():
             threshold.bounds(step)

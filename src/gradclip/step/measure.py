@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from gradclip.engines.base import Engine, Measure, UnsupportedGradient
+from gradclip.engines.base import Batch, Engine, Measure, UnsupportedGradient
 from gradclip.rules.arrays import SCALARS, Array
 from gradclip.rules.response import is_clamp
 from gradclip.rules.scope import Global, Row, Tensor, rows_of
 from gradclip.rules.segments import Segments
 from gradclip.rules.sweep import Sweep
-from gradclip.rules.threshold import SecondMoment
+from gradclip.rules.threshold import SecondMoment, Step
 from gradclip.step.decide import bounds_of, combined
 from gradclip.step.gradients import Gradients, gathered, refused
 from gradclip.step.layout import Column, LineUp
@@ -30,7 +30,7 @@ class Read(NamedTuple):
     """
 
     gradients: Gradients
-    batch: Any
+    batch: Batch
     measure: Measure
     each: Measure | None = None
     shapes: Sequence[tuple[int, ...]] = ()
@@ -42,7 +42,7 @@ class Read(NamedTuple):
 
 
 def read(
-    column: Column, gradients: Gradients, batch: Any | None, engine: Engine, line: LineUp, step: Any, tensors: bool
+    column: Column, gradients: Gradients, batch: Batch | None, engine: Engine, line: LineUp, step: Step, tensors: bool
 ) -> Read:
     """Measure the gradients of a sweep; only the fused clamp writes, and only where none can refuse.
 
@@ -58,7 +58,7 @@ def read(
         raise refused(gradients, error) from None
 
 
-def _segments(column: Column, gradients: Gradients, batch: Any, engine: Engine, tensors: bool) -> Read:
+def _segments(column: Column, gradients: Gradients, batch: Batch, engine: Engine, tensors: bool) -> Read:
     """One measure for a sweep of rescaling stages."""
     sweep = column.sweep
     measure, each = measured(engine, batch, sweep, len(gradients.tensors) if tensors else 0)
@@ -71,7 +71,7 @@ def _segments(column: Column, gradients: Gradients, batch: Any, engine: Engine, 
     return Read(gradients, batch, measure, each, shapes, weights, given, lifted)
 
 
-def _elements(sweep: Sweep, gradients: Gradients, batch: Any, engine: Engine, line: LineUp, step: Any) -> Read:
+def _elements(sweep: Sweep, gradients: Gradients, batch: Batch, engine: Engine, line: LineUp, step: Step) -> Read:
     """The largest magnitudes; an engine with a fused clamp measures and writes in the same read."""
     (rule,), finish = sweep.stages, None
     relative = rule.threshold if isinstance(rule.threshold, SecondMoment) else None
@@ -87,7 +87,7 @@ def _elements(sweep: Sweep, gradients: Gradients, batch: Any, engine: Engine, li
     return Read(gradients, batch, engine.clamp_(batch, low, high), written=True)
 
 
-def measured(engine: Engine, batch: Any, sweep: Sweep, tensors: int) -> tuple[Measure, Measure | None]:
+def measured(engine: Engine, batch: Batch, sweep: Sweep, tensors: int) -> tuple[Measure, Measure | None]:
     """The measure of a sweep; and that of each of so many `tensors`, of the same read, where only all are measured."""
     if not tensors or not isinstance(sweep.leaf, Global):
         return engine.measure(batch, sweep.leaf, sweep.norm), None

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from gradclip.engines.base import Measure
-from gradclip.rules.arrays import Array, ArrayFunctions
+from gradclip.rules.arrays import Array, ArrayFunctions, Operand
 from gradclip.rules.scope import Global, Group, Row, Scope, rows_of
-from gradclip.rules.threshold import State
+from gradclip.rules.threshold import State, Step
 
 Key: TypeAlias = tuple[int, int, int]
 """Whose memory: the number of the phase, that of the pattern (`ALL` without patterns), and that of the stage."""
@@ -138,7 +138,7 @@ class Memories:
         }
 
 
-def _listed(value: Any, to_host: Callable[[Array], Any]) -> Any:
+def _listed(value: Operand, to_host: Callable[[Array], Any]) -> Any:
     return value if isinstance(value, int | str | list) else to_host(value)
 
 
@@ -149,9 +149,9 @@ class Memory(NamedTuple):
     each tensor and has not added yet.
     """
 
-    step: Any
+    step: Step
     thresholds: dict[Key, State]
-    carried: dict[str, Any] = {}  # noqa: RUF012  # of a named tuple, and never changed
+    carried: dict[str, Operand] = {}  # noqa: RUF012  # of a named tuple, and never changed
 
 
 def text_of(key: Sequence[int]) -> str:

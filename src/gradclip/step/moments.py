@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
-from gradclip.engines.base import Engine
+from gradclip.engines.base import Engine, Gradient
+from gradclip.rules.arrays import Operand
 from gradclip.step.gradients import Gradients
 
 
-def over_moments(gradients: Gradients, factor: float, engine: Engine) -> tuple[list[Any], Callable[[], None]]:
+def over_moments(gradients: Gradients, factor: float, engine: Engine) -> tuple[list[Gradient], Callable[[], None]]:
     """New tensors with `g / sqrt(factor v)`, and what writes to the gradients what has become of these.
 
     v is the second moment of each element, `moments()` of the gradients. Where it is not above 0, or not known yet, the
@@ -37,7 +37,7 @@ def over_moments(gradients: Gradients, factor: float, engine: Engine) -> tuple[l
     return tensors, write
 
 
-def _roomy(engine: Engine, limit: Any, g: Any) -> Any:
+def _roomy(engine: Engine, limit: Operand, g: Operand) -> Operand:
     """`limit`, but so large that no finite number over it leaves the range of its type."""
     where = engine.values.where
     size = where(g < 0.0, -g, g)
@@ -45,7 +45,7 @@ def _roomy(engine: Engine, limit: Any, g: Any) -> Any:
     return where(limit < least, least, limit)
 
 
-def _limit(engine: Engine, moment: Any, like: Any) -> Any:
+def _limit(engine: Engine, moment: Operand, like: Operand) -> Operand:
     """The root of a second moment, zeros where there is none."""
     if moment is None:
         return engine.values.zeros(like)

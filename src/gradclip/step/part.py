@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from gradclip.engines.base import Engine, Measure
-from gradclip.rules.arrays import Array
+from gradclip.rules.arrays import Array, Operand
 from gradclip.rules.norm import RMS, Linf, Norm
 from gradclip.rules.scope import Element, Row, Scope, Tensor, rows_of
 from gradclip.rules.segments import Segments, segment_names, segments
@@ -35,7 +35,7 @@ class Part(NamedTuple):
     sweep: Sweep
     name: Callable[[int], str]
     shapes: Sequence[tuple[int, ...]]
-    divisor: Any
+    divisor: Operand
     measure: Measure
     plan: Plan
     segments: list[Segments]

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 import sys
 import warnings
-from typing import Any
 
-from gradclip.engines.base import Across, Engine
+from gradclip.engines.base import Across, Batch, Engine
 from gradclip.errors import GradclipWarning, GradientAboveThreshold, NonFiniteGradient
 from gradclip.rules.response import KEEP, PASS, RAISE, SKIP
 from gradclip.rules.rule import Rule, Rules
@@ -73,7 +72,7 @@ def alarming(part: Part) -> bool:
     return bool(part.sweep.elementwise and xp.any(part.measure.nonfinite > 0))
 
 
-def warn_nonfinite(part: Part, batch: Any, engine: Engine, step: int) -> bool:
+def warn_nonfinite(part: Part, batch: Batch, engine: Engine, step: int) -> bool:
     """Warn of the non-finite gradients of a part by name, if it has any that are kept."""
     names = offenders(part, batch, engine)
     what = "its infinities become the bound, NaN stays" if part.sweep.elementwise else "it is left as it is"
@@ -101,7 +100,7 @@ def warn_unmatched(rules: Rules, gradients: Gradients) -> bool:
     return True
 
 
-def _error(alarms: list[tuple[Part, Any]], policy: Policy, engine: Engine, step: int) -> Exception:
+def _error(alarms: list[tuple[Part, Batch]], policy: Policy, engine: Engine, step: int) -> Exception:
     """Why the step raises: a non-finite gradient by its name, else a norm above its threshold."""
     names = [name for part, batch in alarms if policy.raises for name in offenders(part, batch, engine)]
     above = [pair for part, _ in alarms for pair in _norms_above(part, engine)]

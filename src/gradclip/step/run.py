@@ -7,9 +7,11 @@ refuses before the first is written.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
-from gradclip.engines.base import Engine
+from gradclip.engines.base import Batch, Engine
+from gradclip.rules.arrays import Operand
+from gradclip.rules.threshold import Step
 from gradclip.step.across import broken_after
 from gradclip.step.carry import carry
 from gradclip.step.decide import Terms, decide_sweep
@@ -39,12 +41,12 @@ class Runs(Protocol):
     line: LineUp
     memories: Memories
     answer: Answer
-    carried: dict[str, Any]
+    carried: dict[str, Operand]
     max_consecutive_skips: int | None
 
     @property
     def telemetry(self) -> Listener | None: ...
-    def write(self, part: Part, batch: Any, engine: Engine) -> None: ...
+    def write(self, part: Part, batch: Batch, engine: Engine) -> None: ...
 
 
 def run(clipper: Runs, gradients: Gradients, result: Result) -> bool:
@@ -90,7 +92,7 @@ def run(clipper: Runs, gradients: Gradients, result: Result) -> bool:
     return reads
 
 
-def decided(clipper: Runs, column: Column, found: Read, broken: Any, step: Any) -> Part:
+def decided(clipper: Runs, column: Column, found: Read, broken: Operand, step: Step) -> Part:
     """A sweep that was measured, decided."""
     line, sweep, gradients, shapes, measure = clipper.line, column.sweep, found.gradients, found.shapes, found.measure
     segments, owners = column.segments(shapes, gradients), column.owners(shapes, gradients, clipper.memories)

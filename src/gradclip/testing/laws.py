@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from gradclip.clipper import Clipper
-from gradclip.engines.base import Slot, row_axes
+from gradclip.engines.base import Gradient, Slot, row_axes
 from gradclip.errors import NonFiniteGradient
 from gradclip.rules.arrays import SCALARS
 from gradclip.rules.codec import from_dict
@@ -320,11 +320,11 @@ def _require_same_report(bench: Bench, rule: AnyRule, outcome: Outcome, expected
                 assert not wrong, f"{rule!r}: {field} of {a.name} on {bench.engine.name}: {wrong}"
 
 
-def _held(tensor: Any) -> Any:
+def _held(tensor: Gradient) -> Any:
     return tensor.value if isinstance(tensor, Slot) else tensor
 
 
-def _zeros_like(tensor: Any) -> Values:
+def _zeros_like(tensor: Gradient) -> Values:
     """What stands for the numbers of a tensor where none may be read."""
     return np.zeros(tuple(_held(tensor).shape))
 
@@ -347,7 +347,7 @@ def _norm(bench: Bench, norm: Norm, scope: Scope, arrays: list[Values]) -> list[
     return _norm_of_tensors(bench, norm, scope, bench.tensors(arrays))
 
 
-def _norm_of_tensors(bench: Bench, norm: Norm, scope: Scope, tensors: list[Any]) -> list[float]:
+def _norm_of_tensors(bench: Bench, norm: Norm, scope: Scope, tensors: list[Gradient]) -> list[float]:
     engine = bench.engine
     batch = engine.gather(tensors)
     measure = engine.measure(batch, scope, norm)
