@@ -6,6 +6,8 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -57,6 +59,10 @@ MAY_IMPORT = {
 }
 """For each file or folder, first match of the longest, what of gradclip it may import: rules <- decide <- engines <-
 clipper <- doors. The engines do not decide."""
+OF_EACH_DOOR = ("clipper.py", "functional.py", "parameters.py", "Clipper")
+"""The names of files and classes that each door may have, as its framework's users expect them."""
+LEFT_OVER = ("across.py", "state.py")
+"""Those of both `step` and `optax`, to be mended."""
 PURE = ("rules", "step/decide.py", "step/policy.py", "errors.py", "telemetry/event.py")
 """These import the standard library alone and name no framework."""
 
@@ -166,6 +172,21 @@ def circles(source: Path) -> list[str]:
     files = {name: path for name, path in files.items() if not name.endswith("__init__")}
     graph = {name: _imported(path.read_text(), set(files)) - {name} for name, path in files.items()}
     return sorted(name for name in graph if name in _reached(name, graph))
+
+
+def repeated_file_names(source: Path) -> list[str]:
+    """The names that several modules of the package have, but for those of the packages themselves."""
+    return _repeated(path.name for path in (source / "gradclip").rglob("*.py") if path.name != "__init__.py")
+
+
+def repeated_class_names(source: Path) -> list[str]:
+    """The names that several classes of the package have."""
+    trees = [ast.parse(path.read_text()) for path in (source / "gradclip").rglob("*.py")]
+    return _repeated(node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
+
+
+def _repeated(names: Iterable[str]) -> list[str]:
+    return sorted(name for name, count in Counter(names).items() if count > 1)
 
 
 def _imported(text: str, known: set[str]) -> set[str]:

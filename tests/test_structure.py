@@ -2,7 +2,9 @@
 
 from structure import (
     FRAMEWORK,
+    LEFT_OVER,
     MAY_IMPORT,
+    OF_EACH_DOOR,
     ROOT,
     SOURCE,
     backward_imports,
@@ -13,6 +15,8 @@ from structure import (
     import_seconds,
     impure_imports,
     missing_paths,
+    repeated_class_names,
+    repeated_file_names,
 )
 
 
@@ -35,6 +39,14 @@ def test_every_part_of_which_the_direction_is_checked_exists():
 
 def test_no_module_imports_itself_by_way_of_others():
     assert circles(SOURCE) == []
+
+
+def test_no_two_modules_have_the_same_name():
+    assert set(repeated_file_names(SOURCE)) <= {*OF_EACH_DOOR, *LEFT_OVER}
+
+
+def test_no_two_classes_have_the_same_name():
+    assert set(repeated_class_names(SOURCE)) <= set(OF_EACH_DOOR)
 
 
 def test_importing_gradclip_imports_no_framework_and_no_numpy():

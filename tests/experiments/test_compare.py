@@ -15,7 +15,7 @@ from rich.console import Console
 
 import gradclip
 from gradclip import ClipGradByGlobalNorm
-from gradclip.experiments import Comparison, Contender, Metric, Outcome, Trained, compare
+from gradclip.experiments import Comparison, Contender, Metric, Trained, TrainingOutcome, compare
 from gradclip.experiments.showing.comparison_picture import draw, save_picture
 from gradclip.experiments.showing.comparison_report import ComparisonProgress
 from gradclip.experiments.showing.comparison_table import between, diverged_runs, figure, rows, table
@@ -25,7 +25,7 @@ from gradclip.rules.rule import AnyRule
 WITH_SOURCE = {**os.environ, "PYTHONPATH": str(Path(gradclip.__file__).parents[1])}
 
 
-def descend(rule: AnyRule, seed: int) -> Outcome:
+def descend(rule: AnyRule, seed: int) -> TrainingOutcome:
     """Two steps on x^4 / 4 at a rate of 0.1 from 10 + seed: without clipping they jump past -90."""
     weight = torch.nn.Parameter(torch.tensor([10.0 + seed]))
     optimizer = torch.optim.SGD([weight], lr=0.1)
@@ -37,7 +37,7 @@ def descend(rule: AnyRule, seed: int) -> Outcome:
         optimizer.step()
         clipped += clipper.last.clipped
         curve.append((float(step), abs(weight.item())))
-    return Outcome(curve[-1][1], curve=tuple(curve), clipped=clipped / 2)
+    return TrainingOutcome(curve[-1][1], curve=tuple(curve), clipped=clipped / 2)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def comparison() -> Comparison:
 def made(**metrics: list[float]) -> Comparison:
     """A comparison of rules with these metrics, seed by seed."""
     contenders = [
-        Contender(text, text, tuple(Trained(seed, Outcome(value), 1.0) for seed, value in enumerate(values)))
+        Contender(text, text, tuple(Trained(seed, TrainingOutcome(value), 1.0) for seed, value in enumerate(values)))
         for text, values in metrics.items()
     ]
     return Comparison("made up", Metric(), tuple(contenders), {})
@@ -106,7 +106,7 @@ def test_a_run_that_diverged_is_worse_than_any_number_and_named() -> None:
 
 
 def test_the_highest_is_best_where_the_metric_says_so() -> None:
-    runs = [tuple(Trained(seed, Outcome(value), 1.0) for seed in range(5)) for value in (0.5, 0.9, math.nan)]
+    runs = [tuple(Trained(seed, TrainingOutcome(value), 1.0) for seed in range(5)) for value in (0.5, 0.9, math.nan)]
     names = ("none", "ours", "broken")
     contenders = tuple(Contender(name, name, run) for name, run in zip(names, runs, strict=True))
     found = Comparison("made up", Metric("accuracy", best="highest"), contenders, {})
@@ -171,12 +171,12 @@ def test_each_run_is_told_of_in_a_line_where_there_is_no_terminal() -> None:
 
 def test_rules_may_be_named_and_be_rules() -> None:
     by_name = {"a": "norm:1", "b": ClipGradByGlobalNorm(2.0)}
-    found = compare(lambda rule, seed: Outcome(1.0), by_name, [7])
+    found = compare(lambda rule, seed: TrainingOutcome(1.0), by_name, [7])
     assert [(one.text, one.sentence) for one in found.contenders] == [
         ("a", "each tensor: an L2 norm above 1 is rescaled to it"),
         ("b", "all tensors together: an L2 norm above 2 is rescaled to it"),
     ]
-    (one,) = compare(lambda rule, seed: Outcome(1.0), [ClipGradByGlobalNorm(2.0)], 1).contenders
+    (one,) = compare(lambda rule, seed: TrainingOutcome(1.0), [ClipGradByGlobalNorm(2.0)], 1).contenders
     assert one.text == one.sentence
 
 
@@ -198,7 +198,7 @@ def test_a_comparison_of_nothing_or_twice_the_same_is_refused(rules, seeds, kind
 
 
 def test_a_training_function_that_returns_a_number_is_told_what_to_write() -> None:
-    with pytest.raises(TypeError, match=r"write Outcome\(metric=\.\.\.\)"):
+    with pytest.raises(TypeError, match=r"write TrainingOutcome\(metric=\.\.\.\)"):
         compare(lambda rule, seed: 2.5, ["none"])  # type: ignore[arg-type,return-value]
 
 
@@ -229,9 +229,9 @@ def test_a_spread_is_one_figure_where_both_ends_read_alike() -> None:
 
 def test_two_processes_find_the_same_as_one(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(
-        "from gradclip.experiments import Outcome, compare\n"
+        "from gradclip.experiments import TrainingOutcome, compare\n"
         "def train(rule, seed):\n"
-        "    return Outcome(seed + len(repr(rule)))\n"
+        "    return TrainingOutcome(seed + len(repr(rule)))\n"
         "if __name__ == '__main__':\n"
         "    one, two = (compare(train, ['none', 'global:1'], 3, processes=n) for n in (1, 2))\n"
         "    print([c.metrics for c in one.contenders] == [c.metrics for c in two.contenders])\n"

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gradclip import ClipGradByGlobalNorm
-from gradclip.experiments import Comparison, Contender, Metric, Outcome, Trained
+from gradclip.experiments import Comparison, Contender, Metric, Trained, TrainingOutcome
 from gradclip.experiments.tasks import bad_batches, bias, char_lm, digits, heavy_tails, l0l1, temporal_order
 from gradclip.experiments.tasks.descent import descend, thinned
 from gradclip.experiments.tasks.task import task_called
@@ -175,7 +175,7 @@ def test_a_claim_is_answered_by_its_runs(clipped: list[float], words: str) -> No
     claim = type(claim)(claim.words, claim.source, better="global:1", than="none")
     runs = {"none": [2.0] * len(clipped), "global:1": clipped}
     contenders = tuple(
-        Contender(text, text, tuple(Trained(seed, Outcome(value), 0.0) for seed, value in enumerate(values)))
+        Contender(text, text, tuple(Trained(seed, TrainingOutcome(value), 0.0) for seed, value in enumerate(values)))
         for text, values in runs.items()
     )
     comparison = Comparison("made up", Metric(), contenders, {})

@@ -47,6 +47,8 @@ from structure import (
     import_seconds,
     impure_imports,
     missing_paths,
+    repeated_class_names,
+    repeated_file_names,
 )
 
 DOOR = Door("torch")
@@ -607,6 +609,19 @@ CIRCLES = [
 def test_a_planted_circle_is_found(tmp_path, line):
     found = circles(copy_with(tmp_path, "rules/norm.py", line))
     assert {"gradclip.rules.norm", "gradclip.rules.rule"} <= set(found)
+
+
+def test_a_planted_module_of_a_known_name_is_found(tmp_path):
+    source = copy_with(tmp_path, "rules/norm.py", "")
+    shutil.copy(source / "gradclip/rules/norm.py", source / "gradclip/report/norm.py")
+    assert "norm.py" in repeated_file_names(source)
+    assert "norm.py" not in repeated_file_names(SOURCE)
+
+
+def test_a_planted_class_of_a_known_name_is_found(tmp_path):
+    source = copy_with(tmp_path, "rules/norm.py", "def late():\n    class Threshold:\n        pass")
+    assert "Threshold" in repeated_class_names(source)
+    assert "Threshold" not in repeated_class_names(SOURCE)
 
 
 def test_a_planted_heavy_import_is_found(tmp_path):

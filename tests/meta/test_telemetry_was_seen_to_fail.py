@@ -13,9 +13,9 @@ import gradclip.clipper
 import gradclip.step.measure
 import gradclip.step.nonfinite
 import gradclip.step.result
+import gradclip.telemetry.collector
 import gradclip.telemetry.folder
 import gradclip.telemetry.pending
-import gradclip.telemetry.telemetry
 import gradclip.torch.hook
 import gradclip.torch.scaler
 from gradclip import ClipGradByGlobalNorm
@@ -91,12 +91,12 @@ PLANTS = [
           (ClipGradByGlobalNorm(1.0), {"a": 5.0, "b": 2.0}, test_telemetry.ENGINES[-1]),
           gradclip.step.measure, "measured", measured_as_one),
     Plant("a device is read number by number", test_drain.check_a_drain_is_one_copy, (3,),
-          gradclip.telemetry.telemetry, "on_host", list),
+          gradclip.telemetry.collector, "on_host", list),
     Plant("what is moved to the host loses its type", test_drain.test_arrays_keep_their_type_and_their_bits, (),
           TorchEngine, "on_host", lambda self, arrays: [array.double() for array in arrays]),
     Plant("a result that waits keeps the memory", (test_drain
           .test_a_result_that_waits_keeps_neither_gradients_nor_the_memory_of_the_rule), (),
-          gradclip.telemetry.telemetry, "light", lambda result: result),
+          gradclip.telemetry.collector, "light", lambda result: result),
     Plant("a GradScaler leaves steps out unheard", test_left_out.check_steps_left_out, ("plain",),
           gradclip.torch.hook.AttachedClipper, "left_out", nothing),
     Plant("what wraps an optimizer is asked for",

@@ -8,7 +8,7 @@ import pytest
 
 from gradclip import ClipGradByGlobalNorm, ClipGradByNorm
 from gradclip.optax import clip
-from gradclip.testing.gradients import ordinary_gradients
+from gradclip.testing.drawn_gradients import ordinary_gradients
 
 
 def by(tx, *leaves):

@@ -11,11 +11,11 @@ from importlib import metadata
 
 from gradclip import __version__
 from gradclip.experiments.comparison import Comparison, Contender
-from gradclip.experiments.outcome import Metric, Outcome, Trained
+from gradclip.experiments.outcome import Metric, Trained, TrainingOutcome
 from gradclip.rules.rule import AnyRule, checked_rule
 from gradclip.rules.text import rule_from_text
 
-Train = Callable[[AnyRule, int], Outcome]
+Train = Callable[[AnyRule, int], TrainingOutcome]
 """Trains from the beginning with a rule and a seed; the same two give the same outcome."""
 OnRun = Callable[[str, Trained], None]
 """Told of each run when it has ended, with the text of its rule."""
@@ -38,10 +38,10 @@ def compare(
 
     `rules` are texts (`"zclip:z=2.5"`), rules, or either of them by name; the first is the one that the others are
     compared with, usually `"none"`. `seeds` is a number of them, from 0 on, or the seeds; five or more give a verdict.
-    `metric` says what `Outcome.metric` is and whether low is good. `train` starts anew in each call: weights and
-    batches are drawn from the seed, the same for every rule. With several `processes` it has to be a function of a
-    module, for new processes to find it. Raises `ValueError` for no rules or seeds or repeated ones, `TypeError` where
-    `train` returns something else.
+    `metric` says what the `metric` of a `TrainingOutcome` is and whether low is good. `train` starts anew in each call:
+    weights and batches are drawn from the seed, the same for every rule. With several `processes` it has to be a
+    function of a module, for new processes to find it. Raises `ValueError` for no rules or seeds or repeated ones,
+    `TypeError` where `train` returns something else.
 
     >>> def train(rule, seed):
     ...     weight = torch.nn.Parameter(torch.tensor([10.0 + seed]))
@@ -51,7 +51,7 @@ def compare(
     ...         optimizer.zero_grad()
     ...         (weight**4).sum().backward()
     ...         optimizer.step()
-    ...     return Outcome(metric=abs(weight.item()))
+    ...     return TrainingOutcome(metric=abs(weight.item()))
     >>> comparison = compare(train, ["none", "global:1"], metric=Metric("distance"))
     >>> comparison.verdict("global:1")
     'better'
@@ -72,8 +72,10 @@ def timed(train: Train, rule: AnyRule, seed: int) -> Trained:
     """One run, with its duration."""
     began = time.perf_counter()
     outcome = train(rule, seed)
-    if not isinstance(outcome, Outcome):
-        raise TypeError(f"train(rule, seed) must return an Outcome, got {outcome!r}: write Outcome(metric=...)")
+    if not isinstance(outcome, TrainingOutcome):
+        raise TypeError(
+            f"train(rule, seed) must return an TrainingOutcome, got {outcome!r}: write TrainingOutcome(metric=...)"
+        )
     return Trained(seed, outcome, time.perf_counter() - began)
 
 

@@ -32,7 +32,7 @@ class Metric:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainingOutcome:
     """What one training run found.
 
     `metric` is what rules are compared by, so take it on the validation set, where there is one. `training` is the same
@@ -57,7 +57,7 @@ class Outcome:
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Outcome:
+    def from_json(cls, data: Mapping[str, Any]) -> TrainingOutcome:
         """The outcome that `to_json` wrote."""
         curve = tuple((_number(x), _number(y)) for x, y in data["curve"])
         return cls(_number(data["metric"]), data["training"], curve, data["clipped"], data["diverged"])
@@ -68,7 +68,7 @@ class Trained:
     """A run: its seed, what it found, and how long it took."""
 
     seed: int
-    outcome: Outcome
+    outcome: TrainingOutcome
     seconds: float
 
     @property
@@ -87,7 +87,7 @@ class Trained:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Trained:
         """The run that `to_json` wrote."""
-        return cls(data["seed"], Outcome.from_json(data), data["seconds"])
+        return cls(data["seed"], TrainingOutcome.from_json(data), data["seconds"])
 
 
 def _rounded(value: float) -> float | None:

@@ -14,7 +14,7 @@ rule on the reference engine; `check_engine` tries an engine on many rules, agai
 from gradclip.testing import laws
 from gradclip.testing.bench import REFERENCE, Bench, Outcome
 from gradclip.testing.check import check_engine, check_rule, laws_of, standard_rules
-from gradclip.testing.gradients import adversarial_gradients, ordinary_gradients
+from gradclip.testing.drawn_gradients import adversarial_gradients, ordinary_gradients
 from gradclip.testing.laws import Law
 
 __all__ = [

@@ -34,7 +34,7 @@ from gradclip.rules.scope import Element, Global, Group, Row, Scope, Tensor
 from gradclip.rules.threshold import Bounds, Constant, Schedule
 from gradclip.testing import laws
 from gradclip.testing.bench import REFERENCE, Bench, Values
-from gradclip.testing.gradients import adversarial_gradients, ordinary_gradients
+from gradclip.testing.drawn_gradients import adversarial_gradients, ordinary_gradients
 from gradclip.testing.laws import Law
 from gradclip.testing.rewrite import scalable
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gradclip.experiments.outcome import Metric, Outcome
+from gradclip.experiments.outcome import Metric, TrainingOutcome
 from gradclip.experiments.tasks.descent import descend, thinned
 from gradclip.experiments.tasks.task import Claim, Task
 from gradclip.experiments.training.char_rnn import (
@@ -49,7 +49,7 @@ def bad_batch(window: Array, step: int, random: np.random.Generator) -> tuple[Ar
     return repeated, np.roll(repeated, 1, axis=0)
 
 
-def train(rule: AnyRule, seed: int, steps: int = STEPS) -> Outcome:
+def train(rule: AnyRule, seed: int, steps: int = STEPS) -> TrainingOutcome:
     """Trains through the bad batches; the metric is the cross entropy on the validation text, in bits per character."""
     text, random = english(), np.random.default_rng(seed)
     net = CharRNN(text.symbols, UNITS)
@@ -68,7 +68,7 @@ def train(rule: AnyRule, seed: int, steps: int = STEPS) -> Outcome:
 
     run = descend(torch.optim.Adam(net.parameters(), RATE), rule, loss, steps, net)
     curve = thinned(good, of=steps - sum(map(is_bad, range(1, steps + 1))))
-    return Outcome(_validation(net), curve=curve, clipped=run.clipped, diverged=run.diverged)
+    return TrainingOutcome(_validation(net), curve=curve, clipped=run.clipped, diverged=run.diverged)
 
 
 def cross_entropy(net: CharRNN, inputs: Array, targets: Array) -> Tensor:

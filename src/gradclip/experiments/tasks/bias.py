@@ -12,7 +12,7 @@ import statistics
 import torch
 from torch import Tensor
 
-from gradclip.experiments.outcome import Metric, Outcome
+from gradclip.experiments.outcome import Metric, TrainingOutcome
 from gradclip.experiments.tasks.descent import descend, thinned
 from gradclip.experiments.tasks.task import Claim, Task
 from gradclip.rules.rule import AnyRule
@@ -21,7 +21,7 @@ RARE, FAR, NEAR = 0.1, 9.0, -1.0
 RATE, STEPS, START = 0.005, 8000, 2.0
 
 
-def train(rule: AnyRule, seed: int, steps: int = STEPS) -> Outcome:
+def train(rule: AnyRule, seed: int, steps: int = STEPS) -> TrainingOutcome:
     """Descends from 2; the metric is how far the mean of the second half of the places lies from the optimum."""
     random = torch.Generator().manual_seed(seed)
     draws = torch.where(torch.rand(steps, generator=random) < RARE, FAR, NEAR)
@@ -34,7 +34,7 @@ def train(rule: AnyRule, seed: int, steps: int = STEPS) -> Outcome:
 
     run = descend(torch.optim.SGD([place], RATE), rule, loss, steps)
     bias = abs(statistics.fmean(places[steps // 2 :]))
-    return Outcome(bias, curve=thinned(places), clipped=run.clipped, diverged=run.diverged)
+    return TrainingOutcome(bias, curve=thinned(places), clipped=run.clipped, diverged=run.diverged)
 
 
 TASK = Task(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gradclip.experiments.outcome import Metric, Outcome
+from gradclip.experiments.outcome import Metric, TrainingOutcome
 from gradclip.experiments.tasks.descent import thinned
 from gradclip.experiments.tasks.task import Claim, Task
 from gradclip.experiments.training import in_torch
@@ -10,12 +10,12 @@ from gradclip.experiments.training.char_rnn import BATCH, LEARNING_RATE, STEPS, 
 from gradclip.rules.rule import AnyRule
 
 
-def train(rule: AnyRule, seed: int, steps: int = STEPS) -> Outcome:
+def train(rule: AnyRule, seed: int, steps: int = STEPS) -> TrainingOutcome:
     """Trains on random windows; the metric is the cross entropy on the validation text, in bits per character."""
     run = run_char_rnn(in_torch, seed, Setup("", rule), steps=steps)
     losses = [step.loss for step in run.steps]
     diverged = None if run.broke_at is None else f"step {run.broke_at}"
-    return Outcome(run.end, curve=thinned(losses, of=steps), clipped=run.share_clipped, diverged=diverged)
+    return TrainingOutcome(run.end, curve=thinned(losses, of=steps), clipped=run.share_clipped, diverged=diverged)
 
 
 TASK = Task(

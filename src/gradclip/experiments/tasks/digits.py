@@ -15,7 +15,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from gradclip.experiments.outcome import Metric, Outcome
+from gradclip.experiments.outcome import Metric, TrainingOutcome
 from gradclip.experiments.tasks.descent import Descent, descend
 from gradclip.experiments.tasks.task import Claim, Task
 from gradclip.experiments.training.in_torch import alone
@@ -85,12 +85,12 @@ def net() -> nn.Sequential:
     return layers
 
 
-def train(rule: AnyRule, seed: int, rates: tuple[float, ...] = RATES, epochs: int = EPOCHS) -> Outcome:
+def train(rule: AnyRule, seed: int, rates: tuple[float, ...] = RATES, epochs: int = EPOCHS) -> TrainingOutcome:
     """Trains once at each rate; the metric is the mean accuracy, the curve is accuracy by rate."""
     found = [_trained(rule, seed, rate, epochs) for rate in rates]
     accuracies = [accuracy for accuracy, _ in found]
     broken = [f"rate {rate:g}, {run.diverged}" for rate, (_, run) in zip(rates, found, strict=True) if run.diverged]
-    return Outcome(
+    return TrainingOutcome(
         statistics.fmean(accuracies),
         curve=tuple(zip(rates, accuracies, strict=True)),
         clipped=statistics.fmean(run.clipped for _, run in found),

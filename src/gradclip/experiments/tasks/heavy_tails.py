@@ -11,7 +11,7 @@ import statistics
 import torch
 from torch import Tensor
 
-from gradclip.experiments.outcome import Metric, Outcome
+from gradclip.experiments.outcome import Metric, TrainingOutcome
 from gradclip.experiments.tasks.descent import descend, thinned
 from gradclip.experiments.tasks.task import Claim, Task
 from gradclip.rules.rule import AnyRule
@@ -26,7 +26,7 @@ def student(freedom: float, size: tuple[int, ...], random: torch.Generator) -> T
     return torch.randn(size, generator=random) / torch.sqrt(2 * gamma / freedom)
 
 
-def train(rule: AnyRule, seed: int, steps: int = STEPS) -> Outcome:
+def train(rule: AnyRule, seed: int, steps: int = STEPS) -> TrainingOutcome:
     """Descends under noise; the metric is the mean squared distance over the second half."""
     random = torch.Generator().manual_seed(seed)
     place = torch.nn.Parameter(torch.full((DIMENSIONS,), START))
@@ -39,7 +39,7 @@ def train(rule: AnyRule, seed: int, steps: int = STEPS) -> Outcome:
 
     run = descend(torch.optim.SGD([place], RATE), rule, loss, steps)
     late = statistics.fmean(distances[steps // 2 :])
-    return Outcome(late, curve=thinned(distances), clipped=run.clipped, diverged=run.diverged)
+    return TrainingOutcome(late, curve=thinned(distances), clipped=run.clipped, diverged=run.diverged)
 
 
 TASK = Task(

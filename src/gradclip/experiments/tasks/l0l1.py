@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from gradclip.experiments.outcome import Metric, Outcome
+from gradclip.experiments.outcome import Metric, TrainingOutcome
 from gradclip.experiments.tasks.descent import descend
 from gradclip.experiments.tasks.task import Claim, Task
 from gradclip.rules.rule import AnyRule
@@ -28,7 +28,7 @@ FUNCTIONS: tuple[tuple[Callable[[Tensor], Tensor], float], ...] = (
 STEPS, NEAR = 3000, 0.3
 
 
-def train(rule: AnyRule, seed: int, steps: int = STEPS, step_sizes: tuple[float, ...] = STEP_SIZES) -> Outcome:
+def train(rule: AnyRule, seed: int, steps: int = STEPS, step_sizes: tuple[float, ...] = STEP_SIZES) -> TrainingOutcome:
     """Descends both functions with each step size; the curve is the number of steps by step size."""
     random = torch.Generator().manual_seed(seed)
     factors = (0.9 + 0.2 * torch.rand(len(FUNCTIONS), generator=random)).tolist()
@@ -36,7 +36,7 @@ def train(rule: AnyRule, seed: int, steps: int = STEPS, step_sizes: tuple[float,
     best = sum(min(row) for row in taken)
     totals = [sum(column) for column in zip(*taken, strict=True)]
     never = None if math.isfinite(best) else f"every step size, or not there after {steps} steps"
-    return Outcome(best, curve=tuple(zip(step_sizes, totals, strict=True)), diverged=never)
+    return TrainingOutcome(best, curve=tuple(zip(step_sizes, totals, strict=True)), diverged=never)
 
 
 def _steps_to_arrive(rule: AnyRule, number: int, factor: float, step_size: float, steps: int) -> float:
