@@ -12,7 +12,7 @@ from gradclip import ClipGradByGlobalNorm, ClipGradByNorm, ClipGradByValue, Rule
 from gradclip.torch import Clipper
 
 PACKAGE = Path(gradclip.__file__).parent
-DATA = {"part.py", "result.py", "policy.py", "state.py"}
+DATA = {"part.py", "result.py", "policy.py", "checkpoint.py"}
 """What the stages hand on, and no stage."""
 
 ORDER = ["clipper.py", "run.py", "gradients.py", "layout.py", "measure.py", "decide.py", "respond.py", "write.py"]

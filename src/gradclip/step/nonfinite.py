@@ -11,9 +11,9 @@ from gradclip.rules.arrays import Array, ArrayFunctions
 from gradclip.rules.norm import Linf
 from gradclip.rules.scope import Global, Tensor
 from gradclip.rules.threshold import Step
-from gradclip.step.across import in_any
 from gradclip.step.gradients import Gradients
 from gradclip.step.part import Part, places_in
+from gradclip.step.processes import in_any
 
 ELSEWHERE = "another process"
 """Where the processes share gradients: the name of what this one does not have."""

@@ -10,12 +10,12 @@ from gradclip.engines.base import Across, Batch, Engine
 from gradclip.errors import GradclipWarning, GradientAboveThreshold, NonFiniteGradient
 from gradclip.rules.response import KEEP, PASS, RAISE, SKIP
 from gradclip.rules.rule import Rule, Rules
-from gradclip.step.across import in_any
 from gradclip.step.gradients import Gradients
 from gradclip.step.measure import Read
 from gradclip.step.nonfinite import ELSEWHERE, listed, nonfinite_error, offenders
 from gradclip.step.part import Part, actions_of
 from gradclip.step.policy import Policy
+from gradclip.step.processes import in_any
 from gradclip.step.result import Result
 
 

@@ -12,7 +12,6 @@ from typing import Protocol
 from gradclip.engines.base import Batch, Engine
 from gradclip.rules.arrays import Operand
 from gradclip.rules.threshold import Step
-from gradclip.step.across import broken_after
 from gradclip.step.carry import carry
 from gradclip.step.decide import Terms, decide_sweep
 from gradclip.step.gradients import Gradients, gathered, gathered_once, refuse_missing
@@ -20,6 +19,7 @@ from gradclip.step.layout import Column, LineUp
 from gradclip.step.measure import Read, read
 from gradclip.step.memory import Memories
 from gradclip.step.part import Part
+from gradclip.step.processes import broken_after
 from gradclip.step.respond import Answer, respond
 from gradclip.step.result import Result
 
