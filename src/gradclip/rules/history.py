@@ -11,7 +11,13 @@ from gradclip.rules.estimators import Estimator, Remembered
 from gradclip.rules.levels import Level
 from gradclip.rules.threshold import Observed, State, Threshold
 
-FEEDS = ("raw", "limit", "clipped", "accepted")
+FEEDS = {
+    "raw": "",
+    "limit": "learning the limit for an outlier",
+    "clipped": "learning clipped norms",
+    "accepted": "learning no outlier",
+}
+"""What is learnt of a step, and how a sentence says it."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +104,12 @@ class History(Threshold):
         return {name: xp.where(learns, value, memory[name]) for name, value in after.items()}
 
     def __str__(self) -> str:
-        notes = [f"after {self.warmup}" if self.warmup > 1 else "", f"fed {self.feed}" if self.feed != "raw" else ""]
-        notes += [f"readmitting after {self.readmit}" if self.readmit else "", "this one included" * self.current]
+        notes = [
+            f"after {self.warmup}" if self.warmup > 1 else "",
+            FEEDS[self.feed],
+            f"its norm after {self.readmit} in a row" if self.readmit else "",
+            "this one included" * self.current,
+        ]
         note = ", ".join(filter(None, notes))
         return self.level.words(self.estimator) + (f" ({note})" if note else "")
 

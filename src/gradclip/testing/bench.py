@@ -85,7 +85,7 @@ class Bench:
     def moments(self, arrays: Sequence[Values]) -> list[Gradient]:
         """Second moments with these values, as an optimizer keeps them."""
         kept = self.tensors(arrays)
-        return [one.value if isinstance(one, Slot) else one for one in kept]
+        return [tensor.value if isinstance(tensor, Slot) else tensor for tensor in kept]
 
     def clip(
         self, rule: AnyRule | Clipper, arrays: Sequence[Values], order: Sequence[int] | None = None, **options: Any
