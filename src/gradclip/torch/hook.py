@@ -131,7 +131,8 @@ class AttachedClipper(Clipper):
         self._step_attributes.restore()
         if self._was_clipped(optimizer):
             return
-        self.give_returned(loss)
+        if loss is not None:
+            self.give_returned(loss)
         if len(self.optimizers) > 1:
             refuse_scaled([other for other in self.optimizers if other is not optimizer], optimizer)
         if self._spans and torch._C._current_graph_task_id() != -1:
