@@ -1,5 +1,12 @@
 """What tests in every folder are tried on: each of the forms that clip PyTorch gradients, and each engine."""
 
+import os
+
+from effort import LONG, QUICK_PROGRAMS
+
+if not LONG:
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK_PROGRAMS}".strip()
+
 import jax
 import pytest
 

@@ -8,6 +8,7 @@ from typing import Any
 from gradclip.engines.base import Engine
 from gradclip.errors import GradientAboveThreshold, NonFiniteGradient, TooManySkips
 from gradclip.rules.rule import AnyRule, checked_rule
+from gradclip.step.checkpoint import load_state, state_of
 from gradclip.step.gradients import Gradients, gathered, is_one, refuse_many
 from gradclip.step.layout import LineUp
 from gradclip.step.memory import Memories, Memory
@@ -16,7 +17,6 @@ from gradclip.step.policy import policy_of
 from gradclip.step.respond import Answer
 from gradclip.step.result import Result
 from gradclip.step.run import run
-from gradclip.step.state import load_state, state_of
 from gradclip.step.write import write
 from gradclip.telemetry import Telemetry
 

@@ -6,9 +6,9 @@ from unittest import mock
 
 import pytest
 
-import gradclip.step.across
 import gradclip.step.decide
 import gradclip.step.nonfinite
+import gradclip.step.processes
 import gradclip.step.respond
 import test_across
 from gradclip import L2, AutoClip, ClipGradByValue, Constant, Raise, Rule, SkipStep, Tensor
@@ -34,9 +34,9 @@ def refused_early(*arguments):
 
 PLANTS = [
     Plant("what was broken elsewhere is learnt", LAW, (BY_VALUE, "zero", "NaN"),
-          gradclip.step.across, "either", broken_here),
+          gradclip.step.processes, "either", broken_here),
     Plant("the same, by an infinity that is kept", LAW, (test_across.CHAINS[5], "keep", "inf"),
-          gradclip.step.across, "either", broken_here),
+          gradclip.step.processes, "either", broken_here),
     Plant("learnt beside a stage that zeroes", LAW, (test_across.CHAINS[3], "zero", "NaN"),
           gradclip.step.decide, "either", broken_here),
     Plant("one process skips", LAW, (Rule(Tensor(), L2(), Constant(50.0), SkipStep()), "keep", "large"),

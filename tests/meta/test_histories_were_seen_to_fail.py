@@ -102,7 +102,7 @@ PLANTS = [
         following.test_what_is_learnt_from_a_norm_above_the_threshold,
         ("limit", [2.0, 4.0, 2.0]),
         History,
-        "_fed",
+        "_sample",
         never,
     ),
     Plant(
@@ -118,7 +118,7 @@ PLANTS = [
         following.test_after_enough_norms_above_it_in_a_row_the_raw_one_is_learnt,
         (),
         History,
-        "_fed",
+        "_sample",
         always_the_limit,
     ),
     Plant(
@@ -150,7 +150,7 @@ PLANTS = [
         combining.test_each_part_has_a_memory_of_its_own,
         (),
         combine,
-        "_own",
+        "_part_of",
         lambda state, number: {},
     ),
     Plant(

@@ -35,11 +35,13 @@ def test_below_the_threshold_the_jacobian_is_the_identity():
 @pytest.mark.parametrize("norm", [L1(), L2(), Linf(), Lp(3.0), Lp(0.5), RMS()], ids=repr)
 @pytest.mark.parametrize("scope", [Row(), Tensor(), Global()], ids=str)
 @pytest.mark.parametrize("response", [Rule().response, Smooth()], ids=repr)
-@pytest.mark.parametrize("values", [[0.0, 0.0], [1e-25, 0.0], [0.0, 300.0]], ids=repr)
-def test_derivatives_are_finite_at_zero_and_near_it(norm, scope, response, values):
+def test_derivatives_are_finite_at_zero_and_near_it(norm, scope, response):
+    """One program derives the compiled step both ways: that is what takes the time, and not the values."""
     function = jax.jit(clipped(Rule(scope, norm, Constant(1.0), response)))
-    assert np.isfinite(jax.jacrev(function)(jnp.array(values))).all()
-    assert np.isfinite(jax.jacfwd(function)(jnp.array(values))).all()
+    both = jax.jit(lambda values: (jax.jacrev(function)(values), jax.jacfwd(function)(values)))
+    for values in ([0.0, 0.0], [1e-25, 0.0], [0.0, 300.0]):
+        found = np.asarray(both(jnp.array(values)))
+        assert np.isfinite(found).all(), f"at {values}: {found}"
 
 
 def test_by_value_only_what_is_inside_has_a_derivative():
@@ -51,5 +53,5 @@ def test_by_value_only_what_is_inside_has_a_derivative():
 
 def test_a_second_derivative_is_that_of_the_formula():
     """x / |x| along the first axis at [3, 4]: d2/dy2 of x / sqrt(x^2 + y^2) = x (2 y^2 - x^2) / r^5 = 69 / 3125."""
-    hessian = jax.hessian(lambda v: clipped(Rule())(v)[0])(jnp.array([3.0, 4.0]))
+    hessian = jax.jit(jax.hessian(lambda v: clipped(Rule())(v)[0]))(jnp.array([3.0, 4.0]))
     assert float(hessian[1, 1]) == pytest.approx(69 / 3125, rel=1e-5)

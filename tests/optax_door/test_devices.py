@@ -10,7 +10,8 @@ HERE = Path(__file__).parent
 
 
 def test_all_that_four_devices_can_show():
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4".strip()
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(HERE / "four_devices.py")]
     done = subprocess.run(
         command, capture_output=True, text=True, env=environment, cwd=HERE.parents[1], check=False, timeout=300

@@ -97,7 +97,8 @@ def test_mean_over_rms_is_1_where_norms_are_equal():
 
 def test_it_says_what_it_is():
     history = History(EMA(0.97), Ratio(2.0), "limit", warmup=25, readmit=10)
-    assert str(history) == "2 times the mean of an EMA of 0.97 (after 25, fed limit, readmitting after 10)"
+    notes = "after 25, learning the limit for an outlier, its norm after 10 in a row"
+    assert str(history) == f"2 times the mean of an EMA of 0.97 ({notes})"
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ assert method.differences == ["there is none"]
 assert method.signature == "MedianClip(window=5)"
 assert method.state == "7 numbers for all tensors together"
 assert gradclip.from_dict(json.loads(json.dumps(method.rule.to_dict()))) == method.rule
-assert doctest.testmod(recipes.history, globs=vars(gradclip)).failed == 0
+assert doctest.testmod(recipes.adaptive, globs=vars(gradclip)).failed == 0
 """
 
 CLIPS = """
@@ -69,7 +69,7 @@ def source(tmp_path_factory):
     """The source of gradclip with one more function."""
     copy = tmp_path_factory.mktemp("next_year")
     shutil.copytree(SOURCE / "gradclip", copy / "gradclip", ignore=shutil.ignore_patterns("__pycache__"))
-    with (copy / "gradclip" / "rules" / "recipes" / "history.py").open("a") as file:
+    with (copy / "gradclip" / "rules" / "recipes" / "adaptive.py").open("a") as file:
         file.write(METHOD)
     return copy
 

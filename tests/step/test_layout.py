@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 
-from gradclip import AGC, L2, AdaGC, ClipGradByGlobalNorm, ClipGradByNorm, Constant, Group, Row, Rule, Rules
+from gradclip import AGC, L2, AdaGC, ClipGradByGlobalNorm, ClipGradByNorm, Constant, Group, Row, Rule, Rules, ZClip
 from gradclip.clipper import Clipper
 from gradclip.engines.reference import ReferenceEngine
 from gradclip.step import layout
 from gradclip.step.gradients import Gradients
+from gradclip.step.layout import LineUp
+from gradclip.step.policy import KEEPS
 
 ENGINE = ReferenceEngine()
 BY_NAME = Rules({"a*": ClipGradByNorm(1.0), "b*": ClipGradByGlobalNorm(2.0)})
@@ -52,6 +54,25 @@ def test_a_kept_layout_is_never_that_of_another_structure(rule):
     for step in STEPS:
         for one, expected in zip(clipped(clipper, *step), clipped(Clipper(rule), *step), strict=True):
             np.testing.assert_array_equal(one, expected)
+
+
+REMEMBERING = [
+    AdaGC(),
+    Rule(Row(), L2(), ZClip(warmup=1).threshold),
+    Rule(Group(), L2(), ZClip(warmup=1).threshold),
+    Rules({"a*": AdaGC(), "b*": ZClip(warmup=1)}),
+]
+
+
+@pytest.mark.parametrize("rule", REMEMBERING, ids=repr)
+def test_what_is_remembered_does_not_depend_on_the_kept_layouts(rule):
+    """As by a clipper that lays out anew in each step."""
+    keeping, forgetting = Clipper(rule), Clipper(rule)
+    for step in STEPS:
+        forgetting.line = LineUp(forgetting.rule, KEEPS)
+        for one, expected in zip(clipped(keeping, *step), clipped(forgetting, *step), strict=True):
+            np.testing.assert_array_equal(one, expected)
+    assert keeping.state_dict() == forgetting.state_dict()
 
 
 @pytest.mark.parametrize("rule", [BY_NAME, AGC(0.01), AdaGC()], ids=repr)

@@ -170,6 +170,11 @@ def test_through_grad_scale_leaves_the_gradient_clipped_for_who_reads_it_later()
         lambda m: attach(
             torch.optim.AdamW(m.parameters(), fused=True), gradclip.ClipGradByNorm(1.0), through_grad_scale=True
         ),
+        lambda m: attach(
+            torch.optim.AdamW(m.parameters(), fused=True),
+            gradclip.Rule(response=gradclip.Zero()),
+            through_grad_scale=True,
+        ),
     ],
 )
 def test_through_grad_scale_is_refused_where_one_coefficient_is_not_enough(wrong):

@@ -19,7 +19,7 @@ from gradclip.rules.rule import AnyRule, Carry, Rule, Rules, checked_rule
 from gradclip.rules.scope import Global
 from gradclip.rules.threshold import State
 from gradclip.step.decide import Terms, decide_sweep
-from gradclip.step.part import ALIKE
+from gradclip.step.part import AS_MEASURED
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def _in_arrays(stages: Sequence[Rule], norms: Sequence[float]) -> Iterator[tuple
 
 def _played(stages: Sequence[Rule], measures: Iterator[Measure]) -> Iterator[tuple[float, float]]:
     """For each step the threshold of the stage that clips hardest, and the norm that comes out."""
-    parts = [ALIKE] * len(stages)
+    parts = [AS_MEASURED] * len(stages)
     states: list[State] = [{}] * len(stages)
     for step, measure in enumerate(measures):
         plan = decide_sweep(measure, stages, parts, states, Terms(step=step))

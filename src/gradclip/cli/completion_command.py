@@ -43,7 +43,7 @@ def script_for(shell: str, command_line: argparse.ArgumentParser) -> str:
         for argument in form._actions:  # shtab reads them there, too
             argument.choices = choices.get((command, argument.dest), argument.choices)
             if argument.type is Path or argument.nargs == argparse.REMAINDER:
-                argument.complete = shtab.FILE  # type: ignore[attr-defined]
+                argument.complete = shtab.FILE  # type: ignore[attr-defined]  # as shtab wants it
     return str(shtab.complete(command_line, shell))
 
 

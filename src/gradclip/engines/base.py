@@ -8,20 +8,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
-from gradclip.rules.arrays import SCALARS, Array, ArrayFunctions
+from gradclip.rules.arrays import SCALARS, Array, ArrayFunctions, Operand
 from gradclip.rules.norm import Linf, Norm
 from gradclip.rules.response import Rescale, Response
 from gradclip.rules.scope import Element, Row, Scope
 from gradclip.rules.segments import Shape
+
+Gradient: TypeAlias = Any
+"""What an engine owns and gathers: a tensor of its framework, a NumPy array, or a `Slot`."""
+
+Batch: TypeAlias = Any
+"""What an engine gathers gradients to, of a class of its own."""
 
 
 class Measure(NamedTuple):
     """What an engine read, for each of S segments: the norm is `scale * total^(1/p)`, or `scale * total` for a maximum.
 
     `scale` has the unit of the stored gradient; engines move it away from 1 where the plain power sum would leave the
-    range of its type. A loss scale is divided out later, by `decide`.
+    range of its type.
     """
 
     total: Array
@@ -43,9 +49,9 @@ class Across(NamedTuple):
     that others count. All processes make the same calls in the same order.
     """
 
-    shards: Callable[[Array, str], Array]
-    tensors: Callable[[Array, str], Array]
-    counted: Callable[[Array], Array] = _all_count
+    shards: Callable[[Operand, str], Array]
+    tensors: Callable[[Operand, str], Array]
+    counted: Callable[[Operand], Array] = _all_count
 
 
 class Slot:
@@ -60,22 +66,22 @@ class Slot:
 class Values(Protocol):
     """Values of a framework, which are never written, for what has one number for each element of a gradient."""
 
-    def wide(self, tensor: Any, index: int, /) -> Any:
+    def wide(self, tensor: Gradient, index: int, /) -> Operand:
         """The value of a tensor that `gather` takes, in float32 or wider; a sparse one raises `UnsupportedGradient`."""
 
-    def tensor(self, value: Any, /) -> Any:
+    def tensor(self, value: Operand, /) -> Gradient:
         """A new tensor, for `gather`, with this value."""
 
-    def put_(self, tensor: Any, source: Any, /) -> None:
+    def put_(self, tensor: Gradient, source: Gradient, /) -> None:
         """Write to `tensor` what the tensor `source` holds, as its dtype."""
 
-    def zeros(self, value: Any, /) -> Any:
+    def zeros(self, value: Operand, /) -> Operand:
         """Zeros like `value`."""
 
-    def beside(self, saved: Any, value: Any, /) -> Any:
+    def beside(self, saved: Operand, value: Operand, /) -> Operand:
         """`saved`, which may come from a checkpoint, on the device of `value` and in its dtype."""
 
-    def where(self, flag: Array, then: Any, other: Any, /) -> Any:
+    def where(self, flag: Operand, then: Operand, other: Operand, /) -> Operand:
         """One of two values, by a flag of the engine, which may lie on a device, or by one flag for each element."""
 
 
@@ -126,55 +132,55 @@ class Engine(Protocol):
     xp: ArrayFunctions = SCALARS
     """The array functions that the bounds for `clamp_` are made with."""
 
-    def owns(self, tensor: Any) -> bool:
+    def owns(self, tensor: Gradient) -> bool:
         """Whether this engine can read and write `tensor`."""
 
-    def gather(self, tensors: list[Any], tables: Tables | None = None) -> Any:
+    def gather(self, tensors: list[Gradient], tables: Tables | None = None) -> Batch:
         """The batch of `tensors`; raises `UnsupportedGradient` and writes nothing.
 
         In `tables`, which the layout of a step keeps, an engine finds what it left there when it met such tensors last.
         """
 
-    def repeated(self, batch: Any) -> set[int]:
+    def repeated(self, batch: Batch) -> set[int]:
         """The places of tensors whose memory an earlier one of the batch has."""
 
-    def refuse_unordered(self, batch: Any) -> None:
+    def refuse_unordered(self, batch: Batch) -> None:
         """Raise `UnsupportedGradient` for a complex tensor, whose elements have no sign and no bound."""
 
-    def measure(self, batch: Any, scope: Scope, norm: Norm) -> Measure:
+    def measure(self, batch: Batch, scope: Scope, norm: Norm) -> Measure:
         """One read: the measure of each segment of `scope` (`Element`: see `scope.Element`)."""
 
-    def apply_(self, batch: Any, scope: Scope, coefficient: Array, zeroes: bool = True) -> None:
+    def apply_(self, batch: Batch, scope: Scope, coefficient: Operand, zeroes: bool = True) -> None:
         """Multiply each segment by its coefficient, in place; where it is 1 nothing is written, where 0, zeros are.
 
         `zeroes` is false where no coefficient can be 0. An engine that waits may multiply by 1.
         """
 
-    def map_(self, batch: Any, response: Response, low: Array, high: Array) -> None:
+    def map_(self, batch: Batch, response: Response, low: Operand, high: Operand) -> None:
         """Replace each finite element x by `phi(|x| / t) x`, with t = `high` for x > 0 and -`low` for x < 0.
 
         Both are one number, or an array [T] with one for each tensor.
         """
 
-    def zero_nonfinite_(self, batch: Any) -> None:
+    def zero_nonfinite_(self, batch: Batch) -> None:
         """Replace each non-finite element by zero."""
 
     def unit_axis(self, shape: Shape) -> int:
         """The axis of the output units in a weight of `shape` (two axes or more), as the framework's layers have it."""
 
-    def shapes(self, batch: Any, scope: Scope) -> list[Shape]:
+    def shapes(self, batch: Batch, scope: Scope) -> list[Shape]:
         """The shapes of the tensors as measured: of a sparse one, that of its values. The axis of `Row` comes first.
 
         Raises `UnsupportedGradient` for a tensor that has not the axis.
         """
 
-    def holds_float64(self, batch: Any) -> bool:
+    def holds_float64(self, batch: Batch) -> bool:
         """Whether any tensor has elements (or parts of complex ones) of 64 bits."""
 
-    def to_host(self, array: Array) -> list[float]:
+    def to_host(self, array: Operand) -> list[float]:
         """The numbers of `array`; on an accelerator this waits for the device."""
 
-    def clamp_(self, batch: Any, low: Array, high: Array) -> Measure:
+    def clamp_(self, batch: Batch, low: Operand, high: Operand) -> Measure:
         """`measure` at scope `Element`, then `map_` with the response `Rescale`; bounds as in `map_`."""
         measure = self.measure(batch, Element(), Linf())
         self.map_(batch, Rescale(), low, high)
@@ -188,9 +194,9 @@ class Engine(Protocol):
         """`measure` of one segment as this engine measures one: the way back from `in_arrays`, if that is floats."""
         return measure
 
-    def on_host(self, arrays: Sequence[Array]) -> list[Array]:
+    def on_host(self, arrays: Sequence[Operand]) -> Sequence[Array]:
         """The same arrays on the host, where the engine `moves` them; else as they are."""
-        return list(arrays)
+        return arrays
 
 
 def row_axes(scope: Scope, shapes: Sequence[Shape], unit_axis: Callable[[Shape], int]) -> list[int | None]:

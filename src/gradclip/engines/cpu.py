@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from gradclip.engines.base import NO_ORDER, Engine, Measure, Tables, Unsupported
 from gradclip.engines.cpu_gather import Adapter, CpuBatch, Gatherer, Table, Via
 from gradclip.engines.cpu_walk import walk
 from gradclip.engines.reference import NUMPY
-from gradclip.rules.arrays import SCALARS, Array
+from gradclip.rules.arrays import SCALARS, Operand
 from gradclip.rules.norm import Norm
 from gradclip.rules.response import Normalize, Response, Smooth, Zero, is_clamp
 from gradclip.rules.scope import Element, Global, Row, Scope
@@ -44,7 +45,7 @@ class CpuEngine(Engine):
         self._unit_axis = adapter.unit_axis
         self._gather = Gatherer(adapter, via)
 
-    def owns(self, tensor: Any) -> bool:
+    def owns(self, tensor: object) -> bool:
         return self._owns(tensor)
 
     def gather(self, tensors: list[Any], tables: Tables | None = None) -> CpuBatch:
@@ -100,7 +101,7 @@ class CpuEngine(Engine):
 
     def _each(
         self, table: Table, segments: int, name: str, how: int, parameters: int = 0, stride: int = 0
-    ) -> np.ndarray[Any, np.dtype[np.float64]]:
+    ) -> np.ndarray:
         """[S, 4]: what the kernel `name` found in each segment."""
         found = np.zeros((segments, 4))
         walk(table, name, self._threads, found.ctypes.data, how, 1, parameters, stride)
@@ -108,16 +109,17 @@ class CpuEngine(Engine):
 
     def in_arrays(self, measure: Measure) -> Measure:
         """The measure of one segment in arrays [1] instead of floats."""
-        numbers = (measure.total, measure.nonfinite, measure.scale)
+        numbers: tuple[Operand, ...] = (measure.total, measure.nonfinite, measure.scale)
         total, nonfinite, scale = (np.array([float(number)]) for number in numbers)
         return Measure(total, nonfinite, NUMPY, scale)
 
     def in_floats(self, measure: Measure) -> Measure:
         """The measure of one segment in floats instead of arrays [1]."""
-        total, nonfinite, scale = (np.ravel(n)[0].item() for n in (measure.total, measure.nonfinite, measure.scale))
+        arrays: tuple[Operand, ...] = (measure.total, measure.nonfinite, measure.scale)
+        total, nonfinite, scale = (np.ravel(array)[0].item() for array in arrays)
         return Measure(total, nonfinite, SCALARS, scale)
 
-    def apply_(self, batch: CpuBatch, scope: Scope, coefficient: Array, zeroes: bool = True) -> None:
+    def apply_(self, batch: CpuBatch, scope: Scope, coefficient: np.ndarray | float, zeroes: bool = True) -> None:
         """One read and one write of the segments whose coefficient is not 1."""
         if isinstance(scope, Global):
             if coefficient != 1.0:
@@ -138,7 +140,7 @@ class CpuEngine(Engine):
         found = self._map(batch, "clamp", low, high, how=layout.MAX)
         return peaks_of(found)
 
-    def map_(self, batch: CpuBatch, response: Response, low: Array, high: Array) -> None:
+    def map_(self, batch: CpuBatch, response: Response, low: Operand, high: Operand) -> None:
         """One read; parts of 16 KB in which an element changes are written."""
         self.refuse_unordered(batch)
         phi = type(response).coefficient  # a derived response may have one of its own
@@ -160,7 +162,7 @@ class CpuEngine(Engine):
         found = self._each(batch.table, len(batch), "zero_nonfinite", layout.SUM, parts.ctypes.data, 1)
         self._wrote(batch, np.flatnonzero(found[:, 3]).tolist())
 
-    def _map(self, batch: CpuBatch, name: str, *parameters: Array, how: int = layout.SUM) -> Any:
+    def _map(self, batch: CpuBatch, name: str, *parameters: Operand, how: int = layout.SUM) -> np.ndarray:
         table = batch.table
         if any(isinstance(parameter, np.ndarray) for parameter in parameters):
             rows = np.column_stack([np.broadcast_to(parameter, len(batch)) for parameter in parameters])
@@ -171,7 +173,7 @@ class CpuEngine(Engine):
         self._wrote(batch, np.flatnonzero(found[:, 3]).tolist())
         return found
 
-    def _wrote(self, batch: CpuBatch, indices: Any) -> None:
+    def _wrote(self, batch: CpuBatch, indices: Sequence[int]) -> None:
         """Copy payloads back to where they came from, and tell the framework."""
         for index in batch.payloads and indices:
             payload = batch.payloads.get(index)
@@ -190,7 +192,7 @@ class CpuEngine(Engine):
     def holds_float64(self, batch: CpuBatch) -> bool:
         return bool(batch.table.words[layout.CODES] >> 3 & 1)
 
-    def to_host(self, array: Array) -> list[float]:
+    def to_host(self, array: np.ndarray | float) -> list[float]:
         return [array] if isinstance(array, float | int) else list(np.atleast_1d(array).tolist())
 
 
@@ -207,7 +209,7 @@ def segmented(batch: CpuBatch, table: Table, scope: Scope) -> tuple[Table, int]:
     return table, len(batch)
 
 
-def owners(batch: CpuBatch, scope: Scope, chosen: np.ndarray[Any, np.dtype[np.bool_]]) -> list[int]:
+def owners(batch: CpuBatch, scope: Scope, chosen: np.ndarray) -> list[int]:
     """The places of the tensors of which a segment is `chosen`."""
     if isinstance(scope, Row):
         rows = [around(shape, axis)[1] for shape, axis in zip(batch.shapes(), batch.axes(scope), strict=True)]
@@ -215,7 +217,7 @@ def owners(batch: CpuBatch, scope: Scope, chosen: np.ndarray[Any, np.dtype[np.bo
     return list(np.flatnonzero(chosen).tolist())
 
 
-def peaks_of(found: np.ndarray[Any, np.dtype[np.float64]]) -> Measure:
+def peaks_of(found: np.ndarray) -> Measure:
     """The measure of `Element` from what `extremes` found in each tensor."""
     nonfinite = np.zeros(2 * len(found))
     nonfinite[0::2] = found[:, 2]

@@ -29,14 +29,13 @@ def reader(kinds: tuple[type, type], attribute: str, flag: str) -> Callable[[lis
     known = np.array([*map(id, kinds), *found, id(None)], np.int64)
     collect, address = entry("collect"), known.ctypes.data
 
-    def read(objects: list[Any]) -> list[Any] | None:
+    def read(objects: list[Any], known: np.ndarray[Any, Any] = known) -> list[Any] | None:  # which `address` is of
         values: list[Any] = [None] * len(objects)
         missing = REFUSED if any(hasattr(kind, flag) for kind in kinds) else collect(objects, values, flag, address)
         if missing:
             return None if missing == REFUSED else [value for value in values if value is not None]
         return values
 
-    read.known = known  # type: ignore[attr-defined]  # what `address` points to
     return read
 
 

@@ -11,12 +11,12 @@ import ctypes
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
 from gradclip.engines import cpu_table as layout
-from gradclip.engines.base import UnsupportedGradient, Values, around, repeats, row_axes
+from gradclip.engines.base import Gradient, UnsupportedGradient, Values, around, repeats, row_axes
 from gradclip.rules.scope import Scope, rows_of
 from gradclip.rules.segments import Shape
 
@@ -41,9 +41,9 @@ class Payload(Protocol):
     """A contiguous real tensor that stands for a gradient: see the framework's layout adapter."""
 
     @property
-    def tensor(self) -> Any: ...
+    def tensor(self) -> Gradient: ...
     @property
-    def magnitudes(self) -> Any: ...
+    def magnitudes(self) -> Gradient: ...
     @property
     def writeback(self) -> Callable[[], object] | None: ...
     @property
@@ -60,11 +60,13 @@ class Adapter(Protocol):
     @property
     def VALUES(self) -> Values: ...
     def unit_axis(self, shape: Shape) -> int: ...
-    def describable(self, tensors: Sequence[Any]) -> bool: ...  # whether its C function may be asked about all of them
-    def payload(self, gradient: Any, index: int) -> Payload: ...
-    def written(self, tensors: Sequence[Any]) -> None: ...
+    def describable(
+        self, tensors: Sequence[Gradient]
+    ) -> bool: ...  # whether its C function may be asked about all of them
+    def payload(self, gradient: Gradient, index: int) -> Payload: ...
+    def written(self, tensors: Sequence[Gradient]) -> None: ...
     def threads(self) -> int: ...
-    def on_cpu(self, tensor: Any) -> bool: ...
+    def on_cpu(self, tensor: Gradient) -> bool: ...
 
 
 class Table:
@@ -142,7 +144,7 @@ class CpuBatch:
     __slots__ = ("_magnitudes", "_tables", "_unit_axis", "payloads", "sources", "table", "via")
 
     def __init__(
-        self, table: Table, sources: list[Any], via: Via, tables: list[Table], unit_axis: Callable[[Shape], int]
+        self, table: Table, sources: list[Gradient], via: Via, tables: list[Table], unit_axis: Callable[[Shape], int]
     ) -> None:
         self.table, self.sources, self.via, self._tables, self._unit_axis = table, sources, via, tables, unit_axis
         self.payloads: dict[int, Payload] = {}
@@ -211,7 +213,7 @@ class CpuBatch:
             table.rows[scope] = rows
         return table.rows[scope]
 
-    def _cuts(self, axes: Sequence[int | None]) -> np.ndarray[Any, np.dtype[np.int64]] | None:
+    def _cuts(self, axes: Sequence[int | None]) -> np.ndarray | None:
         """[T, 2]: how often all the rows of a tensor come one after another, and their number; None if once for all."""
         if not any(axes):
             return None
@@ -251,7 +253,7 @@ class Gatherer:
         self._tables: list[Table] = []
         self._fill = entry("fill")
 
-    def __call__(self, tensors: list[Any], tables: list[Any] | None = None) -> CpuBatch:
+    def __call__(self, tensors: list[Gradient], tables: list[Table] | None = None) -> CpuBatch:
         tables = self._tables if tables is None else tables
         try:
             table = tables.pop()  # one operation under the GIL: two threads never get the same table
@@ -293,7 +295,7 @@ def shape_of(payload: Payload) -> Shape:
     return shape if order is None else tuple(shape[order.index(axis)] for axis in range(len(shape)))
 
 
-def place(table: Table, index: int, tensor: Any, shape: tuple[int, ...]) -> None:
+def place(table: Table, index: int, tensor: Gradient, shape: tuple[int, ...]) -> None:
     """Put a contiguous `tensor` into the table; its rows are those of `shape`."""
     code = CODE_OF_NAME[str(tensor.dtype).rpartition(".")[2]]
     try:
@@ -306,7 +308,7 @@ def place(table: Table, index: int, tensor: Any, shape: tuple[int, ...]) -> None
     table.spans[index, :4] = address, elements, code, rows_of(shape)
 
 
-def own_address(source: Any, otherwise: int) -> int:
+def own_address(source: Gradient, otherwise: int) -> int:
     """The address of a gradient itself; a sparse one has several arrays and none."""
     return otherwise if getattr(source, "is_sparse", False) is True else int(source.data_ptr())
 
@@ -341,4 +343,4 @@ def entry(name: Literal["collect", "fill", "number", "shared", "split", "walk"])
 @functools.cache
 def address_of(name: str) -> int:
     """The address of the compiled function of `cpu_table` with this name."""
-    return int(layout.compiled(getattr(layout, name)).address)
+    return layout.compiled(getattr(layout, name)).address or 0

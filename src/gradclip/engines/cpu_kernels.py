@@ -22,15 +22,14 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from gradclip.engines.cpu_compile import compile_c
+from gradclip.engines.cpu_compile import CFunc, Code, Elements, Numbers, Signature, Target, Type, Typing, compile_c
 
 HALF, BFLOAT, FLOAT, DOUBLE = range(4)
 """Codes of the element types, in the order of `POINTEES`."""
@@ -56,7 +55,7 @@ SAFE = 1e30
 # -- Words: loads, stores and integers of exact width; numba's own operators would widen to 64 bits and lose the lanes
 
 
-def _narrow(builder: Any, value: Any, element: Any) -> Any:
+def _narrow(builder: ir.IRBuilder, value: ir.Value, element: Type) -> ir.Value:
     """`value` (fp32 or fp64) rounded to nearest even, in the form in which `element` is stored."""
     single, i32 = ir.FloatType(), ir.IntType(32)
     if element == types.float64:
@@ -76,7 +75,7 @@ def _narrow(builder: Any, value: Any, element: Any) -> Any:
     return builder.trunc(builder.select(builder.fcmp_unordered("uno", value, value), quiet, rounded), ir.IntType(16))
 
 
-def _widen(builder: Any, stored: Any, element: Any) -> Any:
+def _widen(builder: ir.IRBuilder, stored: ir.Value, element: Type) -> ir.Value:
     """The value of what is `stored`: fp64 for fp64, fp32 for all others."""
     if element == types.int16:
         return builder.fpext(builder.bitcast(stored, ir.HalfType()), ir.FloatType())
@@ -86,19 +85,19 @@ def _widen(builder: Any, stored: Any, element: Any) -> Any:
     return stored
 
 
-def _wide(element: Any) -> Any:
+def _wide(element: Type) -> Type:
     return types.float64 if element == types.float64 else types.float32
 
 
-def _word(element: Any) -> Any:
+def _word(element: Type) -> Type:
     return {types.float32: types.int32, types.float64: types.int64}.get(element, types.int16)
 
 
 @intrinsic
-def read(typing: Any, p: Any, i: Any) -> Any:
+def read(typing: Typing, p: Type, i: Type) -> Code:
     """Element `i`, as fp64 for fp64 and as fp32 for all others."""
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    def generate(context: Target, builder: ir.IRBuilder, signature: Signature, args: Sequence[ir.Value]) -> ir.Value:
         # align=1: a tensor made from foreign memory may lie anywhere
         return _widen(builder, builder.load(builder.gep(args[0], [args[1]]), align=1), p.dtype)
 
@@ -106,10 +105,10 @@ def read(typing: Any, p: Any, i: Any) -> Any:
 
 
 @intrinsic
-def write(typing: Any, p: Any, i: Any, value: Any) -> Any:
+def write(typing: Typing, p: Type, i: Type, value: Type) -> Code:
     """Element `i` becomes `value`, rounded to nearest even."""
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    def generate(context: Target, builder: ir.IRBuilder, signature: Signature, args: Sequence[ir.Value]) -> ir.Value:
         builder.store(_narrow(builder, args[2], p.dtype), builder.gep(args[0], [args[1]]), align=1)
         return context.get_dummy_value()
 
@@ -117,11 +116,11 @@ def write(typing: Any, p: Any, i: Any, value: Any) -> Any:
 
 
 @intrinsic
-def word(typing: Any, p: Any, i: Any) -> Any:
+def word(typing: Typing, p: Type, i: Type) -> Code:
     """The bits of element `i` as a signed integer of their own width."""
     result = _word(p.dtype)
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    def generate(context: Target, builder: ir.IRBuilder, signature: Signature, args: Sequence[ir.Value]) -> ir.Value:
         stored = builder.load(builder.gep(args[0], [args[1]]), align=1)
         return builder.bitcast(stored, context.get_value_type(result))
 
@@ -129,10 +128,10 @@ def word(typing: Any, p: Any, i: Any) -> Any:
 
 
 @intrinsic
-def value(typing: Any, p: Any, bits: Any) -> Any:
+def value(typing: Typing, p: Type, bits: Type) -> Code:
     """The fp64 value of the element of `p` that has these `bits`."""
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    def generate(context: Target, builder: ir.IRBuilder, signature: Signature, args: Sequence[ir.Value]) -> ir.Value:
         stored = builder.bitcast(args[1], args[0].type.pointee)
         wide = _widen(builder, stored, p.dtype)
         return wide if p.dtype == types.float64 else builder.fpext(wide, ir.DoubleType())
@@ -141,17 +140,17 @@ def value(typing: Any, p: Any, bits: Any) -> Any:
 
 
 @intrinsic
-def rounded(typing: Any, p: Any, number: Any) -> Any:
+def rounded(typing: Typing, p: Type, number: Type) -> Code:
     """The fp64 `number` rounded to the element type of `p`, as fp64 for fp64 and as fp32 for all others."""
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    def generate(context: Target, builder: ir.IRBuilder, signature: Signature, args: Sequence[ir.Value]) -> ir.Value:
         return _widen(builder, _narrow(builder, args[1], p.dtype), p.dtype)
 
     return _wide(p.dtype)(p, number), generate
 
 
-def _pick(name: str) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+def _pick(name: str) -> Callable[..., ir.Value]:
+    def generate(context: Target, builder: ir.IRBuilder, signature: Signature, args: Sequence[ir.Value]) -> ir.Value:
         a, b = args
         compare = builder.icmp_signed if name == "smax" else builder.icmp_unsigned
         return builder.or_(a, b) if name == "either" else builder.select(compare(">", a, b), a, b)
@@ -160,49 +159,49 @@ def _pick(name: str) -> Any:
 
 
 @intrinsic
-def wide(typing: Any, p: Any, number: Any) -> Any:
+def wide(typing: Typing, p: Type, number: Type) -> Code:
     """The fp64 `number` in the type that elements of `p` are computed in."""
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    def generate(context: Target, builder: ir.IRBuilder, signature: Signature, args: Sequence[ir.Value]) -> ir.Value:
         return args[1] if p.dtype == types.float64 else builder.fptrunc(args[1], ir.FloatType())
 
     return _wide(p.dtype)(p, number), generate
 
 
 @intrinsic
-def elements_in(typing: Any, p: Any, size: Any) -> Any:
+def elements_in(typing: Typing, p: Type, size: Type) -> Code:
     """The number of elements of `p` in `size` bytes."""
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    def generate(context: Target, builder: ir.IRBuilder, signature: Signature, args: Sequence[ir.Value]) -> ir.Value:
         return builder.udiv(args[1], ir.IntType(64)(p.dtype.bitwidth // 8))
 
     return types.int64(p, types.int64), generate
 
 
 @intrinsic
-def room(typing: Any, p: Any, out: Any, columns: Any) -> Any:
+def room(typing: Typing, p: Type, out: Type, columns: Type) -> Code:
     """The second half of `out` as numbers of the type that elements of `p` are computed in."""
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    def generate(context: Target, builder: ir.IRBuilder, signature: Signature, args: Sequence[ir.Value]) -> ir.Value:
         return builder.bitcast(builder.gep(args[1], [args[2]]), context.get_value_type(signature.return_type))
 
     return types.CPointer(_wide(p.dtype))(p, out, columns), generate
 
 
 @intrinsic
-def signed_max(typing: Any, a: Any, b: Any) -> Any:
+def signed_max(typing: Typing, a: Type, b: Type) -> Code:
     """The larger of two integers, at their own width."""
     return a(a, a), _pick("smax")
 
 
 @intrinsic
-def unsigned_max(typing: Any, a: Any, b: Any) -> Any:
+def unsigned_max(typing: Typing, a: Type, b: Type) -> Code:
     """The larger of two integers read as unsigned, at their own width."""
     return a(a, a), _pick("umax")
 
 
 @intrinsic
-def either(typing: Any, a: Any, b: Any) -> Any:
+def either(typing: Typing, a: Type, b: Type) -> Code:
     """Bitwise or, at the integers' own width."""
     return a(a, a), _pick("either")
 
@@ -211,7 +210,7 @@ def either(typing: Any, a: Any, b: Any) -> Any:
 
 
 @njit
-def exact(p: Any, count: int) -> tuple[float, float, float]:
+def exact(p: Elements, count: int) -> tuple[float, float, float]:
     """Slow: sum of squares and sum of magnitudes in fp64, and the number of non-finite elements."""
     squares, magnitudes, nonfinite = 0.0, 0.0, 0.0
     for i in range(count):
@@ -224,7 +223,7 @@ def exact(p: Any, count: int) -> tuple[float, float, float]:
 
 
 @njit
-def has_bits(p: Any, count: int) -> bool:
+def has_bits(p: Elements, count: int) -> bool:
     """Whether any bit is set, the sign of a zero included."""
     bits = word(p, 0)
     for i in range(count):
@@ -233,12 +232,12 @@ def has_bits(p: Any, count: int) -> bool:
 
 
 @njit
-def term(x: Any, order: int) -> Any:
+def term(x: float, order: int) -> float:
     return x * x if order == 2 else abs(x)
 
 
 @njit(fastmath=LANES)
-def sum_blocks(p: Any, blocks: int, order: int) -> float:
+def sum_blocks(p: Elements, blocks: int, order: int) -> float:
     """The sum of |x|^order, order 1 or 2, over whole blocks: eight streams are added in fp32, their sums in fp64.
 
     An fp32 sum has 8 terms, so at most 8 roundings in whatever order, product included: its relative error is at most
@@ -256,7 +255,7 @@ def sum_blocks(p: Any, blocks: int, order: int) -> float:
 
 
 @njit(fastmath=LANES)
-def sum_tail(p: Any, begin: int, end: int, order: int) -> float:
+def sum_tail(p: Elements, begin: int, end: int, order: int) -> float:
     """The sum of |x|^order over what is no whole block, in fp64."""
     total = 0.0
     for i in range(begin, end):
@@ -265,13 +264,13 @@ def sum_tail(p: Any, begin: int, end: int, order: int) -> float:
 
 
 @njit
-def sum_all(p: Any, count: int, order: int) -> float:
+def sum_all(p: Elements, count: int, order: int) -> float:
     blocks = count // BLOCK
     return sum_blocks(p, blocks, order) + sum_tail(p, blocks * BLOCK, count, order)
 
 
 @njit
-def squares(p: Any, count: int, out: Any, parameter: Any) -> None:
+def squares(p: Elements, count: int, out: Numbers, parameter: Numbers) -> None:
     """out[0] = sum x^2. Where fp32 may have overflowed or underflowed it is done again in fp64."""
     total, nonfinite = sum_all(p, count, 2), 0.0
     if not (total >= TINY * count and total < math.inf) and (total != 0.0 or has_bits(p, count)):
@@ -280,7 +279,7 @@ def squares(p: Any, count: int, out: Any, parameter: Any) -> None:
 
 
 @njit
-def magnitudes(p: Any, count: int, out: Any, parameter: Any) -> None:
+def magnitudes(p: Elements, count: int, out: Numbers, parameter: Numbers) -> None:
     """out[0] = sum |x|."""
     total, nonfinite = sum_all(p, count, 1), 0.0
     if not total < math.inf:
@@ -289,7 +288,7 @@ def magnitudes(p: Any, count: int, out: Any, parameter: Any) -> None:
 
 
 @njit
-def powers(p: Any, count: int, out: Any, parameter: Any) -> None:
+def powers(p: Elements, count: int, out: Numbers, parameter: Numbers) -> None:
     """out[0] = sum (|x| / s)^q, with parameter = (s, q)."""
     scale, order = parameter[0], parameter[1]
     total = 0.0
@@ -299,7 +298,7 @@ def powers(p: Any, count: int, out: Any, parameter: Any) -> None:
 
 
 @njit
-def finite_peaks(p: Any, begin: int, end: int) -> tuple[float, float, float]:
+def finite_peaks(p: Elements, begin: int, end: int) -> tuple[float, float, float]:
     """Slow: largest positive value, largest negative magnitude, both of finite elements, and the number of others."""
     positive, negative, nonfinite = 0.0, 0.0, 0.0
     for i in range(begin, end):
@@ -314,7 +313,7 @@ def finite_peaks(p: Any, begin: int, end: int) -> tuple[float, float, float]:
 
 
 @njit
-def peaks(p: Any, begin: int, end: int) -> tuple[float, float, float]:
+def peaks(p: Elements, begin: int, end: int) -> tuple[float, float, float]:
     """As `finite_peaks`, by integer maxima: the bits of floats are ordered as their magnitudes are."""
     top = word(p, begin)
     low = top
@@ -330,14 +329,14 @@ def peaks(p: Any, begin: int, end: int) -> tuple[float, float, float]:
 
 
 @njit
-def extremes(p: Any, count: int, out: Any, parameter: Any) -> None:
+def extremes(p: Elements, count: int, out: Numbers, parameter: Numbers) -> None:
     """out[0] = the largest positive value, out[1] = the largest magnitude of the negative ones."""
     out[0], out[1], out[2] = peaks(p, 0, count)
     out[3] = 0.0
 
 
 @njit
-def peak(p: Any, count: int, out: Any, parameter: Any) -> None:
+def peak(p: Elements, count: int, out: Numbers, parameter: Numbers) -> None:
     """out[0] = max |x|; of a segment with non-finite elements NaN or infinity, which adding up finds out."""
     positive, negative, nonfinite = peaks(p, 0, count)
     top = max(positive, negative)
@@ -350,13 +349,13 @@ def peak(p: Any, count: int, out: Any, parameter: Any) -> None:
 
 
 @njit(fastmath=LANES)
-def multiply(p: Any, count: int, factor: Any) -> None:
+def multiply(p: Elements, count: int, factor: float) -> None:
     for i in range(count):
         write(p, i, read(p, i) * factor)
 
 
 @njit
-def scale(p: Any, count: int, out: Any, parameter: Any) -> None:
+def scale(p: Elements, count: int, out: Numbers, parameter: Numbers) -> None:
     """x becomes x c: in fp32 if c is comfortably normal there, else in fp64, so that c does not underflow."""
     coefficient = parameter[0]
     if coefficient == 1.0:
@@ -371,7 +370,7 @@ def scale(p: Any, count: int, out: Any, parameter: Any) -> None:
 
 
 @njit
-def outside(p: Any, begin: int, end: int, low: Any, high: Any) -> bool:
+def outside(p: Elements, begin: int, end: int, low: float, high: float) -> bool:
     for i in range(begin, end):
         x = read(p, i)
         if x > high or x < low:
@@ -380,7 +379,7 @@ def outside(p: Any, begin: int, end: int, low: Any, high: Any) -> bool:
 
 
 @njit
-def clamp_run(p: Any, begin: int, end: int, low: Any, high: Any) -> None:
+def clamp_run(p: Elements, begin: int, end: int, low: float, high: float) -> None:
     for i in range(begin, end):
         x = read(p, i)
         x = high if x > high else x
@@ -388,7 +387,7 @@ def clamp_run(p: Any, begin: int, end: int, low: Any, high: Any) -> None:
 
 
 @njit
-def clamp(p: Any, count: int, out: Any, parameter: Any) -> None:
+def clamp(p: Elements, count: int, out: Numbers, parameter: Numbers) -> None:
     """x becomes min(max(x, low), high) with parameter = (low, high), and `out` is what `extremes` gave before.
 
     A part of 16 KB is written only if an element of it changes; it is still in the first-level cache then.
@@ -421,7 +420,7 @@ def phi(kind: int, ratio: float, epsilon: float) -> float:
 
 
 @njit
-def answer(p: Any, i: int, parameter: Any) -> float:
+def answer(p: Elements, i: int, parameter: Numbers) -> float:
     """What element `i` becomes, in fp64; a non-finite one stays."""
     x = np.float64(read(p, i))
     if not abs(x) < math.inf:
@@ -431,7 +430,7 @@ def answer(p: Any, i: int, parameter: Any) -> float:
 
 
 @njit
-def any_answer(p: Any, begin: int, end: int, parameter: Any) -> bool:
+def any_answer(p: Elements, begin: int, end: int, parameter: Numbers) -> bool:
     for i in range(begin, end):
         x = read(p, i)
         if rounded(p, answer(p, i, parameter)) != x and x == x:
@@ -440,7 +439,7 @@ def any_answer(p: Any, begin: int, end: int, parameter: Any) -> bool:
 
 
 @njit
-def respond(p: Any, count: int, out: Any, parameter: Any) -> None:
+def respond(p: Elements, count: int, out: Numbers, parameter: Numbers) -> None:
     """x becomes phi(|x| / t) x with parameter = (kind, low, high, epsilon), written by parts as in `clamp`."""
     part = elements_in(p, PART)
     out[0], out[1], out[2], out[3] = 0.0, 0.0, 0.0, 0.0
@@ -453,7 +452,7 @@ def respond(p: Any, count: int, out: Any, parameter: Any) -> None:
 
 
 @njit
-def zero_nonfinite(p: Any, count: int, out: Any, parameter: Any) -> None:
+def zero_nonfinite(p: Elements, count: int, out: Numbers, parameter: Numbers) -> None:
     """Non-finite numbers become zero; a number is parameter[0] elements, two for a complex one."""
     group, part = int(parameter[0]), elements_in(p, PART)
     out[0], out[1], out[2], out[3] = 0.0, 0.0, 0.0, 0.0
@@ -472,14 +471,14 @@ def zero_nonfinite(p: Any, count: int, out: Any, parameter: Any) -> None:
 
 
 @njit(fastmath=LANES)
-def add_line(p: Any, at: int, columns: int, order: int, sums: Any) -> None:
+def add_line(p: Elements, at: int, columns: int, order: int, sums: Numbers) -> None:
     """Add |x|^order of one line, order 1 or 2, in the type of `sums`."""
     for c in range(columns):
         sums[c] += term(read(p, at + c), order)
 
 
 @njit(fastmath=LANES)
-def spill(sums: Any, columns: int, out: Any) -> None:
+def spill(sums: Numbers, columns: int, out: Numbers) -> None:
     """Add `sums` to fp64 and begin them anew."""
     for c in range(columns):
         out[c] += np.float64(sums[c])
@@ -487,13 +486,13 @@ def spill(sums: Any, columns: int, out: Any) -> None:
 
 
 @njit
-def clear(out: Any, columns: int) -> None:
+def clear(out: Numbers, columns: int) -> None:
     for c in range(2 * columns):
         out[c] = 0.0
 
 
 @njit
-def all_between(out: Any, columns: int, least: float) -> bool:
+def all_between(out: Numbers, columns: int, least: float) -> bool:
     fine = True
     for c in range(columns):
         fine &= (out[c] >= least) & (out[c] < math.inf)
@@ -501,7 +500,7 @@ def all_between(out: Any, columns: int, least: float) -> bool:
 
 
 @njit
-def add_exactly(p: Any, lines: int, columns: int, pitch: int, order: int, out: Any) -> None:
+def add_exactly(p: Elements, lines: int, columns: int, pitch: int, order: int, out: Numbers) -> None:
     """Slow: the sum of |x|^order in fp64, order 1 or 2, and the number of non-finite elements of each column."""
     clear(out, columns)
     for line in range(lines):
@@ -512,7 +511,7 @@ def add_exactly(p: Any, lines: int, columns: int, pitch: int, order: int, out: A
 
 
 @njit
-def sum_columns(p: Any, lines: int, columns: int, pitch: int, order: int, out: Any, least: float) -> None:
+def sum_columns(p: Elements, lines: int, columns: int, pitch: int, order: int, out: Numbers, least: float) -> None:
     """The sum of |x|^order, order 1 or 2: in fp32 over eight lines, so that the bound of `sum_blocks` holds.
 
     Where fp32 may have overflowed or underflowed it is done again in fp64. Lines are read one after another: eight at a
@@ -529,7 +528,7 @@ def sum_columns(p: Any, lines: int, columns: int, pitch: int, order: int, out: A
 
 
 @njit
-def fold(out: Any, columns: int, width: int) -> None:
+def fold(out: Numbers, columns: int, width: int) -> None:
     """Sums of columns become sums of rows, in place."""
     for row in range(columns // width if width > 1 else 0):
         total, nonfinite = 0.0, 0.0
@@ -539,21 +538,27 @@ def fold(out: Any, columns: int, width: int) -> None:
 
 
 @njit
-def squares_of_columns(p: Any, lines: int, columns: int, pitch: int, width: int, out: Any, parameter: Any) -> None:
+def squares_of_columns(
+    p: Elements, lines: int, columns: int, pitch: int, width: int, out: Numbers, parameter: Numbers
+) -> None:
     """sum x^2 of each row."""
     sum_columns(p, lines, columns, pitch, 2, out, TINY * lines)
     fold(out, columns, width)
 
 
 @njit
-def magnitudes_of_columns(p: Any, lines: int, columns: int, pitch: int, width: int, out: Any, parameter: Any) -> None:
+def magnitudes_of_columns(
+    p: Elements, lines: int, columns: int, pitch: int, width: int, out: Numbers, parameter: Numbers
+) -> None:
     """sum |x| of each row."""
     sum_columns(p, lines, columns, pitch, 1, out, 0.0)
     fold(out, columns, width)
 
 
 @njit
-def powers_of_columns(p: Any, lines: int, columns: int, pitch: int, width: int, out: Any, parameter: Any) -> None:
+def powers_of_columns(
+    p: Elements, lines: int, columns: int, pitch: int, width: int, out: Numbers, parameter: Numbers
+) -> None:
     """sum (|x| / s)^q of each row, with parameter = (s, q) for each."""
     clear(out, columns)
     for line in range(lines):
@@ -563,7 +568,7 @@ def powers_of_columns(p: Any, lines: int, columns: int, pitch: int, width: int, 
 
 
 @njit
-def raise_to_line(p: Any, at: int, columns: int, tops: Any) -> bool:
+def raise_to_line(p: Elements, at: int, columns: int, tops: Numbers) -> bool:
     """Each of `tops` becomes the larger of it and |x|; whether all of the line is finite."""
     finite = True
     for c in range(columns):
@@ -574,7 +579,9 @@ def raise_to_line(p: Any, at: int, columns: int, tops: Any) -> bool:
 
 
 @njit
-def peak_of_columns(p: Any, lines: int, columns: int, pitch: int, width: int, out: Any, parameter: Any) -> None:
+def peak_of_columns(
+    p: Elements, lines: int, columns: int, pitch: int, width: int, out: Numbers, parameter: Numbers
+) -> None:
     """max |x| of each row, in which a NaN stays."""
     clear(out, columns)
     tops, finite = room(p, out, columns), True
@@ -592,7 +599,7 @@ def peak_of_columns(p: Any, lines: int, columns: int, pitch: int, width: int, ou
 
 
 @njit
-def find_nonfinite(p: Any, lines: int, columns: int, pitch: int, width: int, out: Any) -> None:
+def find_nonfinite(p: Elements, lines: int, columns: int, pitch: int, width: int, out: Numbers) -> None:
     """Slow: count the non-finite elements of each row, whose peak then is NaN or infinity."""
     for line in range(lines):
         for c in range(columns):
@@ -603,7 +610,7 @@ def find_nonfinite(p: Any, lines: int, columns: int, pitch: int, width: int, out
 
 
 @njit
-def spread(out: Any, columns: int, width: int, parameter: Any) -> tuple[bool, bool]:
+def spread(out: Numbers, columns: int, width: int, parameter: Numbers) -> tuple[bool, bool]:
     """out[c] = the coefficient for column c. Whether any is not 1, and whether fp32 holds all of them."""
     changes, ordinary = False, True
     for row in range(columns // width):
@@ -616,21 +623,23 @@ def spread(out: Any, columns: int, width: int, parameter: Any) -> tuple[bool, bo
 
 
 @njit(fastmath=LANES)
-def multiply_line(p: Any, at: int, columns: int, factors: Any) -> None:
+def multiply_line(p: Elements, at: int, columns: int, factors: Numbers) -> None:
     for c in range(columns):
         if factors[c] != 1.0:
             write(p, at + c, read(p, at + c) * wide(p, factors[c]) if factors[c] != 0.0 else wide(p, 0.0))
 
 
 @njit(fastmath=LANES)
-def multiply_line_in_fp64(p: Any, at: int, columns: int, factors: Any) -> None:
+def multiply_line_in_fp64(p: Elements, at: int, columns: int, factors: Numbers) -> None:
     for c in range(columns):
         if factors[c] != 1.0:
             write(p, at + c, read(p, at + c) * factors[c] if factors[c] != 0.0 else 0.0)
 
 
 @njit
-def scale_columns(p: Any, lines: int, columns: int, pitch: int, width: int, out: Any, parameter: Any) -> None:
+def scale_columns(
+    p: Elements, lines: int, columns: int, pitch: int, width: int, out: Numbers, parameter: Numbers
+) -> None:
     """x becomes x c with a coefficient c for each row, as in `scale`."""
     changes, ordinary = spread(out, columns, width, parameter)
     for line in range(lines if changes else 0):
@@ -653,7 +662,7 @@ IN_COLUMNS = {
 
 
 @functools.cache
-def compiled(kernel: Callable[..., None], code: int) -> Any:
+def compiled(kernel: Callable[..., None], code: int) -> CFunc:
     """`kernel` for one element type, as a C function; keep it, its `address` dies with it.
 
     A code of the second four is for columns of the type of the first four.

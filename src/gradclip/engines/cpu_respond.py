@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from typing import Any
 
 import numpy as np
 
@@ -36,19 +35,19 @@ def respond(table: Table, tensors: int, response: Response, low: Array, high: Ar
     return written
 
 
-def _at(address: int, elements: int, dtype: Any) -> Any:
+def _at(address: int, elements: int, dtype: type) -> np.ndarray:
     """The elements at an address, to be read and written there."""
     size = elements * np.dtype(dtype).itemsize
-    return np.frombuffer((ctypes.c_char * size).from_address(address), dtype)
+    return np.frombuffer(memoryview((ctypes.c_char * size).from_address(address)), dtype)
 
 
-def _wide(stored: Any, code: int) -> Any:
+def _wide(stored: np.ndarray, code: int) -> np.ndarray:
     if code == BRAIN:
         return (stored.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
     return stored.astype(np.float64)
 
 
-def _narrow(wide: Any, code: int) -> Any:
+def _narrow(wide: np.ndarray, code: int) -> np.ndarray:
     """`wide` in the type of the elements: a bfloat16 is the upper half of a float32, rounded to the nearest even."""
     if code != BRAIN:
         return wide.astype(DTYPES[code])

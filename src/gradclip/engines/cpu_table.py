@@ -16,14 +16,13 @@ The disk cache follows the file of a function and none that it imports from, so 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from gradclip.engines.cpu_compile import compile_c
+from gradclip.engines.cpu_compile import CFunc, Code, Numbers, Signature, Target, Type, Typing, Words, compile_c
 
 ADDRESS, ELEMENTS, CODE, ROWS, CHUNK, SLOT, SEGMENT, STEP, PITCH, WIDTH = range(10)
 """Words of a span: where, how many, type code, rows of the tensor, first chunk, part and segment, chunk size. Of
@@ -82,34 +81,34 @@ CPU_DEVICE, FLOATING, BRAIN = 1, 2, 4
 
 
 @intrinsic
-def words(typing: Any, address: Any) -> Any:
+def words(typing: Typing, address: Type) -> Code:
     """The 64-bit words at `address`."""
     return types.CPointer(types.int64)(types.int64), _as_pointer(ir.IntType(64))
 
 
 @intrinsic
-def numbers(typing: Any, address: Any) -> Any:
+def numbers(typing: Typing, address: Type) -> Code:
     """The fp64 numbers at `address`."""
     return types.CPointer(types.float64)(types.int64), _as_pointer(ir.DoubleType())
 
 
-def _as_pointer(pointee: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+def _as_pointer(pointee: ir.Type) -> Callable[..., ir.Value]:
+    def generate(context: Target, builder: ir.IRBuilder, signature: Signature, args: Sequence[ir.Value]) -> ir.Value:
         return builder.inttoptr(args[0], pointee.as_pointer())
 
     return generate
 
 
-def _call(builder: Any, address: Any, result: Any, args: list[Any]) -> Any:
+def _call(builder: ir.IRBuilder, address: ir.Value, result: ir.Type, args: list[ir.Value]) -> ir.Value:
     function = ir.FunctionType(result, [ir.IntType(64)] * len(args)).as_pointer()
     return builder.call(builder.inttoptr(address, function), args)
 
 
 @intrinsic
-def call_kernel(typing: Any, kernel: Any, elements: Any, count: Any, out: Any, parameter: Any) -> Any:
+def call_kernel(typing: Typing, kernel: Type, elements: Type, count: Type, out: Type, parameter: Type) -> Code:
     """Call the kernel at an address; its pointers are passed as 64-bit words, which calls in the same way."""
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    def generate(context: Target, builder: ir.IRBuilder, signature: Signature, args: Sequence[ir.Value]) -> ir.Value:
         _call(builder, args[0], ir.VoidType(), list(args[1:]))
         return context.get_dummy_value()
 
@@ -118,11 +117,19 @@ def call_kernel(typing: Any, kernel: Any, elements: Any, count: Any, out: Any, p
 
 @intrinsic
 def call_on_columns(
-    typing: Any, kernel: Any, elements: Any, lines: Any, columns: Any, pitch: Any, width: Any, out: Any, parameter: Any
-) -> Any:
+    typing: Typing,
+    kernel: Type,
+    elements: Type,
+    lines: Type,
+    columns: Type,
+    pitch: Type,
+    width: Type,
+    out: Type,
+    parameter: Type,
+) -> Code:
     """The same for a kernel of columns."""
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    def generate(context: Target, builder: ir.IRBuilder, signature: Signature, args: Sequence[ir.Value]) -> ir.Value:
         _call(builder, args[0], ir.VoidType(), list(args[1:]))
         return context.get_dummy_value()
 
@@ -130,20 +137,20 @@ def call_on_columns(
 
 
 @intrinsic
-def call_exchange(typing: Any, function: Any, tensor: Any, out: Any) -> Any:
+def call_exchange(typing: Typing, function: Type, tensor: Type, out: Type) -> Code:
     """Call `int DLPackDLTensorFromPyObjectNoSync(void*, DLTensor*)` at an address."""
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    def generate(context: Target, builder: ir.IRBuilder, signature: Signature, args: Sequence[ir.Value]) -> ir.Value:
         return _call(builder, args[0], ir.IntType(32), list(args[1:]))
 
     return types.int32(types.int64, types.int64, types.int64), generate
 
 
 @intrinsic
-def add_atomically(typing: Any, address: Any, amount: Any) -> Any:
+def add_atomically(typing: Typing, address: Type, amount: Type) -> Code:
     """Add to the word at `address`; returns what it was. What threads wrote before it, the next adder sees."""
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    def generate(context: Target, builder: ir.IRBuilder, signature: Signature, args: Sequence[ir.Value]) -> ir.Value:
         pointer = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
         return builder.atomic_rmw("add", pointer, args[1], "acq_rel")
 
@@ -151,10 +158,10 @@ def add_atomically(typing: Any, address: Any, amount: Any) -> Any:
 
 
 @intrinsic
-def call_getter(typing: Any, getter: Any, owner: Any, closure: Any) -> Any:
+def call_getter(typing: Typing, getter: Type, owner: Type, closure: Type) -> Code:
     """Call the `getter` of an attribute at an address; what it returns is a new reference, or 0 with an error set."""
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    def generate(context: Target, builder: ir.IRBuilder, signature: Signature, args: Sequence[ir.Value]) -> ir.Value:
         return _call(builder, args[0], ir.IntType(64), list(args[1:]))
 
     return types.int64(types.int64, types.int64, types.int64), generate
@@ -189,7 +196,7 @@ def code_of(dtype: int) -> int:
 
 
 @njit
-def count_of(axes: int, shape: Any, strides: Any) -> int:
+def count_of(axes: int, shape: Words, strides: Words) -> int:
     """The number of elements of a row-major tensor; REFUSED if its strides say that it is none."""
     count = 1
     for axis in range(axes - 1, -1, -1):
@@ -204,7 +211,7 @@ def count_of(axes: int, shape: Any, strides: Any) -> int:
 
 
 @njit
-def describe(head: Any, tensor: int, dltensor: int, span: Any) -> bool:
+def describe(head: Words, tensor: int, dltensor: int, span: Words) -> bool:
     """Fill `span` from the DLTensor of a plain tensor; False if it is to be asked in Python instead.
 
     A DLTensor is data, (device type, device), (axes, dtype), shape, strides, offset in bytes: six words.
@@ -229,7 +236,7 @@ def describe(head: Any, tensor: int, dltensor: int, span: Any) -> bool:
 
 
 @njit
-def mixed(axes: int, shape: Any) -> int:
+def mixed(axes: int, shape: Words) -> int:
     """A number that another shape hardly has: 64 bits of its axes."""
     mix = axes
     for axis in range(axes):
@@ -239,7 +246,7 @@ def mixed(axes: int, shape: Any) -> int:
 
 
 @njit
-def put(head: Any, span: Any, address: int, count: int, code: int, rows: int, mix: int) -> None:
+def put(head: Words, span: Words, address: int, count: int, code: int, rows: int, mix: int) -> None:
     """Fill the words of a tensor, and note whether they were others."""
     if span[ADDRESS] != address or span[ELEMENTS] != count or span[CODE] != code or span[PITCH] != mix:
         head[CHANGED] = 1
@@ -247,7 +254,7 @@ def put(head: Any, span: Any, address: int, count: int, code: int, rows: int, mi
 
 
 @njit
-def row_of(head: Any, span: int) -> Any:
+def row_of(head: Words, span: int) -> Words:
     """The words of a span."""
     return words(head[TABLE] + span * SPAN_BYTES)
 
@@ -317,7 +324,7 @@ def split(address: int, source: int, cuts: int) -> int:
 
 
 @njit
-def next_span(head: Any, tensor: Any, begin: int, elements: int, code: int, step: int) -> Any:
+def next_span(head: Words, tensor: Words, begin: int, elements: int, code: int, step: int) -> Words:
     """A new span, of `elements` of a tensor from element `begin` on, with chunks of `step`."""
     span = row_of(head, head[SPANS])
     span[ADDRESS], span[ELEMENTS], span[CODE] = tensor[ADDRESS] + (begin << shift_of(code)), elements, code
@@ -329,7 +336,7 @@ def next_span(head: Any, tensor: Any, begin: int, elements: int, code: int, step
 
 
 @njit
-def split_rows(head: Any, tensor: Any, rows: int) -> None:
+def split_rows(head: Words, tensor: Words, rows: int) -> None:
     """A span for each row that is longer than a chunk, else one for all rows, which needs no parts."""
     length = tensor[ELEMENTS] // max(rows, 1)
     most = CHUNK_BYTES >> shift_of(tensor[CODE])
@@ -342,7 +349,7 @@ def split_rows(head: Any, tensor: Any, rows: int) -> None:
 
 
 @njit
-def split_runs(head: Any, tensor: Any, lines: int, rows: int, length: int) -> None:
+def split_runs(head: Words, tensor: Words, lines: int, rows: int, length: int) -> None:
     """A span for each run of neighbours in one row."""
     most = CHUNK_BYTES >> shift_of(tensor[CODE])
     for k in range(lines * rows):
@@ -352,7 +359,7 @@ def split_runs(head: Any, tensor: Any, lines: int, rows: int, length: int) -> No
 
 
 @njit
-def split_columns(head: Any, tensor: Any, lines: int, rows: int, width: int) -> None:
+def split_columns(head: Words, tensor: Words, lines: int, rows: int, width: int) -> None:
     """A span for each block of columns, with parts for two numbers of each column of each of its chunks."""
     code, wanted = tensor[CODE] + COLUMNS, max(BLOCK_COLUMNS // width, 1)
     for first in range(0, rows, wanted):
@@ -415,7 +422,7 @@ def collect(owners: int, found: int, flag: int, address: int) -> int:
 
 
 @njit
-def find(head: Any, chunk: int) -> int:
+def find(head: Words, chunk: int) -> int:
     """The span that `chunk` lies in: the last one that begins at or before it."""
     low, high = 0, head[SPANS]
     while high - low > 1:
@@ -428,13 +435,13 @@ def find(head: Any, chunk: int) -> int:
 
 
 @njit
-def rows_in(head: Any, span: Any) -> int:
+def rows_in(head: Words, span: Words) -> int:
     """The number of segments that `span` stands for in this walk."""
     return span[ROWS] if head[ROWWISE] else 1
 
 
 @njit
-def visit(head: Any, span: Any, chunk: int) -> None:
+def visit(head: Words, span: Words, chunk: int) -> None:
     """Call the kernel on one chunk, or on each row of it where rows are segments."""
     if span[CODE] >= COLUMNS:
         visit_columns(head, span, chunk)
@@ -456,7 +463,7 @@ def visit(head: Any, span: Any, chunk: int) -> None:
 
 
 @njit
-def visit_columns(head: Any, span: Any, chunk: int) -> None:
+def visit_columns(head: Words, span: Words, chunk: int) -> None:
     """Call the kernel on the lines of one chunk."""
     columns, number = span[ROWS] * span[WIDTH], chunk - span[CHUNK]
     begin = number * (span[STEP] // columns)
@@ -474,7 +481,7 @@ def larger(a: float, b: float) -> float:
 
 
 @njit
-def merge(total: Any, part: Any, how: int) -> None:
+def merge(total: Numbers, part: Numbers, how: int) -> None:
     """Add a part to a total: its two totals by sum or by maximum, in which a NaN stays, its two counts by sum."""
     if how == MAX:
         total[0], total[1] = larger(total[0], part[0]), larger(total[1], part[1])
@@ -484,7 +491,7 @@ def merge(total: Any, part: Any, how: int) -> None:
 
 
 @njit
-def combine(head: Any) -> None:
+def combine(head: Words) -> None:
     """Parts become totals, which were zero, in the order of the table."""
     for i in range(head[SPANS]):
         span = row_of(head, i)
@@ -498,7 +505,7 @@ def combine(head: Any) -> None:
 
 
 @njit
-def combine_columns(head: Any, span: Any, chunks: int) -> None:
+def combine_columns(head: Words, span: Words, chunks: int) -> None:
     columns = span[ROWS] * span[WIDTH]
     for k in range(chunks):
         found = numbers(head[PARTS] + PART_BYTES * (span[SLOT] + k * parts_of(columns)))
@@ -539,7 +546,7 @@ SIGNATURES = {
 
 
 @functools.cache
-def compiled(function: Callable[..., Any]) -> Any:
+def compiled(function: Callable[..., object]) -> CFunc:
     """`collect`, `fill`, `number`, `shared`, `split` or `walk` as a C function; keep it, its `address` dies with it."""
     body = function.py_func
     return compile_c(SIGNATURES[body.__name__], body)

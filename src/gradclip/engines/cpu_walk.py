@@ -48,7 +48,8 @@ def _walk_freely() -> Callable[[int], None]:
 def kernels(name: str, codes: int) -> int:
     """The address of the kernels with this name, in eight words; 0 for the types not in the set `codes`."""
     found = [
-        cpu_kernels.compiled(getattr(cpu_kernels, name), code).address if codes >> code & 1 else 0 for code in range(8)
+        (cpu_kernels.compiled(getattr(cpu_kernels, name), code).address or 0) if codes >> code & 1 else 0
+        for code in range(8)
     ]
     _kept.append((ctypes.c_int64 * 8)(*found))
     return ctypes.addressof(_kept[-1])

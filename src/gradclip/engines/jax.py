@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from gradclip.engines.base import (
     NO_ORDER,
@@ -28,8 +29,8 @@ from gradclip.engines.base import (
 from gradclip.engines.jax_measure import peaks, scaled_totals, totals, whole
 from gradclip.engines.jax_numbers import power, root, widened
 from gradclip.engines.jax_scale import bounded, clamped, scaled
-from gradclip.rules.arrays import Array
-from gradclip.rules.norm import Linf, Norm
+from gradclip.rules.arrays import Operand
+from gradclip.rules.norm import Norm
 from gradclip.rules.response import Response, is_clamp
 from gradclip.rules.scope import Element, Global, Scope
 from gradclip.rules.segments import Shape
@@ -72,7 +73,7 @@ class JaxFunctions:
         return jnp.asarray(values, like.dtype)
 
     @staticmethod
-    def indices(values: Sequence[int], like: Array) -> Array:
+    def indices(values: Sequence[int], like: Array) -> np.ndarray:
         return np.asarray(values, np.int32)
 
     @staticmethod
@@ -105,7 +106,8 @@ class JaxValues:
 
     @staticmethod
     def wide(tensor: Slot, index: int) -> Array:
-        return tensor.value.astype(jnp.promote_types(tensor.value.dtype, jnp.float32))
+        array: Array = tensor.value
+        return array.astype(jnp.promote_types(array.dtype, jnp.float32))
 
     @staticmethod
     def tensor(value: Array) -> Slot:
@@ -161,7 +163,7 @@ class JaxEngine(Engine):
     xp = FUNCTIONS
     unit_axis = staticmethod(unit_axis)
 
-    def owns(self, tensor: Any) -> bool:
+    def owns(self, tensor: object) -> bool:
         return isinstance(tensor, Slot) and isinstance(tensor.value, jax.Array) and tensor.value.dtype.name in DTYPES
 
     def gather(self, tensors: list[Slot], tables: Tables | None = None) -> JaxBatch:
@@ -186,15 +188,16 @@ class JaxEngine(Engine):
     def measure(self, batch: JaxBatch, scope: Scope, norm: Norm) -> Measure:
         if isinstance(scope, Element):
             self.refuse_unordered(batch)
-            return _peaks(batch.arrays)
+            return Measure(*_peaks(batch.arrays), FUNCTIONS)
         together = isinstance(scope, Global)
         if together and norm.p in (1.0, 2.0, np.inf):
             total, nonfinite = whole(batch.arrays, norm.p)
             return Measure(total, nonfinite, FUNCTIONS)
         pairs = [([array], axis) for array, axis in zip(batch.arrays, batch.axes(scope), strict=True)]
+        scale: Array | float = 1.0
         lists = [(batch.arrays, None)] if together else pairs
         if norm.p in (1.0, 2.0, np.inf):
-            total, scale = _chained([totals(arrays, norm.p, axis) for arrays, axis in lists]), 1.0
+            total = _chained([totals(arrays, norm.p, axis) for arrays, axis in lists])
         else:
             parts = [scaled_totals(arrays, norm.p, axis, together) for arrays, axis in lists]
             total, scale = (_chained(list(column)) for column in zip(*parts, strict=True))
@@ -215,16 +218,17 @@ class JaxEngine(Engine):
             _fill([slot], scaled([slot.value], factor, zeroes, axis))
             place += count
 
-    def clamp_(self, batch: JaxBatch, low: Any, high: Any) -> Measure:
+    def clamp_(self, batch: JaxBatch, low: Operand, high: Operand) -> Measure:
         """`measure(Element)` and `map_(Rescale)`; on a CPU nothing is written where no element lies outside."""
-        measure = self.measure(batch, Element(), Linf())
+        self.refuse_unordered(batch)
+        total, nonfinite = _peaks(batch.arrays)
         if batch.slots:
             limits = jnp.stack([jnp.asarray(high), -jnp.asarray(low)])
-            outside = jnp.any(measure.total.reshape(-1, 2) > limits) | jnp.any(measure.nonfinite > 0)
+            outside = jnp.any(total.reshape(-1, 2) > limits) | jnp.any(nonfinite > 0)
             _fill(batch.slots, clamped(batch.arrays, low, high, outside))
-        return measure
+        return Measure(total, nonfinite, FUNCTIONS)
 
-    def map_(self, batch: JaxBatch, response: Response, low: Any, high: Any) -> None:
+    def map_(self, batch: JaxBatch, response: Response, low: Operand, high: Operand) -> None:
         self.refuse_unordered(batch)
         lows, highs = (jnp.broadcast_to(bound, len(batch.slots)) for bound in (low, high))
         for index, slot in enumerate(batch.slots):
@@ -253,20 +257,20 @@ def _fill(slots: list[Slot], arrays: list[Array]) -> None:
         slot.value = array
 
 
-def _peaks(arrays: list[Array]) -> Measure:
-    """The peaks of each tensor, [2T]."""
+def _peaks(arrays: list[Array]) -> tuple[Array, Array]:
+    """The peaks of each tensor and its broken elements, [2T] each."""
     found = [peaks(array) for array in arrays]
-    return Measure(_chained([peak for peak, _ in found]), _chained([broken for _, broken in found]), FUNCTIONS)
+    return _chained([peak for peak, _ in found]), _chained([broken for _, broken in found])
 
 
 @partial(jax.jit, static_argnames="response")
-def _mapped(array: Array, response: Response, low: Any, high: Any) -> Array:
+def _mapped(array: Array, response: Response, low: Operand, high: Operand) -> Array:
     """Each finite element x as `phi(|x| / t) x`; one with a coefficient of 1 keeps its bits, NaN too."""
     if is_clamp(response):
         return bounded(array, low, high)
     wide = widened(array)
     ratio = jnp.abs(wide) / jnp.where(wide > 0, high, -low)
-    coefficient = response.coefficient(ratio, FUNCTIONS)
+    coefficient: Operand = response.coefficient(ratio, FUNCTIONS)
     changes = jnp.isfinite(wide) & (coefficient != 1.0)
     return jnp.where(changes, (wide * coefficient).astype(array.dtype), array)
 

@@ -12,11 +12,10 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import Array, lax
 
 from gradclip.engines.base import around
 from gradclip.engines.jax_numbers import BITS, NORMAL, along, magnitude, power, widened
-from gradclip.rules.arrays import Array
 
 QUICK = (jnp.bfloat16, jnp.float16, jnp.float32)
 """The types that are summed in float32 first."""
@@ -65,13 +64,15 @@ def totals(arrays: list[Array], p: float, axis: int | None = None) -> Array:
 
     def quick(arrays: list[Array]) -> Array:
         first = _joined([_total(_narrow(x), p, axis) for x in arrays]).astype(jnp.float64)
-        return lax.cond(jnp.all(_kept(first, _sizes(arrays, axis), p)), lambda arrays: first, wide, arrays)
+        chosen: Array = lax.cond(jnp.all(_kept(first, _sizes(arrays, axis), p)), lambda arrays: first, wide, arrays)
+        return chosen
 
     if any(x.dtype not in QUICK for x in arrays):
         return wide(arrays)
     if all(x.dtype == jnp.float16 for x in arrays):  # its squares lie well inside float32
         return _joined([_total(_narrow(x), p, axis) for x in arrays]).astype(jnp.float64)
-    return lax.platform_dependent(arrays, cpu=quick, default=wide)
+    found: Array = lax.platform_dependent(arrays, cpu=quick, default=wide)
+    return found
 
 
 @partial(jax.jit, static_argnames=("p", "axis", "together"))

@@ -13,9 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
-
-from gradclip.rules.arrays import Array
+from jax import Array, lax
 
 
 def in_float64(function: Callable[..., Any]) -> Callable[..., Any]:

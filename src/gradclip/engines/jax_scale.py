@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
+from jax.typing import ArrayLike
 
 from gradclip.engines.jax_numbers import along, widened
-from gradclip.rules.arrays import Array
 
 FLOAT32 = (jnp.bfloat16, jnp.float16, jnp.float32)
 """The types that are multiplied in float32."""
@@ -59,7 +58,7 @@ def clamped(arrays: list[Array], low: Array, high: Array, outside: Array) -> lis
     return found
 
 
-def bounded(x: Array, low: Any, high: Any) -> Array:
+def bounded(x: Array, low: ArrayLike, high: ArrayLike) -> Array:
     """`x` with its elements in [low, high]; NaN stays."""
     low, high = (jnp.asarray(bound).astype(x.dtype) for bound in (low, high))
     outside = (x > high) | (x < low)  # a minimum of numbers would lose the denormal ones

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import paddle
@@ -30,7 +30,8 @@ from gradclip.engines.base import (
 from gradclip.engines.paddle_arrays import FUNCTIONS, WIDE, Wide, plain
 from gradclip.engines.paddle_layout import PaddleValues, unit_axis
 from gradclip.engines.paddle_legacy import OPERATIONS as F
-from gradclip.rules.arrays import Array
+from gradclip.engines.paddle_legacy import PaddleTensor
+from gradclip.rules.arrays import Operand
 from gradclip.rules.norm import Norm
 from gradclip.rules.response import Response, is_clamp
 from gradclip.rules.scope import Element, Global, Row, Scope
@@ -56,11 +57,11 @@ class SlotValues(PaddleValues):
     """`Values` for slots with eager tensors."""
 
     @staticmethod
-    def wide(tensor: Slot, index: int) -> Any:
+    def wide(tensor: Slot, index: int) -> PaddleTensor:
         return PaddleValues.wide(tensor.value, index)
 
     @staticmethod
-    def tensor(value: Any) -> Slot:
+    def tensor(value: PaddleTensor) -> Slot:
         return Slot(value)
 
     @staticmethod
@@ -68,7 +69,7 @@ class SlotValues(PaddleValues):
         tensor.value = source.value.astype(tensor.value.dtype)
 
     @staticmethod
-    def where(flag: Any, then: Any, other: Any) -> Any:
+    def where(flag: Wide | PaddleTensor, then: PaddleTensor, other: PaddleTensor) -> PaddleTensor:
         if not isinstance(flag, Wide):
             return paddle.where(flag, then, other)
         shape = list(then.shape)
@@ -86,7 +87,7 @@ class PaddleEngine(Engine):
     waits = True
     unit_axis = staticmethod(unit_axis)
 
-    def owns(self, tensor: Any) -> bool:
+    def owns(self, tensor: object) -> bool:
         return isinstance(tensor, Slot)
 
     def gather(self, tensors: list[Slot], tables: Tables | None = None) -> PaddleBatch:
@@ -119,11 +120,11 @@ class PaddleEngine(Engine):
             broken, _ = _total_of_all(broken, None, 1.0)
         return Measure(Wide(total), Wide(broken), FUNCTIONS, 1.0 if scale is None else Wide(scale))
 
-    def apply_(self, batch: PaddleBatch, scope: Scope, coefficient: Array, zeroes: bool = True) -> None:
+    def apply_(self, batch: PaddleBatch, scope: Scope, coefficient: Wide, zeroes: bool = True) -> None:
         for index, factor in enumerate(_factors(batch, scope, coefficient.value)):
             _rewrite(batch, index, partial(_scaled, factor=factor, zeroes=zeroes))
 
-    def map_(self, batch: PaddleBatch, response: Response, low: Any, high: Any) -> None:
+    def map_(self, batch: PaddleBatch, response: Response, low: Operand, high: Operand) -> None:
         self.refuse_unordered(batch)
         for index in range(len(batch.slots)):
             lower, upper = (_of_tensor(bound, index) for bound in (low, high))
@@ -139,7 +140,7 @@ class PaddleEngine(Engine):
     def holds_float64(self, batch: PaddleBatch) -> bool:
         return any(dtype in ("float64", "complex128") for dtype in batch.dtypes)
 
-    def to_host(self, array: Array) -> list[float]:
+    def to_host(self, array: Wide | float) -> list[float]:
         if not isinstance(array, Wide):
             return [array]
         found = array.value.numpy() if array.name is None else _written(array.name)
@@ -160,7 +161,7 @@ class PaddleEngine(Engine):
         return Measure(Wide(peaks), Wide(_alternating(F.concat(broken), zero)), FUNCTIONS)
 
 
-def dtype_name(value: Any) -> str:
+def dtype_name(value: PaddleTensor) -> str:
     """The dtype of a tensor or of a graph value, by name."""
     return str(convert_dtype(value.dtype)).replace("uint16", "bfloat16")
 
@@ -168,7 +169,7 @@ def dtype_name(value: Any) -> str:
 AROUND = [0, 2]
 
 
-def _rows(batch: PaddleBatch, index: int, axis: int | None) -> Any:
+def _rows(batch: PaddleBatch, index: int, axis: int | None) -> PaddleTensor:
     """A gradient as [before, segments, after], wide; one without elements as a single 0 for each segment."""
     value, dtype, shape = batch.slots[index].value, batch.dtypes[index], batch.shapes[index]
     cut = around(shape, axis)
@@ -177,20 +178,20 @@ def _rows(batch: PaddleBatch, index: int, axis: int | None) -> Any:
     return F.reshape(_wide(value, dtype), list(cut))
 
 
-def _wide(value: Any, dtype: str) -> Any:
+def _wide(value: PaddleTensor, dtype: str) -> PaddleTensor:
     return value if dtype == WIDE else F.cast(value, "complex128" if dtype in COMPLEX else WIDE)
 
 
-def _finite(wide: Any) -> Any:
+def _finite(wide: PaddleTensor) -> PaddleTensor:
     """`wide` with zeros where it is not finite."""
     return F.where(F.isfinite(wide), wide, F.zeros(wide.shape, wide.dtype))
 
 
-def _alternating(a: Any, b: Any) -> Any:
+def _alternating(a: PaddleTensor, b: PaddleTensor) -> PaddleTensor:
     return F.reshape(F.stack([a, b], axis=1), [-1])
 
 
-def _total(rows: Any, p: float) -> tuple[Any, Any]:
+def _total(rows: PaddleTensor, p: float) -> tuple[PaddleTensor, PaddleTensor]:
     """The power sum or maximum of each segment, and its scale where powers could leave the range of float64."""
     if p == 2.0 and not rows.is_complex():
         return F.sum(rows * rows, axis=AROUND), None
@@ -206,7 +207,7 @@ def _total(rows: Any, p: float) -> tuple[Any, Any]:
     return F.sum(powers.value, axis=AROUND), scale.value
 
 
-def _total_of_all(total: Any, scale: Any, p: float) -> tuple[Any, Any]:
+def _total_of_all(total: PaddleTensor, scale: PaddleTensor, p: float) -> tuple[PaddleTensor, PaddleTensor]:
     """One total and its scale from those of the parts."""
     if scale is None:
         return _total(F.reshape(total, [1, 1, -1]), 1.0 if p == 2.0 else p)
@@ -214,7 +215,7 @@ def _total_of_all(total: Any, scale: Any, p: float) -> tuple[Any, Any]:
     return _total(F.reshape(norms.value, [1, 1, -1]), p)
 
 
-def _factors(batch: PaddleBatch, scope: Scope, coefficient: Any) -> Sequence[Any]:
+def _factors(batch: PaddleBatch, scope: Scope, coefficient: PaddleTensor) -> Sequence[PaddleTensor]:
     """The coefficient of each gradient, shaped to multiply it."""
     if isinstance(scope, Global):
         return [coefficient] * len(batch.slots)
@@ -229,7 +230,7 @@ def _factors(batch: PaddleBatch, scope: Scope, coefficient: Any) -> Sequence[Any
     return factors
 
 
-def _rewrite(batch: PaddleBatch, index: int, change: Callable[[Any], Any]) -> None:
+def _rewrite(batch: PaddleBatch, index: int, change: Callable[[PaddleTensor], PaddleTensor]) -> None:
     """Put `change` of a gradient, which it gets wide and with an axis, in the slot."""
     slot, dtype, shape = batch.slots[index], batch.dtypes[index], batch.shapes[index]
     if 0 in shape:
@@ -243,19 +244,19 @@ def _rewrite(batch: PaddleBatch, index: int, change: Callable[[Any], Any]) -> No
     slot.value = value if shape else F.reshape(value, [])
 
 
-def _scaled(wide: Any, factor: Any, zeroes: bool) -> Any:
+def _scaled(wide: PaddleTensor, factor: PaddleTensor, zeroes: bool) -> PaddleTensor:
     scaled = wide * factor
     return FUNCTIONS.where(Wide(factor) == 0.0, 0.0, Wide(scaled)).value if zeroes else scaled  # 0 * inf is NaN
 
 
-def _of_tensor(bound: Any, index: int) -> Any:
+def _of_tensor(bound: Operand, index: int) -> Operand:
     """The bound of one tensor, from one for all or from an array of them."""
     if not isinstance(bound, Wide) or len(bound) == 1:
         return bound
     return Wide(F.slice(bound.value, [0], [index], [index + 1]))
 
 
-def _mapped(value: Any, response: Response, low: Any, high: Any) -> Any:
+def _mapped(value: PaddleTensor, response: Response, low: Operand, high: Operand) -> PaddleTensor:
     if is_clamp(response):
         return F.minimum(F.maximum(value, plain(low)), plain(high))
     wide, where = Wide(value), FUNCTIONS.where
@@ -264,7 +265,7 @@ def _mapped(value: Any, response: Response, low: Any, high: Any) -> Any:
     return where(finite, wide * response.coefficient(ratio, FUNCTIONS), wide).value
 
 
-def _written(name: str) -> Any:
+def _written(name: str) -> PaddleTensor:
     """What the last run of the program wrote to the variable `name` of the current scope."""
     variable = paddle.static.global_scope().find_var(name)
     if variable is None:

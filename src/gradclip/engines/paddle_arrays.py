@@ -15,16 +15,17 @@ import numpy as np
 import paddle
 
 from gradclip.engines.paddle_legacy import OPERATIONS as F
-from gradclip.rules.arrays import Array
+from gradclip.engines.paddle_legacy import PaddleTensor
+from gradclip.rules.arrays import Operand
 
 WIDE = "float64"
 
 
-def _operator(function: Callable[[Any, Any], Any]) -> Any:
+def _operator(function: Callable[[Any, Any], Any]) -> Callable[[Wide, Operand], Wide]:
     return lambda self, other: Wide(function(self.value, plain(other)))
 
 
-def _equal(a: Any, b: Any) -> Any:
+def _equal(a: PaddleTensor, b: PaddleTensor) -> PaddleTensor:
     return (a >= b) & (a <= b)
 
 
@@ -36,7 +37,7 @@ class Wide:
 
     __slots__ = ("name", "value")
 
-    def __init__(self, value: Any, name: str | None = None) -> None:
+    def __init__(self, value: PaddleTensor, name: str | None = None) -> None:
         self.value = value
         self.name = name
 
@@ -54,10 +55,10 @@ class Wide:
     __ge__ = _operator(operator.ge)
     __lt__ = _operator(operator.lt)
     __le__ = _operator(operator.le)
-    __eq__ = _operator(_equal)
-    __ne__ = _operator(lambda a, b: F.logical_not(_equal(a, b)))
+    __eq__: Any = _operator(_equal)
+    __ne__: Any = _operator(lambda a, b: F.logical_not(_equal(a, b)))
 
-    def __neg__(self) -> Any:
+    def __neg__(self) -> Wide:
         return 0.0 - self
 
     def __bool__(self) -> bool:
@@ -68,7 +69,7 @@ class Wide:
         return bool(self.value)
 
 
-def plain(number: Any) -> Any:
+def plain(number: Operand) -> PaddleTensor:
     """A number, an array or a tensor of any dtype as what Paddle calculates with, without a loss."""
     if isinstance(number, Wide):
         return number.value
@@ -83,68 +84,68 @@ class PaddleFunctions:
     """`ArrayFunctions` for `Wide`."""
 
     @staticmethod
-    def where(condition: Any, then: Array, other: Array) -> Array:
+    def where(condition: Wide, then: Operand, other: Operand) -> Wide:
         parts = condition.value, plain(then), plain(other)
         shape = list(np.broadcast_shapes(*(tuple(part.shape) for part in parts)))
         # in a graph Paddle would broadcast by adding zeros, and -0 + 0 is 0
         return Wide(F.where(*(part if list(part.shape) == shape else F.expand(part, shape) for part in parts)))
 
     @staticmethod
-    def maximum(a: Array, b: Array) -> Array:
+    def maximum(a: Wide, b: Operand) -> Wide:
         return Wide(F.maximum(plain(a), plain(b)))
 
     @staticmethod
-    def sqrt(a: Array) -> Array:
+    def sqrt(a: Wide) -> Wide:
         return Wide(F.sqrt(plain(a)))
 
     @staticmethod
-    def power(a: Array, exponent: float) -> Array:
+    def power(a: Wide, exponent: float) -> Wide:
         return a**exponent
 
     @staticmethod
-    def tanh(a: Array) -> Array:
+    def tanh(a: Wide) -> Wide:
         return Wide(F.tanh(plain(a)))
 
     @staticmethod
-    def nonfinite(a: Array) -> Array:
+    def nonfinite(a: Wide) -> Wide:
         return Wide(F.logical_not(F.isfinite(plain(a))))
 
     @staticmethod
-    def either(a: Array, b: Array) -> Array:
+    def either(a: Wide, b: Operand) -> Wide:
         return Wide(F.logical_or(plain(a), plain(b)))
 
     @staticmethod
-    def any(a: Array) -> Array:
+    def any(a: Wide) -> Wide:
         return Wide(F.reshape(F.max(F.cast(a.value, WIDE)), [1])) > 0.0
 
     @staticmethod
-    def array(values: Sequence[Any], like: Array) -> Array:
+    def array(values: Sequence[Operand], like: Wide) -> Wide:
         if all(isinstance(value, int | float | list) for value in values):
             return Wide(F.assign(np.asarray(values, dtype=np.float64)))
         return Wide(F.concat([plain(value) for value in values]))
 
     @staticmethod
-    def indices(values: Sequence[int], like: Array) -> Array:
+    def indices(values: Sequence[int], like: Wide) -> PaddleTensor:
         return F.assign(np.asarray(values, dtype=np.int64))
 
     @staticmethod
-    def take(a: Array, index: Array) -> Array:
+    def take(a: Wide, index: PaddleTensor) -> Wide:
         return Wide(F.gather(a.value, index, axis=len(a.value.shape) - 1))
 
     @staticmethod
-    def sort(a: Array) -> Array:
+    def sort(a: Wide) -> Wide:
         return Wide(F.sort(a.value, axis=0))
 
     @staticmethod
-    def sum(a: Array) -> Array:
+    def sum(a: Wide) -> Wide:
         return Wide(F.sum(a.value, axis=[0]))
 
     @staticmethod
-    def column(n: int, like: Array) -> Array:
+    def column(n: int, like: Wide) -> Wide:
         return Wide(F.assign(np.arange(n, dtype=np.float64)[:, None]))
 
     @staticmethod
-    def combine(a: Array, index: Array, segments: int, how: str) -> Array:
+    def combine(a: Wide, index: PaddleTensor, segments: int, how: str) -> Wide:
         if how == "sum":
             return Wide(_added(a.value, index, segments))
         broken = a != a
@@ -158,5 +159,5 @@ NAN = float("nan")
 FUNCTIONS = PaddleFunctions()
 
 
-def _added(value: Any, index: Any, segments: int) -> Any:
+def _added(value: PaddleTensor, index: PaddleTensor, segments: int) -> PaddleTensor:
     return F.index_add(F.zeros([segments], WIDE), index, 0, value)

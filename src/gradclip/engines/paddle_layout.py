@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import paddle
 from paddle.base.framework import EagerParamBase
@@ -16,6 +16,7 @@ from paddle.nn.clip import merge_selected_rows
 
 from gradclip.engines import openmp
 from gradclip.engines.base import SPARSE, UnsupportedGradient
+from gradclip.engines.paddle_legacy import PaddleTensor
 from gradclip.rules.segments import Shape
 
 FLOATS = frozenset({paddle.float16, paddle.bfloat16, paddle.float32, paddle.float64})
@@ -34,8 +35,8 @@ class PaddlePayload(NamedTuple):
     their own.
     """
 
-    tensor: Any
-    magnitudes: Any = None
+    tensor: PaddleTensor
+    magnitudes: PaddleTensor = None
     writeback: Callable[[], object] | None = None
     order: None = None
 
@@ -50,7 +51,7 @@ def unit_axis(shape: Shape) -> int:
     return 1 if len(shape) == 2 else 0
 
 
-def describable(tensors: Sequence[Any]) -> bool:
+def describable(tensors: Sequence[PaddleTensor]) -> bool:
     """Whether Paddle's C function may be asked about `tensors`: it takes every tensor for a dense one, and crashes."""
     try:
         return all(map(paddle.Tensor.is_dense, tensors))
@@ -58,19 +59,19 @@ def describable(tensors: Sequence[Any]) -> bool:
         return False
 
 
-def on_cpu(tensor: Any) -> bool:
+def on_cpu(tensor: PaddleTensor) -> bool:
     """Whether `tensor` is an eager Paddle tensor in the memory of the CPU."""
     return isinstance(tensor, paddle.Tensor) and tensor.place.is_cpu_place()
 
 
-def written(tensors: Iterable[Any]) -> None:
+def written(tensors: Iterable[PaddleTensor]) -> None:
     """Tell autograd that `tensors` were written behind its back; it keeps no count for SelectedRows."""
     for tensor in tensors:
         if tensor.is_dense():
             tensor._bump_inplace_version()
 
 
-def plain(gradient: Any, index: int) -> Any:
+def plain(gradient: PaddleTensor, index: int) -> PaddleTensor:
     """The dense tensor that holds the elements of `gradient`, or the reason why there is none."""
     if not isinstance(gradient, paddle.Tensor):
         raise UnsupportedGradient(index, f"it is a {type(gradient).__name__}, not a paddle.Tensor")
@@ -89,7 +90,7 @@ def plain(gradient: Any, index: int) -> Any:
     return gradient
 
 
-def merged_rows(gradient: Any) -> Any:
+def merged_rows(gradient: PaddleTensor) -> PaddleTensor:
     """The rows of a SelectedRows gradient as a tensor in its memory, each row once.
 
     Merging changes the gradient in place: it is the same matrix, written shorter.
@@ -104,7 +105,7 @@ def merged_rows(gradient: Any) -> Any:
     return paddle.Tensor(rows.get_tensor())
 
 
-def payload(gradient: Any, index: int) -> PaddlePayload:
+def payload(gradient: PaddleTensor, index: int) -> PaddlePayload:
     """The payload of any gradient on the CPU that can be clipped; `index` is its place, for the error."""
     tensor = plain(gradient, index)
     if not on_cpu(tensor):
@@ -120,13 +121,13 @@ def payload(gradient: Any, index: int) -> PaddlePayload:
         return PaddlePayload(paddle.as_real(contiguous), contiguous.astype(paddle.complex128).abs(), writeback)
 
 
-def write(target: Any, source: Any) -> None:
+def write(target: PaddleTensor, source: PaddleTensor) -> None:
     """Copy `source` into the memory of `target`, whose strides stay."""
     with paddle.no_grad():
         target.copy_(source, True)
 
 
-def refuse_overlap(tensor: Any, index: int) -> None:
+def refuse_overlap(tensor: PaddleTensor, index: int) -> None:
     """Refuse a tensor unless its strides show that no two elements share a place: it would be scaled twice there."""
     reach = 1
     for stride, size in sorted(zip(tensor.strides, tensor.shape, strict=True)):
@@ -142,7 +143,7 @@ class PaddleValues:
     tensor = staticmethod(paddle.clone)
 
     @staticmethod
-    def wide(tensor: Any, index: int) -> Any:
+    def wide(tensor: PaddleTensor, index: int) -> PaddleTensor:
         if tensor.is_selected_rows():
             raise UnsupportedGradient(index, SPARSE)
         values = plain(tensor, index).detach()
@@ -150,16 +151,16 @@ class PaddleValues:
         return values.clone() if values.dtype in WIDE else values.astype(paddle.float32)
 
     @staticmethod
-    def put_(tensor: Any, source: Any) -> None:
+    def put_(tensor: PaddleTensor, source: PaddleTensor) -> None:
         write(tensor, source.astype(tensor.dtype))
         written([tensor])
 
     @staticmethod
-    def beside(saved: Any, value: Any) -> Any:
+    def beside(saved: PaddleTensor, value: PaddleTensor) -> PaddleTensor:
         return saved.to(value.place).astype(value.dtype)
 
     @staticmethod
-    def where(flag: Any, then: Any, other: Any) -> Any:
+    def where(flag: object, then: PaddleTensor, other: PaddleTensor) -> PaddleTensor:
         return paddle.where(flag, then, other) if isinstance(flag, paddle.Tensor) else then if flag else other
 
 

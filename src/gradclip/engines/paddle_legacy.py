@@ -6,11 +6,14 @@ operators themselves still run; here they are appended to the program by name.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import paddle
 from paddle.base.framework import in_dynamic_or_pir_mode
 from paddle.base.layer_helper import LayerHelper
+
+PaddleTensor: TypeAlias = Any
+"""A tensor, or a value of a graph; Paddle's own types do not hold together, so checkers are told nothing."""
 
 
 class Operations:
@@ -26,39 +29,39 @@ class Legacy:
     """The functions that take a legacy variable no more, under the names and arguments they have in `paddle`."""
 
     @staticmethod
-    def abs(x: Any) -> Any:
+    def abs(x: PaddleTensor) -> PaddleTensor:
         return op("abs", {"X": x})
 
     @staticmethod
-    def sqrt(x: Any) -> Any:
+    def sqrt(x: PaddleTensor) -> PaddleTensor:
         return op("sqrt", {"X": x})
 
     @staticmethod
-    def tanh(x: Any) -> Any:
+    def tanh(x: PaddleTensor) -> PaddleTensor:
         return op("tanh", {"X": x})
 
     @staticmethod
-    def maximum(x: Any, y: Any) -> Any:
+    def maximum(x: PaddleTensor, y: PaddleTensor) -> PaddleTensor:
         return op("elementwise_max", {"X": x, "Y": y}, {"axis": -1})
 
     @staticmethod
-    def minimum(x: Any, y: Any) -> Any:
+    def minimum(x: PaddleTensor, y: PaddleTensor) -> PaddleTensor:
         return op("elementwise_min", {"X": x, "Y": y}, {"axis": -1})
 
     @staticmethod
-    def expand(x: Any, shape: list[int]) -> Any:
+    def expand(x: PaddleTensor, shape: list[int]) -> PaddleTensor:
         return op("expand_v2", {"X": x}, {"shape": shape})
 
     @staticmethod
-    def where(condition: Any, x: Any, y: Any) -> Any:
+    def where(condition: PaddleTensor, x: PaddleTensor, y: PaddleTensor) -> PaddleTensor:
         return op("where", {"X": x, "Y": y, "Condition": condition})
 
     @staticmethod
-    def sum(x: Any, axis: list[int]) -> Any:
+    def sum(x: PaddleTensor, axis: list[int]) -> PaddleTensor:
         return op("reduce_sum", {"X": x}, {"dim": axis, "keep_dim": False, "reduce_all": False})
 
     @staticmethod
-    def sort(x: Any, axis: int) -> Any:
+    def sort(x: PaddleTensor, axis: int) -> PaddleTensor:
         helper = LayerHelper("argsort")
         out = helper.create_variable_for_type_inference(dtype=x.dtype)
         places = helper.create_variable_for_type_inference(dtype="int64")
@@ -67,19 +70,21 @@ class Legacy:
         return out
 
     @staticmethod
-    def isfinite(x: Any) -> Any:
+    def isfinite(x: PaddleTensor) -> PaddleTensor:
         return op("isfinite_v2", {"X": x}, dtype="bool")
 
     @staticmethod
-    def logical_not(x: Any) -> Any:
+    def logical_not(x: PaddleTensor) -> PaddleTensor:
         return op("logical_not", {"X": x}, dtype="bool")
 
     @staticmethod
-    def logical_or(x: Any, y: Any) -> Any:
+    def logical_or(x: PaddleTensor, y: PaddleTensor) -> PaddleTensor:
         return op("logical_or", {"X": x, "Y": y}, dtype="bool")
 
 
-def op(kind: str, inputs: dict[str, Any], attrs: dict[str, Any] | None = None, dtype: Any = None) -> Any:
+def op(
+    kind: str, inputs: dict[str, PaddleTensor], attrs: dict[str, Any] | None = None, dtype: Any = None
+) -> PaddleTensor:
     """Append the operator `kind` to the current program and return its output, of the dtype of X if none is given."""
     helper = LayerHelper(kind)
     out = helper.create_variable_for_type_inference(dtype=dtype or inputs["X"].dtype)

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from gradclip.engines.base import NO_ORDER, Engine, Measure, Tables, UnsupportedGradient, repeats, row_axes, rows_first
-from gradclip.rules.arrays import Array
 from gradclip.rules.norm import Norm
 from gradclip.rules.response import Response, is_clamp
 from gradclip.rules.scope import Element, Global, Scope
@@ -23,44 +22,46 @@ from gradclip.rules.segments import Shape
 class NumpyFunctions:
     """`ArrayFunctions` for NumPy arrays."""
 
-    where = staticmethod(np.where)
-    maximum = staticmethod(np.maximum)
-    sqrt = staticmethod(np.sqrt)
-    power = staticmethod(np.power)
-    tanh = staticmethod(np.tanh)
-    either = staticmethod(np.logical_or)
-    any = staticmethod(np.any)
+    where: Callable[..., Any] = staticmethod(np.where)
+    maximum: Callable[..., np.ndarray] = staticmethod(np.maximum)
+    sqrt: Callable[..., np.ndarray] = staticmethod(np.sqrt)
+    power: Callable[..., np.ndarray] = staticmethod(np.power)
+    tanh: Callable[..., np.ndarray] = staticmethod(np.tanh)
+    either: Callable[..., np.ndarray] = staticmethod(np.logical_or)
+    any: Callable[..., Any] = staticmethod(np.any)
 
     @staticmethod
-    def nonfinite(a: Array) -> Array:
-        return ~np.isfinite(a)
+    def nonfinite(a: np.ndarray) -> np.ndarray:
+        flags: np.ndarray = ~np.isfinite(a)
+        return flags
 
     @staticmethod
-    def array(values: Sequence[float], like: Array) -> Array:
+    def array(values: Sequence[float], like: np.ndarray) -> np.ndarray:
         return np.asarray(values, dtype=np.float64)
 
     @staticmethod
-    def indices(values: Sequence[int], like: Array) -> Array:
+    def indices(values: Sequence[int], like: np.ndarray) -> np.ndarray:
         return np.asarray(values, dtype=np.intp)
 
     @staticmethod
-    def take(a: Array, index: Array) -> Array:
+    def take(a: np.ndarray, index: np.ndarray) -> np.ndarray:
         return a[..., index]
 
     @staticmethod
-    def sort(a: Array) -> Array:
+    def sort(a: np.ndarray) -> np.ndarray:
         return np.sort(a, axis=0)
 
     @staticmethod
-    def sum(a: Array) -> Array:
-        return np.sum(a, axis=0)
+    def sum(a: np.ndarray) -> np.ndarray:
+        total: np.ndarray = np.sum(a, axis=0)
+        return total
 
     @staticmethod
-    def column(n: int, like: Array) -> Array:
+    def column(n: int, like: np.ndarray) -> np.ndarray:
         return _column(n)
 
     @staticmethod
-    def combine(a: Array, index: Array, segments: int, how: str) -> Array:
+    def combine(a: np.ndarray, index: np.ndarray, segments: int, how: str) -> np.ndarray:
         out = np.zeros(segments, dtype=np.float64)
         (np.add if how == "sum" else np.maximum).at(out, index, a)
         return out
@@ -92,7 +93,7 @@ class NumpyValues:
         return np.zeros_like(value)
 
     @staticmethod
-    def where(flag: Array, then: np.ndarray, other: np.ndarray) -> np.ndarray:
+    def where(flag: np.ndarray, then: np.ndarray, other: np.ndarray) -> np.ndarray:
         return np.where(flag, then, other)
 
     @staticmethod
@@ -135,7 +136,7 @@ class ReferenceEngine(Engine):
     def unit_axis(self, shape: Shape) -> int:
         return self._unit_axis(shape)
 
-    def owns(self, tensor: Any) -> bool:
+    def owns(self, tensor: object) -> bool:
         return isinstance(tensor, np.ndarray) and tensor.dtype.kind in "fc"
 
     def gather(self, tensors: list[np.ndarray], tables: Tables | None = None) -> NumpyBatch:
@@ -164,7 +165,7 @@ class ReferenceEngine(Engine):
         nonfinite = np.array([np.count_nonzero(~np.isfinite(part)) for part in parts])
         return Measure(np.array(totals), nonfinite, NUMPY, np.array(scales))
 
-    def apply_(self, batch: NumpyBatch, scope: Scope, coefficient: Array, zeroes: bool = True) -> None:
+    def apply_(self, batch: NumpyBatch, scope: Scope, coefficient: np.ndarray, zeroes: bool = True) -> None:
         factors = iter(np.broadcast_to(coefficient, 1) if isinstance(scope, Global) else coefficient)
         shared = next(factors) if isinstance(scope, Global) else None
         for tensor, value, axis in zip(batch.tensors, batch.values, self._axes(batch, scope), strict=True):
@@ -173,7 +174,7 @@ class ReferenceEngine(Engine):
                 if factor != 1.0:
                     out[...] = part * factor if factor != 0.0 else 0.0
 
-    def map_(self, batch: NumpyBatch, response: Response, low: Array, high: Array) -> None:
+    def map_(self, batch: NumpyBatch, response: Response, low: np.ndarray, high: np.ndarray) -> None:
         lows, highs = (np.broadcast_to(bound, len(batch.tensors)) for bound in (low, high))
         for tensor, value, low, high in zip(batch.tensors, batch.values, lows, highs, strict=True):
             if is_clamp(response):
@@ -196,7 +197,7 @@ class ReferenceEngine(Engine):
     def holds_float64(self, batch: NumpyBatch) -> bool:
         return any(tensor.dtype in (np.float64, np.complex128) for tensor in batch.tensors)
 
-    def to_host(self, array: Array) -> list[float]:
+    def to_host(self, array: np.ndarray) -> list[float]:
         return list(np.atleast_1d(array).tolist())
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -34,7 +34,7 @@ from gradclip.engines.torch_layout import (
     refuse_overlap,
     unit_axis,
 )
-from gradclip.rules.arrays import Array
+from gradclip.rules.arrays import Operand
 from gradclip.rules.norm import Norm
 from gradclip.rules.response import Response, is_clamp
 from gradclip.rules.scope import Element, Global, Row, Scope
@@ -50,49 +50,49 @@ class TorchFunctions:
     any = staticmethod(torch.any)
 
     @staticmethod
-    def where(condition: Array, then: Array, other: Array) -> Array:
+    def where(condition: torch.Tensor, then: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
         return torch.where(condition, then, other)
 
     @staticmethod
-    def power(a: Array, exponent: float) -> Array:
+    def power(a: torch.Tensor, exponent: float) -> torch.Tensor:
         return a**exponent
 
     @staticmethod
-    def maximum(a: Array, b: Array) -> Array:
+    def maximum(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return torch.clamp(a, min=b)
 
     @staticmethod
-    def nonfinite(a: Array) -> Array:
+    def nonfinite(a: torch.Tensor) -> torch.Tensor:
         return ~torch.isfinite(a)
 
     @staticmethod
-    def array(values: Sequence[float], like: Array) -> Array:
+    def array(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:
         if values and isinstance(values[0], list):
             return torch.tensor(values, dtype=like.dtype, device=like.device)
         return _uploaded(tuple(values), like.dtype, like.device)
 
     @staticmethod
-    def indices(values: Sequence[int], like: Array) -> Array:
+    def indices(values: Sequence[int], like: torch.Tensor) -> torch.Tensor:
         return _uploaded(tuple(values), torch.int64, like.device)
 
     @staticmethod
-    def take(a: Array, index: Array) -> Array:
+    def take(a: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         return a[..., index]
 
     @staticmethod
-    def sort(a: Array) -> Array:
+    def sort(a: torch.Tensor) -> torch.Tensor:
         return torch.sort(a, dim=0).values
 
     @staticmethod
-    def sum(a: Array) -> Array:
+    def sum(a: torch.Tensor) -> torch.Tensor:
         return a.sum(dim=0)
 
     @staticmethod
-    def column(n: int, like: Array) -> Array:
+    def column(n: int, like: torch.Tensor) -> torch.Tensor:
         return torch.arange(n, dtype=like.dtype, device=like.device)[:, None]
 
     @staticmethod
-    def combine(a: Array, index: Array, segments: int, how: str) -> Array:
+    def combine(a: torch.Tensor, index: torch.Tensor, segments: int, how: str) -> torch.Tensor:
         out = torch.zeros(segments, dtype=a.dtype, device=a.device)
         return out.index_add_(0, index, a) if how == "sum" else out.scatter_reduce_(0, index, a, "amax")
 
@@ -122,7 +122,7 @@ class TorchEngine(Engine):
     def __init__(self, waits: bool) -> None:
         self.waits = waits
 
-    def owns(self, tensor: Any) -> bool:
+    def owns(self, tensor: object) -> bool:
         return isinstance(tensor, torch.Tensor)
 
     def gather(self, tensors: list[torch.Tensor], tables: Tables | None = None) -> TorchBatch:
@@ -156,7 +156,7 @@ class TorchEngine(Engine):
         total = norms if norm.combine == "max" else norms**norm.p
         return Measure(total, nonfinite, FUNCTIONS, scales)
 
-    def apply_(self, batch: TorchBatch, scope: Scope, coefficient: Array, zeroes: bool = True) -> None:
+    def apply_(self, batch: TorchBatch, scope: Scope, coefficient: torch.Tensor, zeroes: bool = True) -> None:
         factors = _factors(batch, scope, coefficient)
         for target, axis, factor in zip(batch.targets, batch.axes(scope), factors, strict=True):
             view = parts(target) if axis is None else parts(target).movedim(axis, 0)
@@ -165,7 +165,7 @@ class TorchEngine(Engine):
             else:
                 _scale_where_needed(view, factor)
 
-    def map_(self, batch: TorchBatch, response: Response, low: Any, high: Any) -> None:
+    def map_(self, batch: TorchBatch, response: Response, low: Operand, high: Operand) -> None:
         self.refuse_unordered(batch)
         lows, highs = (_each(bound, len(batch.targets)) for bound in (low, high))
         for target, low, high in zip(batch.targets, lows, highs, strict=True):
@@ -175,7 +175,8 @@ class TorchEngine(Engine):
                 continue
             wide = target.double() if target.device.type != "mps" else target.float()
             ratio = wide.abs() / torch.where(wide > 0, high, -low)
-            mapped = wide * response.coefficient(ratio, FUNCTIONS)
+            coefficient: Operand = response.coefficient(ratio, FUNCTIONS)
+            mapped = wide * coefficient
             target.copy_(torch.where(torch.isfinite(wide), mapped, wide))
 
     def zero_nonfinite_(self, batch: TorchBatch) -> None:
@@ -188,12 +189,12 @@ class TorchEngine(Engine):
     def holds_float64(self, batch: TorchBatch) -> bool:
         return any(tensor.dtype in (torch.float64, torch.complex128) for tensor in batch.tensors)
 
-    def to_host(self, array: Array) -> list[float]:
+    def to_host(self, array: torch.Tensor) -> list[float]:
         return list(array.tolist()) if isinstance(array, torch.Tensor) and array.ndim else [float(array)]
 
-    def on_host(self, arrays: Sequence[Array]) -> list[Array]:
+    def on_host(self, arrays: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """The arrays on the host, moved in one copy for each device; the widest float holds all that they count."""
-        moved: dict[int, Array] = {}
+        moved: dict[int, torch.Tensor] = {}
         for device in {array.device for array in arrays}:
             here = [array for array in arrays if array.device == device]
             flat = torch.cat([array.reshape(-1).to(wide_of(array)) for array in here]).cpu()
@@ -291,7 +292,7 @@ def _factors(batch: TorchBatch, scope: Scope, coefficient: torch.Tensor) -> Sequ
     ]
 
 
-def _each(bound: Any, count: int) -> Sequence[Any]:
+def _each(bound: torch.Tensor | float, count: int) -> Sequence[torch.Tensor | float]:
     """One bound for each of `count` tensors, from one for all or from an array of them."""
     return bound.expand(count).unbind() if isinstance(bound, torch.Tensor) else [bound] * count
 

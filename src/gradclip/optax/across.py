@@ -6,10 +6,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from gradclip.engines.base import Across
-from gradclip.rules.arrays import Array
 
 UNKNOWN = (
     "along the axis {!r} it is not known which gradients are shards and which are copies: use shard_map with "
@@ -55,7 +54,9 @@ def across_axes(axes: tuple[str, ...], arrays: list[Array]) -> Across:
 
     def shards(array: Array, how: str) -> Array:
         if how == "max":
-            return lax.pmax(array, axes)
-        return lax.psum(jnp.where(counts(len(array)), array, 0.0), axes)
+            largest: Array = lax.pmax(array, axes)
+            return largest
+        total: Array = lax.psum(jnp.where(counts(len(array)), array, 0.0), axes)
+        return total
 
     return Across(shards, lambda array, how: array)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
+from jax import Array
 
 from gradclip.engines.base import Across
 from gradclip.engines.jax_numbers import power
-from gradclip.rules.arrays import Array
+from gradclip.rules.arrays import Operand
 from gradclip.rules.norm import RMS, Linf
 from gradclip.rules.response import SCALE, SKIP, ZERO
-from gradclip.step.decide import Decision
 from gradclip.step.part import Part, closing, opening
 from gradclip.step.result import Result
 
@@ -40,16 +40,19 @@ DTYPES = Last(FLOAT, FLOAT, FLOAT, FLOAT, FLAG, COUNT, FLAG)
 
 
 class Stage(NamedTuple):
-    """One stage of a part: its decision, with all fields of G numbers, and the sizes of its segments."""
+    """One stage of a part: what it decided for each of its G segments, and their sizes."""
 
     part: Part
-    decision: Decision
+    norm: Array
+    threshold: Array
+    coefficient: Array
+    action: Array
     sizes: Array
 
 
 def nothing() -> Last:
     """What stands in a state before the first step, and after one in which no rule met a gradient."""
-    return _typed(Last(0.0, 0.0, jnp.inf, 1.0, False, 0, False))
+    return _typed((0.0, 0.0, jnp.inf, 1.0, False, 0, False))
 
 
 def last_of(result: Result, across: Across | None) -> Last:
@@ -58,8 +61,7 @@ def last_of(result: Result, across: Across | None) -> Last:
         return nothing()
     stages = [stage for part in result.parts for stage in _stages(part, across)]
     threshold, coefficient, action = (
-        jnp.concatenate([getattr(stage.decision, name) for stage in stages])
-        for name in ("threshold", "coefficient", "action")
+        jnp.concatenate([getattr(stage, name) for stage in stages]) for name in ("threshold", "coefficient", "action")
     )
     hardest, skipped = _first_smallest(coefficient), jnp.any(action == SKIP)
     first, final = opening(result.parts), closing(result.parts)
@@ -67,8 +69,8 @@ def last_of(result: Result, across: Across | None) -> Last:
     tails = [_stages(part, across)[stage] for part, stage in final]
     return _typed(
         Last(
-            norm_before=_overall(heads, [stage.decision.norm for stage in heads]),
-            norm_after=jnp.where(skipped, 0.0, _overall(tails, [_after(stage.decision) for stage in tails])),
+            norm_before=_overall(heads, [stage.norm for stage in heads]),
+            norm_after=jnp.where(skipped, 0.0, _overall(tails, [_after(stage) for stage in tails])),
             threshold=threshold[hardest],
             coefficient=coefficient[hardest],
             clipped=~skipped & jnp.any((action == SCALE) | (action == ZERO)),
@@ -84,7 +86,7 @@ def _first_smallest(values: Array) -> Array:
     return jnp.min(jnp.where(values == jnp.min(values), places, len(values) - 1))
 
 
-def _typed(values: Last) -> Last:
+def _typed(values: tuple[Operand, ...]) -> Last:
     return Last(*(jnp.asarray(value).astype(dtype) for value, dtype in zip(values, DTYPES, strict=True)))
 
 
@@ -92,21 +94,22 @@ def _stages(part: Part, across: Across | None) -> list[Stage]:
     """The stages of a part; by value each device decides for what it has, so here the hardest decision counts."""
     found = []
     for decision, segments in zip(part.plan.decisions, part.segments, strict=True):
+        decided: tuple[Operand, ...] = decision
         if across is not None and part.sweep.elementwise:
-            decision = decision._replace(
+            decided = decision._replace(
                 norm=across.shards(decision.norm, "max"),
                 coefficient=-across.shards(-decision.coefficient, "max"),
                 action=across.shards(decision.action, "max"),
             )
-        decision = decision._replace(threshold=jnp.broadcast_to(decision.threshold, decision.norm.shape))
-        sizes = jnp.asarray(segments.sizes, float) if segments.sizes else jnp.ones_like(decision.norm)
-        found.append(Stage(part, decision, sizes))
+        norm, threshold, coefficient, action, _ = decided
+        sizes = jnp.asarray(segments.sizes, float) if segments.sizes else jnp.ones_like(norm)
+        found.append(Stage(part, norm, jnp.broadcast_to(threshold, norm.shape), coefficient, action, sizes))
     return found
 
 
-def _after(decision: Decision) -> Array:
+def _after(stage: Stage) -> Array:
     """The norms after the coefficients; 0 times infinity is zeros that were written."""
-    return jnp.where(decision.coefficient == 0.0, 0.0, decision.norm * decision.coefficient)
+    return jnp.where(stage.coefficient == 0.0, 0.0, stage.norm * stage.coefficient)
 
 
 def _overall(stages: list[Stage], norms: list[Array]) -> Array:
@@ -120,7 +123,7 @@ def _overall(stages: list[Stage], norms: list[Array]) -> Array:
     if norm.combine == "max" or len(values) == 1:
         return peak
     safe = jnp.where((peak > 0) & jnp.isfinite(peak), peak, 1.0)
-    weights: Any = sizes / jnp.sum(sizes) if isinstance(norm, RMS) else 1.0
+    weights: Array | float = sizes / jnp.sum(sizes) if isinstance(norm, RMS) else 1.0
     return safe * power(jnp.sum(power(values / safe, norm.p) * weights), 1.0 / norm.p)
 
 
@@ -128,7 +131,7 @@ def _nonfinite(parts: list[Part], across: Across | None) -> Array:
     """The non-finite tensors (or rows) of the phase that has most of them."""
     phases: dict[int, Array] = {}
     for part in parts:
-        count = part.measure.nonfinite
+        count: Operand = part.measure.nonfinite
         count = count if across is None else across.shards(count, "sum")
         phases[part.key[0]] = phases.get(part.key[0], 0.0) + jnp.sum(count)
     return jnp.max(jnp.stack(list(phases.values())))

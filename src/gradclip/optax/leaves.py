@@ -7,9 +7,9 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.tree_util import keystr, tree_flatten_with_path, tree_map_with_path
 
-from gradclip.rules.arrays import Array
 from gradclip.step.respond import report_nothing
 
 Tree: TypeAlias = Any

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
+import optax
+from jax import Array
+from jax.typing import DTypeLike
 
 from gradclip.optax.last import Last
-from gradclip.rules.arrays import Array
+from gradclip.rules.arrays import Operand
 from gradclip.rules.threshold import State
 from gradclip.step.memory import Key, Memory, key_of, text_of
 
@@ -27,17 +30,18 @@ class ClipState(NamedTuple):
     step: Array
     thresholds: Thresholds
     last: Last
-    inner: Any = ()
+    inner: optax.OptState = ()
     carried: dict[str, Array] = {}  # noqa: RUF012  # of a named tuple, and never changed
 
 
-def state_of(memory: Memory, last: Last, dtype: Any) -> ClipState:
+def state_of(memory: Memory, last: Last, dtype: DTypeLike) -> ClipState:
     """The state with this memory: text as keys, arrays as values, the floats of thresholds as `dtype`."""
     thresholds = {
         text_of(key): {name: _kept(value, dtype) for name, value in state.items()}
         for key, state in memory.thresholds.items()
     }
-    return ClipState(memory.step, thresholds, last, carried=memory.carried)
+    step: Operand = memory.step
+    return ClipState(step, thresholds, last, carried=memory.carried)
 
 
 def memory_of(state: ClipState) -> Memory:
@@ -46,7 +50,7 @@ def memory_of(state: ClipState) -> Memory:
     return Memory(state.step, thresholds, state.carried)
 
 
-def _kept(value: Any, dtype: Any) -> Array:
+def _kept(value: Operand, dtype: DTypeLike) -> Array:
     """`value` as an array; a finite number beyond `dtype` becomes its largest, so that nothing learns an infinity."""
     array = jnp.asarray(value)
     if not jnp.issubdtype(array.dtype, jnp.floating):

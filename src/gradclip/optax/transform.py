@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax import Array
 
 from gradclip.clipper import Clipper
 from gradclip.engines.base import Slot
@@ -18,7 +19,6 @@ from gradclip.optax.across import across_axes, refuse_mixed
 from gradclip.optax.last import last_of, nothing
 from gradclip.optax.leaves import NeedClip, Tree, beside, chosen_leaves, leaves_from, name_of, replaced, zeros_like
 from gradclip.optax.state import ClipState, memory_of, state_of
-from gradclip.rules.arrays import Array
 from gradclip.rules.rule import AnyRule, Carry, rules_in
 from gradclip.step.gradients import Gradients
 

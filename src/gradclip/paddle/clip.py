@@ -14,8 +14,9 @@ from gradclip.paddle.lbfgs import warn_from_lbfgs
 from gradclip.paddle.parameters import NeedClip, Pair, needs_clip
 from gradclip.paddle.static import Graph, clip_in_graph
 from gradclip.rules import recipes
+from gradclip.rules.arrays import Array
 from gradclip.rules.rule import AnyRule, rules_in
-from gradclip.rules.threshold import Threshold
+from gradclip.rules.threshold import Limit, Threshold
 from gradclip.step.respond import report_nothing
 from gradclip.step.result import Result
 from gradclip.telemetry import Telemetry
@@ -161,16 +162,16 @@ class ClipGradByValue(Clip):
     (400.0, 1.0)
     """
 
-    def __init__(self, max: Any, min: float | None = None, need_clip: NeedClip | None = None, **options: Any) -> None:
+    def __init__(self, max: Limit, min: float | None = None, need_clip: NeedClip | None = None, **options: Any) -> None:
         super().__init__(recipes.ClipGradByValue(max, min), need_clip=need_clip, **options)
 
     @property
-    def max(self) -> Any:
+    def max(self) -> Array:
         """The upper bound."""
         return _threshold(self).bounds(self.clipper.step)[1]
 
     @property
-    def min(self) -> Any:
+    def min(self) -> Array:
         """The lower bound."""
         return _threshold(self).bounds(self.clipper.step)[0]
 
@@ -194,11 +195,11 @@ class ClipGradByNorm(Clip, paddle.nn.ClipGradByNorm):
     [1.0, 1.0]
     """
 
-    def __init__(self, clip_norm: Any, need_clip: NeedClip | None = None, **options: Any) -> None:
+    def __init__(self, clip_norm: Limit, need_clip: NeedClip | None = None, **options: Any) -> None:
         super().__init__(recipes.ClipGradByNorm(clip_norm), need_clip=need_clip, **options)
 
     @property
-    def clip_norm(self) -> Any:
+    def clip_norm(self) -> Array:
         """The threshold."""
         return _threshold(self).value(self.clipper.step)
 
@@ -226,7 +227,7 @@ class ClipGradByGlobalNorm(Clip):
 
     def __init__(
         self,
-        clip_norm: Any,
+        clip_norm: Limit,
         group_name: str = "default_group",
         auto_skip_clip: bool = False,
         need_clip: NeedClip | None = None,
@@ -237,7 +238,7 @@ class ClipGradByGlobalNorm(Clip):
         self.auto_skip_clip = auto_skip_clip
 
     @property
-    def clip_norm(self) -> Any:
+    def clip_norm(self) -> Array:
         """The threshold."""
         return _threshold(self).value(self.clipper.step)
 

@@ -13,6 +13,7 @@ from gradclip.engines import choice, paddle_layout
 from gradclip.engines.base import Engine, Slot, UnsupportedGradient
 from gradclip.engines.paddle import ENGINE as PADDLE
 from gradclip.engines.paddle_arrays import WIDE, Wide
+from gradclip.engines.paddle_legacy import PaddleTensor
 from gradclip.paddle.fleet import across_of, shares
 from gradclip.paddle.parameters import (
     NeedClip,
@@ -96,7 +97,7 @@ class Clipper(clipper.Clipper):
         pairs: list[Pair],
         groups: Sequence[int] | None = None,
         name: Callable[[int], str] | None = None,
-        optimizer: Any = None,
+        optimizer: paddle.optimizer.Optimizer | None = None,
     ) -> list[Pair]:
         """`pairs` with clipped gradients, in their order; none at all if the step is to be skipped.
 
@@ -127,7 +128,7 @@ class Clipper(clipper.Clipper):
             result[i] = (pairs[i][0], gradient)
         return result
 
-    def _clipped(self, gradients: Gradients) -> list[Any] | None:
+    def _clipped(self, gradients: Gradients) -> list[PaddleTensor] | None:
         """The gradients after the clip, the list itself where they were written in place; None to skip the step."""
         engine = engine_for(gradients.tensors, self.engine_name)
         given = {name: number_for(engine, number) for name, number in gradients.given.items()}
@@ -161,13 +162,13 @@ def checked_engine(name: str | None) -> str | None:
     return choice.checked(name, "paddle", "Paddle", cpu_engine)
 
 
-def engine_for(gradients: list[Any], name: str | None = None) -> Engine:
+def engine_for(gradients: list[PaddleTensor], name: str | None = None) -> Engine:
     """The engine called `name`, or the fastest that is installed for the device of the first gradient."""
     here = not gradients or not isinstance(gradients[0], paddle.Tensor) or gradients[0].place.is_cpu_place()
     return (None if name == "paddle" or not here else cpu_engine()) or PADDLE
 
 
-def number_for(engine: Engine, number: Any) -> Any:
+def number_for(engine: Engine, number: PaddleTensor | float) -> Wide | float:
     """A number or a tensor of one element as an array [1]; a float for the compiled engine."""
     if not isinstance(number, paddle.Tensor):
         return float(number)
@@ -180,7 +181,7 @@ SECOND = "moment2"
 """What Paddle's optimizers call the second moment."""
 
 
-def second_moments(optimizer: Any, parameters: list[Any]) -> list[Any]:
+def second_moments(optimizer: paddle.optimizer.Optimizer, parameters: list[PaddleTensor]) -> list[PaddleTensor]:
     """What the optimizer keeps of the squares of each gradient; None where a parameter was not stepped yet."""
     if not hasattr(optimizer, "_moment2_acc_str") or getattr(optimizer, "_use_multi_tensor", False):
         raise ValueError(
@@ -212,7 +213,7 @@ def in_slots(gradients: Gradients) -> Gradients:
     return gradients._replace(tensors=held, weights=lambda: list(map(Slot, weights())) if weights else [])
 
 
-def out_of_slot(slot: Slot, gradient: Any) -> Any:
+def out_of_slot(slot: Slot, gradient: PaddleTensor) -> PaddleTensor:
     """The gradient that an engine left in `slot`; rows of SelectedRows are copied to where they were."""
     if gradient.is_selected_rows():
         paddle_layout.write(paddle_layout.merged_rows(gradient), slot.value)

@@ -17,6 +17,7 @@ from paddle.distributed import fleet
 
 from gradclip.engines.base import Across
 from gradclip.engines.paddle_arrays import Wide
+from gradclip.engines.paddle_legacy import PaddleTensor
 from gradclip.rules.arrays import Array
 from gradclip.rules.rule import AnyRule, Rule, rules_in
 from gradclip.rules.scope import Element, Global
@@ -34,7 +35,7 @@ def shares() -> bool:
     )
 
 
-def across_of(parameters: list[Any], rule: AnyRule) -> Across:
+def across_of(parameters: list[PaddleTensor], rule: AnyRule) -> Across:
     """How to sum up over the processes that share these parameters or have others."""
     topology = _topology()
     model = topology.get_model_parallel_group() if topology.get_model_parallel_world_size() > 1 else None
@@ -51,7 +52,7 @@ def _topology() -> Any:
     return getattr(fleet.fleet, "_hcg", None)  # absent before fleet.init
 
 
-def across(parameters: list[Any], model: Any, others: list[Any]) -> Across:
+def across(parameters: list[PaddleTensor], model: Any, others: list[Any]) -> Across:
     """The sums over one group that shares parameters and over groups that have others.
 
     A parameter that several stages of a pipeline share counts where `is_firstly_shared` does not say no.
@@ -71,24 +72,25 @@ def across(parameters: list[Any], model: Any, others: list[Any]) -> Across:
     return Across(shards, tensors, counted)
 
 
-def _chosen(array: Array, chosen: Any, function: Callable[[Any], Any]) -> Array:
+def _chosen(array: Array, chosen: np.ndarray, function: Callable[[PaddleTensor], PaddleTensor]) -> Array:
     """`array` with `function` of its `chosen` elements; the others are 0 for the function."""
 
-    def both(tensor: Any) -> Any:
+    def both(tensor: PaddleTensor) -> PaddleTensor:
         condition = paddle.to_tensor(chosen)
         return paddle.where(condition, function(paddle.where(condition, tensor, paddle.zeros_like(tensor))), tensor)
 
     return _mapped(array, both) if len(chosen) else array
 
 
-def _mapped(array: Array, function: Callable[[Any], Any]) -> Array:
+def _mapped(array: Array, function: Callable[[PaddleTensor], PaddleTensor]) -> Array:
     """`function` of an engine's array as a tensor, as an array of the engine."""
     if isinstance(array, Wide):
         return Wide(function(array.value))
-    return function(paddle.to_tensor(np.asarray(array, np.float64), place=paddle.CPUPlace())).numpy()
+    mapped: np.ndarray = function(paddle.to_tensor(np.asarray(array, np.float64), place=paddle.CPUPlace())).numpy()
+    return mapped
 
 
-def _reduced(tensor: Any, how: str, groups: list[Any]) -> Any:
+def _reduced(tensor: PaddleTensor, how: str, groups: list[Any]) -> PaddleTensor:
     reduced = tensor.clone()
     for group in groups:
         dist.all_reduce(reduced, OPERATIONS[how], group)

@@ -11,6 +11,7 @@ from typing import Any
 
 import paddle
 
+from gradclip.engines.paddle_legacy import PaddleTensor
 from gradclip.paddle.clipper import Clipper
 from gradclip.paddle.parameters import gradient_of, parameters_of
 from gradclip.rules.norm import norm_of_order
@@ -26,7 +27,7 @@ FLOAT32_MAX = float(paddle.finfo(paddle.float32).max)
 
 def clip_grad_norm_(
     parameters: Any, max_norm: float | None, norm_type: float | str = 2.0, error_if_nonfinite: bool = False
-) -> Any:
+) -> PaddleTensor:
     """Rescale the gradients so that their norm taken together is at most `max_norm`; return the norm before.
 
     Formula: `g * min(1, max_norm / ||all g||_p)`, p = `norm_type` in (0, inf] or "inf". `max_norm` has the unit of the
@@ -80,7 +81,7 @@ def _refuse_static(name: str) -> None:
         raise RuntimeError(f"{name} reads gradients, which a static graph has none of: give a clip to the optimizer")
 
 
-def _norm(result: Result, dtype: str) -> Any:
+def _norm(result: Result, dtype: str) -> PaddleTensor:
     """The norm as a 0-D tensor, on the device where it was made."""
     if not result.parts:
         return paddle.to_tensor(0.0)

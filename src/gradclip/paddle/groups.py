@@ -8,8 +8,10 @@ clipped with the first group, and are recognised when their turn comes (decision
 from __future__ import annotations
 
 import sys
+from types import FrameType
 from typing import Any, NamedTuple
 
+from gradclip.engines.paddle_legacy import PaddleTensor
 from gradclip.paddle.parameters import Pair, gradient_of
 
 DEEPEST = 12
@@ -19,9 +21,9 @@ DEEPEST = 12
 class Ahead(NamedTuple):
     """What was decided for a parameter ahead of its turn: the gradient as it was left, and the clipped one, if any."""
 
-    parameter: Any
+    parameter: PaddleTensor
     stamp: tuple[int, int]
-    clipped: Any
+    clipped: PaddleTensor
 
 
 class Turns:
@@ -74,13 +76,13 @@ class Call(NamedTuple):
                 'ask for: use_multi_tensor=False, or on_nonfinite="zero" and a response other than SkipStep()'
             )
 
-    def groups_with(self, clip: Any) -> list[tuple[int, dict[str, Any]]]:
+    def groups_with(self, clip: object) -> list[tuple[int, dict[str, Any]]]:
         """The parameter groups with this clip, with their numbers."""
         if self.number is None:
             return []
         return [(i, group) for i, group in enumerate(self.optimizer._param_groups) if group.get("grad_clip") is clip]
 
-    def is_first_of(self, clip: Any) -> bool:
+    def is_first_of(self, clip: object) -> bool:
         """Whether no group with this clip had its turn before, in this step."""
         return self.number in [number for number, _ in self.groups_with(clip)][:1] or self.number is None
 
@@ -88,9 +90,9 @@ class Call(NamedTuple):
 NOBODY = Call(None, None)
 
 
-def call_with(params_grads: Any) -> Call:
+def call_with(params_grads: object) -> Call:
     """Who hands over `params_grads`: Paddle tells a clip nothing but the pairs, so its callers are looked through."""
-    frame: Any = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     for _ in range(DEEPEST):
         if frame is None or frame.f_code.co_name == "_apply_optimize":
             break
@@ -107,7 +109,7 @@ def call_with(params_grads: Any) -> Call:
 
 def refuse_group_sharded() -> None:
     """Refuse to clip inside `group_sharded_parallel`: its processes have slices, and it sums up Paddle's clip alone."""
-    frame: Any = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         if ".group_sharded" in frame.f_globals.get("__name__", ""):
             raise NotImplementedError(
@@ -117,7 +119,7 @@ def refuse_group_sharded() -> None:
         frame = frame.f_back
 
 
-def later_groups(clip: Any, call: Call) -> tuple[list[Pair], list[int]]:
+def later_groups(clip: object, call: Call) -> tuple[list[Pair], list[int]]:
     """The pairs of the groups with this clip whose turn comes after this one, and the numbers of their groups."""
     pairs: list[Pair] = []
     numbers: list[int] = []
@@ -129,7 +131,7 @@ def later_groups(clip: Any, call: Call) -> tuple[list[Pair], list[int]]:
     return pairs, numbers
 
 
-def _stamp(gradient: Any) -> tuple[int, int]:
+def _stamp(gradient: PaddleTensor) -> tuple[int, int]:
     """What changes when a gradient is replaced or written; of SelectedRows Paddle counts no writes."""
     if gradient.is_selected_rows():
         return gradient.get_selected_rows().get_tensor()._ptr(), 0

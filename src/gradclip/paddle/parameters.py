@@ -7,17 +7,18 @@ from typing import Any, NamedTuple, TypeAlias
 
 import paddle
 
+from gradclip.engines.paddle_legacy import PaddleTensor
 from gradclip.step.respond import report_nothing
 
-NeedClip: TypeAlias = Callable[[Any], bool]
-Pair: TypeAlias = tuple[Any, Any]
+NeedClip: TypeAlias = Callable[[PaddleTensor], bool]
+Pair: TypeAlias = tuple[PaddleTensor, PaddleTensor]
 """A parameter and its gradient."""
 
 
 class PaddleParameters(NamedTuple):
     """Parameters in a list, with a function that names the i-th, and the parameter group of each."""
 
-    tensors: list[Any]
+    tensors: list[PaddleTensor]
     name: Callable[[int], str]
     groups: list[int] | None = None
 
@@ -45,12 +46,12 @@ def parameters_of(source: Any) -> PaddleParameters:
     return PaddleParameters(_checked([parameter for _, parameter in items]), names.__getitem__)
 
 
-def named_by_themselves(tensors: list[Any], groups: list[int] | None = None) -> PaddleParameters:
+def named_by_themselves(tensors: list[PaddleTensor], groups: list[int] | None = None) -> PaddleParameters:
     """`tensors` under the names that Paddle gave them, such as "linear_0.w_0"."""
     return PaddleParameters(_checked(tensors), lambda index: str(tensors[index].name), groups)
 
 
-def of_optimizer(optimizer: Any) -> PaddleParameters:
+def of_optimizer(optimizer: paddle.optimizer.Optimizer) -> PaddleParameters:
     """The parameters of an optimizer with their groups."""
     groups = optimizer._param_groups
     if not (groups and isinstance(groups[0], dict)):
@@ -68,20 +69,20 @@ def _iterated(source: Any) -> Iterable[Any]:
     return source
 
 
-def _checked(tensors: list[Any]) -> list[Any]:
+def _checked(tensors: list[PaddleTensor]) -> list[PaddleTensor]:
     for place, tensor in enumerate(tensors):
         if not isinstance(tensor, paddle.Tensor):
             raise TypeError(f"parameters[{place}] is a {type(tensor).__name__}, not a paddle.Tensor")
     return tensors
 
 
-def gradient_of(parameter: Any) -> Any:
+def gradient_of(parameter: PaddleTensor) -> PaddleTensor:
     """The gradient that the optimizer will step on: mixed precision keeps one in float32 beside the parameter's own."""
     main = getattr(parameter, "main_grad", None)
     return parameter._grad_ivar() if main is None else main
 
 
-def put_gradient(parameter: Any, gradient: Any) -> None:
+def put_gradient(parameter: PaddleTensor, gradient: PaddleTensor) -> None:
     """Make `gradient` the one that the optimizer will step on."""
     if getattr(parameter, "main_grad", None) is None:
         parameter.grad = gradient
@@ -89,12 +90,12 @@ def put_gradient(parameter: Any, gradient: Any) -> None:
         parameter.main_grad = gradient
 
 
-def drop_gradients(parameters: Iterable[Any]) -> None:
+def drop_gradients(parameters: Iterable[PaddleTensor]) -> None:
     """Take the gradients away, so that an optimizer leaves the parameters and its state alone."""
     for parameter in parameters:
         put_gradient(parameter, None)
 
 
-def needs_clip(parameter: Any, need_clip: NeedClip | None) -> bool:
+def needs_clip(parameter: PaddleTensor, need_clip: NeedClip | None) -> bool:
     """Whether neither the parameter (`ParamAttr(need_clip=False)`) nor the function takes it out."""
     return getattr(parameter, "need_clip", True) is not False and (need_clip is None or bool(need_clip(parameter)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import paddle
 from paddle.base.core import VarDesc
@@ -18,9 +18,10 @@ from gradclip.clipper import Clipper
 from gradclip.engines.base import Slot
 from gradclip.engines.paddle import ENGINE, PaddleEngine
 from gradclip.engines.paddle_arrays import Wide
+from gradclip.engines.paddle_legacy import PaddleTensor
 from gradclip.paddle.parameters import Pair
 from gradclip.paddle.variables import Remembering, publish, variable, write
-from gradclip.rules.arrays import Array
+from gradclip.rules.arrays import Operand
 from gradclip.rules.rule import AnyRule, Carry, Rule, rewritten
 from gradclip.step.gradients import Gradients
 from gradclip.step.memory import Memory
@@ -53,12 +54,12 @@ class EngineOfRun(PaddleEngine):
     def __init__(self, arrays: list[Wide]) -> None:
         self.numbers = {array.name: ENGINE.to_host(array) for array in arrays}
 
-    def to_host(self, array: Array) -> list[float]:
+    def to_host(self, array: Wide | float) -> list[float]:
         return self.numbers[array.name] if isinstance(array, Wide) else [array]
 
 
 def clip_in_graph(
-    clipper: Clipper, params_grads: list[Pair], need_clip: Callable[[Any], bool]
+    clipper: Clipper, params_grads: list[Pair], need_clip: Callable[[PaddleTensor], bool]
 ) -> tuple[list[Pair], Graph | None]:
     """Append the operators that clip `params_grads` by the rule and the policy of `clipper`.
 
@@ -129,7 +130,7 @@ def _refuse_stops(clipper: Clipper) -> None:
 
 
 def _read_by_results(parts: list[Part]) -> list[Wide]:
-    found: dict[int, Array] = {}
+    found: dict[int, Operand] = {}
     for part in parts:
         with_arrays(part, lambda array: found.setdefault(id(array), array))
     return [array for array in found.values() if isinstance(array, Wide)]
@@ -145,13 +146,13 @@ def _as_optimizer() -> Iterator[None]:
         yield
 
 
-def _dense(gradient: Any) -> Any:
+def _dense(gradient: PaddleTensor) -> PaddleTensor:
     """A gradient of all rows from the sparse one of a legacy program; in PIR the operators make it so themselves."""
     if paddle.framework.in_pir_mode() or gradient.type != VarDesc.VarType.SELECTED_ROWS:
         return gradient
     return paddle.add_n([paddle.zeros(gradient.shape, gradient.dtype), gradient])
 
 
-def _place(value: Any) -> str:
+def _place(value: PaddleTensor) -> str:
     """What two references to the same value of a program have in common."""
     return str(value.id if isinstance(value, paddle.pir.Value) else value.name)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import paddle
 from paddle.utils import unique_name
 
 from gradclip.engines.paddle_arrays import WIDE, Wide
+from gradclip.rules.arrays import Array, Operand
 from gradclip.rules.threshold import Observed, State, Threshold
 
 
@@ -21,7 +22,7 @@ def variable(prefix: str, shape: list[int]) -> Wide:
     return Wide(paddle.static.create_global_var(shape, 0.0, WIDE, persistable=True, name=name), name)
 
 
-def write(array: Wide, target: Wide) -> None:
+def write(array: Operand, target: Wide) -> None:
     """Let each run write `array` to the variable `target`."""
     paddle.assign(array.value, output=target.value)
 
@@ -44,7 +45,7 @@ class Remembering(Threshold):
     def __post_init__(self) -> None:
         object.__setattr__(self, "reads_weights", self.inner.reads_weights)
 
-    def at(self, observed: Observed, state: State) -> tuple[Any, State]:
+    def at(self, observed: Observed, state: State) -> tuple[Array, State]:
         """The threshold of this run. The first run starts with no memory, so both beginnings are in the program."""
         xp, later = observed.xp, observed.step > 0
         first, after_first = self.inner.at(observed, {})
@@ -60,7 +61,7 @@ class Remembering(Threshold):
         return str(self.inner)
 
 
-def _shape(name: str, value: Any) -> list[int]:
+def _shape(name: str, value: object) -> list[int]:
     if not isinstance(value, Wide):
         raise NotImplementedError(
             f"a static graph remembers arrays only, and {name!r} is {value!r}: clip in dynamic mode"

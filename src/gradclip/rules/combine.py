@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from gradclip.rules.arrays import SCALARS, Array, ArrayFunctions
 from gradclip.rules.levels import checked_factor
-from gradclip.rules.threshold import Constant, Observed, Schedule, SecondMoment, State, Threshold
+from gradclip.rules.threshold import Constant, Limit, Observed, Schedule, SecondMoment, State, Step, Threshold
 
 CLOSED = 2.0**-1000
 """A threshold that no gradient passes; 0 would be none."""
@@ -34,7 +34,7 @@ class WeightRatio(Threshold):
         if isinstance(self.floor, bool) or not 0.0 <= self.floor < math.inf:
             raise ValueError(f"floor is a norm from 0, got {self.floor!r}: write 1e-3")
 
-    def at(self, observed: Observed, state: State) -> tuple[Any, State]:
+    def at(self, observed: Observed, state: State) -> tuple[Array, State]:
         ratio = self.ratio.value(observed.step, observed.xp) if isinstance(self.ratio, Schedule) else self.ratio
         return ratio * observed.xp.maximum(observed.weights, self.floor), state
 
@@ -50,7 +50,7 @@ class Combined(Threshold):
     parts: tuple[Threshold, ...]
 
     def __post_init__(self) -> None:
-        parts = tuple(part if isinstance(part, Threshold) else Constant(part) for part in self.parts)
+        parts = _thresholds(*self.parts)
         if not parts:
             raise ValueError(f"{type(self).__name__} needs at least one threshold")
         if any(isinstance(part, SecondMoment) for part in parts):
@@ -60,19 +60,19 @@ class Combined(Threshold):
             object.__setattr__(self, flag, any(getattr(part, flag) for part in parts))
         object.__setattr__(self, "reads_given", frozenset().union(*(part.reads_given for part in parts)))
 
-    def at(self, observed: Observed, state: State) -> tuple[Any, State]:
+    def at(self, observed: Observed, state: State) -> tuple[Array, State]:
         limits: list[Array] = []
-        memory: dict[str, Any] = {}
+        memory: dict[str, Array] = {}
         for number, part in enumerate(self.parts):
             limit, after = part.at(self._seen(observed, limits), _part_of(state, number))
             limits.append(limit)
             memory |= {f"{number}.{name}": value for name, value in after.items()}
         return self.combined(limits, observed.step, observed.xp), memory
 
-    def value(self, step: Any, xp: ArrayFunctions = SCALARS) -> Any:
+    def value(self, step: Step, xp: ArrayFunctions = SCALARS) -> Array:
         return self.combined([part.value(step, xp) for part in self.parts], step, xp)
 
-    def combined(self, limits: Sequence[Array], step: Any, xp: ArrayFunctions) -> Array:
+    def combined(self, limits: Sequence[Array], step: Step, xp: ArrayFunctions) -> Array:
         """One threshold from those of the parts."""
         raise NotImplementedError
 
@@ -84,7 +84,7 @@ class Combined(Threshold):
 class Least(Combined):
     """The smallest of several thresholds: `min_of(1.0, History(...))`. Each knows those before it as its ceiling."""
 
-    def combined(self, limits: Sequence[Array], step: Any, xp: ArrayFunctions) -> Array:
+    def combined(self, limits: Sequence[Array], step: Step, xp: ArrayFunctions) -> Array:
         return _chosen(limits, xp, least=True)
 
     def _seen(self, observed: Observed, limits: Sequence[Array]) -> Observed:
@@ -98,7 +98,7 @@ class Least(Combined):
 class Largest(Combined):
     """The largest of several thresholds: `max_of(0.1, History(...))`."""
 
-    def combined(self, limits: Sequence[Array], step: Any, xp: ArrayFunctions) -> Array:
+    def combined(self, limits: Sequence[Array], step: Step, xp: ArrayFunctions) -> Array:
         return _chosen(limits, xp, least=False)
 
     def __str__(self) -> str:
@@ -116,7 +116,7 @@ class Switched(Combined):
         if type(self.steps) is not int or self.steps < 1 or len(self.parts) != 2:
             raise ValueError(f"until takes a whole number of steps from 1, got {self.steps!r}: until(100, 1.0, None)")
 
-    def combined(self, limits: Sequence[Array], step: Any, xp: ArrayFunctions) -> Array:
+    def combined(self, limits: Sequence[Array], step: Step, xp: ArrayFunctions) -> Array:
         return limits[step >= self.steps] if isinstance(step, int) else xp.where(step < self.steps, *limits)
 
     def __str__(self) -> str:
@@ -141,7 +141,7 @@ class Given(Threshold):
         object.__setattr__(self, "reads_given", frozenset({self.name}))
         object.__setattr__(self, "keeps_rows", self.threshold.keeps_rows)
 
-    def at(self, observed: Observed, state: State) -> tuple[Any, State]:
+    def at(self, observed: Observed, state: State) -> tuple[Array, State]:
         xp = observed.xp
         # one number for each segment, as the memory has them
         number = observed.given[self.name] + 0.0 * xp.where(observed.learns, observed.norm, 0.0)
@@ -155,31 +155,36 @@ class Given(Threshold):
         return f"0 while the {self.name} is above {self.threshold}"
 
 
-def min_of(*thresholds: Any) -> Threshold:
+def min_of(*thresholds: Limit) -> Threshold:
     """The smallest of several thresholds; numbers are constants, and `feed="clipped"` knows those before it.
 
     >>> min_of(1.0, Schedule((0, 2.0), (10, 0.5))).value(10)
     0.5
     """
-    return Least(thresholds)
+    return Least(_thresholds(*thresholds))
 
 
-def max_of(*thresholds: Any) -> Threshold:
+def max_of(*thresholds: Limit) -> Threshold:
     """The largest of several thresholds; numbers are constants.
 
     >>> max_of(1.0, Schedule((0, 2.0), (10, 0.5))).value(10)
     1.0
     """
-    return Largest(thresholds)
+    return Largest(_thresholds(*thresholds))
 
 
-def until(steps: int, first: Any, then: Any) -> Threshold:
+def until(steps: int, first: Limit, then: Limit) -> Threshold:
     """The threshold `first` for the first `steps` steps, `then` after them; numbers are constants, `None` is none.
 
     >>> until(100, 1.0, None).value(99), until(100, 1.0, None).value(100)
     (1.0, inf)
     """
-    return Switched((first, then), steps)
+    return Switched(_thresholds(first, then), steps)
+
+
+def _thresholds(*limits: Limit) -> tuple[Threshold, ...]:
+    """Numbers as constants."""
+    return tuple(limit if isinstance(limit, Threshold) else Constant(limit) for limit in limits)
 
 
 def _chosen(limits: Sequence[Array], xp: ArrayFunctions, *, least: bool) -> Array:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from gradclip.rules.arrays import Array, ArrayFunctions
 
@@ -269,7 +269,7 @@ def hypotenuse(a: Array, b: Array, xp: ArrayFunctions) -> Array:
     return unit * xp.sqrt((a / safe) * (a / safe) + (b / safe) * (b / safe))
 
 
-def checked_share(value: Any, what: str, example: str) -> None:
+def checked_share(value: object, what: str, example: str) -> None:
     """Raise unless `value` is a number in [0, 1)."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{what} is a number in [0, 1), got {value!r}: write {example}")

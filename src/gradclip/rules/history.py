@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from gradclip.rules.arrays import Array, ArrayFunctions
 from gradclip.rules.estimators import Estimator, Remembered
 from gradclip.rules.levels import Level
 from gradclip.rules.threshold import Observed, State, Threshold
 
-FEEDS = ("raw", "limit", "clipped", "accepted")
+FEEDS = {
+    "raw": "",
+    "limit": "learning the limit for an outlier",
+    "clipped": "learning clipped norms",
+    "accepted": "learning no outlier",
+}
+"""What is learnt of a step, and how a sentence says it."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,7 @@ class History(Threshold):
             raise ValueError("current=True learns a norm before there is a threshold for it: use feed='raw'")
         object.__setattr__(self, "keeps_rows", self.estimator.rows > 0)
 
-    def at(self, observed: Observed, state: State) -> tuple[Any, State]:
+    def at(self, observed: Observed, state: State) -> tuple[Array, State]:
         xp = observed.xp
         norm = xp.where(observed.learns, observed.norm, 0.0)
         memory = self._memory(state, norm * 0.0, xp)
@@ -98,13 +104,17 @@ class History(Threshold):
         return {name: xp.where(learns, value, memory[name]) for name, value in after.items()}
 
     def __str__(self) -> str:
-        notes = [f"after {self.warmup}" if self.warmup > 1 else "", f"fed {self.feed}" if self.feed != "raw" else ""]
-        notes += [f"readmitting after {self.readmit}" if self.readmit else "", "this one included" * self.current]
+        notes = [
+            f"after {self.warmup}" if self.warmup > 1 else "",
+            FEEDS[self.feed],
+            f"its norm after {self.readmit} in a row" if self.readmit else "",
+            "this one included" * self.current,
+        ]
         note = ", ".join(filter(None, notes))
         return self.level.words(self.estimator) + (f" ({note})" if note else "")
 
 
-def _check_parts(estimator: Any, level: Any) -> None:
+def _check_parts(estimator: object, level: object) -> None:
     if not isinstance(estimator, Estimator) or not isinstance(level, Level):
         raise TypeError(
             f"a History takes an estimator and a level, got {estimator!r} and {level!r}: write "

@@ -9,9 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from numbers import Real
-from typing import Any
 
-from gradclip.rules.arrays import ArrayFunctions
+from gradclip.rules.arrays import Array, ArrayFunctions
 
 
 @dataclass(frozen=True)
@@ -29,13 +28,13 @@ class Norm:
     def combine(self) -> str:
         return "max" if math.isinf(self.p) else "sum"
 
-    def finish(self, total: Any, size: Any, xp: ArrayFunctions) -> Any:
+    def finish(self, total: Array, size: Array | None, xp: ArrayFunctions) -> Array:
         """The norm of a segment: `total^(1/p)`; `size` is its number of elements, which only `RMS` reads."""
         if self.p == 2.0:
             return xp.sqrt(total)
         return total if self.p in (1.0, math.inf) else xp.power(total, 1.0 / self.p)
 
-    def scaled(self, total: Any, coefficient: Any, xp: ArrayFunctions) -> Any:
+    def scaled(self, total: Array, coefficient: Array, xp: ArrayFunctions) -> Array:
         """The total of a segment after its elements were multiplied by `coefficient`."""
         if self.p == 2.0:
             return total * (coefficient * coefficient)
@@ -85,11 +84,11 @@ class RMS(Norm):
     p: float = field(default=2.0, init=False)
     words = "a root mean square"
 
-    def finish(self, total: Any, size: Any, xp: ArrayFunctions) -> Any:
+    def finish(self, total: Array, size: Array | None, xp: ArrayFunctions) -> Array:
         return xp.sqrt(total / xp.maximum(size, 1.0))
 
 
-def checked_order(p: Any) -> float:
+def checked_order(p: object) -> float:
     """`p` as a float, or the error that says which orders exist."""
     if isinstance(p, bool) or not isinstance(p, Real):
         raise TypeError(f"the order of a norm is a number in (0, inf], got {p!r}: write 2.0 or float('inf')")
@@ -102,7 +101,7 @@ def checked_order(p: Any) -> float:
     return value
 
 
-def norm_of_order(p: Any) -> Norm:
+def norm_of_order(p: object) -> Norm:
     """The norm of order `p` in (0, inf]."""
     value = checked_order(p)
     named: dict[float, Norm] = {1.0: L1(), 2.0: L2(), math.inf: Linf()}

@@ -10,12 +10,12 @@ from gradclip.rules.threshold import Schedule
 VERSION = 1
 
 
-def to_dict(rule: Any) -> dict[str, Any]:
+def to_dict(rule: object) -> dict[str, Any]:
     """The rule as dicts, lists, strings and numbers."""
     return {"version": VERSION, **_encode(rule)}
 
 
-def described(rule: Any) -> dict[str, Any]:
+def described(rule: object) -> dict[str, Any]:
     """The rule as plain data to compare it by: as `to_dict`, and a function by its name."""
     encoded: dict[str, Any] = _encode(rule, named=True)
     return encoded

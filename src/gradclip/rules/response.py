@@ -6,9 +6,9 @@ Only the ratio enters, so that every response means the same for every norm and 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from gradclip.rules.arrays import ArrayFunctions
+from gradclip.rules.arrays import Array, ArrayFunctions
 
 PASS, SCALE, ZERO, KEEP, SKIP, RAISE = range(6)
 """Actions on a segment: leave as it is; multiply; write zeros; leave because it is non-finite; do not step; raise."""
@@ -31,7 +31,7 @@ class Response:
         """What it is in the sentence of a rule."""
         return ""
 
-    def coefficient(self, ratio: Any, xp: ArrayFunctions) -> Any:
+    def coefficient(self, ratio: Array, xp: ArrayFunctions) -> Array:
         raise TypeError(
             f"{type(self).__name__} has no coefficient: use one of the responses in gradclip.rules.response"
         )
@@ -43,7 +43,7 @@ class Rescale(Response):
 
     words = "rescaled to it"
 
-    def coefficient(self, ratio: Any, xp: ArrayFunctions) -> Any:
+    def coefficient(self, ratio: Array, xp: ArrayFunctions) -> Array:
         return 1.0 / xp.maximum(ratio, 1.0)
 
 
@@ -70,7 +70,7 @@ class Smooth(Response):
         if self.kind not in ("reciprocal", "sqrt", "tanh"):
             raise ValueError(f"Smooth has the kinds 'reciprocal', 'sqrt' and 'tanh', got {self.kind!r}")
 
-    def coefficient(self, ratio: Any, xp: ArrayFunctions) -> Any:
+    def coefficient(self, ratio: Array, xp: ArrayFunctions) -> Array:
         if self.kind == "reciprocal":
             return 1.0 / (1.0 + ratio)
         if self.kind == "sqrt":
@@ -93,7 +93,7 @@ class Normalize(Response):
         if isinstance(self.epsilon, bool) or not 0 <= self.epsilon < float("inf"):
             raise ValueError(f"Normalize takes an epsilon of 0 or more, got {self.epsilon!r}: write Normalize(1e-6)")
 
-    def coefficient(self, ratio: Any, xp: ArrayFunctions) -> Any:
+    def coefficient(self, ratio: Array, xp: ArrayFunctions) -> Array:
         safe = xp.maximum(ratio + self.epsilon, 1e-300)
         return xp.where(ratio > 0.0, 1.0 / safe, 1.0)
 
@@ -106,7 +106,7 @@ class Zero(Response):
     can_be_zero: ClassVar[bool] = True
     words = "zeroed"
 
-    def coefficient(self, ratio: Any, xp: ArrayFunctions) -> Any:
+    def coefficient(self, ratio: Array, xp: ArrayFunctions) -> Array:
         return xp.where(ratio > 1.0, 0.0, 1.0)
 
 

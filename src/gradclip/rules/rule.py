@@ -153,7 +153,7 @@ class Carry(Chainable):
         return f"{self.rule!r}; what is taken away is carried to the next step"
 
 
-def _refuse_carry(*parts: Any) -> None:
+def _refuse_carry(*parts: object) -> None:
     """Refuse a `Carry` as a part of another rule."""
     for part in parts:
         if isinstance(part, Carry):
@@ -214,7 +214,7 @@ def rewritten(rule: AnyRule, change: Callable[[Rule], Rule]) -> AnyRule:
     return Rules([(name, None if part is None else rewritten(part, change)) for name, part in rule.parts])
 
 
-def checked_rule(rule: Any) -> AnyRule:
+def checked_rule(rule: object) -> AnyRule:
     """`rule`, or the error for what is none."""
     if isinstance(rule, Rule | Chain | Rules | Carry):
         return rule

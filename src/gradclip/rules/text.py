@@ -144,6 +144,6 @@ def _plain(name: str) -> str:
     return re.sub(r"[-_]", "", name).lower()
 
 
-def _names_in(annotation: Any) -> set[str]:
+def _names_in(annotation: object) -> set[str]:
     """The names in an annotation, which is text under `from __future__ import annotations`."""
     return set(re.findall(r"\w+", annotation if isinstance(annotation, str) else repr(annotation)))

@@ -12,12 +12,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from numbers import Real
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
-from gradclip.rules.arrays import SCALARS, ArrayFunctions
+from gradclip.rules.arrays import SCALARS, Array, ArrayFunctions, Operand
 
-State = Mapping[str, Any]
-"""The memory of one threshold: numbers, strings and arrays by name."""
+State: TypeAlias = Mapping[str, Array]
+"""The memory of one threshold: arrays by name."""
+
+Step: TypeAlias = int | Array
+"""The number of a step; an array where the steps of a compiled program count themselves."""
+
+Limit: TypeAlias = "Threshold | float | None"
+"""What a threshold is written as: a number is a constant, None is none."""
 
 
 class Observed(NamedTuple):
@@ -28,13 +34,13 @@ class Observed(NamedTuple):
     caller gave beside the gradients, by name. `ceiling` is the least threshold that stands beside this one.
     """
 
-    norm: Any
-    step: Any
-    weights: Any
-    learns: Any
+    norm: Array
+    step: Step
+    weights: Array | None
+    learns: Array
     xp: ArrayFunctions
-    given: Mapping[str, Any] = {}
-    ceiling: Any = math.inf
+    given: Mapping[str, Array] = {}
+    ceiling: Array = math.inf
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ class Threshold:
     keeps_rows: ClassVar[bool] = False
     reads_given: ClassVar[frozenset[str]] = frozenset()
 
-    def at(self, observed: Observed, state: State) -> tuple[Any, State]:
+    def at(self, observed: Observed, state: State) -> tuple[Array, State]:
         """The threshold of this step, one number or [G], and the memory after it.
 
         The arrays of a memory have the segments on their last axis and begin as zeros; `state` is empty at first. A
@@ -59,26 +65,26 @@ class Threshold:
         """
         return self.value(observed.step, observed.xp), state
 
-    def value(self, step: Any, xp: ArrayFunctions = SCALARS) -> Any:
+    def value(self, step: Step, xp: ArrayFunctions = SCALARS) -> Array:
         """The threshold of `step`, where it depends on nothing else; `xp` serves a step that is an array."""
         raise TypeError(f"{type(self).__name__} has no value before the gradients are measured")
 
-    def bounds(self, step: Any, xp: ArrayFunctions = SCALARS) -> tuple[Any, Any]:
+    def bounds(self, step: Step, xp: ArrayFunctions = SCALARS) -> tuple[Array, Array]:
         """The interval [low, high] that scope `Element` clips to at `step`."""
         value = self.value(step, xp)
         return -value, value
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Constant(Threshold):
     """One number above 0. `None` or infinity measures only: nothing is ever written."""
 
-    limit: float | None
+    limit: float
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "limit", checked_limit(self.limit, "a threshold"))
+    def __init__(self, limit: float | None) -> None:
+        object.__setattr__(self, "limit", checked_limit(limit, "a threshold"))
 
-    def value(self, step: Any, xp: ArrayFunctions = SCALARS) -> Any:
+    def value(self, step: Step, xp: ArrayFunctions = SCALARS) -> float:
         return self.limit
 
     def __str__(self) -> str:
@@ -103,10 +109,10 @@ class Bounds(Threshold):
             )
         object.__setattr__(self, "min", float(self.min))
 
-    def value(self, step: Any, xp: ArrayFunctions = SCALARS) -> Any:
+    def value(self, step: Step, xp: ArrayFunctions = SCALARS) -> Array:
         raise TypeError("Bounds(max, min) clips by value: give it to a rule with scope Element()")
 
-    def bounds(self, step: Any, xp: ArrayFunctions = SCALARS) -> tuple[Any, Any]:
+    def bounds(self, step: Step, xp: ArrayFunctions = SCALARS) -> tuple[Array, Array]:
         return self.min, self.max
 
     def __str__(self) -> str:
@@ -129,7 +135,7 @@ class SecondMoment(Threshold):
         if type(self.warmup) is not int or self.warmup < 0:
             raise ValueError(f"warmup is a whole number of steps from 0, got {self.warmup!r}: write 20")
 
-    def value(self, step: Any, xp: ArrayFunctions = SCALARS) -> Any:
+    def value(self, step: Step, xp: ArrayFunctions = SCALARS) -> Array:
         """1, because the elements are measured in units of it."""
         xp = SCALARS if isinstance(step, int) else xp
         return xp.where(step < self.warmup, math.inf, 1.0)
@@ -152,22 +158,22 @@ class Schedule(Threshold):
     """
 
     points: tuple[tuple[int, float], ...]
-    function: Callable[[int], float] | None = None
+    function: Callable[[Operand], Array] | None = None
 
-    def __init__(self, *points: Sequence[float] | Callable[[int], float]) -> None:
+    def __init__(self, *points: Sequence[float] | Callable[[Operand], Array]) -> None:
         functions = [point for point in points if callable(point)]
         if (functions and len(points) > 1) or not points:
             raise TypeError("a Schedule takes points, Schedule((0, 10.0), (1000, 1.0)), or one function of the step")
         object.__setattr__(self, "function", functions[0] if functions else None)
         object.__setattr__(self, "points", () if functions else _checked_points(points))
 
-    def value(self, step: Any, xp: ArrayFunctions = SCALARS) -> Any:
+    def value(self, step: Step, xp: ArrayFunctions = SCALARS) -> Array:
         on_host = isinstance(step, int)
         if self.function is not None:
-            value = self.function(step)
-            return checked_limit(value, f"the scheduled threshold at step {step}") if on_host else value
+            scheduled = self.function(step)
+            return checked_limit(scheduled, f"the scheduled threshold at step {step}") if on_host else scheduled
         xp = SCALARS if on_host else xp
-        value = self.points[-1][1]
+        value: Array = self.points[-1][1]
         for (start, first), (stop, last) in reversed(list(pairwise(self.points))):
             value = xp.where(step < stop, first + (last - first) * (step - start) / (stop - start), value)
         return xp.where(step > self.points[0][0], value, self.points[0][1])
@@ -178,7 +184,7 @@ class Schedule(Threshold):
         return "a schedule " + " -> ".join(f"{value:g} at step {step}" for step, value in self.points)
 
 
-def checked_limit(value: Any, what: str) -> float:
+def checked_limit(value: object, what: str) -> float:
     """`value` as a float above 0, infinity for `None`, or the error that says what to write instead.
 
     Python and NumPy numbers are taken; a framework's tensor is not, because reading it would wait for its device.

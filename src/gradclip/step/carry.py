@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from gradclip.engines.base import Engine, UnsupportedGradient, Values
+from gradclip.rules.arrays import Operand
 from gradclip.step.gradients import Gradients, refused
 from gradclip.step.nonfinite import any_nonfinite
 from gradclip.step.result import Result
 
 
 def carry(
-    gradients: Gradients, result: Result, engine: Engine, carried: Mapping[str, Any]
-) -> tuple[Gradients, Callable[[], dict[str, Any]]]:
+    gradients: Gradients, result: Result, engine: Engine, carried: Mapping[str, Operand]
+) -> tuple[Gradients, Callable[[], dict[str, Operand]]]:
     """What to clip instead of each gradient g, `g + carried`; and what to call then with the clipped u in its place.
 
     That writes u over g, and gives what is carried on, `g + carried - u`, in the unit of the gradient without a loss
@@ -25,35 +25,35 @@ def carry(
     values, divisor = engine.values, gradients.divisor
     names = gradients.names()
     try:
-        alone = [values.wide(tensor, index) for index, tensor in enumerate(gradients.tensors)]
+        arriving = [values.wide(tensor, index) for index, tensor in enumerate(gradients.tensors)]
     except UnsupportedGradient as error:
         raise refused(gradients, error) from None
-    before = [_known(values, carried.get(name), own, name) for name, own in zip(names, alone, strict=True)]
-    whole = [own + rest * divisor for own, rest in zip(alone, before, strict=True)]
-    stays, xp = any_nonfinite(engine.gather([values.tensor(value) for value in whole]), engine)
-    whole = [values.where(stays, own, value) for own, value in zip(alone, whole, strict=True)]
-    clipped = [values.tensor(value) for value in whole]
+    before = [_known(values, carried.get(name), g, name) for name, g in zip(names, arriving, strict=True)]
+    sums = [g + rest * divisor for g, rest in zip(arriving, before, strict=True)]
+    stays, xp = any_nonfinite(engine.gather([values.tensor(value) for value in sums]), engine)
+    sums = [values.where(stays, g, value) for g, value in zip(arriving, sums, strict=True)]
+    clipped = [values.tensor(value) for value in sums]
 
-    def settle() -> dict[str, Any]:
+    def settle() -> dict[str, Operand]:
         if not engine.waits and result.skipped:
             return {}
         waits = stays
         for flag in result.skip_flags() if engine.waits else []:
             waits = xp.either(waits, flag)
-        for gradient, own in zip(gradients.tensors, clipped, strict=True):
-            values.put_(gradient, own)
+        for gradient, u in zip(gradients.tensors, clipped, strict=True):
+            values.put_(gradient, u)
         after = [values.wide(gradient, index) for index, gradient in enumerate(gradients.tensors)]
-        left = [(one - own) / divisor for one, own in zip(whole, after, strict=True)]
+        left = [(total - u) / divisor for total, u in zip(sums, after, strict=True)]
         return {name: values.where(waits, *pair) for name, *pair in zip(names, before, left, strict=True)}
 
     return gradients._replace(tensors=clipped), settle
 
 
-def _known(values: Values, carried: Any, own: Any, name: str) -> Any:
+def _known(values: Values, carried: Operand, gradient: Operand, name: str) -> Operand:
     """What is carried for one tensor; zeros at first."""
-    if carried is not None and tuple(carried.shape) != tuple(own.shape):
+    if carried is not None and tuple(carried.shape) != tuple(gradient.shape):
         raise ValueError(
             f"what is carried over for {name!r} has the shape {tuple(carried.shape)}, and its gradient "
-            f"{tuple(own.shape)}: use one clipper for each model"
+            f"{tuple(gradient.shape)}: use one clipper for each model"
         )
-    return values.zeros(own) if carried is None else values.beside(carried, own)
+    return values.zeros(gradient) if carried is None else values.beside(carried, gradient)

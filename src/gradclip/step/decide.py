@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from gradclip.engines.base import Across, Measure
-from gradclip.rules.arrays import SCALARS, Array, ArrayFunctions
+from gradclip.rules.arrays import SCALARS, Array, ArrayFunctions, Operand
 from gradclip.rules.response import PASS
 from gradclip.rules.rule import Rule
 from gradclip.rules.scope import Element, Global
 from gradclip.rules.segments import Segments
-from gradclip.rules.threshold import Observed, State
+from gradclip.rules.threshold import Observed, State, Step
 from gradclip.step.policy import KEEPS, Policy
 
-NOTHING: Mapping[str, Any] = {}
+NOTHING: Mapping[str, Array] = {}
 
 
 class Terms(NamedTuple):
@@ -31,10 +31,10 @@ class Terms(NamedTuple):
     """
 
     policy: Policy = KEEPS
-    step: Any = 0
+    step: Step = 0
     divisor: Array = 1.0
-    given: Mapping[str, Any] = NOTHING
-    broken: Array = None
+    given: Mapping[str, Array] = NOTHING
+    broken: Array | None = None
     across: Across | None = None
 
 
@@ -49,9 +49,12 @@ class Decision(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What a sweep decided: one coefficient for each measured segment [S], and the decision of each stage."""
+    """What a sweep decided: one coefficient for each measured segment [S], and the decision of each stage.
 
-    coefficient: Array
+    Elements have no coefficient.
+    """
+
+    coefficient: Operand
     decisions: list[Decision]
 
 
@@ -81,24 +84,24 @@ def decide_sweep(
     if len(stages) == 1 and parts[0].places is None and weights is None:  # nothing folds
         decision = decide(measure, stages[0], states[0], terms, parts[0].sizes)
         return Plan(decision.coefficient, [decision])
-    coefficient: Array = None
+    coefficient: Array | None = None
     decisions = []
     for position, (rule, segments, state) in enumerate(zip(stages, parts, states, strict=True)):
-        whole, index = combined(measure, rule, segments, across)
-        seen = None
+        measured, index = combined(measure, rule, segments, across)
+        weight_norm = None
         if weights is not None:
-            seen = norm_of(combined(weights, rule, segments, across)[0], rule, segments.sizes)
-        decision = decide(whole, rule, state, terms, segments.sizes, seen)
+            weight_norm = norm_of(combined(weights, rule, segments, across)[0], rule, segments.sizes)
+        decision = decide(measured, rule, state, terms, segments.sizes, weight_norm)
         decisions.append(decision)
-        own = decision.coefficient if index is None else measure.xp.take(decision.coefficient, index)
-        coefficient = own if coefficient is None else coefficient * own
+        factor = decision.coefficient if index is None else measure.xp.take(decision.coefficient, index)
+        coefficient = factor if coefficient is None else coefficient * factor
         if position + 1 < len(stages):
-            measure = _after(measure, rule, own)
+            measure = _after(measure, rule, factor)
     return Plan(coefficient, decisions)
 
 
 def decide(
-    measure: Measure, rule: Rule, state: State, terms: Terms, sizes: Sequence[int] = (), weights: Array = None
+    measure: Measure, rule: Rule, state: State, terms: Terms, sizes: Sequence[int] = (), weights: Array | None = None
 ) -> Decision:
     """The decision of one stage: `coefficient = phi(norm / threshold)`, unless the segment is non-finite."""
     xp, policy = measure.xp, terms.policy
@@ -121,7 +124,8 @@ def elementwise_decision(measure: Measure, rule: Rule, state: State, terms: Term
     so the coefficient of the finite ones stands. A threshold that adapts observes the larger of both magnitudes.
     """
     assert isinstance(rule.scope, Element)
-    xp, norm = measure.xp, measure.total / terms.divisor
+    xp = measure.xp
+    norm: Operand = measure.total / terms.divisor
     tensors = len(norm) // 2
     if rule.threshold.adapts:
         limit, state = _limit_of_elements(measure._replace(total=norm), rule, state, terms)
@@ -135,7 +139,7 @@ def elementwise_decision(measure: Measure, rule: Rule, state: State, terms: Term
     return Decision(norm, limits, coefficient, action, state)
 
 
-def bounds_of(rule: Rule, step: Any, divisor: Array, xp: ArrayFunctions) -> tuple[Any, Any]:
+def bounds_of(rule: Rule, step: Step, divisor: Array, xp: ArrayFunctions) -> tuple[Operand, Operand]:
     """The bounds in the unit in which the gradients are stored."""
     low, high = rule.threshold.bounds(step, xp)
     return low * divisor, high * divisor
@@ -152,13 +156,13 @@ def _limit_of_elements(measure: Measure, rule: Rule, state: State, terms: Terms)
 
 
 def _adapted(
-    norm: Array, bad: Array, rule: Rule, state: State, terms: Terms, xp: ArrayFunctions, weights: Array = None
+    norm: Array, bad: Array, rule: Rule, state: State, terms: Terms, xp: ArrayFunctions, weights: Array | None = None
 ) -> tuple[Array, State]:
     """The threshold of a rule that adapts, infinity where it is not above 0, and its memory after it."""
     learns = teaching(norm, bad, terms.broken, xp)
     limit, state = rule.threshold.at(Observed(norm, terms.step, weights, learns, xp, terms.given), state)
-    own = SCALARS if isinstance(limit, int | float) else xp
-    return own.where(limit > 0.0, limit, math.inf), state
+    functions = SCALARS if isinstance(limit, int | float) else xp
+    return functions.where(limit > 0.0, limit, math.inf), state
 
 
 def _response(ratio: Array, rule: Rule, xp: ArrayFunctions) -> tuple[Array, Array]:
@@ -167,18 +171,18 @@ def _response(ratio: Array, rule: Rule, xp: ArrayFunctions) -> tuple[Array, Arra
     return coefficient, xp.where(coefficient != 1.0, rule.response.action, PASS)
 
 
-def teaching(norm: Array, bad: Array, broken: Array, xp: ArrayFunctions) -> Array:
+def teaching(norm: Array, bad: Array, broken: Array | None, xp: ArrayFunctions) -> Array:
     """Where a norm may be learnt: it is finite and not 0, and nothing `broken` came before it."""
     return xp.where(bad if broken is None else xp.either(bad, broken), False, norm > 0)
 
 
-def either(measure: Measure, broken: Array, across: Across | None = None) -> Array:
+def either(measure: Measure, broken: Array | None, across: Across | None = None) -> Array:
     """Whether any element measured is not finite, here or where other tensors are, or `broken` is true already."""
     xp = measure.xp
     found = xp.any(measure.nonfinite > 0)
     if across is not None:
-        one = xp.array([1.0], measure.total)
-        found = across.tensors(xp.where(found, one, 0.0 * one), "max") > 0
+        unit = xp.array([1.0], measure.total)
+        found = across.tensors(xp.where(found, unit, 0.0 * unit), "max") > 0
     return found if broken is None else xp.either(found, broken)
 
 
@@ -188,7 +192,9 @@ def norm_of(measure: Measure, rule: Rule, sizes: Sequence[int]) -> Array:
     return rule.norm.finish(measure.total, size, measure.xp) * measure.scale
 
 
-def combined(measure: Measure, rule: Rule, segments: Segments, across: Across | None = None) -> tuple[Measure, Array]:
+def combined(
+    measure: Measure, rule: Rule, segments: Segments, across: Across | None = None
+) -> tuple[Measure, Array | None]:
     """The measure of the G segments of a stage from that of the S measured ones, and the index from S to G."""
     if segments.places is None:
         return measure, None
@@ -201,13 +207,13 @@ def combined(measure: Measure, rule: Rule, segments: Segments, across: Across | 
         scale = xp.combine(measure.scale, index, segments.number, "max")
         total = _rescaled(measure, rule, xp.take(scale, index))
     total = xp.combine(total, index, segments.number, how)
-    whole = Measure(total, xp.combine(measure.nonfinite, index, segments.number, "sum"), xp, scale)
+    together = Measure(total, xp.combine(measure.nonfinite, index, segments.number, "sum"), xp, scale)
     if across is not None and isinstance(rule.scope, Global):
-        whole = summed_up(whole, rule, across.tensors)
-    return whole, index
+        together = summed_up(together, rule, across.tensors)
+    return together, index
 
 
-def summed_up(measure: Measure, rule: Rule, reduce: Callable[[Array, str], Array]) -> Measure:
+def summed_up(measure: Measure, rule: Rule, reduce: Callable[[Operand, str], Array]) -> Measure:
     """`measure` with what other processes measured of the same segments."""
     total, scale = measure.total, measure.scale
     if not isinstance(scale, float):
@@ -231,7 +237,7 @@ def _after(measure: Measure, rule: Rule, coefficient: Array) -> Measure:
     return measure._replace(total=total, nonfinite=xp.where(zeroed, 0, measure.nonfinite))
 
 
-def sides(values: Array, xp: ArrayFunctions) -> tuple[Array, Array]:
+def sides(values: Operand, xp: ArrayFunctions) -> tuple[Array, Array]:
     """Of the two numbers [2T] that each tensor has at scope `Element` the first ones [T] and the second ones [T]."""
     first, second = (xp.take(values, xp.indices(list(range(side, len(values), 2)), values)) for side in (0, 1))
     return first, second

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Real
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from gradclip.engines.base import Across, Engine, Tables, UnsupportedGradient
+from gradclip.engines.base import Across, Batch, Engine, Gradient, Tables, UnsupportedGradient
+from gradclip.rules.arrays import Operand
+from gradclip.rules.threshold import Step
 
 
 class Gradients(NamedTuple):
@@ -21,15 +23,15 @@ class Gradients(NamedTuple):
     a loss scaler leaves the step out.
     """
 
-    tensors: list[Any]
+    tensors: list[Gradient]
     name: Callable[[int], str]
     groups: Sequence[int] | None = None
-    weights: Callable[[], list[Any]] | None = None
-    divisor: Any = 1.0
+    weights: Callable[[], list[Gradient]] | None = None
+    divisor: Operand = 1.0
     across: Across | None = None
-    given: Mapping[str, Any] = {}
-    moments: Callable[[], list[Any]] | None = None
-    overflow: Any = None
+    given: Mapping[str, Operand] = {}
+    moments: Callable[[], list[Gradient]] | None = None
+    overflow: Operand = None
 
     def names(self) -> tuple[str, ...]:
         """The name of each gradient."""
@@ -47,7 +49,7 @@ class Gradients(NamedTuple):
         )
 
 
-def _some_of(every: Callable[[], list[Any]] | None, indices: list[int]) -> Callable[[], list[Any]] | None:
+def _some_of(every: Callable[[], list[Gradient]] | None, indices: list[int]) -> Callable[[], list[Gradient]] | None:
     """`every` for those at `indices`; it is asked once for all of them."""
     return None if every is None else lambda: list(map(every().__getitem__, indices))
 
@@ -58,12 +60,12 @@ NO_MOMENTS = (
 )
 
 
-def is_one(number: Any) -> bool:
+def is_one(number: object) -> bool:
     """Whether this is a number, or a tensor of one element."""
     return isinstance(number, Real) or (hasattr(number, "shape") and math.prod(number.shape) == 1)
 
 
-def refuse_many(name: str, number: Any) -> None:
+def refuse_many(name: str, number: object) -> None:
     """Raise for what is not one number."""
     if not isinstance(number, Real) and not hasattr(number, "shape"):
         raise TypeError(f"the {name} is a number or a tensor of one element, got {number!r}")
@@ -72,7 +74,7 @@ def refuse_many(name: str, number: Any) -> None:
         raise ValueError(f"the {name} is one number, got a tensor of shape {shape}: give its mean")
 
 
-def refuse_missing(rule: Any, names: Iterable[str], moments: bool, gradients: Gradients, step: Any) -> None:
+def refuse_missing(rule: object, names: Iterable[str], moments: bool, gradients: Gradients, step: Step) -> None:
     """Raise where a rule reads numbers of these `names`, or second `moments`, and they were not handed over."""
     if moments:
         if gradients.moments is None:
@@ -88,7 +90,7 @@ def refuse_missing(rule: Any, names: Iterable[str], moments: bool, gradients: Gr
         )
 
 
-def gathered_once(engine: Engine, gradients: Gradients, tables: Tables) -> tuple[Gradients, Any]:
+def gathered_once(engine: Engine, gradients: Gradients, tables: Tables) -> tuple[Gradients, Batch]:
     """The gradients without those whose memory came before, and their batch: each counts and is scaled once."""
     batch, count = gathered(engine, gradients, tables), len(gradients.tensors)
     again = engine.repeated(batch) if count > 1 else None
@@ -98,14 +100,14 @@ def gathered_once(engine: Engine, gradients: Gradients, tables: Tables) -> tuple
     return gradients, gathered(engine, gradients, tables)
 
 
-def gathered(engine: Engine, own: Gradients, tables: Tables | None = None) -> Any:
+def gathered(engine: Engine, gradients: Gradients, tables: Tables | None = None) -> Batch:
     """The batch of the gradients, or the error that names the one that `engine` cannot take."""
     try:
-        return engine.gather(own.tensors, tables)
+        return engine.gather(gradients.tensors, tables)
     except UnsupportedGradient as error:
-        raise refused(own, error) from None
+        raise refused(gradients, error) from None
 
 
-def refused(own: Gradients, error: UnsupportedGradient) -> TypeError:
+def refused(gradients: Gradients, error: UnsupportedGradient) -> TypeError:
     """The error of an engine, with the name of the gradient."""
-    return TypeError(f"the gradient of {own.name(error.index)!r} cannot be clipped: {error.reason}")
+    return TypeError(f"the gradient of {gradients.name(error.index)!r} cannot be clipped: {error.reason}")

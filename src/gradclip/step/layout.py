@@ -8,30 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from gradclip.engines.base import Engine, Tables, UnsupportedGradient
+from gradclip.engines.base import Batch, Engine, Tables, UnsupportedGradient
 from gradclip.rules.norm import RMS
 from gradclip.rules.response import RAISE, SKIP
 from gradclip.rules.rule import AnyRule, Carry, rules_in
 from gradclip.rules.scope import Global, Group, Row
 from gradclip.rules.segments import Segments, segments
 from gradclip.rules.sweep import Phase, Sweep, phases_of
-from gradclip.rules.threshold import SecondMoment, State
+from gradclip.rules.threshold import SecondMoment, State, Step
 from gradclip.step.gradients import Gradients, gathered, refused
 from gradclip.step.memory import Memories, Owners, owners_of
 from gradclip.step.nonfinite import refuse_nonfinite
-from gradclip.step.part import ALIKE, ALL
+from gradclip.step.part import ALL, AS_MEASURED
 from gradclip.step.policy import Policy
 
 MOST = 16
 """Structures that are kept at once, of names or of shapes; beyond, the oldest is worked out anew."""
 
-Made = TypeVar("Made")
+T = TypeVar("T")
 
 
-def kept(store: dict[Hashable, Made], key: Hashable, make: Callable[[], Made]) -> Made:
-    """What was made for `key`, or is made now."""
+def kept(store: dict[Hashable, T], key: Hashable, make: Callable[[], T]) -> T:
+    """The value of `key` in `store`, or a new one."""
     found = store.get(key)
     if found is None:
         if len(store) >= MOST:
@@ -47,7 +47,7 @@ class Column:
     """
 
     __slots__ = (
-        *("_alike", "_may_remember", "_nobody", "_owners", "_remembers", "_segments"),
+        *("_as_measured", "_may_remember", "_no_owners", "_owners", "_remembers", "_segments"),
         *("blank", "indices", "key", "sweep", "tables", "weight_tables"),
     )
 
@@ -56,21 +56,21 @@ class Column:
         self.tables, self.weight_tables = Tables(), Tables()
         self._segments: dict[Hashable, list[Segments]] = {}
         self._owners: dict[Hashable, list[Owners]] = {}
-        self._alike = [ALIKE] * len(sweep.stages)
+        self._as_measured = [AS_MEASURED] * len(sweep.stages)
         self.blank: list[State] = [{}] * len(sweep.stages)
-        self._nobody: list[Owners] = [()] * len(sweep.stages)
-        self._remembers = [one.threshold.adapts and not isinstance(one.scope, Global) for one in sweep.stages]
+        self._no_owners: list[Owners] = [()] * len(sweep.stages)
+        self._remembers = [stage.threshold.adapts and not isinstance(stage.scope, Global) for stage in sweep.stages]
         self._may_remember = any(self._remembers)
 
     def only(self, gradients: Gradients) -> Gradients:
         """Those of the gradients that this is for."""
         return gradients if self.indices is None else gradients.only(self.indices)
 
-    def segments(self, shapes: Sequence[tuple[int, ...]], own: Gradients) -> list[Segments]:
+    def segments(self, shapes: Sequence[tuple[int, ...]], gradients: Gradients) -> list[Segments]:
         """The segments of each stage, for gradients of these shapes as they were measured."""
-        sweep, groups = self.sweep, own.groups
+        sweep, groups = self.sweep, gradients.groups
         if not shapes:
-            return self._alike
+            return self._as_measured
         key = tuple(shapes), None if groups is None else tuple(groups)
         return kept(
             self._segments,
@@ -78,20 +78,20 @@ class Column:
             lambda: [segments(s.scope, sweep.leaf, shapes, groups, isinstance(s.norm, RMS)) for s in sweep.stages],
         )
 
-    def owners(self, shapes: Sequence[tuple[int, ...]], own: Gradients, memories: Memories) -> list[Owners]:
+    def owners(self, shapes: Sequence[tuple[int, ...]], gradients: Gradients, memories: Memories) -> list[Owners]:
         """For each stage whose its segments are, if its threshold remembers something of each."""
         if not self._may_remember:
-            return self._nobody
-        asked = [may and memories.keeps((*self.key, stage)) for stage, may in enumerate(self._remembers)]
-        if not any(asked):
-            return self._nobody
-        names, groups = own.names(), max(own.groups or [0]) + 1
+            return self._no_owners
+        remembering = [may and memories.keeps((*self.key, stage)) for stage, may in enumerate(self._remembers)]
+        if not any(remembering):
+            return self._no_owners
+        names, groups = gradients.names(), max(gradients.groups or [0]) + 1
         return kept(
             self._owners,
-            (names, tuple(shapes), groups, *asked),
+            (names, tuple(shapes), groups, *remembering),
             lambda: [
-                owners_of(one.scope, names, shapes, groups) if wanted else ()
-                for wanted, one in zip(asked, self.sweep.stages, strict=True)
+                owners_of(stage.scope, names, shapes, groups) if wanted else ()
+                for wanted, stage in zip(remembering, self.sweep.stages, strict=True)
             ],
         )
 
@@ -101,24 +101,24 @@ class LineUp:
 
     def __init__(self, rule: AnyRule, policy: Policy) -> None:
         rules = rules_in(rule)
-        actions = {one.response.action for one in rules}
+        actions = {rule.response.action for rule in rules}
         self.rule, self.policy = rule, policy
         self.phases = phases_of(rule)
         self.carries = isinstance(rule, Carry)
         self.can_skip = SKIP in actions or policy.skips
         self.can_raise = RAISE in actions or policy.raises
-        self.writes_zeros = any(one.response.can_be_zero for one in rules) or policy.writes_zeros
-        self.adapts = any(one.threshold.adapts for one in rules)
-        self.reads_moments = any(isinstance(one.threshold, SecondMoment) for one in rules)
-        self.reads_given = frozenset().union(*(one.threshold.reads_given for one in rules))
-        self._fixed = [one.threshold for one in rules if not one.threshold.adapts]
+        self.writes_zeros = any(rule.response.can_be_zero for rule in rules) or policy.writes_zeros
+        self.adapts = any(rule.threshold.adapts for rule in rules)
+        self.reads_moments = any(isinstance(rule.threshold, SecondMoment) for rule in rules)
+        self.reads_given = frozenset().union(*(rule.threshold.reads_given for rule in rules))
+        self._fixed = [rule.threshold for rule in rules if not rule.threshold.adapts]
         self._late = [number for number, phase in enumerate(self.phases) if number or phase.writes_early]
         self._reads_names = any(phase.names is not None for phase in self.phases)
         self.tables = Tables()
         self._columns: dict[Hashable, list[list[Column]]] = {}
         self._plain = None if self._reads_names or self._late else _columns_of_each(self.phases, (), False)
 
-    def laid_out(self, gradients: Gradients, batch: Any, engine: Engine, step: Any) -> list[list[Column]]:
+    def laid_out(self, gradients: Gradients, batch: Batch, engine: Engine, step: Step) -> list[list[Column]]:
         """For each phase its sweeps with the gradients that each is for; those with nothing to do are left out.
 
         Whatever could refuse after something was written refuses here.
@@ -133,7 +133,7 @@ class LineUp:
         return found
 
     def _refuse_late(
-        self, columns: list[list[Column]], gradients: Gradients, batch: Any, engine: Engine, step: Any
+        self, columns: list[list[Column]], gradients: Gradients, batch: Batch, engine: Engine, step: Step
     ) -> None:
         for threshold in self._fixed if isinstance(step, int) else ():
             threshold.bounds(step)
@@ -153,33 +153,33 @@ def _columns_of(number: int, phase: Phase, names: tuple[str, ...], shared: bool)
     for place, sweep in enumerate(phase.sweeps):
         indices = None if matches is None else [i for i, match in enumerate(matches) if match == place]
         if sweep is not None and (indices is None or indices):
-            yield Column((number, ALL if indices is None else place), _apart(sweep) if shared else sweep, indices)
+            yield Column((number, ALL if indices is None else place), _per_tensor(sweep) if shared else sweep, indices)
 
 
-def _apart(sweep: Sweep) -> Sweep:
+def _per_tensor(sweep: Sweep) -> Sweep:
     """`sweep` with a measure for each tensor, which is what processes that share gradients can sum up."""
-    for one in sweep.stages:
-        if isinstance(one.scope, Row | Group) or isinstance(one.norm, RMS):
+    for stage in sweep.stages:
+        if isinstance(stage.scope, Row | Group) or isinstance(stage.norm, RMS):
             raise ValueError(
-                f"the gradients are shared among processes, and gradclip cannot sum up {one!r} over them: clip each "
+                f"the gradients are shared among processes, and gradclip cannot sum up {stage!r} over them: clip each "
                 "tensor or all together, by a norm other than RMS"
             )
     return replace(sweep, per_tensor=True)
 
 
-def _refuse_unfit(column: Column, own: Gradients, engine: Engine) -> None:
+def _refuse_unfit(column: Column, gradients: Gradients, engine: Engine) -> None:
     """Refuse what has no order, no axis of rows or, where each element has a number of its own, is sparse."""
     sweep = column.sweep
     if not (sweep.elementwise or isinstance(sweep.leaf, Row)):
         return
-    batch = gathered(engine, own, column.tables)
+    batch = gathered(engine, gradients, column.tables)
     try:
         if isinstance(sweep.stages[0].threshold, SecondMoment):
-            for index, tensor in enumerate(own.tensors):
+            for index, tensor in enumerate(gradients.tensors):
                 engine.values.wide(tensor, index)
         if sweep.elementwise:
             engine.refuse_unordered(batch)
         else:
             engine.shapes(batch, sweep.leaf)
     except UnsupportedGradient as error:
-        raise refused(own, error) from None
+        raise refused(gradients, error) from None

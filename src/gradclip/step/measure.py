@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from gradclip.engines.base import Engine, Measure, UnsupportedGradient
+from gradclip.engines.base import Batch, Engine, Measure, UnsupportedGradient
 from gradclip.rules.arrays import SCALARS, Array
 from gradclip.rules.response import is_clamp
 from gradclip.rules.scope import Global, Row, Tensor, rows_of
 from gradclip.rules.segments import Segments
 from gradclip.rules.sweep import Sweep
-from gradclip.rules.threshold import SecondMoment
+from gradclip.rules.threshold import SecondMoment, Step
 from gradclip.step.decide import bounds_of, combined
 from gradclip.step.gradients import Gradients, gathered, refused
 from gradclip.step.layout import Column, LineUp
@@ -23,14 +23,14 @@ NONE: Mapping[str, Array] = {}
 class Read(NamedTuple):
     """What was read for a sweep.
 
-    `own` are the gradients in the unit in which they were measured and `batch` theirs. `each` is the measure of each
-    tensor, if it is wanted and `measure` is of all together; `shapes` are as measured, where the sweep reads them;
-    `given` are the numbers beside the gradients. `lifted` says that one number was put into arrays, `written` that the
-    engine has clamped in the same read; `finish` is what to do after writing.
+    `gradients` are those of the sweep in the unit in which they were measured and `batch` theirs. `each` is the measure
+    of each tensor, if it is wanted and `measure` is of all together; `shapes` are as measured, where the sweep reads
+    them; `given` are the numbers beside the gradients. `lifted` says that one number was put into arrays, `written`
+    that the engine has clamped in the same read; `finish` is what to do after writing.
     """
 
-    own: Gradients
-    batch: Any
+    gradients: Gradients
+    batch: Batch
     measure: Measure
     each: Measure | None = None
     shapes: Sequence[tuple[int, ...]] = ()
@@ -42,68 +42,68 @@ class Read(NamedTuple):
 
 
 def read(
-    column: Column, own: Gradients, batch: Any | None, engine: Engine, line: LineUp, step: Any, tensors: bool
+    column: Column, gradients: Gradients, batch: Batch | None, engine: Engine, line: LineUp, step: Step, tensors: bool
 ) -> Read:
     """Measure the gradients of a sweep; only the fused clamp writes, and only where none can refuse.
 
     `batch` is theirs, if it was gathered and nothing was written since; `tensors` asks for the norm of each.
     """
     if batch is None:
-        batch = gathered(engine, own, column.tables)
+        batch = gathered(engine, gradients, column.tables)
     try:
         if column.sweep.elementwise:
-            return _elements(column.sweep, own, batch, engine, line, step)
-        return _segments(column, own, batch, engine, tensors)
+            return _elements(column.sweep, gradients, batch, engine, line, step)
+        return _segments(column, gradients, batch, engine, tensors)
     except UnsupportedGradient as error:
-        raise refused(own, error) from None
+        raise refused(gradients, error) from None
 
 
-def _segments(column: Column, own: Gradients, batch: Any, engine: Engine, tensors: bool) -> Read:
+def _segments(column: Column, gradients: Gradients, batch: Batch, engine: Engine, tensors: bool) -> Read:
     """One measure for a sweep of rescaling stages."""
     sweep = column.sweep
-    measure, each = measured(engine, batch, sweep, len(own.tensors) if tensors else 0)
+    measure, each = measured(engine, batch, sweep, len(gradients.tensors) if tensors else 0)
     lifted = sweep.keeps_rows and measure.xp is SCALARS
     if lifted:
         measure = engine.in_arrays(measure)
     shapes = engine.shapes(batch, sweep.leaf) if sweep.reads_shapes else ()
-    weights = weights_of(column, own, engine, shapes) if sweep.reads_weights else None
-    given = numbers_of(own, measure) if own.given else NONE
-    return Read(own, batch, measure, each, shapes, weights, given, lifted)
+    weights = weights_of(column, gradients, engine, shapes) if sweep.reads_weights else None
+    given = numbers_of(gradients, measure) if gradients.given else NONE
+    return Read(gradients, batch, measure, each, shapes, weights, given, lifted)
 
 
-def _elements(sweep: Sweep, own: Gradients, batch: Any, engine: Engine, line: LineUp, step: Any) -> Read:
+def _elements(sweep: Sweep, gradients: Gradients, batch: Batch, engine: Engine, line: LineUp, step: Step) -> Read:
     """The largest magnitudes; an engine with a fused clamp measures and writes in the same read."""
     (rule,), finish = sweep.stages, None
     relative = rule.threshold if isinstance(rule.threshold, SecondMoment) else None
     if relative:
         engine.refuse_unordered(batch)
-        tensors, finish = over_moments(own, relative.factor, engine)
-        own, batch = own._replace(tensors=tensors, divisor=1.0), engine.gather(tensors)
+        tensors, finish = over_moments(gradients, relative.factor, engine)
+        gradients, batch = gradients._replace(tensors=tensors, divisor=1.0), engine.gather(tensors)
     fuses = engine.clamps and is_clamp(rule.response) and line.policy.warns
     if not fuses or relative or rule.threshold.adapts or line.can_skip or line.can_raise:
         measure = engine.measure(batch, rule.scope, rule.norm)
-        return Read(own, batch, measure, given=numbers_of(own, measure), finish=finish)
-    low, high = bounds_of(rule, step, own.divisor, engine.xp)
-    return Read(own, batch, engine.clamp_(batch, low, high), written=True)
+        return Read(gradients, batch, measure, given=numbers_of(gradients, measure), finish=finish)
+    low, high = bounds_of(rule, step, gradients.divisor, engine.xp)
+    return Read(gradients, batch, engine.clamp_(batch, low, high), written=True)
 
 
-def measured(engine: Engine, batch: Any, sweep: Sweep, tensors: int) -> tuple[Measure, Measure | None]:
+def measured(engine: Engine, batch: Batch, sweep: Sweep, tensors: int) -> tuple[Measure, Measure | None]:
     """The measure of a sweep; and that of each of so many `tensors`, of the same read, where only all are measured."""
     if not tensors or not isinstance(sweep.leaf, Global):
         return engine.measure(batch, sweep.leaf, sweep.norm), None
     each = engine.measure(batch, Tensor(), sweep.norm)
-    whole, _ = combined(each, sweep.stages[0], Segments(1, [0] * tensors))
-    return engine.in_floats(whole), each
+    together, _ = combined(each, sweep.stages[0], Segments(1, [0] * tensors))
+    return engine.in_floats(together), each
 
 
-def weights_of(column: Column, own: Gradients, engine: Engine, shapes: Sequence[tuple[int, ...]]) -> Measure:
+def weights_of(column: Column, gradients: Gradients, engine: Engine, shapes: Sequence[tuple[int, ...]]) -> Measure:
     """The measure of the parameters over the segments of their gradients, which have these `shapes`."""
     sweep = column.sweep
-    if own.weights is None:
+    if gradients.weights is None:
         raise ValueError(f"the rule {sweep.stages!r} reads the weights, and this door was not given them")
-    weights = engine.gather(own.weights(), column.weight_tables)
-    if isinstance(sweep.leaf, Row) and (whole := engine.shapes(weights, sweep.leaf)) != shapes:
-        for index, (some, every) in enumerate(zip(map(rows_of, shapes), map(rows_of, whole), strict=True)):
+    weights = engine.gather(gradients.weights(), column.weight_tables)
+    if isinstance(sweep.leaf, Row) and (every_shape := engine.shapes(weights, sweep.leaf)) != shapes:
+        for index, (some, every) in enumerate(zip(map(rows_of, shapes), map(rows_of, every_shape), strict=True)):
             if some != every:
                 raise UnsupportedGradient(
                     index, f"it has {some} of the {every} rows of its weight, as a sparse one has: make it dense"
@@ -111,12 +111,12 @@ def weights_of(column: Column, own: Gradients, engine: Engine, shapes: Sequence[
     return engine.measure(weights, sweep.leaf, sweep.norm)
 
 
-def numbers_of(own: Gradients, measure: Measure) -> Mapping[str, Array]:
+def numbers_of(gradients: Gradients, measure: Measure) -> Mapping[str, Array]:
     """What was given beside the gradients, as arrays [1] of the kind that is decided in."""
-    if not own.given:
+    if not gradients.given:
         return NONE
     xp = measure.xp
     return {
         name: xp.array([number], measure.total) if isinstance(number, float) else number
-        for name, number in own.given.items()
+        for name, number in gradients.given.items()
     }

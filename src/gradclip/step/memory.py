@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from gradclip.engines.base import Measure
-from gradclip.rules.arrays import Array, ArrayFunctions
+from gradclip.rules.arrays import Array, ArrayFunctions, Operand
 from gradclip.rules.scope import Global, Group, Row, Scope, rows_of
-from gradclip.rules.threshold import State
+from gradclip.rules.threshold import State, Step
 
 Key: TypeAlias = tuple[int, int, int]
 """Whose memory: the number of the phase, that of the pattern (`ALL` without patterns), and that of the stage."""
@@ -92,7 +92,7 @@ class Memories:
         self._each = {key: Remembered(state) for key, state in states.items()}
 
     def keeps(self, key: Key) -> bool:
-        """Whether a threshold has a memory, or may have one: it was not asked yet."""
+        """Whether a threshold has a memory, or may have one: no step was made yet."""
         known = self._each.get(key)
         return known is None or bool(known.state)
 
@@ -133,12 +133,12 @@ class Memories:
     def load(self, data: Mapping[str, Any]) -> None:
         """Take up what became `plain`."""
         self._each = {
-            key_of(text): Remembered(dict(one["memory"]), tuple((name, count) for name, count in one["owners"]))
-            for text, one in data.items()
+            key_of(text): Remembered(dict(saved["memory"]), tuple((name, count) for name, count in saved["owners"]))
+            for text, saved in data.items()
         }
 
 
-def _listed(value: Any, to_host: Callable[[Array], Any]) -> Any:
+def _listed(value: Operand, to_host: Callable[[Array], Any]) -> Any:
     return value if isinstance(value, int | str | list) else to_host(value)
 
 
@@ -149,9 +149,9 @@ class Memory(NamedTuple):
     each tensor and has not added yet.
     """
 
-    step: Any
+    step: Step
     thresholds: dict[Key, State]
-    carried: dict[str, Any] = {}  # noqa: RUF012  # of a named tuple, and never changed
+    carried: dict[str, Operand] = {}  # noqa: RUF012  # of a named tuple, and never changed
 
 
 def text_of(key: Sequence[int]) -> str:

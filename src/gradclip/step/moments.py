@@ -4,29 +4,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
-from gradclip.engines.base import Engine
+from gradclip.engines.base import Engine, Gradient
+from gradclip.rules.arrays import Operand
 from gradclip.step.gradients import Gradients
 
 
-def over_moments(own: Gradients, factor: float, engine: Engine) -> tuple[list[Any], Callable[[], None]]:
+def over_moments(gradients: Gradients, factor: float, engine: Engine) -> tuple[list[Gradient], Callable[[], None]]:
     """New tensors with `g / sqrt(factor v)`, and what writes to the gradients what has become of these.
 
     v is the second moment of each element, `moments()` of the gradients. Where it is not above 0, or not known yet, the
     quotient is 0 unless the element is non-finite; so it is not clipped. Elements whose quotient stays are not changed.
     """
-    assert own.moments is not None
+    assert gradients.moments is not None
     values = engine.values
-    wide = [values.wide(tensor, index) for index, tensor in enumerate(own.tensors)]
-    limits = [_limit(engine, moment, g) * factor**0.5 for moment, g in zip(own.moments(), wide, strict=True)]
-    limits = [limit * own.divisor for limit in limits]
+    wide = [values.wide(tensor, index) for index, tensor in enumerate(gradients.tensors)]
+    limits = [_limit(engine, moment, g) * factor**0.5 for moment, g in zip(gradients.moments(), wide, strict=True)]
+    limits = [limit * gradients.divisor for limit in limits]
     open_ = [values.where(limit > 0.0, limit, values.zeros(limit) + math.inf) for limit in limits]
     quotients = [g / _roomy(engine, limit, g) for g, limit in zip(wide, open_, strict=True)]
     tensors = [values.tensor(quotient) for quotient in quotients]
 
     def write() -> None:
-        for gradient, g, limit, quotient, tensor in zip(own.tensors, wide, limits, quotients, tensors, strict=True):
+        for gradient, g, limit, quotient, tensor in zip(
+            gradients.tensors, wide, limits, quotients, tensors, strict=True
+        ):
             after = values.wide(tensor, 0)
             changed = (after != quotient) & (after == after)
             if engine.waits or changed.any():
@@ -35,7 +37,7 @@ def over_moments(own: Gradients, factor: float, engine: Engine) -> tuple[list[An
     return tensors, write
 
 
-def _roomy(engine: Engine, limit: Any, g: Any) -> Any:
+def _roomy(engine: Engine, limit: Operand, g: Operand) -> Operand:
     """`limit`, but so large that no finite number over it leaves the range of its type."""
     where = engine.values.where
     size = where(g < 0.0, -g, g)
@@ -43,7 +45,7 @@ def _roomy(engine: Engine, limit: Any, g: Any) -> Any:
     return where(limit < least, least, limit)
 
 
-def _limit(engine: Engine, moment: Any, like: Any) -> Any:
+def _limit(engine: Engine, moment: Operand, like: Operand) -> Operand:
     """The root of a second moment, zeros where there is none."""
     if moment is None:
         return engine.values.zeros(like)

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
-from gradclip.engines.base import Engine, Measure
+from gradclip.engines.base import Batch, Engine, Measure
 from gradclip.errors import NonFiniteGradient
 from gradclip.rules.arrays import Array, ArrayFunctions
 from gradclip.rules.norm import Linf
 from gradclip.rules.scope import Global, Tensor
-from gradclip.step.across import in_any
+from gradclip.rules.threshold import Step
 from gradclip.step.gradients import Gradients
 from gradclip.step.part import Part, places_in
+from gradclip.step.processes import in_any
 
 ELSEWHERE = "another process"
 """Where the processes share gradients: the name of what this one does not have."""
 
 
-def any_nonfinite(batch: Any, engine: Engine) -> tuple[Array, ArrayFunctions]:
+def any_nonfinite(batch: Batch, engine: Engine) -> tuple[Array, ArrayFunctions]:
     """Whether any element of a batch is non-finite, where it was measured."""
     measure = engine.measure(batch, Global(), Linf())
     return measure.xp.any(measure.nonfinite > 0), measure.xp
 
 
-def nonfinite_names(gradients: Gradients, batch: Any, engine: Engine) -> tuple[list[str], Measure]:
+def nonfinite_names(gradients: Gradients, batch: Batch, engine: Engine) -> tuple[list[str], Measure]:
     """The names of the gradients with a non-finite element, and the measure of each that shows it."""
     each = engine.measure(batch, Tensor(), Linf())
     return [gradients.name(index) for index, count in enumerate(engine.to_host(each.nonfinite)) if count], each
@@ -38,7 +38,7 @@ def offenders_in(part: Part, to_host: Callable[[Array], list[float]]) -> list[st
     return list(dict.fromkeys(part.name(place) for place, count in zip(places, counts, strict=False) if count))
 
 
-def offenders(part: Part, batch: Any, engine: Engine) -> list[str]:
+def offenders(part: Part, batch: Batch, engine: Engine) -> list[str]:
     """The same, looked up in the batch where a segment is of several; all, where only their sum leaves the range.
 
     None where it is another process that has it.
@@ -53,7 +53,7 @@ def offenders(part: Part, batch: Any, engine: Engine) -> list[str]:
     return names or ([] if part.sweep.per_tensor else [part.name(index) for index in range(len(each))])
 
 
-def refuse_nonfinite(gradients: Gradients, batch: Any, engine: Engine, step: int) -> None:
+def refuse_nonfinite(gradients: Gradients, batch: Batch, engine: Engine, step: Step) -> None:
     """Raise if any gradient is non-finite, in this process or in another one."""
     names, measure = nonfinite_names(gradients, batch, engine)
     found: float = len(names)
@@ -63,7 +63,7 @@ def refuse_nonfinite(gradients: Gradients, batch: Any, engine: Engine, step: int
         raise nonfinite_error(names or [ELSEWHERE], step)
 
 
-def nonfinite_error(names: list[str], step: int) -> NonFiniteGradient:
+def nonfinite_error(names: list[str], step: Step) -> NonFiniteGradient:
     error = NonFiniteGradient(
         f"the gradient of {listed(names)} is non-finite at step {step}; no gradient was written: lower the learning "
         'rate, look at the batch, or use on_nonfinite="skip" to leave such steps out'

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from gradclip.engines.base import Engine, Measure
-from gradclip.rules.arrays import Array
+from gradclip.rules.arrays import Array, Operand
 from gradclip.rules.norm import RMS, Linf, Norm
 from gradclip.rules.scope import Element, Row, Scope, Tensor, rows_of
 from gradclip.rules.segments import Segments, segment_names, segments
@@ -18,7 +18,7 @@ from gradclip.step.memory import Owners
 ALL = -1
 """Instead of the number of a pattern: all gradients."""
 
-ALIKE = Segments(0)
+AS_MEASURED = Segments(0)
 """The segments of a stage that was measured at its own scope: no index is needed."""
 
 
@@ -35,7 +35,7 @@ class Part(NamedTuple):
     sweep: Sweep
     name: Callable[[int], str]
     shapes: Sequence[tuple[int, ...]]
-    divisor: Any
+    divisor: Operand
     measure: Measure
     plan: Plan
     segments: list[Segments]
@@ -90,10 +90,10 @@ def closing(parts: Sequence[Part]) -> list[tuple[Part, int]]:
     latest: dict[int, tuple[Part, int]] = {}
     first = {(part.sweep.elementwise, part.sweep.norm) for part in opening(parts)}
     for part in parts:
-        alike = [i for i, stage in enumerate(part.sweep.stages) if (part.sweep.elementwise, stage.norm) in first]
-        if alike:
+        same = [i for i, stage in enumerate(part.sweep.stages) if (part.sweep.elementwise, stage.norm) in first]
+        if same:
             latest = {} if part.key[1] == ALL else latest
-            latest[part.key[1]] = part, alike[-1]
+            latest[part.key[1]] = part, same[-1]
     return list(latest.values())
 
 
@@ -118,13 +118,13 @@ def norms_in(part: Part, to_host: Callable[[Array], list[float]]) -> list[tuple[
     found = to_host((measure.total if elementwise else norm_of(measure, rule, sizes)) / part.divisor)
     if isinstance(leaf, Tensor):
         return list(zip(map(part.name, range(len(found))), found, strict=True))
-    own: dict[int, list[int]] = {}
+    segments_of: dict[int, list[int]] = {}
     for index, place in enumerate(places_in(part, len(found))):
-        own.setdefault(place, []).append(index)
+        segments_of.setdefault(place, []).append(index)
     norm = Linf() if elementwise else rule.norm
     return [
         (part.name(place), joined([found[i] for i in of], [sizes[i] for i in of] if sizes else [], norm))
-        for place, of in own.items()
+        for place, of in segments_of.items()
     ]
 
 

@@ -5,18 +5,17 @@ from __future__ import annotations
 import math
 import sys
 import warnings
-from typing import Any
 
-from gradclip.engines.base import Across, Engine
+from gradclip.engines.base import Across, Batch, Engine
 from gradclip.errors import GradclipWarning, GradientAboveThreshold, NonFiniteGradient
 from gradclip.rules.response import KEEP, PASS, RAISE, SKIP
 from gradclip.rules.rule import Rule, Rules
-from gradclip.step.across import in_any
 from gradclip.step.gradients import Gradients
 from gradclip.step.measure import Read
 from gradclip.step.nonfinite import ELSEWHERE, listed, nonfinite_error, offenders
 from gradclip.step.part import Part, actions_of
 from gradclip.step.policy import Policy
+from gradclip.step.processes import in_any
 from gradclip.step.result import Result
 
 
@@ -47,14 +46,14 @@ def respond(
     if not alarms and across is None:
         result.settle(False)
         return False
-    asked = max((action for part, _ in alarms for action in actions_of(part, engine)), default=PASS)
-    error = _error(alarms, answer.policy, engine, result.step) if asked == RAISE else None
-    own = asked = asked + isinstance(error, NonFiniteGradient)
+    action = max((found for part, _ in alarms for found in actions_of(part, engine)), default=PASS)
+    error = _error(alarms, answer.policy, engine, result.step) if action == RAISE else None
+    here = action = action + isinstance(error, NonFiniteGradient)
     if across is not None and answer.stops:
-        asked = in_any(asked, parts[0][0].counts, parts[0][0].measure.xp, engine, across)
-    if asked >= RAISE:
-        raise error if error is not None and own == asked else _elsewhere(asked > RAISE, result.step)
-    skip = asked == SKIP
+        action = in_any(action, parts[0][0].counts, parts[0][0].measure.xp, engine, across)
+    if action >= RAISE:
+        raise error if error is not None and here == action else _elsewhere(action > RAISE, result.step)
+    skip = action == SKIP
     result.settle(skip)
     if names:
         result.looked_up += [name for part, batch in alarms for name in offenders(part, batch, engine)]
@@ -73,7 +72,7 @@ def alarming(part: Part) -> bool:
     return bool(part.sweep.elementwise and xp.any(part.measure.nonfinite > 0))
 
 
-def warn_nonfinite(part: Part, batch: Any, engine: Engine, step: int) -> bool:
+def warn_nonfinite(part: Part, batch: Batch, engine: Engine, step: int) -> bool:
     """Warn of the non-finite gradients of a part by name, if it has any that are kept."""
     names = offenders(part, batch, engine)
     what = "its infinities become the bound, NaN stays" if part.sweep.elementwise else "it is left as it is"
@@ -101,7 +100,7 @@ def warn_unmatched(rules: Rules, gradients: Gradients) -> bool:
     return True
 
 
-def _error(alarms: list[tuple[Part, Any]], policy: Policy, engine: Engine, step: int) -> Exception:
+def _error(alarms: list[tuple[Part, Batch]], policy: Policy, engine: Engine, step: int) -> Exception:
     """Why the step raises: a non-finite gradient by its name, else a norm above its threshold."""
     names = [name for part, batch in alarms if policy.raises for name in offenders(part, batch, engine)]
     above = [pair for part, _ in alarms for pair in _norms_above(part, engine)]

@@ -6,10 +6,10 @@ import copy
 import math
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from gradclip.engines.base import Engine
-from gradclip.rules.arrays import Array
+from gradclip.rules.arrays import Array, Operand
 from gradclip.rules.norm import L2, Linf, Norm
 from gradclip.rules.response import ACTION_NAMES, SCALE, SKIP, ZERO
 from gradclip.step.nonfinite import offenders_in
@@ -35,7 +35,7 @@ class Result:
     are those of the segment that was clipped hardest; `segments` has each. `loss` is what was given for the step.
     """
 
-    def __init__(self, step: int, engine: Engine, overflow: Any = None, loss: Any = None) -> None:
+    def __init__(self, step: int, engine: Engine, overflow: Operand = None, loss: Operand = None) -> None:
         self.step = step
         self.overflow = overflow
         self.loss = loss
@@ -120,7 +120,7 @@ class Result:
         """Record whether the step is skipped, once a host has read it."""
         self._skipped = skipped
 
-    def skip_flags(self) -> list[Array]:
+    def skip_flags(self) -> list[Operand]:
         """Flags on the device: whether a stage asks to skip the step, for each, and whether a loss scaler does."""
         pairs = [(part, decision) for part in self.parts for decision in part.plan.decisions]
         flags = [part.measure.xp.any(decision.action == SKIP) for part, decision in pairs]
@@ -154,8 +154,8 @@ class Result:
     @cached_property
     def _taken(self) -> list[Part]:
         """The parts up to the phase that asked to skip; an engine that waits went on, not knowing of it."""
-        asked = [part.key[0] for part in self.parts if SKIP in actions_of(part, self.source)] if self.skipped else []
-        return [part for part in self.parts if part.key[0] <= min(asked, default=part.key[0])]
+        skipping = [part.key[0] for part in self.parts if SKIP in actions_of(part, self.source)] if self.skipped else []
+        return [part for part in self.parts if part.key[0] <= min(skipping, default=part.key[0])]
 
     @cached_property
     def _hardest(self) -> tuple[float, float]:
@@ -177,12 +177,12 @@ class Result:
         sizes: list[int] = []
         for part, stage, after in stages:
             decision = part.plan.decisions[stage]
-            own = self.to_host(decision.norm)
-            sizes += part.segments[stage].sizes or [1] * len(own)
+            found = self.to_host(decision.norm)
+            sizes += part.segments[stage].sizes or [1] * len(found)
             if after:
-                factors = self._spread(decision.coefficient, len(own))
-                own = [n if c == 1.0 else n * c if c else 0.0 for n, c in zip(own, factors, strict=True)]
-            values += own
+                factors = self._spread(decision.coefficient, len(found))
+                found = [n if c == 1.0 else n * c if c else 0.0 for n, c in zip(found, factors, strict=True)]
+            values += found
         return joined(values, sizes, norms.pop() if len(norms) == 1 else Linf())
 
     def _rows(self, part: Part, stage: int) -> list[Segment]:
@@ -196,7 +196,7 @@ class Result:
             for name, n, t, c, action in zip(names, before, thresholds, factors, actions, strict=True)
         ]
 
-    def _spread(self, value: Any, count: int) -> list[float]:
+    def _spread(self, value: Operand, count: int) -> list[float]:
         """One number for all segments, or one each, as a list."""
         values = [value] if isinstance(value, int | float) else self.to_host(value)
         return values * count if len(values) == 1 else values

@@ -2,15 +2,16 @@
 
 gradients in -> lay out -> measure -> decide -> respond -> write -> remember. A rule is a row of phases, and what a
 later phase measures is what the earlier ones wrote; so the line is walked for each of them, and whatever could refuse
-was asked before the first is written.
+refuses before the first is written.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
-from gradclip.engines.base import Engine
-from gradclip.step.across import broken_after
+from gradclip.engines.base import Batch, Engine
+from gradclip.rules.arrays import Operand
+from gradclip.rules.threshold import Step
 from gradclip.step.carry import carry
 from gradclip.step.decide import Terms, decide_sweep
 from gradclip.step.gradients import Gradients, gathered, gathered_once, refuse_missing
@@ -18,6 +19,7 @@ from gradclip.step.layout import Column, LineUp
 from gradclip.step.measure import Read, read
 from gradclip.step.memory import Memories
 from gradclip.step.part import Part
+from gradclip.step.processes import broken_after
 from gradclip.step.respond import Answer, respond
 from gradclip.step.result import Result
 
@@ -39,12 +41,12 @@ class Runs(Protocol):
     line: LineUp
     memories: Memories
     answer: Answer
-    carried: dict[str, Any]
+    carried: dict[str, Operand]
     max_consecutive_skips: int | None
 
     @property
     def telemetry(self) -> Listener | None: ...
-    def write(self, part: Part, batch: Any, engine: Engine) -> None: ...
+    def write(self, part: Part, batch: Batch, engine: Engine) -> None: ...
 
 
 def run(clipper: Runs, gradients: Gradients, result: Result) -> bool:
@@ -64,8 +66,8 @@ def run(clipper: Runs, gradients: Gradients, result: Result) -> bool:
     for number, columns in enumerate(line.laid_out(gradients, batch, engine, step)):
         parts = []
         for column in columns:
-            own = column.only(gradients)
-            found = read(column, own, batch if own is gradients else None, engine, line, step, tensors)
+            chosen = column.only(gradients)
+            found = read(column, chosen, batch if chosen is gradients else None, engine, line, step, tensors)
             part = decided(clipper, column, found, broken, step)
             result.parts.append(part)
             parts.append((part, found))
@@ -90,13 +92,14 @@ def run(clipper: Runs, gradients: Gradients, result: Result) -> bool:
     return reads
 
 
-def decided(clipper: Runs, column: Column, found: Read, broken: Any, step: Any) -> Part:
+def decided(clipper: Runs, column: Column, found: Read, broken: Operand, step: Step) -> Part:
     """A sweep that was measured, decided."""
-    line, sweep, own, measure = clipper.line, column.sweep, found.own, found.measure
-    segments, owners = column.segments(found.shapes, own), column.owners(found.shapes, own, clipper.memories)
+    line, sweep, gradients, shapes, measure = clipper.line, column.sweep, found.gradients, found.shapes, found.measure
+    segments, owners = column.segments(shapes, gradients), column.owners(shapes, gradients, clipper.memories)
     states = clipper.memories.states_of(column.key, owners, measure) if line.adapts else column.blank
-    terms = Terms(line.policy, step, own.divisor, found.given, broken, own.across)
+    divisor = gradients.divisor
+    terms = Terms(line.policy, step, divisor, found.given, broken, gradients.across)
     plan = decide_sweep(measure, sweep.stages, segments, states, terms, found.weights)
     if found.lifted:
         plan = plan._replace(coefficient=plan.coefficient.item())
-    return Part(column.key, sweep, own.name, found.shapes, own.divisor, measure, plan, segments, owners, found.each)
+    return Part(column.key, sweep, gradients.name, shapes, divisor, measure, plan, segments, owners, found.each)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
-from gradclip.engines.base import Engine
+from gradclip.engines.base import Batch, Engine
 from gradclip.rules.arrays import Array
+from gradclip.rules.threshold import Step
 from gradclip.step.decide import bounds_of, sides
 from gradclip.step.layout import LineUp
 from gradclip.step.part import Part
@@ -15,10 +16,10 @@ class Writes(Protocol):
     """Whose method `write` is: a clipper."""
 
     line: LineUp
-    step: Any
+    step: Step
 
 
-def write(clipper: Writes, part: Part, batch: Any, engine: Engine) -> None:
+def write(clipper: Writes, part: Part, batch: Batch, engine: Engine) -> None:
     """Write to the gradients of a part what was decided for them."""
     line = clipper.line
     if part.sweep.elementwise:
@@ -27,7 +28,7 @@ def write(clipper: Writes, part: Part, batch: Any, engine: Engine) -> None:
         engine.apply_(batch, part.sweep.leaf, part.plan.coefficient, line.writes_zeros)
 
 
-def write_elements(part: Part, batch: Any, engine: Engine, zeroes: bool, step: Any) -> None:
+def write_elements(part: Part, batch: Batch, engine: Engine, zeroes: bool, step: Step) -> None:
     """Write each element as its rule maps it, if any is to be changed; where it `zeroes`, zeros for what is broken."""
     if zeroes:
         engine.zero_nonfinite_(batch)

@@ -6,12 +6,12 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from gradclip.clipper import Clipper
-from gradclip.engines.base import Engine, Slot
+from gradclip.engines.base import Engine, Gradient, Slot
 from gradclip.engines.reference import ReferenceEngine, first_axis
 from gradclip.errors import GradclipWarning, GradientAboveThreshold, NonFiniteGradient
 from gradclip.rules.rule import AnyRule
@@ -19,7 +19,7 @@ from gradclip.rules.segments import Shape
 from gradclip.step.gradients import Gradients
 from gradclip.step.result import Result
 
-Values = np.ndarray[Any, np.dtype[Any]]
+Values: TypeAlias = np.ndarray
 """float64, or complex128 for complex gradients: every gradient fits, and the laws calculate in it."""
 
 NORM_TOLERANCE = 1e-6
@@ -36,7 +36,7 @@ class Outcome(NamedTuple):
     before: list[Values]
     after: list[Values]
     wrote: list[bool]
-    tensors: list[Any]
+    tensors: list[Gradient]
     result: Result | None
     error: Exception | None
 
@@ -53,12 +53,12 @@ class Bench:
     """
 
     engine: Engine
-    make: Callable[[Values, str], Any]
-    read: Callable[[Any], Values]
+    make: Callable[[Values, str], Gradient]
+    read: Callable[[Gradient], Values]
     dtype: str = "float32"
-    stamp: Callable[[Any], object] | None = None
+    stamp: Callable[[Gradient], object] | None = None
     unit_axis: Callable[[Shape], int] = first_axis
-    unread: Callable[[], AbstractContextManager[Any]] = field(default=nullcontext)
+    unread: Callable[[], AbstractContextManager[object]] = field(default=nullcontext)
 
     @property
     def oracle(self) -> Bench:
@@ -74,18 +74,18 @@ class Bench:
     def smallest(self) -> float:
         return SMALLEST[self.dtype]
 
-    def values(self, tensor: Any) -> Values:
+    def values(self, tensor: Gradient) -> Values:
         """The numbers of `tensor` in a copy that is wide enough for all."""
         found = np.asarray(self.read(tensor))
         return found.astype(np.complex128 if found.dtype.kind == "c" else np.float64)
 
-    def tensors(self, arrays: Sequence[Values]) -> list[Any]:
+    def tensors(self, arrays: Sequence[Values]) -> list[Gradient]:
         return [self.make(np.array(array), self.dtype) for array in arrays]
 
-    def moments(self, arrays: Sequence[Values]) -> list[Any]:
+    def moments(self, arrays: Sequence[Values]) -> list[Gradient]:
         """Second moments with these values, as an optimizer keeps them."""
         kept = self.tensors(arrays)
-        return [one.value if isinstance(one, Slot) else one for one in kept]
+        return [tensor.value if isinstance(tensor, Slot) else tensor for tensor in kept]
 
     def clip(
         self, rule: AnyRule | Clipper, arrays: Sequence[Values], order: Sequence[int] | None = None, **options: Any
@@ -94,7 +94,7 @@ class Bench:
         return self.clip_tensors(rule, self.tensors(arrays), order, **options)
 
     def clip_tensors(
-        self, rule: AnyRule | Clipper, tensors: list[Any], order: Sequence[int] | None = None, **options: Any
+        self, rule: AnyRule | Clipper, tensors: list[Gradient], order: Sequence[int] | None = None, **options: Any
     ) -> Outcome:
         """Clip `tensors`; one with the number i in `order` is called "t<i>" and belongs to group i modulo 2.
 
@@ -126,7 +126,7 @@ class Bench:
             wrote = [old != new for old, new in zip(stamps, self._stamps(tensors), strict=True)]
         return Outcome(before, after, wrote, tensors, result, error)
 
-    def _stamps(self, tensors: list[Any]) -> list[object]:
+    def _stamps(self, tensors: list[Gradient]) -> list[object]:
         return [] if self.stamp is None else [self.stamp(tensor) for tensor in tensors]
 
 

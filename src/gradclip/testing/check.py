@@ -55,14 +55,14 @@ RESPONSES: tuple[Response, ...] = (
 def standard_rules() -> list[AnyRule]:
     """Scopes with norms, scopes with responses, norms with responses; by value, in chains, by name, by schedule; and
     those that adapt."""
-    half, one = Constant(0.5), Constant(1.0)
+    half, unit = Constant(0.5), Constant(1.0)
     single = [Rule(s, n, half) for s in SCOPES for n in NORMS]
     single += [Rule(Row(1), L2(), half), Rule(Row(-1), Lp(3.0), half, Smooth())]
     single += [Rule(s, L2(), half, r) for s in SCOPES for r in RESPONSES[1:]]
     single += [Rule(Tensor(), n, half, r) for n in NORMS if n != L2() for r in RESPONSES[1:]]
     by_value = [Rule(Element(), Linf(), half, r) for r in RESPONSES if not isinstance(r, SkipStep)]
     bounds = [Rule(Element(), Linf(), Bounds(0.7, -0.2), r) for r in (Rescale(), Smooth("tanh"), Zero())]
-    row, tensor, group, everything = (Rule(scope, L2(), one) for scope in SCOPES)
+    row, tensor, group, everything = (Rule(scope, L2(), unit) for scope in SCOPES)
     chains = [
         tensor >> everything,
         row >> tensor >> group >> Rule(Global(), L2(), half),
@@ -128,35 +128,35 @@ def _laws_of_every(rule: AnyRule) -> Iterator[Law]:
     yield laws.a_restored_clipper_goes_on_bit_for_bit
     yield laws.phi_of_zero_is_one
     yield laws.bad_steps_teach_nothing
-    if any(one.threshold.adapts for one in inside):
+    if any(part.threshold.adapts for part in inside):
         yield laws.it_learns_as_the_reference_does
     yield laws.raising_names_the_tensor_and_writes_nothing
-    whole = not isinstance(rule, Carry)  # which writes the bits that were there
-    if whole and all(one.response == Rescale() or isinstance(one.response, Zero) for one in inside):
+    rescales = not isinstance(rule, Carry)  # which writes the bits that were there
+    if rescales and all(part.response == Rescale() or isinstance(part.response, Zero) for part in inside):
         yield laws.below_the_threshold_nothing_is_written
-    if all(scalable(one.threshold) for one in inside):
+    if all(scalable(part.threshold) for part in inside):
         yield laws.scaling_gradients_and_thresholds_scales_the_result
-    if all(_writable(one) for one in inside):
+    if all(_writable(part) for part in inside):
         yield laws.it_is_the_same_rule_after_a_round_trip
 
 
 def _laws_of_one(rule: AnyRule) -> Iterator[Law]:
     """Those that a response or a scope inside the rule may rule out."""
     inside = rules_in(rule)
-    stops = any(isinstance(one.response, SkipStep | Raise) for one in inside)
-    if not any(isinstance(one.response, Raise) for one in inside):
+    stops = any(isinstance(part.response, SkipStep | Raise) for part in inside)
+    if not any(isinstance(part.response, Raise) for part in inside):
         yield laws.a_skipped_step_writes_nothing
     if not stops:
         yield laws.the_direction_stays
         if not isinstance(rule, Carry):
             yield laws.a_kept_segment_is_not_written
         yield laws.zeroing_leaves_only_finite_numbers
-    if not stops and not any(isinstance(one.response, Normalize) for one in inside[1:]):
+    if not stops and not any(isinstance(part.response, Normalize) for part in inside[1:]):
         yield laws.the_bound_holds
-    if all(one.response == Rescale() and isinstance(one.threshold, Constant | Bounds) for one in inside):
+    if all(part.response == Rescale() and isinstance(part.threshold, Constant | Bounds) for part in inside):
         yield laws.clipping_twice_is_clipping_once
     by_name = any(isinstance(stage, Rules) for stage in rule.stages)
-    if not by_name and not stops and not any(isinstance(one.scope, Global) for one in inside):
+    if not by_name and not stops and not any(isinstance(part.scope, Global) for part in inside):
         yield laws.groups_do_not_see_each_other
 
 
@@ -177,12 +177,12 @@ def check_engine(bench: Bench, dtypes: Sequence[str] = ("float32",), rules: Sequ
     """Try an engine on the standard rules, on ordinary and on adversarial gradients of each dtype."""
     chosen = standard_rules() if rules is None else rules
     for dtype in dtypes:
-        own = replace(bench, dtype=dtype)
+        typed = replace(bench, dtype=dtype)
         for rule in chosen:
-            check_rule(rule, own)
+            check_rule(rule, typed)
             for arrays in adversarial_gradients(dtype).values():
-                laws.it_agrees_with_the_reference(own, rule, arrays)
-        check_measures(own)
+                laws.it_agrees_with_the_reference(typed, rule, arrays)
+        check_measures(typed)
 
 
 def check_measures(bench: Bench) -> None:

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from gradclip.clipper import Clipper
-from gradclip.engines.base import Slot, row_axes
+from gradclip.engines.base import Gradient, Slot, row_axes
 from gradclip.errors import NonFiniteGradient
 from gradclip.rules.arrays import SCALARS
 from gradclip.rules.codec import from_dict
@@ -51,10 +51,10 @@ def the_direction_stays(bench: Bench, rule: AnyRule, arrays: list[Values]) -> No
     """Each row is multiplied by one number that is not negative; by value, and by rows along several axes, no element
     changes sign or grows."""
     outcome = bench.clip(rule, arrays)
-    rows = {one.scope for one in rules_in(rule) if isinstance(one.scope, Row)}
-    elementwise = len(rows) > 1 or any(isinstance(one.scope, Element) for one in rules_in(rule))
+    rows = {single.scope for single in rules_in(rule) if isinstance(single.scope, Row)}
+    elementwise = len(rows) > 1 or any(isinstance(single.scope, Element) for single in rules_in(rule))
     axes = row_axes(next(iter(rows), Row()), [before.shape for before in outcome.before], bench.unit_axis)
-    room = np.inf if any(isinstance(one.response, Normalize) for one in rules_in(rule)) else 1 + bench.tolerance
+    room = np.inf if any(isinstance(single.response, Normalize) for single in rules_in(rule)) else 1 + bench.tolerance
     for index, (before, after) in enumerate(zip(outcome.before, outcome.after, strict=True)):
         if elementwise:
             kept = (np.sign(before) * np.sign(after) >= 0) & ((before == 0) | (np.abs(after) <= np.abs(before) * room))
@@ -130,7 +130,7 @@ def a_kept_segment_is_not_written(bench: Bench, rule: AnyRule, arrays: list[Valu
     outcome = bench.clip(rule, broken, on_nonfinite="keep")
     assert outcome.result is not None, f"{rule!r} raised {outcome.error} under on_nonfinite='keep'"
     assert outcome.result.nonfinite > 0, f"{rule!r} did not count the NaN of t{index}"
-    if not any(isinstance(one.scope, Element | Row) for one in rules_in(rule)):
+    if not any(isinstance(single.scope, Element | Row) for single in rules_in(rule)):
         assert not outcome.wrote[index], f"{rule!r} wrote t{index} although it holds a NaN"
     for place, (before, after) in enumerate(zip(outcome.before, outcome.after, strict=True)):
         assert (np.isfinite(before) == np.isfinite(after)).all(), f"{rule!r} made t{place} finite or non-finite"
@@ -171,15 +171,15 @@ def a_restored_clipper_goes_on_bit_for_bit(bench: Bench, rule: AnyRule, arrays: 
     second = Clipper(rule)
     second.load_state_dict(pickle.loads(pickle.dumps(first.state_dict())))
     for scale in (2.0, 5.0):
-        one, other = (bench.clip(clipper, [array * scale for array in arrays]) for clipper in (first, second))
-        assert type(one.error) is type(other.error), f"{rule!r}: the restored clipper ended with {other.error!r}"
-        for index, (a, b) in enumerate(zip(one.after, other.after, strict=True)):
+        ended, other = (bench.clip(clipper, [array * scale for array in arrays]) for clipper in (first, second))
+        assert type(ended.error) is type(other.error), f"{rule!r}: the restored clipper ended with {other.error!r}"
+        for index, (a, b) in enumerate(zip(ended.after, other.after, strict=True)):
             assert same_bits(a, b), f"{rule!r} gave t{index} another result after its state was saved and loaded"
 
 
 def phi_of_zero_is_one(bench: Bench, rule: AnyRule, arrays: list[Values]) -> None:
     """Each response has phi(0) = 1: gradients of zeros are passed on with a coefficient of 1, and stay zeros."""
-    for response in (one.response for one in rules_in(rule)):
+    for response in (single.response for single in rules_in(rule)):
         phi = response.coefficient(0.0, SCALARS)
         assert phi == 1.0, f"{response!r} has phi(0) = {phi}: a gradient of 0 has no direction to be scaled in"
     outcome = bench.clip(rule, [np.zeros_like(array) for array in arrays])
@@ -226,10 +226,10 @@ def no_number_is_read_on_the_host(bench: Bench, rule: AnyRule, arrays: list[Valu
 
 def parts_combine_to_the_whole(bench: Bench, rule: Rule, arrays: list[Values]) -> None:
     """The measures of parts, combined by the norm, are the measure of the whole."""
-    whole = np.concatenate([array.reshape(-1) for array in arrays])
-    for parts in (arrays, np.array_split(whole, 3), np.array_split(whole, [1, len(whole)])):
+    joined = np.concatenate([array.reshape(-1) for array in arrays])
+    for parts in (arrays, np.array_split(joined, 3), np.array_split(joined, [1, len(joined)])):
         found = _combined_norm(bench, rule.norm, parts)
-        expected = _norm(bench, rule.norm, Global(), [whole])[0]
+        expected = _norm(bench, rule.norm, Global(), [joined])[0]
         wrong = differences(np.array(found), np.array(expected), 2 * NORM_TOLERANCE, 0.0)
         assert not wrong, f"{rule.norm} of {len(parts)} parts on {bench.engine.name}: {wrong}"
 
@@ -253,12 +253,12 @@ def a_fused_path_equals_the_plain_one(bench: Bench, rule: Rule, arrays: list[Val
     low, high = rule.threshold.bounds(0)
     fused, plain = bench.tensors(arrays), bench.tensors(arrays)
     engine = bench.engine
-    one = engine.clamp_(engine.gather(fused), low, high)
+    first = engine.clamp_(engine.gather(fused), low, high)
     batch = engine.gather(plain)
     other = engine.measure(batch, Element(), rule.norm)
     engine.map_(batch, rule.response, low, high)
-    assert engine.to_host(one.total) == engine.to_host(other.total), "clamp_ measured other peaks than measure"
-    assert engine.to_host(one.nonfinite) == engine.to_host(other.nonfinite), "clamp_ counted other elements"
+    assert engine.to_host(first.total) == engine.to_host(other.total), "clamp_ measured other peaks than measure"
+    assert engine.to_host(first.nonfinite) == engine.to_host(other.nonfinite), "clamp_ counted other elements"
     assert all(map(same_bits, map(bench.values, fused), map(bench.values, plain))), "clamp_ wrote other numbers"
 
 
@@ -320,11 +320,11 @@ def _require_same_report(bench: Bench, rule: AnyRule, outcome: Outcome, expected
                 assert not wrong, f"{rule!r}: {field} of {a.name} on {bench.engine.name}: {wrong}"
 
 
-def _held(tensor: Any) -> Any:
+def _held(tensor: Gradient) -> Any:
     return tensor.value if isinstance(tensor, Slot) else tensor
 
 
-def _zeros_like(tensor: Any) -> Values:
+def _zeros_like(tensor: Gradient) -> Values:
     """What stands for the numbers of a tensor where none may be read."""
     return np.zeros(tuple(_held(tensor).shape))
 
@@ -347,7 +347,7 @@ def _norm(bench: Bench, norm: Norm, scope: Scope, arrays: list[Values]) -> list[
     return _norm_of_tensors(bench, norm, scope, bench.tensors(arrays))
 
 
-def _norm_of_tensors(bench: Bench, norm: Norm, scope: Scope, tensors: list[Any]) -> list[float]:
+def _norm_of_tensors(bench: Bench, norm: Norm, scope: Scope, tensors: list[Gradient]) -> list[float]:
     engine = bench.engine
     batch = engine.gather(tensors)
     measure = engine.measure(batch, scope, norm)
@@ -362,5 +362,5 @@ def _combined_norm(bench: Bench, norm: Norm, parts: list[Values]) -> float:
     """The norm of all parts together, from the measure of each."""
     engine = bench.engine
     measure = engine.measure(engine.gather(bench.tensors(parts)), Tensor(), norm)
-    rule, whole = Rule(norm=norm), Segments(1, [0] * len(parts), [sum(part.size for part in parts)])
-    return engine.to_host(norm_of(combined(measure, rule, whole)[0], rule, whole.sizes))[0]
+    rule, joined = Rule(norm=norm), Segments(1, [0] * len(parts), [sum(part.size for part in parts)])
+    return engine.to_host(norm_of(combined(measure, rule, joined)[0], rule, joined.sizes))[0]

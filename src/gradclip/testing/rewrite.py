@@ -13,12 +13,12 @@ from gradclip.testing.bench import Bench, Values
 
 def measuring(rule: AnyRule) -> AnyRule:
     """`rule` with infinite thresholds: it measures and writes nothing."""
-    return rewritten(rule, lambda one: replace(one, threshold=Constant(None), response=Rescale()))
+    return rewritten(rule, lambda single: replace(single, threshold=Constant(None), response=Rescale()))
 
 
 def scaled(rule: AnyRule, factor: float) -> AnyRule:
     """`rule` with each threshold times `factor`."""
-    return rewritten(rule, lambda one: replace(one, threshold=scaled_threshold(one.threshold, factor)))
+    return rewritten(rule, lambda single: replace(single, threshold=scaled_threshold(single.threshold, factor)))
 
 
 def scalable(threshold: Threshold) -> bool:
@@ -46,8 +46,8 @@ def segments_by_reference(rule: AnyRule, arrays: list[Values], bench: Bench) -> 
 
 def quiet(rule: AnyRule, arrays: list[Values], bench: Bench) -> list[Values]:
     """`arrays` times a power of two that brings every measure to a quarter of its threshold or below."""
-    hard = rewritten(rule, lambda one: replace(one, response=Rescale()))
-    limits, rows = (segments_by_reference(one, arrays, bench) for one in (hard, measuring(rule)))
+    hard = rewritten(rule, lambda single: replace(single, response=Rescale()))
+    limits, rows = (segments_by_reference(single, arrays, bench) for single in (hard, measuring(rule)))
     pairs = [(limit.threshold, row.norm_before) for limit, row in zip(limits, rows, strict=True)]
     room = min([threshold / norm for threshold, norm in pairs if norm > 0], default=1.0)
     factor = 1.0

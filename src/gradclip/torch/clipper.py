@@ -104,7 +104,7 @@ def cpu_engine() -> Engine | None:
     return choice.compiled(torch_layout)
 
 
-def number_for(engine: Engine, number: Any, like: torch.Tensor) -> Any:
+def number_for(engine: Engine, number: torch.Tensor | float, like: torch.Tensor) -> torch.Tensor | float:
     """A number or a tensor of one element as an array [1] on the device of `like`; a float for the compiled engine."""
     number = number.detach() if isinstance(number, torch.Tensor) else number
     if not isinstance(engine, torch_engine.TorchEngine):

@@ -12,14 +12,13 @@ import warnings
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from types import GeneratorType
-from typing import Any
 
 import torch
 
-from gradclip.engines.base import Engine, Measure, UnsupportedGradient
+from gradclip.engines.base import Batch, Engine, Measure, UnsupportedGradient
 from gradclip.engines.torch import FUNCTIONS, TorchEngine, wide_of
 from gradclip.errors import GradclipWarning
-from gradclip.rules.arrays import SCALARS
+from gradclip.rules.arrays import SCALARS, Operand
 from gradclip.rules.norm import Norm, norm_of_order
 from gradclip.rules.response import Rescale
 from gradclip.rules.rule import Rule
@@ -142,30 +141,29 @@ def clip_grad_value_(parameters: TensorOrTensors, clip_value: float, foreach: bo
         raise _refused(error) from None
 
 
-def _rule(max_norm: Any, norm_type: Any) -> Rule:
+def _rule(max_norm: float | None, norm_type: float | str) -> Rule:
     """The rule of one call, kept for the next; what cannot be kept is refused for what it is."""
     keeps = max_norm.__hash__ is not None and norm_type.__hash__ is not None
     return _global_rule(max_norm, norm_type) if keeps else _global_rule.__wrapped__(max_norm, norm_type)
 
 
 @lru_cache(maxsize=64, typed=True)
-def _global_rule(max_norm: float | None, norm_type: Any) -> Rule:
+def _global_rule(max_norm: float | None, norm_type: float | str) -> Rule:
     """The rule of one call; "inf" is the one string that PyTorch documents."""
     norm = norm_of_order(math.inf if norm_type == "inf" else norm_type)
     return Rule(GLOBAL, norm, Constant(checked_limit(max_norm, "max_norm")))
 
 
-def _gradients(source: Any) -> list[torch.Tensor]:
+def _gradients(source: TensorOrTensors) -> list[torch.Tensor]:
     """The gradients to clip, of parameters that have one."""
-    plain = type(source) is list and source and isinstance(source[0], torch.Tensor)
-    tensors = source if plain else _listed(source)
+    tensors = source if type(source) is list and source and isinstance(source[0], torch.Tensor) else _listed(source)
     found = found_in(tensors)
     if tensors and not found:
         report_nothing("no parameter has a gradient that needs clipping; call it between backward() and step()")
     return found
 
 
-def _listed(source: Any) -> list[torch.Tensor]:
+def _listed(source: TensorOrTensors) -> list[torch.Tensor]:
     """The parameters in any source; PyTorch's own warning for a generator that was read before."""
     if not isinstance(source, Iterator):
         return parameters_of(source).tensors
@@ -178,7 +176,7 @@ def _listed(source: Any) -> list[torch.Tensor]:
     return []
 
 
-def _gathered(gradients: list[torch.Tensor], unique: bool = True) -> tuple[Engine, Any]:
+def _gathered(gradients: list[torch.Tensor], unique: bool = True) -> tuple[Engine, Batch]:
     """The engine and its batch; a gradient that occurs twice is taken once, because it would be scaled twice."""
     engine = engine_for(gradients)
     try:
@@ -203,7 +201,7 @@ def _raise_if_nonfinite(norm: float, kind: Norm) -> None:
         )
 
 
-def _known(norm: Any, engine: Engine, gradient: torch.Tensor) -> Measure:
+def _known(norm: torch.Tensor | float, engine: Engine, gradient: torch.Tensor) -> Measure:
     """The measure of a norm that was taken before, as this engine would give it."""
     if isinstance(engine, TorchEngine) and engine.waits:
         total = torch.as_tensor(norm, device=gradient.device).detach().reshape(1).to(wide_of(gradient))
@@ -216,7 +214,7 @@ def _known(norm: Any, engine: Engine, gradient: torch.Tensor) -> Measure:
     return Measure(number, 0, SCALARS)
 
 
-def _as_tensor(norm: Any, engine: Engine, batch: Any) -> torch.Tensor:
+def _as_tensor(norm: Operand, engine: Engine, batch: Batch) -> torch.Tensor:
     """The norm as a 0-dim tensor: float32, or float64 where the gradients or the number need it."""
     dtype = torch.float64 if engine.holds_float64(batch) else torch.float32
     if engine.waits:

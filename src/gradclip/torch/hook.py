@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch.optim import Optimizer
 
-from gradclip.engines.base import Engine
+from gradclip.engines.base import Batch, Engine
 from gradclip.rules.rule import AnyRule
 from gradclip.step.part import Part
 from gradclip.step.respond import report_nothing
@@ -126,12 +126,13 @@ class AttachedClipper(Clipper):
             return args, {**kwargs, "closure": closure_then_clip}
         return (args[0], closure_then_clip, *args[2:]), kwargs
 
-    def _clip_for(self, optimizer: Optimizer, loss: Any = None) -> None:
+    def _clip_for(self, optimizer: Optimizer, loss: object = None) -> None:
         """Clip for the step of `optimizer`; `loss` is what its closure returned."""
         self._step_attributes.restore()
         if self._was_clipped(optimizer):
             return
-        self.give_returned(loss)
+        if loss is not None:
+            self.give_returned(loss)
         if len(self.optimizers) > 1:
             refuse_scaled([other for other in self.optimizers if other is not optimizer], optimizer)
         if self._spans and torch._C._current_graph_task_id() != -1:
@@ -195,7 +196,7 @@ class AttachedClipper(Clipper):
         elif result.skipped:
             drop([p for other in self.optimizers for group in other.param_groups for p in group["params"]])
 
-    def write(self, part: Part, batch: Any, engine: Engine) -> None:
+    def write(self, part: Part, batch: Batch, engine: Engine) -> None:
         """Write the gradients, or hand the coefficient to the fused optimizer, which divides by `grad_scale`."""
         if not self._through:
             super().write(part, batch, engine)

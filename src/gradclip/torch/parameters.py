@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from gradclip.engines import choice, torch_layout
+from gradclip.rules.arrays import Operand
 from gradclip.step.gradients import Gradients
 from gradclip.step.respond import report_nothing
 
@@ -106,7 +107,7 @@ def _name_in(places: list[tuple[int, dict[str, Any], int]], index: int) -> str:
     return names[index - first] if names else f"group {number}, parameter {index - first}"
 
 
-def gradients_of(parameters: TorchParameters, need_clip: NeedClip | None = None, divisor: Any = 1.0) -> Gradients:
+def gradients_of(parameters: TorchParameters, need_clip: NeedClip | None = None, divisor: Operand = 1.0) -> Gradients:
     """The gradients to clip: of the parameters that have one and that need clipping, each parameter once."""
     tensors = parameters.tensors
     found = found_in(tensors)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch.optim import Optimizer
 
@@ -18,7 +16,7 @@ class StepAttributes:
     """The attributes that are set on optimizers, with what they were before."""
 
     def __init__(self) -> None:
-        self._each: list[tuple[Optimizer, str, Any, torch.Tensor]] = []
+        self._each: list[tuple[Optimizer, str, object, torch.Tensor]] = []
 
     def set(self, optimizer: Optimizer, name: str, value: torch.Tensor) -> None:
         """Set an attribute that the fused step reads, until the step is over."""

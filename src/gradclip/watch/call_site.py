@@ -34,7 +34,7 @@ def caller() -> tuple[str, str]:
         if not package:
             return f"{path_from_here(frame.f_code.co_filename)}:{frame.f_lineno}", by
         by = by if package in PASSED else package
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back  # type: ignore[assignment]  # the outermost frame has none
     return "", by
 
 

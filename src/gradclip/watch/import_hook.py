@@ -36,4 +36,4 @@ class ImportHook:
             execute(module)
             then(module)
 
-        loader.exec_module = execute_and_call_back  # type: ignore[method-assign]
+        loader.exec_module = execute_and_call_back  # type: ignore[method-assign]  # a loader has no hook

@@ -112,7 +112,7 @@ def watch_ours(recorder: Recorder) -> None:
             recorder.clip_ended(call, result)
         return result
 
-    Clipper.clip_ = clip_and_record  # type: ignore[method-assign]
+    Clipper.clip_ = clip_and_record  # type: ignore[method-assign]  # it has no hook
 
 
 def compiling() -> bool:
@@ -158,7 +158,7 @@ def watch_backward(autograd: ModuleType, recorder: Recorder) -> None:
             recorder.backward_ended(begun)
         return found
 
-    autograd.backward = backward_and_record  # type: ignore[attr-defined]
+    autograd.backward = backward_and_record  # type: ignore[attr-defined]  # it has no hook
 
 
 def parameters_of(optimizer: Any) -> list[Any]:
@@ -171,7 +171,7 @@ def watch_scaler(scaler: type, recorder: Recorder) -> None:
     from gradclip.torch.scaler import listen
 
     before(scaler, "unscale_", lambda sender, optimizer: recorder.gradients_unscaled(optimizer))
-    scale = scaler.scale  # type: ignore[attr-defined]
+    scale = scaler.scale  # type: ignore[attr-defined]  # either of two classes
 
     @functools.wraps(scale)
     def scale_and_record(self: Any, outputs: Any) -> Any:
@@ -180,7 +180,7 @@ def watch_scaler(scaler: type, recorder: Recorder) -> None:
             recorder.loss_scaled(self._scale, outputs)
         return scaled
 
-    scaler.scale = scale_and_record  # type: ignore[attr-defined]
+    scaler.scale = scale_and_record  # type: ignore[attr-defined]  # nor has this
     listen(recorder)
 
 

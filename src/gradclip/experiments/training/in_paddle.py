@@ -63,7 +63,7 @@ def exploding_net(
     return PaddleLearner(net, lambda x, y: nn.functional.mse_loss(net(x), y), rule, learning_rate)
 
 
-class PaddleCharRNN(nn.Layer):  # type: ignore[misc]
+class PaddleCharRNN(nn.Layer):  # type: ignore[misc]  # Paddle is not checked
     """Logits of the next character at each position: `[B, T] -> [B, T, symbols]`."""
 
     def __init__(self, symbols: int, units: int) -> None:

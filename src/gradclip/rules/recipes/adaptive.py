@@ -70,7 +70,7 @@ def ZClip(
 
     >>> ZClip(max_norm=None)
     all tensors together: an L2 norm above the mean + 2.5 standard deviations, falling to the mean, of an EMA of 0.97 \
-(after 25, fed limit, readmitting after 25) is rescaled to it
+(after 25, learning the limit for an outlier, its norm after 25 in a row) is rescaled to it
     """
     history = History(EMASpread(alpha), ZReciprocal(z), feed, warmup, None if feed == "raw" else readmit)
     return Rule(Global(), L2(), history if max_norm is None else min_of(max_norm, history), Rescale())
@@ -90,8 +90,8 @@ def AdaGC(ratio: float = 1.05, beta: float = 0.98, warmup: int = 100, max_norm: 
     it is a lower learning rate in disguise.
 
     >>> AdaGC().stages[1]
-    each tensor: an L2 norm above 1.05 times the mean of an EMA of 0.98 from the smallest norm (after 100, fed \
-clipped) is rescaled to it
+    each tensor: an L2 norm above 1.05 times the mean of an EMA of 0.98 from the smallest norm (after 100, \
+learning clipped norms) is rescaled to it
     """
     history = History(EMA(beta, "least"), Ratio(ratio), "clipped", warmup)
     return Rule(Global(), L2(), until(warmup, max_norm, None)) >> Rule(Tensor(), L2(), history)
@@ -106,7 +106,7 @@ def EMARatio(ratio: float = 2.0, beta: float = 0.99) -> Rule:
     Differs from the original: (1) no epsilon; (2) a non-finite norm is never learnt.
 
     >>> EMARatio(2.0)
-    each tensor: an L2 norm above 2 times the mean of an EMA of 0.99 (fed clipped) is rescaled to it
+    each tensor: an L2 norm above 2 times the mean of an EMA of 0.99 (learning clipped norms) is rescaled to it
     """
     return Rule(Tensor(), L2(), History(EMA(beta), Ratio(ratio), "clipped"), Rescale())
 
@@ -158,7 +158,7 @@ def NormGrowth(growth: float = 1.01) -> Rule:
     for that; (2) a zero or non-finite norm is never learnt: there, a zero would stop the tensor for ever.
 
     >>> NormGrowth(1.01)
-    each tensor: an L2 norm above 1.01 times the last norm (fed clipped) is rescaled to it
+    each tensor: an L2 norm above 1.01 times the last norm (learning clipped norms) is rescaled to it
     """
     return Rule(Tensor(), L2(), History(EMA(0.0), Ratio(growth), "clipped"), Rescale())
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from gradclip.rules.norm import L2, RMS, Linf, norm_of_order
 from gradclip.rules.response import Normalize, Smooth
 from gradclip.rules.rule import Rule
 from gradclip.rules.scope import Element, Global, Tensor
-from gradclip.rules.threshold import Bounds, Constant, Threshold
+from gradclip.rules.threshold import Bounds, Constant, Limit, Threshold, checked_limit
 
 __all__ = ["BlockRMS", "ClipGradByGlobalNorm", "ClipGradByNorm", "ClipGradByValue", "NormalizedGradient", "SmoothClip"]
 
 
-def ClipGradByValue(max: Any, min: float | None = None) -> Rule:
+def ClipGradByValue(max: Limit, min: float | None = None) -> Rule:
     """Clip each element to the interval [min, max].
 
     Formula: `out = clamp(g, min, max)`; `min=None` means `-max`. Bounds have the unit of the gradient, `min < 0 < max`;
@@ -26,10 +26,10 @@ def ClipGradByValue(max: Any, min: float | None = None) -> Rule:
     """
     if min is None:
         return Rule(Element(), Linf(), _threshold(max, "max"))
-    return Rule(Element(), Linf(), Bounds(max, min))
+    return Rule(Element(), Linf(), Bounds(checked_limit(max, "max"), min))
 
 
-def ClipGradByNorm(clip_norm: Any, norm_type: float = 2.0) -> Rule:
+def ClipGradByNorm(clip_norm: Limit, norm_type: float = 2.0) -> Rule:
     """Rescale each tensor alone to a norm of at most `clip_norm`.
 
     Formula: `out = g * min(1, clip_norm / ||g||_p)` with p = `norm_type` in (0, inf]. `clip_norm` has the unit of the
@@ -43,7 +43,7 @@ def ClipGradByNorm(clip_norm: Any, norm_type: float = 2.0) -> Rule:
     return Rule(Tensor(), norm_of_order(norm_type), _threshold(clip_norm, "clip_norm"))
 
 
-def ClipGradByGlobalNorm(clip_norm: Any, norm_type: float = 2.0) -> Rule:
+def ClipGradByGlobalNorm(clip_norm: Limit, norm_type: float = 2.0) -> Rule:
     """Rescale all tensors by one factor, so that their norm taken together is at most `clip_norm`.
 
     Formula: `out_i = g_i * min(1, clip_norm / (sum_j ||g_j||_p^p)^(1/p))` with p = `norm_type` in (0, inf].
@@ -57,7 +57,7 @@ def ClipGradByGlobalNorm(clip_norm: Any, norm_type: float = 2.0) -> Rule:
     return Rule(Global(), norm_of_order(norm_type), _threshold(clip_norm, "clip_norm"))
 
 
-def BlockRMS(limit: Any = 1.0) -> Rule:
+def BlockRMS(limit: Limit = 1.0) -> Rule:
     """Rescale each tensor alone to a root mean square of at most `limit`.
 
     Formula: `out = g * min(1, limit / rms(g))` with `rms(g) = ||g||_2 / sqrt(number of elements)` for each tensor.
@@ -71,7 +71,7 @@ def BlockRMS(limit: Any = 1.0) -> Rule:
     return Rule(Tensor(), RMS(), _threshold(limit, "limit"))
 
 
-def NormalizedGradient(norm: Any = 1.0, epsilon: float = 0.0, each_tensor: bool = False) -> Rule:
+def NormalizedGradient(norm: Limit = 1.0, epsilon: float = 0.0, each_tensor: bool = False) -> Rule:
     """Give the gradient always the same norm, from above and from below.
 
     Formula: `out = g / (||g|| / norm + epsilon)` for all tensors together, or for each where `each_tensor`. A zero
@@ -86,7 +86,7 @@ def NormalizedGradient(norm: Any = 1.0, epsilon: float = 0.0, each_tensor: bool 
 
 
 def SmoothClip(
-    clip_norm: Any = 1.0, kind: Literal["reciprocal", "sqrt", "tanh"] = "reciprocal", each_tensor: bool = False
+    clip_norm: Limit = 1.0, kind: Literal["reciprocal", "sqrt", "tanh"] = "reciprocal", each_tensor: bool = False
 ) -> Rule:
     """Bend the norm of the gradient below a threshold instead of breaking it there.
 
@@ -102,7 +102,7 @@ def SmoothClip(
     return Rule(Tensor() if each_tensor else Global(), L2(), _threshold(clip_norm, "clip_norm"), Smooth(kind))
 
 
-def _threshold(value: Any, name: str) -> Threshold:
+def _threshold(value: Limit, name: str) -> Threshold:
     """`value` itself if it is a threshold already, else the constant."""
     if isinstance(value, Threshold):
         return value

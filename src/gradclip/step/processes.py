@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from gradclip.engines.base import Across, Engine
-from gradclip.rules.arrays import Array, ArrayFunctions
+from gradclip.rules.arrays import Array, ArrayFunctions, Operand
 from gradclip.step.decide import either
 from gradclip.step.gradients import Gradients
 from gradclip.step.part import Part
 
 
-def broken_after(parts: Iterable[Part], broken: Any, gradients: Gradients) -> Any:
+def broken_after(parts: Iterable[Part], broken: Operand, gradients: Gradients) -> Operand:
     """Whether any process has measured a non-finite element in these parts, or `broken` says so already."""
     across = gradients.across
     for part in parts:

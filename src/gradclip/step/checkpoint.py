@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -13,6 +14,14 @@ from gradclip.step.memory import Memories
 
 VERSION = 2
 """Version 1 had the sentence of the rule as `rule`; it is read still."""
+
+
+FORMER_WORDS = {
+    "learning the limit for an outlier": "fed limit",
+    "learning clipped norms": "fed clipped",
+    "learning no outlier": "fed accepted",
+}
+"""Of the sentences of version 1; what is worded anew later is no matter to a state."""
 
 
 class HasState(Protocol):
@@ -44,10 +53,17 @@ def load_state(clipper: HasState, state: Mapping[str, Any]) -> None:
     version = state.get("version")
     if version not in (1, VERSION):
         raise ValueError(f"expected a clipper state of version {VERSION}, found {version!r}")
-    if state["rule"] != (repr(clipper.rule) if version == 1 else described(clipper.rule)):
+    if state["rule"] != (_sentence_of_version_1(clipper.rule) if version == 1 else described(clipper.rule)):
         words = state["rule" if version == 1 else "words"]
         raise ValueError(f"this state belongs to the rule {words!r}, the clipper has {clipper.rule!r}")
     clipper.step = state["step"]
     clipper.consecutive_skips = state["consecutive_skips"]
     clipper.memories.load(state["thresholds"])
     clipper.carried = dict(state.get("carried", {}))
+
+
+def _sentence_of_version_1(rule: AnyRule) -> str:
+    sentence = re.sub(r"its norm after (\d+) in a row", r"readmitting after \1", repr(rule))
+    for words, former in FORMER_WORDS.items():
+        sentence = sentence.replace(words, former)
+    return sentence

@@ -1,0 +1,17 @@
+"""How much work the tests are worth: the short form for `make test`, the long one, `TESTS=long`, for `make laws`."""
+
+from __future__ import annotations
+
+import os
+
+LONG = os.environ.get("TESTS") == "long"
+EXAMPLES = 20 if LONG else 4
+"""How many gradients hypothesis draws for each rule."""
+
+QUICK_PROGRAMS = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false"
+)
+"""A program is compiled for one small example, and that takes most of the time of the tests of JAX: these halve it.
+
+The programs do the same operations in the same types. The long form compiles them as a user's process does.
+"""
