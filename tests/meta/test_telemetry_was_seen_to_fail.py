@@ -68,7 +68,7 @@ PLANTS = [
     Plant("whatever a closure returns is a loss", test_loss.test_a_closure_that_returns_no_number_tells_no_loss, (),
           gradclip.clipper, "is_one", lambda number: True, (*RED, TypeError)),
     Plant("the loss stays on the device", test_drain.check_a_drain_is_one_copy, (2,),
-          gradclip.telemetry.pending, "with_arrays", lambda result, given: result),
+          Result, "with_arrays", lambda result, given: result),
     Plant("a NaN is written as it is", test_event.check_round_trip, (replace(test_event.EVENT, norm_before=math.nan),),
           Event, "to_dict", lambda self: {"schema": 1, **asdict(self)}),
     Plant("a torn line is kept", in_folder, (test_jsonl.check_resumed_after_a_tear,),
