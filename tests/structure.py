@@ -61,8 +61,6 @@ MAY_IMPORT = {
 clipper <- doors. The engines do not decide."""
 OF_EACH_DOOR = ("clipper.py", "functional.py", "parameters.py", "Clipper")
 """The names of files and classes that each door may have, as its framework's users expect them."""
-LEFT_OVER = ("across.py", "state.py")
-"""Those of both `step` and `optax`, to be mended."""
 PURE = ("rules", "step/decide.py", "step/policy.py", "errors.py", "telemetry/event.py")
 """These import the standard library alone and name no framework."""
 
