@@ -113,6 +113,15 @@ def test_a_complex_gradient_is_measured_by_its_magnitudes(door, norm, dtype):
     np.testing.assert_allclose(exact(p), before / expected, rtol=1e-6)
 
 
+def test_a_second_norm_of_a_complex_gradient_is_of_what_the_first_left(door):
+    """|3 + 4i| and |6 + 8i| are 5 and 10: clipped to an L2 norm of 1, their L1 norm is 15 / sqrt(125)."""
+    both = [parameter(3 + 4j, dtype=torch.complex64), parameter(6 + 8j, dtype=torch.complex64)]
+    rule = ClipGradByGlobalNorm(1.0) >> ClipGradByGlobalNorm(0.5, 1)
+    result = door.clip_(both, rule)
+    assert result.segments[1].norm_before == pytest.approx(15 / 125**0.5, rel=1e-6)
+    assert sum(float(p.grad.abs().sum()) for p in both) == pytest.approx(0.5, rel=1e-6)
+
+
 def test_a_complex_gradient_has_rows(door):
     p = parameter(grad=torch.tensor([[3 + 4j, 0j], [0.3j, 0.4]]))
     door.clip_([p], Rule(Row(), L2(), Constant(1.0)))
