@@ -24,38 +24,45 @@ def ordinary_gradients(seed: int = 0, spread: float = 1.0) -> list[Values]:
 def adversarial_gradients(dtype: str = "float32") -> dict[str, list[Values]]:
     """Lists of gradients by name, each within the range of `dtype`.
 
-    Most have the shapes of a few others: an engine that compiles a program for each list of shapes has less to compile.
+    Most have the shapes of the ordinary ones: an engine that compiles a program for each list of shapes has few then.
     """
     largest, tiny = LARGEST[dtype], DENORMAL[dtype]
     ordinary = ordinary_gradients(3, spread=0.5)
-    small = [np.full((2, 2), 1.0), np.full(3, 1.0), np.array(1.0)]
     finite = {
-        "largest numbers": [np.full((2, 2), largest), np.array([1.0, -largest, largest]), np.array(1.0)],
-        "many large numbers": [np.full((2, 300), -largest / 3), np.full(1300, largest / 2)],
-        "denormals": [array * tiny for array in small],
-        "largest and smallest": [
-            np.array([[tiny, -tiny], [largest, 1.0]]), np.array([largest, tiny, -1.0]), np.array(tiny),
-        ],
-        "zeros": [array * 0.0 for array in small],
-        "negative zeros": [np.full((2, 2), -0.0), np.array([-0.0, 0.0, 3.0]), np.array(-0.0)],
+        "largest numbers": _filled([largest, 1.0, -largest, largest, -largest]),
+        "many large numbers": _filled([largest / 2, -largest / 3]),
+        "denormals": _filled([tiny]),
+        "largest and smallest": _filled([tiny, largest, -1.0, -tiny]),
+        "zeros": _filled([0.0]),
+        "negative zeros": _filled([-0.0, 0.0], vector=[-0.0, 0.0, 3.0]),
         "one number": [np.array(5.0)],
         "empty tensors": [np.zeros((0, 3)), np.zeros(0), np.array([3.0, 4.0, 0.0])],
-        "rows without elements": [np.zeros((3, 0)), np.array([[3.0, 4.0], [0.1, 0.1]])],
+        "rows without elements": [np.zeros((3, 0)), np.resize([3.0, 4.0, 0.1, 0.1, 0.0], (4, 5))],
         "only an empty tensor": [np.zeros(0)],
-        "exactly the limit": [np.array([[0.6, 0.8], [0.0, 0.0]]), np.zeros(3), np.array(0.0)],
-    }  # fmt: skip
+        "exactly the limit": _filled([0.0], matrix=[0.6, 0.8, *[0.0] * 18]),
+    }
     if ROUNDING[dtype] < 2.0**-11 or dtype == "bfloat16":
-        finite |= {"1e25": [np.resize([1e25, -2e25, 3e25, 1.0], (2, 300)), np.full(1300, 1e25)]}
-        finite |= {"1e-25": [np.full((2, 300), 1e-25), np.resize([-1e-25, 2e-25], 1300)]}
+        finite |= {"1e25": _filled([1e25, -2e25, 3e25, 1.0]), "1e-25": _filled([1e-25, -1e-25, 2e-25])}
     broken = {
         "a NaN": _broken(ordinary, np.nan),
         "an inf": _broken(ordinary, np.inf),
         "a negative inf": _broken(ordinary, -np.inf),
-        "NaN and inf": [np.array([[np.nan, 1.0], [2.0, np.inf]]), np.array([np.inf, -np.inf, 2.0]), np.array(3.0)],
-        "a NaN alone": [np.full((2, 2), 0.1), np.full(3, 0.1), np.array(np.nan)],
-        "a NaN beside the largest": [np.array([[largest, np.nan], [1.0, largest]]), np.full(3, largest), np.array(1.0)],
+        "NaN and inf": _filled([3.0], vector=[np.inf, -np.inf, 1.0], matrix=[np.nan, 1.0, 2.0, np.inf]),
+        "a NaN alone": _filled([0.5], scalar=[np.nan]),
+        "a NaN beside the largest": _filled([largest], vector=[largest, np.nan, 1.0]),
     }
     return finite | broken
+
+
+def _filled(
+    others: list[float],
+    scalar: list[float] | None = None,
+    vector: list[float] | None = None,
+    matrix: list[float] | None = None,
+) -> list[Values]:
+    """Arrays with the shapes of the ordinary ones, full of `others`, but for the first of no, one and two axes."""
+    numbers = [scalar or others, vector or others, matrix or others, *[others] * (len(SHAPES) - 3)]
+    return [np.resize(these, shape) for these, shape in zip(numbers, SHAPES, strict=True)]
 
 
 def _broken(arrays: list[Values], element: float) -> list[Values]:
