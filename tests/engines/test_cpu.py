@@ -38,11 +38,18 @@ def values(tensor):
 
 def norm_of(x, p):
     """The p-norm in long double, with the peak taken out."""
+    return norms_of_rows(np.asarray(x).reshape(1, -1), p)[0]
+
+
+def norms_of_rows(x, p):
+    """The same of each row of a matrix."""
     x = np.abs(np.asarray(x, np.longdouble))
-    peak = x.max(initial=0)
-    if peak == 0 or math.isinf(p):
-        return float(peak)
-    return float(peak * np.sum((x / peak) ** p) ** (np.longdouble(1) / p))
+    peak = x.max(axis=1, initial=0)
+    if math.isinf(p):
+        return peak.astype(float).tolist()
+    parts = x / np.where(peak > 0, peak, 1)[:, None]
+    powers = parts * parts if p == 2 else parts if p == 1 else parts**p
+    return (peak * np.sum(powers, axis=1) ** (np.longdouble(1) / p)).astype(float).tolist()
 
 
 def measured(tensors, scope, norm, engine=ENGINE):
@@ -52,16 +59,16 @@ def measured(tensors, scope, norm, engine=ENGINE):
 
 
 def segments_of(tensor, scope):
+    """An array whose first axis is that of the segments."""
     x = tensor.detach().double().numpy()
-    if isinstance(scope, Row) and x.ndim >= 2:
-        return list(np.moveaxis(x, scope.axis or 0, 0))
-    return [x]
+    return np.moveaxis(x, scope.axis or 0, 0) if isinstance(scope, Row) and x.ndim >= 2 else x[None]
 
 
 def norms(tensors, scope, p):
     if isinstance(scope, Global):
         return [norm_of(np.concatenate([values(t) for t in tensors]), p)]
-    return [norm_of(part.ravel(), p) for tensor in tensors for part in segments_of(tensor, scope)]
+    segments = (segments_of(tensor, scope) for tensor in tensors)
+    return [norm for rows in segments for norm in norms_of_rows(rows.reshape(len(rows), math.prod(rows.shape[1:])), p)]
 
 
 def ulp(truth, dtype):
