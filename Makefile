@@ -8,8 +8,11 @@ demo: .venv/ready
 	$(BIN)/gradclip demo --out out
 
 # A process for each core, of which each holds three frameworks in memory; one thread in each, or they wait for another.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+
 test: .venv/ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+	$(PYTEST)
+	@echo "Every law was tried on every engine. The long form draws more gradients and makes the pages anew: make laws"
 
 check: .venv/ready
 	$(BIN)/ruff check .
@@ -20,7 +23,7 @@ bench: .venv/ready
 	$(BIN)/python -m benchmarks
 
 laws: .venv/ready
-	$(BIN)/python -m pytest tests/laws tests/meta
+	TESTS=long $(PYTEST) tests/laws tests/optax_door tests/meta tests/docs tests/test_cli_in_a_shell.py
 
 docs: .venv/ready
 	$(BIN)/python docs/make_tables.py

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
 LONG = os.environ.get("TESTS") == "long"
+only_long = pytest.mark.skipif(not LONG, reason="a part of the long form, `make laws`: it makes pages or trains anew")
+
 EXAMPLES = 20 if LONG else 4
 """How many gradients hypothesis draws for each rule."""
 

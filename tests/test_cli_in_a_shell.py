@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import gradclip
+from effort import only_long
 from gradclip.cli import command_line, completion_command, main, methods_command
 from gradclip.experiments.tasks.titles import TASKS
 from gradclip.telemetry import Event, jsonl
@@ -56,7 +57,7 @@ def environment(**changes):
         ["report", "run", "--text"],
         ["suggest", "run"],
         ["compare"],
-        ["compare", "bias", "--rules", "none", "--seeds", "1"],
+        pytest.param(["compare", "bias", "--rules", "none", "--seeds", "1"], marks=only_long),
         ["methods"],
         ["methods", "ZClip"],
         ["export", "run", "--json"],
@@ -116,10 +117,11 @@ def test_a_terminal_gets_colours_unless_it_is_asked_to_do_without(folder):
     assert b"\x1b" not in in_terminal(folder, "report", "run", "--text", NO_COLOR="1")
 
 
-def test_a_table_in_a_terminal_heeds_no_color(folder):
-    told = in_terminal(folder, "compare", "bias", "--rules", "none", "--seeds", "1", NO_COLOR="1", COLUMNS="100")
-    assert b"\x1b[1m" in told  # bold is no colour
-    assert not re.search(rb"\x1b\[[0-9;]*[349][0-9][0-9;]*m", told)
+@only_long
+def test_a_table_in_a_terminal_without_color(folder):
+    shown = in_terminal(folder, "compare", "bias", "--rules", "none", "--seeds", "1", NO_COLOR="1", COLUMNS="100")
+    assert b"\x1b[1m" in shown  # bold is no colour
+    assert not re.search(rb"\x1b\[[0-9;]*[349][0-9][0-9;]*m", shown)
 
 
 def completed(script, *words):

@@ -7,6 +7,7 @@ import json
 import pytest
 
 import make_suggestions as suggestions
+from effort import only_long
 from gradclip.advice.suggestion import suggest
 from gradclip.experiments.sign_test import WORSE
 from gradclip.experiments.tasks.titles import TASKS
@@ -50,6 +51,7 @@ def test_a_suggestion_is_that_of_today(name: str) -> None:
     assert new.threshold == pytest.approx(recorded.threshold.value(0), rel=0.05)
 
 
+@only_long
 def test_what_a_search_finds_is_what_it_finds_today() -> None:
     own = suggestions.stored()["tasks"]["heavy-tails"]["trials"]["global:1"][0]
     seed = suggestions.SEEDS[0] + suggestions.OTHER

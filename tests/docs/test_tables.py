@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 import make_tables as table
+from effort import only_long
 
+pytestmark = only_long
 PYTORCH, PADDLE, OPTAX = table.PAGES
 MADE_WITH = {"PyTorch": "2.13", "Paddle": "3.3", "Optax": "0.2"}
 

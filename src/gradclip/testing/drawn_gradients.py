@@ -28,6 +28,7 @@ def adversarial_gradients(dtype: str = "float32") -> dict[str, list[Values]]:
     """
     largest, tiny = LARGEST[dtype], DENORMAL[dtype]
     ordinary = ordinary_gradients(3, spread=0.5)
+    empty = [np.zeros((0, 3)), np.zeros(0), np.zeros((3, 0))]
     finite = {
         "largest numbers": _filled([largest, 1.0, -largest, largest, -largest]),
         "many large numbers": _filled([largest / 2, -largest / 3]),
@@ -36,8 +37,8 @@ def adversarial_gradients(dtype: str = "float32") -> dict[str, list[Values]]:
         "zeros": _filled([0.0]),
         "negative zeros": _filled([-0.0, 0.0], vector=[-0.0, 0.0, 3.0]),
         "one number": [np.array(5.0)],
-        "empty tensors": [np.zeros((0, 3)), np.zeros(0), np.array([3.0, 4.0, 0.0])],
-        "rows without elements": [np.zeros((3, 0)), np.resize([3.0, 4.0, 0.1, 0.1, 0.0], (4, 5))],
+        "empty tensors": [*empty, np.array([3.0, 4.0, 0.0]), np.zeros((4, 5))],
+        "rows without elements": [*empty, np.zeros(3), np.resize([3.0, 4.0, 0.1, 0.1, 0.0], (4, 5))],
         "only an empty tensor": [np.zeros(0)],
         "exactly the limit": _filled([0.0], matrix=[0.6, 0.8, *[0.0] * 18]),
     }
