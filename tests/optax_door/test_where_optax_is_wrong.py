@@ -6,7 +6,6 @@ import numpy as np
 import optax
 import pytest
 
-from effort import LONG
 from gradclip import ClipGradByGlobalNorm, ClipGradByNorm
 from gradclip.optax import clip
 from gradclip.testing.drawn_gradients import ordinary_gradients
@@ -39,16 +38,11 @@ def test_where_optax_is_right_both_agree():
 
 
 def test_many_bfloat16_leaves_are_summed_in_float32():
-    """The first square is near 272, where bfloat16 numbers are 2 apart: Optax loses each of 150 squares near 0.9.
-
-    All together are near 407, and the root of 407 / 272 is 1.22. How many are lost depends on what XLA fuses: a program
-    that was compiled quickly loses fewer.
-    """
+    """The norm of 50,000 normal numbers is near 224; Optax adds the 500 squares in bfloat16 and stops at 183."""
     random = np.random.default_rng(0)
-    small = [random.standard_normal(100) * 0.9**0.5 / 10 for _ in range(150)]
-    leaves = tuple(jnp.asarray(leaf, jnp.bfloat16) for leaf in (np.full(100, 1.65), *small))
+    leaves = tuple(jnp.asarray(random.standard_normal(100), jnp.bfloat16) for _ in range(500))
     tx = optax.clip_by_global_norm(1.0)
-    assert norm(tx.update(leaves, tx.init(leaves))[0]) > (1.2 if LONG else 1.05)
+    assert norm(tx.update(leaves, tx.init(leaves))[0]) > 1.2
     ours, state = by(clip(ClipGradByGlobalNorm(1.0)), *leaves)
     assert float(state.last.norm_before) == pytest.approx(norm(leaves), rel=1e-6)
     assert norm(ours) == pytest.approx(1.0, rel=2.0**-9)  # each leaf is rounded to bfloat16 once

@@ -127,6 +127,8 @@ def it_learns_as_the_reference_does(bench: Bench, rule: AnyRule, arrays: list[Va
 def a_kept_segment_is_not_written(bench: Bench, rule: AnyRule, arrays: list[Values]) -> None:
     """on_nonfinite="keep": what holds a NaN is not written, and no finite element becomes non-finite."""
     broken, index = with_nan(rule, arrays)
+    if index is None:
+        return
     outcome = bench.clip(rule, broken, on_nonfinite="keep")
     assert outcome.result is not None, f"{rule!r} raised {outcome.error} under on_nonfinite='keep'"
     assert outcome.result.nonfinite > 0, f"{rule!r} did not count the NaN of t{index}"
@@ -138,7 +140,10 @@ def a_kept_segment_is_not_written(bench: Bench, rule: AnyRule, arrays: list[Valu
 
 def a_skipped_step_writes_nothing(bench: Bench, rule: AnyRule, arrays: list[Values]) -> None:
     """on_nonfinite="skip": the result says so, and an engine that need not wait writes no gradient."""
-    outcome = bench.clip(rule, with_nan(rule, arrays)[0], on_nonfinite="skip")
+    broken, index = with_nan(rule, arrays)
+    if index is None:
+        return
+    outcome = bench.clip(rule, broken, on_nonfinite="skip")
     assert outcome.result is not None, f"{rule!r} raised {outcome.error} under on_nonfinite='skip'"
     assert outcome.result.skipped, f"{rule!r} did not skip a step with a NaN"
     if not bench.engine.waits:
@@ -148,6 +153,8 @@ def a_skipped_step_writes_nothing(bench: Bench, rule: AnyRule, arrays: list[Valu
 def zeroing_leaves_only_finite_numbers(bench: Bench, rule: AnyRule, arrays: list[Values]) -> None:
     """on_nonfinite="zero": afterwards every element is finite, and what was NaN is 0."""
     broken, index = with_nan(rule, arrays)
+    if index is None:
+        return
     outcome = bench.clip(rule, broken, on_nonfinite="zero")
     assert outcome.error is None, f"{rule!r} raised {outcome.error} under on_nonfinite='zero'"
     assert all(np.isfinite(after).all() for after in outcome.after), f"{rule!r} left non-finite elements"
@@ -157,6 +164,8 @@ def zeroing_leaves_only_finite_numbers(bench: Bench, rule: AnyRule, arrays: list
 def raising_names_the_tensor_and_writes_nothing(bench: Bench, rule: AnyRule, arrays: list[Values]) -> None:
     """on_nonfinite="raise": the error names the tensor, and no gradient is written."""
     broken, index = with_nan(rule, arrays)
+    if index is None:
+        return
     outcome = bench.clip(rule, broken, on_nonfinite="raise")
     assert isinstance(outcome.error, NonFiniteGradient), f"{rule!r} ended with {outcome.error!r} for a NaN"
     assert f"'t{index}'" in str(outcome.error), f"{rule!r}: the error does not name t{index}: {outcome.error}"
@@ -265,11 +274,16 @@ def a_fused_path_equals_the_plain_one(bench: Bench, rule: Rule, arrays: list[Val
 # -- What the laws share
 
 
-def with_nan(rule: AnyRule, arrays: list[Values]) -> tuple[list[Values], int]:
-    """`arrays` with a NaN in the middle of the largest tensor that the rule is for, and the place of that tensor."""
+def with_nan(rule: AnyRule, arrays: list[Values]) -> tuple[list[Values], int | None]:
+    """`arrays` with a NaN in the middle of the largest tensor that the rule is for, and the place of that tensor.
+
+    None where all of these are empty, so that no NaN can come in.
+    """
     served = [i for i in range(len(arrays)) if not isinstance(rule, Rules) or rule[f"t{i}"] is not None]
     index = max(served, key=lambda i: arrays[i].size)
     broken = [np.array(array) for array in arrays]
+    if not broken[index].size:
+        return broken, None
     broken[index].reshape(-1)[broken[index].size // 2] = np.nan
     return broken, index
 
