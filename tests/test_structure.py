@@ -11,7 +11,7 @@ from structure import (
     files_of,
     frameworks_named,
     heavy_modules,
-    import_seconds,
+    import_cost,
     impure_imports,
     missing_paths,
     repeated_class_names,
@@ -52,8 +52,8 @@ def test_importing_gradclip_imports_no_framework_and_no_numpy():
     assert heavy_modules(SOURCE) == []
 
 
-def test_importing_gradclip_takes_less_than_50_ms():
-    assert import_seconds(SOURCE) < 0.05
+def test_importing_gradclip_is_as_cheap_as_a_few_dataclasses():
+    assert import_cost(SOURCE) < 3.0
 
 
 def test_every_path_that_the_architecture_names_exists():
