@@ -95,8 +95,7 @@ class Clipper:
 
     def give_returned(self, loss: Any) -> None:
         """Hand over what a closure returned, where somebody hears of the loss and it was not given already."""
-        read = "loss" in self.reads_given and loss is not None
-        if "loss" in self.hears - self._given.keys() and (read or is_one(loss)):
+        if "loss" in self.hears - self._given.keys() and ("loss" in self.reads_given or is_one(loss)):
             self.give(loss=loss)
 
     def taken_given(self) -> dict[str, Any]:
@@ -136,7 +135,7 @@ class Clipper:
         if self.telemetry is not None and self.tells():
             result = Result(self.step, engine)
             result.settle(True)
-            result.looked_up = nonfinite_names(gradients, gathered(engine, gradients), engine)[0]
+            result.looked_up = nonfinite_names(gradients.name, gathered(engine, gradients), engine)[0]
             self.telemetry.note(result, self.rule, gradients, left_out=True)
 
     def tells(self) -> bool:

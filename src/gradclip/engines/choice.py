@@ -32,7 +32,7 @@ def reader(adapter: Any, attribute: str, flag: str) -> Callable[[list[Any]], lis
 
 
 def checked(name: str | None, plain: str, framework: str, cpu_engine: Callable[[], Engine | None]) -> str | None:
-    """`name` if it is that of an engine here, "cpu" or `own`, or the error that says what there is."""
+    """`name` if it is that of an engine here, "cpu" or `plain`, or the error that says what there is."""
     if name is None or name == plain:
         return name
     if name != "cpu":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 import types
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +16,6 @@ GETSET_WORD, NAME, GET, CLOSURE = 5, 0, 1, 4
 """Where the object of a C attribute keeps its definition, and where this has the name, the getter and its closure."""
 
 
-@functools.cache
 def reader(kinds: tuple[type, type], attribute: str, flag: str) -> Callable[[list[Any]], list[Any] | None] | None:
     """A function that reads an `attribute` in C of each object of just these classes, and leaves out those it is None.
 

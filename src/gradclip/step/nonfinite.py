@@ -25,10 +25,10 @@ def any_nonfinite(batch: Batch, engine: Engine) -> tuple[Array, ArrayFunctions]:
     return measure.xp.any(measure.nonfinite > 0), measure.xp
 
 
-def nonfinite_names(gradients: Gradients, batch: Batch, engine: Engine) -> tuple[list[str], Measure]:
-    """The names of the gradients with a non-finite element, and the measure of each that shows it."""
+def nonfinite_names(name: Callable[[int], str], batch: Batch, engine: Engine) -> tuple[list[str], Measure]:
+    """The names of the tensors of a batch with a non-finite element, and the measure of each that shows it."""
     each = engine.measure(batch, Tensor(), Linf())
-    return [gradients.name(index) for index, count in enumerate(engine.to_host(each.nonfinite)) if count], each
+    return [name(index) for index, count in enumerate(engine.to_host(each.nonfinite)) if count], each
 
 
 def offenders_in(part: Part, to_host: Callable[[Array], list[float]]) -> list[str]:
@@ -48,14 +48,15 @@ def offenders(part: Part, batch: Batch, engine: Engine) -> list[str]:
     counts, norms = engine.to_host(part.measure.nonfinite), engine.to_host(part.plan.decisions[0].norm)
     if not any(counts) and all(map(math.isfinite, norms)):
         return []
-    each = engine.to_host(engine.measure(batch, Tensor(), Linf()).nonfinite)
-    names = [part.name(index) for index, count in enumerate(each) if count]
-    return names or ([] if part.sweep.per_tensor else [part.name(index) for index in range(len(each))])
+    names, each = nonfinite_names(part.name, batch, engine)
+    if names or part.sweep.per_tensor:
+        return names
+    return [part.name(index) for index in range(len(engine.to_host(each.nonfinite)))]
 
 
 def refuse_nonfinite(gradients: Gradients, batch: Batch, engine: Engine, step: Step) -> None:
     """Raise if any gradient is non-finite, in this process or in another one."""
-    names, measure = nonfinite_names(gradients, batch, engine)
+    names, measure = nonfinite_names(gradients.name, batch, engine)
     found: float = len(names)
     if gradients.across is not None:
         found = in_any(found, measure.nonfinite, measure.xp, engine, gradients.across)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from gradclip.engines.base import Engine, Measure
@@ -54,25 +55,24 @@ class Part(NamedTuple):
         return (self.sweep.leaf, self.measure) if self.each is None else (Tensor(), self.each)
 
 
+def changed(change: Callable[[Array], Array], value: Operand) -> Operand:
+    """`change` of an array; a plain number, and what is not there, stays."""
+    return value if value is None or isinstance(value, float | int) else change(value)
+
+
 def with_arrays(part: Part, change: Callable[[Array], Array]) -> Part:
-    """`part` with `change` of each array that a result reads of it, without the rest: the one list of these arrays.
-
-    Plain numbers stay as they are.
-    """
-
-    def changed(value: Array) -> Array:
-        return value if value is None or isinstance(value, float | int) else change(value)
+    """`part` with `change` of each array that a result reads of it, without the rest: the one list of these arrays."""
+    new = partial(changed, change)
 
     def measured(measure: Measure) -> Measure:
-        total, nonfinite, xp, scale = measure
-        return Measure(changed(total), changed(nonfinite), xp, changed(scale))
+        return Measure(new(measure.total), new(measure.nonfinite), measure.xp, new(measure.scale))
 
     decisions = [
-        Decision(changed(norm), changed(threshold), changed(coefficient), changed(action), {})
+        Decision(new(norm), new(threshold), new(coefficient), new(action), {})
         for norm, threshold, coefficient, action, _ in part.plan.decisions
     ]
     return part._replace(
-        divisor=changed(part.divisor),
+        divisor=new(part.divisor),
         measure=measured(part.measure),
         plan=Plan(None, decisions),
         owners=(),

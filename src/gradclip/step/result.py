@@ -13,7 +13,7 @@ from gradclip.rules.arrays import Array, Operand
 from gradclip.rules.norm import L2, Linf, Norm
 from gradclip.rules.response import ACTION_NAMES, SCALE, SKIP, ZERO
 from gradclip.step.nonfinite import offenders_in
-from gradclip.step.part import Part, actions_of, closing, joined, names_in, norms_in, opening, with_arrays
+from gradclip.step.part import Part, actions_of, changed, closing, joined, names_in, norms_in, opening, with_arrays
 
 
 class Segment(NamedTuple):
@@ -130,10 +130,7 @@ class Result:
         """A copy with `change` of each array that can be read of it, and nothing that was only for writing."""
         other = copy.copy(self)
         other.parts = [with_arrays(part, change) for part in self.parts]
-        other.overflow, other.loss = (
-            value if value is None or isinstance(value, float | int) else change(value)
-            for value in (self.overflow, self.loss)
-        )
+        other.overflow, other.loss = changed(change, self.overflow), changed(change, self.loss)
         return other
 
     def __float__(self) -> float:
