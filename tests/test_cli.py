@@ -65,15 +65,20 @@ finally:
     assert call(program=("-c", code)).stdout.endswith("[]\n")
 
 
-def test_help_takes_less_than_150_ms() -> None:
-    # Processor time, the best of five: what others do on the machine is not ours to answer for.
+def test_help_costs_little_more_than_the_standard_library() -> None:
+    # 3 to 4.5 times as long as a bare Python was measured; numpy alone would make it 7, a framework 30.
+    assert processor_seconds("-m", "gradclip", "--help") < 5.5 * processor_seconds("-c", "import argparse, dataclasses")
+
+
+def processor_seconds(*program: str) -> float:
+    """Of a new process, the best of seven: a busy machine slows both that a test compares."""
     seconds = []
-    for _ in range(5):
+    for _ in range(7):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        call("--help")
+        call(program=program)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(seconds) < 0.15
+    return min(seconds)
 
 
 @pytest.mark.parametrize(
