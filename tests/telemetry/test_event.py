@@ -11,6 +11,12 @@ from hypothesis import strategies as st
 from gradclip.telemetry import Event
 
 EVENT = Event(3, "all", "cpu", 5.0, 1.0, 1.0, 0.2, True)
+REQUIRED = ("step", "rule", "engine", "norm_before", "norm_after", "threshold", "coefficient", "clipped")
+FIRST = (
+    '{"schema": 1, "step": 3, "rule": "all", "engine": "cpu", "norm_before": 5.0, "norm_after": 1.0, "threshold": 1.0, '
+    '"coefficient": 0.2, "clipped": true, "skipped": false, "nonfinite": 1, "offenders": ["w"], "time": 7.5, '
+    '"tensors": null, "norm": "L2", "not_finite": []}'
+)
 NAMES = st.text(st.characters())  # surrogates too
 FLOATS = st.floats(allow_nan=True, allow_infinity=True)
 EVENTS = st.builds(
@@ -99,6 +105,15 @@ def test_a_missing_field_is_named():
     del data["threshold"]
     with pytest.raises(ValueError, match="no 'threshold'"):
         Event.from_dict(data)
+
+
+def test_what_the_first_gradclip_wrote_is_read_although_it_has_no_loss():
+    assert Event.from_dict(json.loads(FIRST)) == replace(EVENT, offenders=("w",), nonfinite=1, time=7.5)
+
+
+def test_a_field_with_a_default_may_be_missing_so_a_new_one_leaves_older_runs_readable():
+    bare = {name: value for name, value in EVENT.to_dict().items() if name in ("schema", *REQUIRED)}
+    assert Event.from_dict(bare) == EVENT
 
 
 @given(ANYTHING, st.sampled_from([*EVENT.to_dict()]))

@@ -25,6 +25,7 @@ def event_of(last: Last, *, step: int, rule: AnyRule) -> Event:
     >>> event_of(state.last, step=0, rule=rule).norm_before
     5.0
     """
-    host, first = jax.device_get(last), rules_in(rule)[0]
+    host: Last = jax.device_get(last)
+    first = rules_in(rule)[0]
     norm = "Linf" if isinstance(first.scope, Element) else type(first.norm).__name__
     return Event.of(host, step=step, rule=repr(rule), engine="jax", norm=norm, time=time.time())

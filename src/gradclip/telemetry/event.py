@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from dataclasses import MISSING, dataclass, fields
+from types import UnionType
+from typing import Any, Protocol, get_args, get_origin, get_type_hints
 
 SCHEMA = 1
 MOST_OFFENDERS = 3
@@ -116,11 +117,14 @@ class Event:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Event:
-        """The event that became `data`; unknown keys are ignored, and what is no event raises `ValueError`."""
+        """The event that became `data`; what is no event raises `ValueError`.
+
+        Unknown keys are ignored, and a field with a default may be missing: an earlier gradclip had not all of them.
+        """
         refuse_schema(data)
-        if missing := [name for name in NAMES if name not in data and name not in LATER]:
+        if missing := [name for name in NAMES if name not in data and name not in DEFAULTS]:
             raise ValueError(f"an event has no {missing[0]!r}")
-        values = restored({**LATER, **data})
+        values = restored({**DEFAULTS, **data})
         refuse_wrong(values)
         floats = {name: float(values[name]) for name in FLOATS if values[name] is not None}
         tensors = None if values["tensors"] is None else {name: float(norm) for name, norm in values["tensors"].items()}
@@ -160,14 +164,15 @@ def refuse_wrong(values: Mapping[str, Any]) -> None:
             raise ValueError(f"the norm of {name!r} in an event is a float, found {norm!r}")
 
 
-NAMES = tuple(field.name for field in fields(Event))
-FLOATS = ("norm_before", "norm_after", "threshold", "coefficient", "time", "loss")
-LATER = {"loss": None}
-"""What the first events did not have, and what its absence means."""
+def kinds_of(annotation: Any) -> tuple[type, ...]:
+    """The types that JSON gives for a field that is annotated so; the first is the one that a message names."""
+    in_json = {float: (float, int), tuple: (list, tuple), Mapping: (dict,)}
+    parts = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+    return tuple(kind for part in parts for kind in in_json.get(get_origin(part) or part, (part,)))
+
+
 NUMBER = (float, int)
-KINDS: dict[str, tuple[type, ...]] = {
-    **{"step": (int,), "nonfinite": (int,), "rule": (str,), "engine": (str,), "norm": (str,)},
-    **{"clipped": (bool,), "skipped": (bool,), "offenders": (list,), "tensors": (dict, type(None))},
-    **dict.fromkeys(FLOATS, NUMBER),
-    "loss": (*NUMBER, type(None)),
-}
+NAMES = tuple(field.name for field in fields(Event))
+KINDS = {name: kinds_of(annotation) for name, annotation in get_type_hints(Event).items()}
+FLOATS = tuple(name for name, kinds in KINDS.items() if kinds[0] is float)
+DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Event) if field.default is not MISSING}
