@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 pytest.importorskip("numba")
 
+from gradclip.engines import cpu_table as layout  # noqa: E402
 from gradclip.engines import torch_layout  # noqa: E402
 from gradclip.engines.base import Tables, UnsupportedGradient  # noqa: E402
 from gradclip.engines.cpu import CpuEngine  # noqa: E402
@@ -559,3 +560,13 @@ def test_tables_of_another_framework_are_dropped_and_copies_begin_empty():
     assert (copy.deepcopy(tables), pickle.loads(pickle.dumps(tables))) == ([], [])
     batch = ENGINE.gather(STRUCTURES[0], tables)
     assert (tables, batch.table.owner) == ([], ENGINE._gather)
+
+
+def test_a_new_table_believes_nothing_that_its_memory_held_before():
+    """The memory of a table that is gone: the same tensors, cut into other rows."""
+    tensors, tables = [torch.ones(4, 5), torch.ones(2, 3)], Tables()
+    ENGINE.gather(tensors, tables)
+    (table,) = tables
+    table.spans[:2, layout.ROWS] = 3000
+    table.words[layout.SPANS] = 0  # as in a new table
+    assert ENGINE.measure(ENGINE.gather(tensors, tables), Row(), L2()).total.tolist() == [5.0] * 4 + [3.0] * 2

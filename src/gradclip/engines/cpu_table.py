@@ -247,8 +247,9 @@ def mixed(axes: int, shape: Words) -> int:
 
 @njit
 def put(head: Words, span: Words, address: int, count: int, code: int, rows: int, mix: int) -> None:
-    """Fill the words of a tensor, and note whether they were others."""
-    if span[ADDRESS] != address or span[ELEMENTS] != count or span[CODE] != code or span[PITCH] != mix:
+    """Fill the words of a tensor, and note whether they were others; in new memory they are anything."""
+    known = span[ADDRESS] == address and span[ELEMENTS] == count and span[CODE] == code
+    if not known or span[ROWS] != rows or span[PITCH] != mix:
         head[CHANGED] = 1
         span[ADDRESS], span[ELEMENTS], span[CODE], span[ROWS], span[PITCH] = address, count, code, rows, mix
 
