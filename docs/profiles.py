@@ -186,10 +186,12 @@ def weight_for(rule: AnyRule) -> float:
 
 def profiles() -> dict[str, dict[str, Profile]]:
     """The profile of every method of the catalogue on every stream."""
-    return {
-        name: {stream: profile(shown_rule(method), norms) for stream, norms in streams().items()}
-        for name, method in methods().items()
-    }
+    return {name: on_every_stream(method) for name, method in methods().items()}
+
+
+def on_every_stream(method: Method) -> dict[str, Profile]:
+    """The profile of a method on every stream."""
+    return {stream: profile(shown_rule(method), norms) for stream, norms in streams().items()}
 
 
 def reach(rule: AnyRule, factor: float) -> int | None:
@@ -224,19 +226,21 @@ def traits(rule: AnyRule, profiles_of: Mapping[str, Profile]) -> Traits:
 
 def record(found: Mapping[str, Mapping[str, Profile]]) -> dict[str, Any]:
     """All streams, profiles and traits as plain data for JSON; `None` is a number that is not finite."""
-    norms = streams()
-    steps = {name: noted_steps(norms_of) for name, norms_of in norms.items()}
     return {
-        "streams": {
-            name: {"steps": steps[name], "norm": rounded(norms_of[steps[name]])} for name, norms_of in norms.items()
-        },
-        "methods": {name: method_record(method, found[name], steps) for name, method in methods().items()},
+        "streams": stream_records(),
+        "methods": {name: method_record(method, found[name]) for name, method in methods().items()},
     }
 
 
-def method_record(method: Method, profiles_of: Mapping[str, Profile], steps: Mapping[str, list[int]]) -> dict[str, Any]:
+def stream_records() -> dict[str, Any]:
+    """The streams as plain data."""
+    steps = {name: noted_steps(norms) for name, norms in streams().items()}
+    return {name: {"steps": steps[name], "norm": rounded(norms[steps[name]])} for name, norms in streams().items()}
+
+
+def method_record(method: Method, profiles_of: Mapping[str, Profile]) -> dict[str, Any]:
     """One method as plain data."""
-    rule = shown_rule(method)
+    rule, steps = shown_rule(method), {name: noted_steps(profiled.norms) for name, profiled in profiles_of.items()}
     series = {
         name: {
             "clip rate": round(profiled.clip_rate, DIGITS),

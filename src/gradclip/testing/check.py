@@ -177,20 +177,21 @@ def check_engine(bench: Bench, dtypes: Sequence[str] = ("float32",), rules: Sequ
     """Try an engine on the standard rules, on ordinary and on adversarial gradients of each dtype."""
     chosen = standard_rules() if rules is None else rules
     for dtype in dtypes:
-        typed = replace(bench, dtype=dtype)
+        typed, adversarial = replace(bench, dtype=dtype), adversarial_gradients(dtype)
         for rule in chosen:
             check_rule(rule, typed)
-            for arrays in adversarial_gradients(dtype).values():
+            for arrays in adversarial.values():
                 laws.it_agrees_with_the_reference(typed, rule, arrays)
         check_measures(typed)
 
 
 def check_measures(bench: Bench) -> None:
     """Try what an engine measures, and the ways of its own to write."""
+    adversarial = adversarial_gradients(bench.dtype).values()
     for norm in NORMS:
         laws.parts_combine_to_the_whole(bench, Rule(norm=norm), ordinary_gradients())
         for scope in (*SCOPES, Element()):
-            for arrays in (ordinary_gradients(), *adversarial_gradients(bench.dtype).values()):
+            for arrays in (ordinary_gradients(), *adversarial):
                 laws.every_norm_is_right(bench, Rule(scope, norm), arrays)
     if bench.engine.clamps:
         laws.a_fused_path_equals_the_plain_one(bench, ClipGradByValue(0.5), ordinary_gradients())
