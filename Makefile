@@ -23,7 +23,8 @@ bench: .venv/ready
 	$(BIN)/python -m benchmarks
 
 laws: .venv/ready
-	TESTS=long $(PYTEST) tests/laws tests/optax_door tests/meta tests/docs tests/test_cli_in_a_shell.py
+	TESTS=long $(PYTEST) tests/laws tests/optax_door tests/meta tests/docs tests/experiments/test_profiles.py \
+		tests/paddle_door/test_static_rules.py tests/test_cli_in_a_shell.py
 
 docs: .venv/ready
 	$(BIN)/python docs/make_tables.py

@@ -16,7 +16,7 @@ from doors import DOORS
 
 def pytest_configure(config):
     """Programs of JAX are kept beside what pytest keeps: the next run, and the other process of this one, read them."""
-    jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
+    jax.config.update("jax_compilation_cache_dir", str(config.rootpath / ".pytest_cache" / "jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
