@@ -56,6 +56,8 @@ MAY_IMPORT = {
     "torch": (*CORE, "gradclip.engines", "gradclip.torch"),
     "paddle": (*CORE, "gradclip.engines", "gradclip.paddle"),
     "optax": (*CORE, "gradclip.engines", "gradclip.optax"),
+    "experiments": ("gradclip",),
+    "cli": ("gradclip",),
 }
 """For each file or folder, first match of the longest, what of gradclip it may import: rules <- decide <- engines <-
 clipper <- doors. The engines do not decide."""
@@ -105,6 +107,12 @@ def frameworks_named(source: Path) -> list[str]:
         for number, line in enumerate(path.read_text().splitlines(), 1)
         if FRAMEWORK.search(line)
     ]
+
+
+def unplaced_folders(source: Path) -> list[str]:
+    """The folders of the package of which `MAY_IMPORT` says nothing, so that nobody would look into them."""
+    places = {part.partition("/")[0] for part in MAY_IMPORT}
+    return sorted(path.parent.name for path in source.glob("gradclip/*/__init__.py") if path.parent.name not in places)
 
 
 def backward_imports(source: Path) -> list[str]:

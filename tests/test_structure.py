@@ -16,6 +16,7 @@ from structure import (
     missing_paths,
     repeated_class_names,
     repeated_file_names,
+    unplaced_folders,
 )
 
 
@@ -30,6 +31,10 @@ def test_rules_and_decide_name_no_framework():
 
 def test_imports_point_one_way():
     assert backward_imports(SOURCE) == []
+
+
+def test_every_folder_of_the_package_has_its_place_in_that_direction():
+    assert unplaced_folders(SOURCE) == []
 
 
 def test_every_part_of_which_the_direction_is_checked_exists():

@@ -1,7 +1,7 @@
 """Parts of others: a response that is derived from ours runs in every engine, by every scope, and is read back."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ import torch
 
 from gradclip import L2, ClipGradByNorm, Constant, Element, Linf, Rule, Schedule, from_dict
 from gradclip.rules.response import Rescale, Response, Zero
-from gradclip.step.policy import POLICIES
+from gradclip.step.policy import POLICIES, PolicyName
 from gradclip.torch import Clipper
 
 
@@ -129,6 +129,10 @@ def test_a_state_names_the_function_of_a_schedule():
     state = Clipper(rule).state_dict()
     assert state["rule"]["threshold"]["function"].endswith("half_of")
     Clipper(rule).load_state_dict(state)
+
+
+def test_a_type_checker_knows_the_names_of_the_policies():
+    assert get_args(PolicyName) == tuple(POLICIES)
 
 
 def test_the_policies_are_told_apart_by_what_they_do():

@@ -49,6 +49,7 @@ from structure import (
     missing_paths,
     repeated_class_names,
     repeated_file_names,
+    unplaced_folders,
 )
 
 DOOR = Door("torch")
@@ -613,6 +614,12 @@ def test_a_planted_name_of_a_framework_is_found(tmp_path):
 def test_a_planted_import_against_the_direction_is_found(tmp_path, file, line):
     (found,) = backward_imports(copy_with(tmp_path, file, line))
     assert found.startswith(f"gradclip/{file} imports gradclip.")
+
+
+def test_a_new_folder_without_a_place_is_found(tmp_path):
+    (tmp_path / "gradclip" / "mlx").mkdir(parents=True)
+    (tmp_path / "gradclip" / "mlx" / "__init__.py").write_text("import gradclip.cli\n")
+    assert unplaced_folders(tmp_path) == ["mlx"]
 
 
 CIRCLES = [

@@ -20,11 +20,15 @@ ACTION_NAMES = ("pass", "scale", "zero", "keep", "skip", "raise")
 class Response:
     """Base of the responses: `coefficient` is phi(r) with phi(0) = 1, and `action` is taken where phi(r) is not 1.
 
-    `can_be_zero` says that phi(r) may be 0: then zeros are written, also where an element is not finite.
+    `can_be_zero` says that phi(r) may be 0: then zeros are written, also where an element is not finite. `bounded`
+    says that phi(r) r is at most 1, so that nothing is above its threshold afterwards; `enlarges` that phi(r) may be
+    above 1. phi of infinity is a number.
     """
 
     action: ClassVar[int] = SCALE
     can_be_zero: ClassVar[bool] = False
+    bounded: ClassVar[bool] = True
+    enlarges: ClassVar[bool] = False
 
     @property
     def words(self) -> str:
@@ -83,6 +87,7 @@ class Smooth(Response):
 class Normalize(Response):
     """Always to the threshold, also from below: `phi(r) = 1 / (r + epsilon)`; a zero segment stays zero."""
 
+    enlarges: ClassVar[bool] = True
     epsilon: float = 0.0
 
     @property

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal, TypeAlias
 
 from gradclip.rules.response import KEEP, RAISE, SKIP, ZERO
+
+PolicyName: TypeAlias = Literal["keep", "skip", "zero", "raise"]
+"""What `on_nonfinite=` may be, for type checkers."""
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,8 @@ def _laws_of_one(rule: AnyRule) -> Iterator[Law]:
         if not isinstance(rule, Carry):
             yield laws.a_kept_segment_is_not_written
         yield laws.zeroing_leaves_only_finite_numbers
-    if not stops and not any(isinstance(part.response, Normalize) for part in inside[1:]):
+    bounded = all(part.response.bounded for part in inside) and not any(part.response.enlarges for part in inside[1:])
+    if not stops and bounded:
         yield laws.the_bound_holds
     if all(part.response == Rescale() and isinstance(part.threshold, Constant | Bounds) for part in inside):
         yield laws.clipping_twice_is_clipping_once

@@ -15,7 +15,6 @@ from gradclip.errors import NonFiniteGradient
 from gradclip.rules.arrays import SCALARS
 from gradclip.rules.codec import from_dict
 from gradclip.rules.norm import RMS, Norm
-from gradclip.rules.response import Normalize
 from gradclip.rules.rule import AnyRule, Rule, Rules, rules_in
 from gradclip.rules.scope import Element, Global, Group, Row, Scope, Tensor
 from gradclip.rules.segments import Segments, segments
@@ -54,7 +53,7 @@ def the_direction_stays(bench: Bench, rule: AnyRule, arrays: list[Values]) -> No
     rows = {single.scope for single in rules_in(rule) if isinstance(single.scope, Row)}
     elementwise = len(rows) > 1 or any(isinstance(single.scope, Element) for single in rules_in(rule))
     axes = row_axes(next(iter(rows), Row()), [before.shape for before in outcome.before], bench.unit_axis)
-    room = np.inf if any(isinstance(single.response, Normalize) for single in rules_in(rule)) else 1 + bench.tolerance
+    room = np.inf if any(single.response.enlarges for single in rules_in(rule)) else 1 + bench.tolerance
     for index, (before, after) in enumerate(zip(outcome.before, outcome.after, strict=True)):
         if elementwise:
             kept = (np.sign(before) * np.sign(after) >= 0) & ((before == 0) | (np.abs(after) <= np.abs(before) * room))

@@ -9,6 +9,7 @@ import torch
 from torch.optim import Optimizer
 
 from gradclip.rules.rule import AnyRule, checked_rule
+from gradclip.step.policy import PolicyName
 from gradclip.telemetry import Telemetry
 from gradclip.torch.hook import AttachedClipper, Options
 from gradclip.torch.optimizers import refuse_step_in_backward, unwrapped
@@ -33,7 +34,7 @@ class Keywords(TypedDict, total=False):
     """What `attach` takes by name beside the rule."""
 
     model: torch.nn.Module | None
-    on_nonfinite: Literal["keep", "skip", "zero", "raise"]
+    on_nonfinite: PolicyName
     max_consecutive_skips: int | None
     need_clip: NeedClip | None
     engine: Literal["cpu", "torch"] | None
