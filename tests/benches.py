@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import jax_bench
 import paddle_bench
+from effort import LONG
 from gradclip.engines import torch as torch_engine
 from gradclip.engines.base import Engine
 from gradclip.paddle.clipper import cpu_engine as paddle_cpu_engine
@@ -19,6 +20,8 @@ from gradclip.torch.clipper import cpu_engine
 
 VERBS = [name for name, value in vars(Engine).items() if callable(value) and not name.startswith("_")]
 DTYPES = ("float32", "float16", "bfloat16", "float64")
+COMPILED_DTYPES = DTYPES if LONG else ("float32", "bfloat16")
+"""Those in which JAX meets each rule, since it compiles programs for each; its norms are measured in all of them."""
 READS = ("_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "masked_select", "_unique2", "allclose")
 METHODS = ("tolist", "numpy", "item", "__bool__", "__float__", "__int__", "__index__", "__array__", "cpu")
 

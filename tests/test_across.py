@@ -39,12 +39,16 @@ from gradclip.step.policy import POLICIES
 ENGINE = ReferenceEngine()
 
 
+WAIT = 10.0
+"""Seconds after which a thread gives up on the others."""
+
+
 class Together:
     """Sums and maxima over the threads of one group; each calls it with its rank in the group."""
 
     def __init__(self, size: int) -> None:
         self.given = [None] * size
-        self.barrier = threading.Barrier(size, timeout=10)
+        self.barrier = threading.Barrier(size, timeout=WAIT)
 
     def reduce(self, rank: int, array, how: str):
         self.given[rank] = np.asarray(array, dtype=float)

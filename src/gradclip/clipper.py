@@ -13,8 +13,8 @@ from gradclip.step.gradients import Gradients, gathered, is_one, refuse_many
 from gradclip.step.layout import LineUp
 from gradclip.step.memory import Memories, Memory
 from gradclip.step.nonfinite import nonfinite_names
-from gradclip.step.policy import policy_of
-from gradclip.step.respond import Answer
+from gradclip.step.policy import checked_limit, policy_of
+from gradclip.step.respond import Answer, refuse_skips
 from gradclip.step.result import Result
 from gradclip.step.run import run
 from gradclip.step.write import write
@@ -38,14 +38,10 @@ class Clipper:
         max_consecutive_skips: int | None = None,
         telemetry: Telemetry | None = None,
     ) -> None:
-        if max_consecutive_skips is not None and not (
-            type(max_consecutive_skips) is int and max_consecutive_skips >= 0
-        ):
-            raise ValueError(f"max_consecutive_skips is a whole number from 0 or None, got {max_consecutive_skips!r}")
         self.rule = checked_rule(rule)
         self.line = line = LineUp(self.rule, policy_of(on_nonfinite))
         self.on_nonfinite = on_nonfinite
-        self.max_consecutive_skips = max_consecutive_skips
+        self.max_consecutive_skips = checked_limit(max_consecutive_skips)
         self.can_skip, self.can_raise = line.can_skip, line.can_raise
         self.reads_moments, self.reads_given = line.reads_moments, line.reads_given
         self.step: Any = 0
@@ -145,13 +141,7 @@ class Clipper:
     def count_skip(self, skipped: bool) -> None:
         """Count a step as taken or skipped, and raise when too many in a row were skipped."""
         self.consecutive_skips = self.consecutive_skips + 1 if skipped else 0
-        limit = self.max_consecutive_skips
-        if limit is not None and self.consecutive_skips > limit:
-            raise TooManySkips(
-                f"{self.consecutive_skips} steps in a row were skipped, the last at step {self.step - 1}, more than "
-                f"max_consecutive_skips={limit}: training has diverged; go back to a checkpoint and lower the "
-                "learning rate"
-            )
+        refuse_skips(self.consecutive_skips, self.max_consecutive_skips, self.step - 1)
 
     def state_dict(self) -> dict[str, Any]:
         """The memory as dicts, lists, numbers and strings: for any engine, under `weights_only=True` and in JSON.

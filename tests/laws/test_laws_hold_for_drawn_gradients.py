@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 
-from benches import BENCHES, DTYPES
+from benches import BENCHES, COMPILED_DTYPES, DTYPES
 from effort import EXAMPLES, LONG
 from gradclip.rules.estimators import QuantileTracker
 from gradclip.rules.response import Zero
@@ -65,7 +65,7 @@ def at_a_jump(rule, arrays, bench) -> bool:
 @pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
 @pytest.mark.parametrize("engine", BENCHES)
 def test_the_law_holds(engine, law):
-    dtypes = DTYPES if engine != "reference" else ("float64", "float32", "float16")
+    dtypes = {"reference": ("float64", "float32", "float16"), "jax": COMPILED_DTYPES}.get(engine, DTYPES)
 
     @settings(max_examples=EXAMPLES, deadline=None, derandomize=True, database=None, report_multiple_bugs=False)
     @given(arrays=gradients(), dtype=st.sampled_from(dtypes))

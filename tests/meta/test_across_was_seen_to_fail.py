@@ -28,7 +28,8 @@ def not_shared(number, counts, xp, engine, across):
 
 def refused_early(*arguments):
     """The law where what is refused before the first write is all that stops a step."""
-    with mock.patch.object(gradclip.step.respond, "in_any", not_shared):
+    short = mock.patch.object(test_across, "WAIT", 3.0)  # with the bug one process waits in vain
+    with mock.patch.object(gradclip.step.respond, "in_any", not_shared), short:
         LAW(*arguments)
 
 

@@ -7,7 +7,7 @@ import sys
 import warnings
 
 from gradclip.engines.base import Across, Batch, Engine
-from gradclip.errors import GradclipWarning, GradientAboveThreshold, NonFiniteGradient
+from gradclip.errors import GradclipWarning, GradientAboveThreshold, NonFiniteGradient, TooManySkips
 from gradclip.rules.response import KEEP, PASS, RAISE, SKIP
 from gradclip.rules.rule import Rule, Rules
 from gradclip.step.gradients import Gradients
@@ -61,6 +61,15 @@ def respond(
         if answer.policy.warns and not skip and not answer.warned:
             answer.warned = warn_nonfinite(part, batch, engine, result.step)
     return skip
+
+
+def refuse_skips(skips: int, limit: int | None, step: int) -> None:
+    """Raise where more steps in a row were skipped, the last at `step`, than the limit allows."""
+    if limit is not None and skips > limit:
+        raise TooManySkips(
+            f"{skips} steps in a row were skipped, the last at step {step}, more than max_consecutive_skips={limit}: "
+            "training has diverged; go back to a checkpoint and lower the learning rate"
+        )
 
 
 def alarming(part: Part) -> bool:

@@ -18,8 +18,9 @@ from gradclip.rules.norm import RMS, Norm
 from gradclip.rules.rule import AnyRule, Rule, Rules, rules_in
 from gradclip.rules.scope import Element, Global, Group, Row, Scope, Tensor
 from gradclip.rules.segments import Segments, segments
+from gradclip.rules.threshold import SecondMoment
 from gradclip.step.decide import combined, norm_of
-from gradclip.testing.bench import NORM_TOLERANCE, Bench, Outcome, Values, differences, same_bits
+from gradclip.testing.bench import NORM_TOLERANCE, Bench, Outcome, Values, differences, same_bits, weights_like
 from gradclip.testing.rewrite import measuring, quiet, scaled, segments_by_reference
 
 Law: TypeAlias = Callable[[Bench, Any, list[Values]], None]
@@ -334,8 +335,16 @@ def _require_same_report(bench: Bench, rule: AnyRule, outcome: Outcome, expected
         found, truth = (np.array([float(getattr(row, field)) for row in each]) for each in (rows, truths))
         if field == "coefficient":
             found = np.where(ties, truth, found)
-        wrong = differences(found, truth, 4 * bench.tolerance, 2 * bench.smallest)
+        wrong = differences(found, truth, 4 * bench.tolerance, _room(bench, rule, outcome))
         assert not wrong, f"{rule!r} on {bench.engine.name}: {field} of the segments {rows[:8]}: {wrong}"
+
+
+def _room(bench: Bench, rule: AnyRule, outcome: Outcome) -> float:
+    """How far a norm near 0 may be off: in units of the root of a second moment, over the smallest such root."""
+    if not any(isinstance(single.threshold, SecondMoment) for single in rules_in(rule)):
+        return 2 * bench.smallest
+    roots = [root for weights in weights_like(outcome.before) for root in np.abs(weights).ravel() if root > 0]
+    return 2 * bench.smallest / min(roots, default=1.0)
 
 
 def _held(tensor: Gradient) -> Any:
