@@ -56,18 +56,19 @@ def test_every_command_has_json_and_a_description(name: str, capsys: pytest.Capt
 def test_help_imports_nothing_heavy() -> None:
     code = """
 import sys
+before = set(sys.modules)
 from gradclip.cli import main
 try:
     main(["demo", "--help"])
 finally:
-    print([name for name in ("torch", "paddle", "jax", "numpy", "numba", "matplotlib", "rich") if name in sys.modules])
+    print({name.partition(".")[0] for name in set(sys.modules) - before} - {*sys.stdlib_module_names})
 """
-    assert call(program=("-c", code)).stdout.endswith("[]\n")
+    assert call(program=("-c", code)).stdout.endswith("{'gradclip'}\n")
 
 
 def test_help_costs_little_more_than_the_standard_library() -> None:
-    # 3 to 4.5 times as long as a bare Python was measured; numpy alone would make it 7, a framework 30.
-    assert processor_seconds("-m", "gradclip", "--help") < 5.5 * processor_seconds("-c", "import argparse, dataclasses")
+    # 3 to 4.5 times as long as a bare Python was measured, and 6 where no bytecode is kept; a framework takes 30 or more.
+    assert processor_seconds("-m", "gradclip", "--help") < 10 * processor_seconds("-c", "import argparse, dataclasses")
 
 
 def processor_seconds(*program: str) -> float:

@@ -161,6 +161,14 @@ PLANTS = [
         rule=Rule(Tensor(), L2(), Constant(0.5), Damped()),
     ),
     planted(
+        "a response takes infinity by infinity",
+        laws.phi_of_infinity_is_a_number,
+        Damped,
+        "coefficient",
+        lambda self, ratio, xp: xp.where(ratio > 0.0, (1.0 + ratio) / (1.0 + ratio * 2.0), 1.0),
+        rule=Rule(Tensor(), L2(), Constant(0.5), Damped()),
+    ),
+    planted(
         "an engine divides by zero",
         laws.phi_of_zero_is_one,
         TorchEngine,

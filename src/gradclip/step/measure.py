@@ -79,7 +79,7 @@ def _elements(sweep: Sweep, gradients: Gradients, batch: Batch, engine: Engine, 
         engine.refuse_unordered(batch)
         tensors, finish = over_moments(gradients, relative.factor, engine)
         gradients, batch = gradients._replace(tensors=tensors, divisor=1.0), engine.gather(tensors)
-    fuses = engine.clamps and is_clamp(rule.response) and line.policy.warns
+    fuses = engine.clamps and is_clamp(rule.response) and not line.policy.writes_zeros
     if not fuses or relative or rule.threshold.adapts or line.can_skip or line.can_raise:
         measure = engine.measure(batch, rule.scope, rule.norm)
         return Read(gradients, batch, measure, given=numbers_of(gradients, measure), finish=finish)

@@ -131,9 +131,12 @@ class Bench:
 
 
 def weights_like(arrays: Sequence[Values]) -> list[Values]:
-    """Weights from -1 to 1, with the shapes of `arrays`; zeros where there are three axes."""
-    ends = [(-1.0, 1.0) if array.ndim < 3 else (0.0, 0.0) for array in arrays]
-    return [np.linspace(*end, array.size).reshape(array.shape) for end, array in zip(ends, arrays, strict=True)]
+    """Weights from -1 to 1, with the shapes of `arrays`; zeros where there are three axes.
+
+    They are sixteenths, so that they and their squares are the same numbers in every dtype.
+    """
+    ends = [(-16, 16) if array.ndim < 3 else (0, 0) for array in arrays]
+    return [np.linspace(*end, a.size).round().reshape(a.shape) / 16 for end, a in zip(ends, arrays, strict=True)]
 
 
 def _array(values: Values, dtype: str) -> Values:

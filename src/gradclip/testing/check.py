@@ -127,6 +127,7 @@ def _laws_of_every(rule: AnyRule) -> Iterator[Law]:
     yield laws.it_agrees_with_the_reference
     yield laws.a_restored_clipper_goes_on_bit_for_bit
     yield laws.phi_of_zero_is_one
+    yield laws.phi_of_infinity_is_a_number
     yield laws.bad_steps_teach_nothing
     if any(part.threshold.adapts for part in inside):
         yield laws.it_learns_as_the_reference_does

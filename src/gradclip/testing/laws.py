@@ -199,6 +199,13 @@ def phi_of_zero_is_one(bench: Bench, rule: AnyRule, arrays: list[Values]) -> Non
         assert not after.any(), f"{rule!r} made t{index}, which was zero, {after}"
 
 
+def phi_of_infinity_is_a_number(bench: Bench, rule: AnyRule, arrays: list[Values]) -> None:
+    """A ratio leaves the range where a threshold is tiny, and then a gradient is scaled by phi(inf)."""
+    for response in (single.response for single in rules_in(rule)):
+        phi = response.coefficient(math.inf, SCALARS)
+        assert math.isfinite(phi), f"{response!r} has phi(inf) = {phi}: give the limit, where the ratio is no number"
+
+
 def bad_steps_teach_nothing(bench: Bench, rule: AnyRule, arrays: list[Values]) -> None:
     """The memory of a rule after a non-finite or an all-zero step is the one from before."""
     clipper = Clipper(rule)
