@@ -67,7 +67,7 @@ finally:
 
 
 def test_help_costs_little_more_than_the_standard_library() -> None:
-    # 3 to 4.5 times as long as a bare Python was measured, and 6 where no bytecode is kept; a framework takes 30 or more.
+    # 3 to 4.5 times as long as a bare Python was measured, 6 where no bytecode is kept; a framework takes 30.
     assert processor_seconds("-m", "gradclip", "--help") < 10 * processor_seconds("-c", "import argparse, dataclasses")
 
 

@@ -202,7 +202,7 @@ def phi_of_zero_is_one(bench: Bench, rule: AnyRule, arrays: list[Values]) -> Non
 def phi_of_infinity_is_a_number(bench: Bench, rule: AnyRule, arrays: list[Values]) -> None:
     """A ratio leaves the range where a threshold is tiny, and then a gradient is scaled by phi(inf)."""
     for response in (single.response for single in rules_in(rule)):
-        phi = response.coefficient(math.inf, SCALARS)
+        phi: Any = response.coefficient(math.inf, SCALARS)
         assert math.isfinite(phi), f"{response!r} has phi(inf) = {phi}: give the limit, where the ratio is no number"
 
 
