@@ -14,7 +14,7 @@ from gradclip.step.layout import LineUp
 from gradclip.step.memory import Memories, Memory
 from gradclip.step.nonfinite import nonfinite_names
 from gradclip.step.policy import checked_limit, policy_of
-from gradclip.step.respond import Answer, refuse_skips
+from gradclip.step.respond import Answer, too_many_skips
 from gradclip.step.result import Result
 from gradclip.step.run import run
 from gradclip.step.write import write
@@ -141,7 +141,9 @@ class Clipper:
     def count_skip(self, skipped: bool) -> None:
         """Count a step as taken or skipped, and raise when too many in a row were skipped."""
         self.consecutive_skips = self.consecutive_skips + 1 if skipped else 0
-        refuse_skips(self.consecutive_skips, self.max_consecutive_skips, self.step - 1)
+        limit = self.max_consecutive_skips
+        if limit is not None and self.consecutive_skips > limit:
+            raise too_many_skips(self.consecutive_skips, limit, self.step - 1)
 
     def state_dict(self) -> dict[str, Any]:
         """The memory as dicts, lists, numbers and strings: for any engine, under `weights_only=True` and in JSON.

@@ -63,13 +63,12 @@ def respond(
     return skip
 
 
-def refuse_skips(skips: int, limit: int | None, step: int) -> None:
-    """Raise where more steps in a row were skipped, the last at `step`, than the limit allows."""
-    if limit is not None and skips > limit:
-        raise TooManySkips(
-            f"{skips} steps in a row were skipped, the last at step {step}, more than max_consecutive_skips={limit}: "
-            "training has diverged; go back to a checkpoint and lower the learning rate"
-        )
+def too_many_skips(skips: int, limit: int, step: int) -> TooManySkips:
+    """Why training stops: more steps in a row were skipped, the last at `step`, than the limit allows."""
+    return TooManySkips(
+        f"{skips} steps in a row were skipped, the last at step {step}, more than max_consecutive_skips={limit}: "
+        "training has diverged; go back to a checkpoint and lower the learning rate"
+    )
 
 
 def alarming(part: Part) -> bool:
