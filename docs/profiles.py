@@ -234,8 +234,10 @@ def record(found: Mapping[str, Mapping[str, Profile]]) -> dict[str, Any]:
 
 def stream_records() -> dict[str, Any]:
     """The streams as plain data."""
-    steps = {name: noted_steps(norms) for name, norms in streams().items()}
-    return {name: {"steps": steps[name], "norm": rounded(norms[steps[name]])} for name, norms in streams().items()}
+    return {
+        name: {"steps": (steps := noted_steps(norms)), "norm": rounded(norms[steps])}
+        for name, norms in streams().items()
+    }
 
 
 def method_record(method: Method, profiles_of: Mapping[str, Profile]) -> dict[str, Any]:

@@ -1,13 +1,21 @@
 """The laws as third parties use them."""
 
+import doctest
+
 import numpy as np
 import pytest
 
+import gradclip.testing
 from gradclip import L2, ClipGradByGlobalNorm, Global, Response, Rule, Tensor
 from gradclip.engines.reference import ReferenceEngine
 from gradclip.testing import Bench, adversarial_gradients, check_engine, check_rule, laws_of, standard_rules
 from gradclip.testing.bench import differences, same_bits
 from remembering import Following
+
+
+def test_it_shows_an_example():
+    """Which is run with those of all modules, by tests/docs."""
+    assert sum(len(found.examples) for found in doctest.DocTestFinder().find(gradclip.testing)) > 5
 
 
 @pytest.mark.parametrize("rule", [Rule(), Rule(Tensor(), L2(), Following()), ClipGradByGlobalNorm(0.1)], ids=repr)

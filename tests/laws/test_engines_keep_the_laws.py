@@ -28,7 +28,6 @@ RULES = [
 LAWS = {law.__name__: law for rule in RULES for law in laws_of(rule)}
 ENGINES = [name for name in BENCHES if name != "reference"]
 ADVERSARIAL = {dtype: adversarial_gradients(dtype) for dtype in (*DTYPES, "complex64")}
-FLOATS = {"reference": ("float64", "float32", "float16")}
 
 
 def all_hold(checks) -> None:

@@ -164,15 +164,22 @@ def refuse_wrong(values: Mapping[str, Any]) -> None:
             raise ValueError(f"the norm of {name!r} in an event is a float, found {norm!r}")
 
 
+NUMBER = (float, int)
+
+
 def kinds_of(annotation: Any) -> tuple[type, ...]:
     """The types that JSON gives for a field that is annotated so; the first is the one that a message names."""
-    in_json = {float: (float, int), tuple: (list, tuple), Mapping: (dict,)}
+    in_json = {float: NUMBER, tuple: (list,), Mapping: (dict,)}
     parts = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
     return tuple(kind for part in parts for kind in in_json.get(get_origin(part) or part, (part,)))
 
 
-NUMBER = (float, int)
 NAMES = tuple(field.name for field in fields(Event))
 KINDS = {name: kinds_of(annotation) for name, annotation in get_type_hints(Event).items()}
 FLOATS = tuple(name for name, kinds in KINDS.items() if kinds[0] is float)
-DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Event) if field.default is not MISSING}
+DEFAULTS: dict[str, Any] = {
+    field.name: [*field.default] if isinstance(field.default, tuple) else field.default
+    for field in fields(Event)
+    if field.default is not MISSING
+}
+"""What a field that is missing means, as JSON has it."""

@@ -338,11 +338,12 @@ def _require_same_report(bench: Bench, rule: AnyRule, outcome: Outcome, expected
     ]
     for a, b, tie in zip(rows, truths, ties, strict=True):
         assert tie or a.action == b.action, f"{rule!r} decided {a} instead of {b}"
+    room = _room(bench, rule, outcome)
     for field in ("norm_before", "threshold", "coefficient"):
         found, truth = (np.array([float(getattr(row, field)) for row in each]) for each in (rows, truths))
         if field == "coefficient":
             found = np.where(ties, truth, found)
-        wrong = differences(found, truth, 4 * bench.tolerance, _room(bench, rule, outcome))
+        wrong = differences(found, truth, 4 * bench.tolerance, room)
         assert not wrong, f"{rule!r} on {bench.engine.name}: {field} of the segments {rows[:8]}: {wrong}"
 
 
