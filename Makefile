@@ -7,6 +7,9 @@ BIN := .venv/bin
 demo: .venv/ready
 	$(BIN)/gradclip demo --out out
 
+# Containers often forbid to keep compiled modules, and then each of the processes under test compiles the package anew.
+export PYTHONDONTWRITEBYTECODE :=
+
 # A process for each core, of which each holds three frameworks in memory; one thread in each, or they wait for another.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 

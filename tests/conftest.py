@@ -9,9 +9,14 @@ if not LONG:
 
 import jax
 import pytest
+from hypothesis import settings
 
 from benches import BENCHES
 from doors import DOORS
+
+# The same draws in each run, so that a change is red by its own fault; --hypothesis-profile=default draws others.
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile("repeatable")
 
 
 def pytest_configure(config):

@@ -8,7 +8,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gradclip import ClipGradByGlobalNorm, GradclipWarning, Raise, Rule
@@ -85,15 +85,23 @@ norm = st.one_of(st.floats(1e-100, 1e100), st.floats(0.1, 10.0), st.sampled_from
 
 @pytest.mark.parametrize("text", REPLAYED)
 @given(norms=st.lists(norm, max_size=25))
+@example(norms=[1.75, 1.0])
+@example(norms=[1.0, 1.75, 1.75, 1.0])
+@example(norms=[4.653083590796363e16, 1.0])
 @settings(max_examples=40, deadline=None)
 def test_a_replay_is_what_the_clipper_does(text, norms):
-    """A square and its root are right to two roundings, so that a step on the very edge may come out as clipped."""
+    """A square and its root are right to two roundings, so that a step on the very edge may come out as clipped.
+
+    Of several stages the hardest is then the one that did so, and the threshold reported is another one.
+    """
     rule = rule_from_text(text)
     found = replay(norms, rule)
     thresholds, outputs = clipped_for_real(rule, norms)
     np.testing.assert_allclose(found.outputs, outputs, rtol=1e-9)
-    finite = np.isfinite(norms)
-    np.testing.assert_allclose(np.array(found.thresholds)[finite], np.array(thresholds)[finite], rtol=1e-9)
+    given = np.array(norms)
+    off = [np.abs(given - out) / np.maximum(given, 1e-300) for out in (np.array(found.outputs), np.array(outputs))]
+    compared = np.isfinite(given) & ~np.any([(share > 0) & (share < 1e-9) for share in off], axis=0)
+    np.testing.assert_allclose(np.array(found.thresholds)[compared], np.array(thresholds)[compared], rtol=1e-9)
 
 
 @pytest.mark.parametrize(

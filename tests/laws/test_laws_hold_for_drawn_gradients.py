@@ -23,7 +23,7 @@ SHARES = 8
 """A rule is drawn for an eighth of its laws, which are eight or more."""
 
 SHAPES = ((), (1,), (3,), (2, 3), (5, 1), (0,), (0, 2), (2, 0), (2, 2, 3), (17,))
-LAYOUTS = [[(4, 5)], [(), (4, 5), (0,), (3,)]]
+LAYOUTS = [[(4, 5)], [(), (4, 5), (0, 3), (3,)]]
 """In the short form: shapes of the ordinary gradients, for which JAX has its programs already."""
 
 
@@ -67,7 +67,7 @@ def at_a_jump(rule, arrays, bench) -> bool:
 def test_the_law_holds(engine, law):
     dtypes = {"reference": ("float64", "float32", "float16"), "jax": COMPILED_DTYPES}.get(engine, DTYPES)
 
-    @settings(max_examples=EXAMPLES, deadline=None, derandomize=True, database=None, report_multiple_bugs=False)
+    @settings(max_examples=EXAMPLES, deadline=None, report_multiple_bugs=False)
     @given(arrays=gradients(), dtype=st.sampled_from(dtypes))
     def holds(arrays, dtype):
         bench = replace(BENCHES[engine], dtype=dtype)

@@ -20,7 +20,7 @@ from doors import DOORS, exact, parameter
 
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-5, torch.bfloat16: 2.0**-6, torch.float16: 2.0**-9}
 ORDERS = [2.0, 1.0, 3.0, 0.5, math.inf, "inf", 2]
-drawn = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+drawn = settings(max_examples=60, deadline=None)
 
 
 @st.composite
