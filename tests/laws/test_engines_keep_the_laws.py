@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from benches import BENCHES, COMPILED_DTYPES, DTYPES
+from effort import LONG
 from gradclip import L2, ClipGradByValue, Element, Global, Raise, Rule, Tensor
 from gradclip.rules.rule import rules_in
 from gradclip.step.policy import POLICIES
@@ -26,8 +27,18 @@ RULES = [
     Rule(Tensor(), L2(), Following()) >> Rule(Global(), L2(), Following(3.0)),
 ]
 LAWS = {law.__name__: law for rule in RULES for law in laws_of(rule)}
+SLOW = ("jax", "paddle on a device")
 ENGINES = [name for name in BENCHES if name != "reference"]
 ADVERSARIAL = {dtype: adversarial_gradients(dtype) for dtype in (*DTYPES, "complex64")}
+
+
+def rules_for(engine, number):
+    """The rules that an engine is tried on under the law, or on the list, of this number: all.
+
+    Engines that take ten times as long meet in the short form every second one, from another one on for each rule.
+    """
+    every = 2 if engine in SLOW and not LONG else 1
+    return [(place, rule) for place, rule in enumerate(RULES) if (place + number) % every == 0]
 
 
 def all_hold(checks) -> None:
@@ -45,7 +56,9 @@ def all_hold(checks) -> None:
 @pytest.mark.parametrize("engine", BENCHES)
 def test_every_engine_keeps_every_law(engine, law):
     bench, arrays = BENCHES[engine], ordinary_gradients()
-    all_hold([lambda rule=rule: law(bench, rule, arrays) for rule in RULES if law in laws_of(rule)])
+    served = [rule for _, rule in rules_for(engine, list(LAWS).index(law.__name__)) if law in laws_of(rule)]
+    assert served
+    all_hold([lambda rule=rule: law(bench, rule, arrays) for rule in served])
 
 
 @pytest.mark.parametrize("gradients", ADVERSARIAL["float32"])
@@ -54,12 +67,12 @@ def test_engines_agree_on_adversarial_gradients(engine, gradients):
     """Each rule meets each list of gradients in one of the dtypes; over the rules each list meets all dtypes."""
     checks = []
     dtypes = COMPILED_DTYPES if engine == "jax" else DTYPES
-    for number, rule in enumerate(RULES):
-        dtype = dtypes[number % len(dtypes)]
+    for place, rule in rules_for(engine, list(ADVERSARIAL["float32"]).index(gradients)):
+        dtype = dtypes[place // 2 % len(dtypes)]
         bench, arrays = replace(BENCHES[engine], dtype=dtype), ADVERSARIAL[dtype].get(gradients)
         if arrays is not None:
             checks.append(lambda b=bench, r=rule, a=arrays: laws.it_agrees_with_the_reference(b, r, a))
-    assert len(checks) >= len(RULES) // 2
+    assert len(checks) >= len(RULES) // 4
     all_hold(checks)
 
 
