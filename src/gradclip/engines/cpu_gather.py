@@ -166,8 +166,6 @@ class CpuBatch:
 
     def repeated(self) -> set[int]:
         """The places of tensors whose memory an earlier one has."""
-        if len(self) < 2:
-            return set()
         copies = [index for index, payload in self.payloads.items() if payload.writeback is not None]
         if not copies and not self.table.has_shared():
             return set()

@@ -133,7 +133,8 @@ class AttachedClipper(Clipper):
             return
         if loss is not None:
             self.give_returned(loss)
-        if len(self.optimizers) > 1:
+        several = len(self.optimizers) > 1
+        if several:
             refuse_scaled([other for other in self.optimizers if other is not optimizer], optimizer)
         if self._spans and torch._C._current_graph_task_id() != -1:
             raise RuntimeError(f"{STEP_IN_BACKWARD} ({self.rule!r})")
@@ -164,7 +165,8 @@ class AttachedClipper(Clipper):
         result = self.clip_gradients(gradients, engine)
         if self.can_skip:
             self._skip(result, engine, optimizer)
-        self._clipped = self._states_beside(optimizer)
+        if several:
+            self._clipped = self._states_beside(optimizer)
         self._pinned.watch(result, engine)
 
     def listens_to(self, optimizer: Optimizer) -> bool:

@@ -78,11 +78,11 @@ def of_optimizers(optimizers: list[torch.optim.Optimizer], model: torch.nn.Modul
             places.append((len(tensors), group, number))
             tensors += group["params"]
             groups += [number] * len(group["params"])
-    known = {} if model is None else _names.setdefault(model, {})
     looked_up = False
 
     def name(index: int) -> str:
         nonlocal looked_up
+        known = {} if model is None else _names.setdefault(model, {})
         if model is not None and id(tensors[index]) not in known and not looked_up:
             looked_up = True
             known.clear()
