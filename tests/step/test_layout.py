@@ -5,6 +5,7 @@ import pytest
 
 from gradclip import AGC, L2, AdaGC, ClipGradByGlobalNorm, ClipGradByNorm, Constant, Group, Row, Rule, Rules, ZClip
 from gradclip.clipper import Clipper
+from gradclip.engines.base import Across
 from gradclip.engines.reference import ReferenceEngine
 from gradclip.step import layout
 from gradclip.step.gradients import Gradients
@@ -73,6 +74,16 @@ def test_what_is_remembered_does_not_depend_on_the_kept_layouts(rule):
         for one, expected in zip(clipped(keeping, *step), clipped(forgetting, *step), strict=True):
             np.testing.assert_array_equal(one, expected)
     assert keeping.state_dict() == forgetting.state_dict()
+
+
+def test_what_processes_share_is_laid_out_apart():
+    """Rows, which cannot be summed up over processes, are refused as well where the same names were clipped alone."""
+    alone = gradients(["a0", "b0"])
+    clipper = Clipper(Rules({"*": Rule(Row(), L2(), Constant(1.0))}))
+    clipper.clip_gradients(alone, ENGINE)
+    shared = alone._replace(across=Across(lambda array, how: array, lambda array, how: array))
+    with pytest.raises(ValueError, match="shared among processes"):
+        clipper.clip_gradients(shared, ENGINE)
 
 
 @pytest.mark.parametrize("rule", [BY_NAME, AGC(0.01), AdaGC()], ids=repr)

@@ -13,9 +13,8 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self
 
-from gradclip.errors import GradclipWarning
+from gradclip.errors import GradclipWarning, user_level
 from gradclip.step.gradients import Gradients
-from gradclip.step.respond import user_level
 from gradclip.step.result import Result
 from gradclip.telemetry.event import Event
 from gradclip.telemetry.observed import event_of
