@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "step/nonfinite.py": after("processes", "gradients", "part"),
     "step/layout.py": after("gradients", "memory", "nonfinite", "part", "policy"),
     "step/measure.py": after("decide", "gradients", "layout", "moments", "part"),
-    "step/respond.py": after("gradients", "measure", "nonfinite", "part", "policy", "processes", "result"),
+    "step/respond.py": after("gradients", "layout", "measure", "nonfinite", "part", "policy", "processes", "result"),
     "step/write.py": after("decide", "part", "layout"),
     "step/carry.py": after("gradients", "nonfinite", "result"),
     "step/moments.py": after("gradients"),

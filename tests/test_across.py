@@ -31,8 +31,11 @@ from gradclip import (
     ZClip,
 )
 from gradclip.clipper import Clipper
-from gradclip.engines.base import Across
-from gradclip.engines.reference import ReferenceEngine
+from gradclip.engines.base import Across, Measure
+from gradclip.engines.reference import NUMPY, ReferenceEngine
+from gradclip.rules.response import KEEP
+from gradclip.rules.segments import Segments
+from gradclip.step.decide import Terms, decide_sweep
 from gradclip.step.gradients import Gradients
 from gradclip.step.policy import POLICIES
 
@@ -236,3 +239,11 @@ def stopped(clipper, gradients):
         return "skipped" if clipper.clip_gradients(gradients, ENGINE).skipped else "taken"
     except (NonFiniteGradient, GradientAboveThreshold) as error:
         return type(error).__name__
+
+
+def test_a_count_of_another_process_is_heard_where_its_total_hides_it():
+    """A maximum over processes may drop a NaN; their counts do not."""
+    measure = Measure(np.array([4.0]), np.array([0.0]), NUMPY)
+    across = Across(lambda array, how: np.maximum(array, 1.0), lambda array, how: array)
+    plan = decide_sweep(measure, (Rule(Tensor(), Linf(), Constant(1.0)),), [Segments(0)], [{}], Terms(across=across))
+    assert plan.decisions[0].action.tolist() == [KEEP]

@@ -3,6 +3,8 @@
 import io
 import json
 import math
+import warnings
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -10,23 +12,30 @@ import torch
 
 from doors import DOORS, Door, exact, parameter, written
 from gradclip import (
+    AGC,
+    EMA,
     L2,
     ClipGradByGlobalNorm,
     ClipGradByNorm,
     ClipGradByValue,
     Constant,
+    Element,
     Global,
     GradclipWarning,
     GradientAboveThreshold,
+    History,
     Linf,
     NonFiniteGradient,
+    Normalize,
     Raise,
+    Ratio,
     Rule,
     Rules,
     Schedule,
     SkipStep,
     Tensor,
     TooManySkips,
+    until,
 )
 from gradclip.clipper import Clipper as Core
 from gradclip.engines.reference import ReferenceEngine
@@ -297,8 +306,18 @@ def test_gradients_under_a_loss_scale_are_measured_in_their_own_unit():
 
 def test_bounds_under_a_loss_scale_are_in_the_unit_of_the_gradient():
     for engine, tensor in scaled_gradients(3.0, -4.0):
-        Core(ClipGradByValue(1.0, -2.0)).clip_gradients(Gradients([tensor], str, divisor=1024.0), engine)
+        result = Core(ClipGradByValue(1.0, -2.0)).clip_gradients(Gradients([tensor], str, divisor=1024.0), engine)
         np.testing.assert_allclose(np.asarray(tensor), np.array([1.0, -2.0]) * 1024, rtol=1e-6)
+        assert [row.norm_before for row in result.segments] == pytest.approx([3.0, 4.0])
+        assert result.coefficient == pytest.approx(1 / 3)
+
+
+def test_elements_take_one_threshold_for_all_tensors_until_each_has_its_own():
+    clipper = Core(Rule(Element(), Linf(), until(1, 2.0, History(EMA(0.5), Ratio(1.0), warmup=1))))
+    for expected in ([2.0, 2.0, 2.0, 2.0], [4.0, 4.0, 1.0, 1.0]):
+        tensors = [np.array([4.0, -1.0]), np.array([1.0])]
+        result = clipper.clip_gradients(Gradients(tensors, str), ReferenceEngine())
+        assert [row.threshold for row in result.segments] == pytest.approx(expected)
 
 
 def test_a_rule_that_reads_the_weights_needs_a_door_that_gives_them():
@@ -370,3 +389,49 @@ def test_what_happens_to_infinities_by_value_is_said_as_it_is(door):
 def test_max_consecutive_skips_is_a_whole_number(wrong):
     with pytest.raises(ValueError, match="max_consecutive_skips is a whole number"):
         Clipper(Rule(), max_consecutive_skips=wrong)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("rule", [ClipGradByValue(1.0), ClipGradByValue(1.0) >> ClipGradByGlobalNorm(0.5)], ids=repr)
+def test_a_warning_that_is_an_error_comes_when_the_step_is_done(rule):
+    """The gradients are those of a step whose warning is only said, and the next step goes on from there."""
+    ends = {}
+    for action in ("error", "ignore"):
+        weights = [parameter(3.0, -4.0), parameter(math.nan, 5.0)]
+        clipper = Clipper(rule, engine="cpu")
+        with warnings.catch_warnings():
+            warnings.simplefilter(action, GradclipWarning)
+            with pytest.raises(GradclipWarning) if action == "error" else nullcontext():
+                clipper.clip_(weights)
+        ends[action] = [weight.grad.tolist() for weight in weights], clipper.step, repr(clipper.last)
+    assert repr(ends["error"]) == repr(ends["ignore"])
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_pattern_that_matches_nothing_is_said_before_anything_is_written():
+    weight = parameter(3.0, 4.0)
+    clipper = Clipper(ClipGradByValue(1.0) >> Rules({"zz*": ClipGradByGlobalNorm(1.0)}))
+    with pytest.raises(GradclipWarning, match="no name of a parameter matches 'zz"):
+        clipper.clip_([("a", weight)])
+    assert weight.grad.tolist() == [3.0, 4.0]
+
+
+def test_an_error_of_a_later_stage_does_not_say_that_nothing_was_written():
+    """What was finite becomes infinite where a stage enlarges it beyond its type."""
+    weight = parameter(1.0, 2.0, dtype=torch.float16)
+    rule = Rule(Tensor(), Linf(), Constant(1e6), Normalize()) >> ClipGradByGlobalNorm(1.0)
+    with pytest.raises(NonFiniteGradient, match="what the stages before it wrote stays"):
+        Clipper(rule, on_nonfinite="raise").clip_([weight])
+    assert weight.grad.isinf().any()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("engine", ["cpu", "torch"])
+@pytest.mark.parametrize("rule", [ClipGradByValue(1.0) >> AGC(), Rules({"a": ClipGradByValue(1.0), "e": AGC()})])
+def test_rows_that_a_sparse_gradient_lacks_are_refused_before_anything_is_written(rule, engine):
+    dense, sparse = parameter(3.0, 4.0), torch.nn.Parameter(torch.ones(4, 2))
+    sparse.grad = torch.sparse_coo_tensor([[0, 1]], torch.full((2, 2), 9.0), (4, 2))
+    with pytest.raises(TypeError, match="'e' cannot be clipped: it has 2 of the 4 rows of its weight"):
+        Clipper(rule, engine=engine).clip_([("a", dense), ("e", sparse)])
+    assert dense.grad.tolist() == [3.0, 4.0]
+    assert (sparse.grad.coalesce().values() == 9.0).all()

@@ -143,3 +143,14 @@ def test_the_policies_are_told_apart_by_what_they_do():
         "zero": (False, False, False, True, False),
         "raise": (False, True, True, False, False),
     }
+
+
+def test_a_part_that_hides_its_arguments_is_refused():
+    """Two of them would be equal, and be read back without what they were made with."""
+
+    class Hiding(Response):
+        def __init__(self, power):
+            object.__setattr__(self, "power", power)
+
+    with pytest.raises(TypeError, match=r"the response Hiding keeps its arguments .*: make it a frozen dataclass"):
+        Rule(response=Hiding(2.0))

@@ -117,6 +117,8 @@ class Clipper:
             self._tell(result, gradients)
             raise
         self._tell(result, gradients)
+        if self.answer.pending:
+            self.answer.speak()
         return result
 
     write = write

@@ -705,3 +705,19 @@ def test_a_clip_inside_a_compiled_function_stays_out_of_its_graph():
     assert clipped(torch.ones(1)).item() == pytest.approx(3.0)
     assert weight.grad.norm().item() == pytest.approx(0.5)
     assert clipper.last.norm_before == pytest.approx(48**0.5)
+
+
+@pytest.mark.parametrize("engine", ["cpu", "torch"])
+def test_what_is_remembered_of_parameters_of_one_name_is_told_apart(engine):
+    """Two models call a parameter alike, and that of the second has a gradient in every other step only."""
+    rule = gradclip.Rule(gradclip.Tensor(), threshold=gradclip.History(gradclip.EMA(0.0), gradclip.Ratio(2.0)))
+    first, second = (nn.Linear(1, 1, bias=False) for _ in range(2))
+    optimizers = [torch.optim.SGD(net.named_parameters(), lr=0.0) for net in (first, second)]
+    clipper = attach(*optimizers, rule=rule, engine=engine)
+    thresholds = []
+    for step in range(5):
+        first.weight.grad = torch.full((1, 1), 1.0)
+        second.weight.grad = None if step % 2 else torch.full((1, 1), 100.0)
+        optimizers[0].step()
+        thresholds.append({row.name: row.threshold for row in clipper.last.segments})
+    assert thresholds[1:] == [{"weight": 2.0}, {"weight": 2.0, "weight (2)": 200.0}] * 2

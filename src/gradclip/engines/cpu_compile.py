@@ -16,7 +16,7 @@ from numba.core.typing.context import BaseContext as Typing
 from numba.core.typing.templates import Signature
 
 from gradclip.engines.cpu_cache import Kept
-from gradclip.errors import GradclipWarning, user_level
+from gradclip.errors import GradclipWarning
 
 __all__ = ["CFunc", "Code", "Elements", "Numbers", "Signature", "Target", "Type", "Typing", "Words", "compile_c"]
 
@@ -68,4 +68,4 @@ def _read_or_kept(kept: Kept, signature: Signature, body: Callable[..., object])
 @functools.cache
 def _say(what: str) -> None:
     """Warn, of each thing once a process."""
-    warnings.warn(what, GradclipWarning, stacklevel=user_level())
+    warnings.warn(what, GradclipWarning, stacklevel=2)

@@ -50,6 +50,7 @@ class Rule(Chainable):
         for name, kind in (("scope", Scope), ("norm", Norm), ("threshold", Threshold), ("response", Response)):
             if not isinstance(getattr(self, name), kind):
                 raise TypeError(f"{name} must be a {kind.__name__}, got {getattr(self, name)!r}: {_example(name)}")
+            _refuse_hidden_arguments(name, type(getattr(self, name)))
         if isinstance(self.scope, Element):
             object.__setattr__(self, "norm", Linf())  # of one element every norm is its magnitude
         if isinstance(self.threshold, Bounds) and not isinstance(self.scope, Element):
@@ -68,6 +69,16 @@ class Rule(Chainable):
             return f"{self.scope.words}: {subject} is measured and never clipped"
         outside = "outside" if isinstance(self.threshold, Bounds) else "above"
         return f"{self.scope.words}: {subject} {outside} {self.threshold} is {self.response.words}"
+
+
+def _refuse_hidden_arguments(name: str, kind: type) -> None:
+    """Rules are compared, written and read by the fields of their parts, so a part keeps its arguments in fields."""
+    for base in kind.__mro__:
+        if "__init__" in vars(base) and base is not object and "__dataclass_fields__" not in vars(base):
+            raise TypeError(
+                f"the {name} {kind.__name__} keeps its arguments where neither == nor to_dict finds them: make it a "
+                "frozen dataclass (@dataclass(frozen=True)), with a field for each"
+            )
 
 
 @dataclass(frozen=True, repr=False)

@@ -14,7 +14,7 @@ from gradclip.engines.base import Batch, Engine, Tables, UnsupportedGradient
 from gradclip.rules.norm import RMS
 from gradclip.rules.response import RAISE, SKIP
 from gradclip.rules.rule import AnyRule, Carry, rules_in
-from gradclip.rules.scope import Global, Group, Row
+from gradclip.rules.scope import Global, Group, Row, rows_of
 from gradclip.rules.segments import Segments, segments
 from gradclip.rules.sweep import Phase, Sweep, phases_of
 from gradclip.rules.threshold import SecondMoment, State, Step
@@ -167,10 +167,26 @@ def _per_tensor(sweep: Sweep) -> Sweep:
     return replace(sweep, per_tensor=True)
 
 
-def _refuse_unfit(column: Column, gradients: Gradients, engine: Engine) -> None:
-    """Refuse what has no order, no axis of rows or, where each element has a number of its own, is sparse."""
+def gathered_weights(column: Column, gradients: Gradients, engine: Engine, shapes: Sequence[tuple[int, ...]]) -> Batch:
+    """The batch of the parameters, whose segments are those of their gradients, which have these `shapes`."""
     sweep = column.sweep
-    if not (sweep.elementwise or isinstance(sweep.leaf, Row)):
+    if gradients.weights is None:
+        raise ValueError(f"the rule {sweep.stages!r} reads the weights, and this door was not given them")
+    weights = engine.gather(gradients.weights(), column.weight_tables)
+    if isinstance(sweep.leaf, Row) and (every_shape := engine.shapes(weights, sweep.leaf)) != shapes:
+        for index, (some, every) in enumerate(zip(map(rows_of, shapes), map(rows_of, every_shape), strict=True)):
+            if some != every:
+                raise UnsupportedGradient(
+                    index, f"it has {some} of the {every} rows of its weight, as a sparse one has: make it dense"
+                )
+    return weights
+
+
+def _refuse_unfit(column: Column, gradients: Gradients, engine: Engine) -> None:
+    """Refuse what has no order, no axis of rows, fewer rows than its weight or, where each element has a number of its
+    own, is sparse."""
+    sweep = column.sweep
+    if not (sweep.elementwise or sweep.reads_weights or isinstance(sweep.leaf, Row)):
         return
     batch = gathered(engine, gradients, column.tables)
     try:
@@ -179,7 +195,9 @@ def _refuse_unfit(column: Column, gradients: Gradients, engine: Engine) -> None:
                 engine.values.wide(tensor, index)
         if sweep.elementwise:
             engine.refuse_unordered(batch)
-        else:
-            engine.shapes(batch, sweep.leaf)
+            return
+        shapes = engine.shapes(batch, sweep.leaf)
+        if sweep.reads_weights:
+            gathered_weights(column, gradients, engine, shapes)
     except UnsupportedGradient as error:
         raise refused(gradients, error) from None

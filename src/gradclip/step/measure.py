@@ -8,13 +8,13 @@ from typing import NamedTuple
 from gradclip.engines.base import Batch, Engine, Measure, UnsupportedGradient
 from gradclip.rules.arrays import SCALARS, Array
 from gradclip.rules.response import is_clamp
-from gradclip.rules.scope import Global, Row, Tensor, rows_of
+from gradclip.rules.scope import Global, Tensor
 from gradclip.rules.segments import Segments
 from gradclip.rules.sweep import Sweep
 from gradclip.rules.threshold import SecondMoment, Step
 from gradclip.step.decide import bounds_of, combined
 from gradclip.step.gradients import Gradients, gathered, refused
-from gradclip.step.layout import Column, LineUp
+from gradclip.step.layout import Column, LineUp, gathered_weights
 from gradclip.step.moments import over_moments
 
 NONE: Mapping[str, Array] = {}
@@ -66,7 +66,9 @@ def _segments(column: Column, gradients: Gradients, batch: Batch, engine: Engine
     if lifted:
         measure = engine.in_arrays(measure)
     shapes = engine.shapes(batch, sweep.leaf) if sweep.reads_shapes else ()
-    weights = weights_of(column, gradients, engine, shapes) if sweep.reads_weights else None
+    weights = None
+    if sweep.reads_weights:
+        weights = engine.measure(gathered_weights(column, gradients, engine, shapes), sweep.leaf, sweep.norm)
     given = numbers_of(gradients, measure) if gradients.given else NONE
     return Read(gradients, batch, measure, each, shapes, weights, given, lifted)
 
@@ -94,21 +96,6 @@ def measured(engine: Engine, batch: Batch, sweep: Sweep, tensors: int) -> tuple[
     each = engine.measure(batch, Tensor(), sweep.norm)
     together, _ = combined(each, sweep.stages[0], Segments(1, [0] * tensors))
     return engine.in_floats(together), each
-
-
-def weights_of(column: Column, gradients: Gradients, engine: Engine, shapes: Sequence[tuple[int, ...]]) -> Measure:
-    """The measure of the parameters over the segments of their gradients, which have these `shapes`."""
-    sweep = column.sweep
-    if gradients.weights is None:
-        raise ValueError(f"the rule {sweep.stages!r} reads the weights, and this door was not given them")
-    weights = engine.gather(gradients.weights(), column.weight_tables)
-    if isinstance(sweep.leaf, Row) and (every_shape := engine.shapes(weights, sweep.leaf)) != shapes:
-        for index, (some, every) in enumerate(zip(map(rows_of, shapes), map(rows_of, every_shape), strict=True)):
-            if some != every:
-                raise UnsupportedGradient(
-                    index, f"it has {some} of the {every} rows of its weight, as a sparse one has: make it dense"
-                )
-    return engine.measure(weights, sweep.leaf, sweep.norm)
 
 
 def numbers_of(gradients: Gradients, measure: Measure) -> Mapping[str, Array]:

@@ -64,9 +64,11 @@ def refuse_nonfinite(gradients: Gradients, batch: Batch, engine: Engine, step: S
         raise nonfinite_error(names or [ELSEWHERE], step)
 
 
-def nonfinite_error(names: list[str], step: Step) -> NonFiniteGradient:
+def nonfinite_error(names: list[str], step: Step, late: bool = False) -> NonFiniteGradient:
+    """The error that names the tensors; `late` where earlier stages of the rule have written."""
+    written = "what the stages before it wrote stays" if late else "no gradient was written"
     error = NonFiniteGradient(
-        f"the gradient of {listed(names)} is non-finite at step {step}; no gradient was written: lower the learning "
+        f"the gradient of {listed(names)} is non-finite at step {step}; {written}: lower the learning "
         'rate, look at the batch, or use on_nonfinite="skip" to leave such steps out'
     )
     error.parameters = tuple(names)

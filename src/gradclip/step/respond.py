@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 
 from gradclip.engines.base import Across, Batch, Engine
-from gradclip.errors import GradclipWarning, GradientAboveThreshold, NonFiniteGradient, TooManySkips, user_level
+from gradclip.errors import GradclipWarning, GradientAboveThreshold, NonFiniteGradient, TooManySkips
 from gradclip.rules.response import KEEP, PASS, RAISE, SKIP
 from gradclip.rules.rule import Rule, Rules
 from gradclip.step.gradients import Gradients
+from gradclip.step.layout import Column, LineUp
 from gradclip.step.measure import Read
 from gradclip.step.nonfinite import ELSEWHERE, listed, nonfinite_error, offenders
 from gradclip.step.part import Part, actions_of
@@ -21,17 +23,25 @@ from gradclip.step.result import Result
 class Answer:
     """What a clipper answers to the decisions of its steps; it says a thing once.
 
-    `stops` says that a step may be skipped or raise.
+    `stops` says that a step may be skipped or raise. `pending` are the warnings of this step: they come when it is
+    over, so that one that a filter turns into an error leaves no step half done.
     """
 
     def __init__(self, policy: Policy, stops: bool) -> None:
         self.policy, self.stops = policy, stops
         self.warned = self.warned_unmatched = False
+        self.pending: list[str] = []
 
-    def warn_unmatched(self, rules: Rules | None, gradients: Gradients) -> None:
-        """Say once that no parameter has a name that any pattern matches."""
-        if rules is not None and not self.warned_unmatched:
-            self.warned_unmatched = warn_unmatched(rules, gradients)
+    def speak(self) -> None:
+        """Give the warnings of the step."""
+        while self.pending:
+            warnings.warn(self.pending.pop(), GradclipWarning, stacklevel=user_level())
+
+    def warn_unmatched(self, line: LineUp, phases: list[list[Column]], gradients: Gradients) -> None:
+        """Say once of a phase without gradients that no parameter has a name that any of its patterns matches."""
+        for phase, columns in zip(line.phases, phases, strict=True):
+            if phase.names is not None and not columns and not self.warned_unmatched:
+                self.warned_unmatched = warn_unmatched(phase.names, gradients)
 
 
 def respond(
@@ -46,19 +56,21 @@ def respond(
         result.settle(False)
         return False
     action = max((found for part, _ in alarms for found in actions_of(part, engine)), default=PASS)
-    error = _error(alarms, answer.policy, engine, result.step) if action == RAISE else None
+    late = parts[0][0].key[0] > 0
+    error = _error(alarms, answer.policy, engine, result.step, late) if action == RAISE else None
     here = action = action + isinstance(error, NonFiniteGradient)
     if across is not None and answer.stops:
         action = in_any(action, parts[0][0].counts, parts[0][0].measure.xp, engine, across)
     if action >= RAISE:
-        raise error if error is not None and here == action else _elsewhere(action > RAISE, result.step)
+        raise error if error is not None and here == action else _elsewhere(action > RAISE, result.step, late)
     skip = action == SKIP
     result.settle(skip)
     if names:
         result.looked_up += [name for part, batch in alarms for name in offenders(part, batch, engine)]
     for part, batch in alarms:
         if answer.policy.warns and not skip and not answer.warned:
-            answer.warned = warn_nonfinite(part, batch, engine, result.step)
+            answer.pending += nonfinite_words(part, batch, engine, result.step)
+            answer.warned = bool(answer.pending)
     return skip
 
 
@@ -79,18 +91,15 @@ def alarming(part: Part) -> bool:
     return bool(part.sweep.elementwise and xp.any(part.measure.nonfinite > 0))
 
 
-def warn_nonfinite(part: Part, batch: Batch, engine: Engine, step: int) -> bool:
-    """Warn of the non-finite gradients of a part by name, if it has any that are kept."""
+def nonfinite_words(part: Part, batch: Batch, engine: Engine, step: int) -> list[str]:
+    """What to warn of: the non-finite gradients of a part by name, if it has any that are kept."""
     names = offenders(part, batch, engine)
     what = "its infinities become the bound, NaN stays" if part.sweep.elementwise else "it is left as it is"
-    if names:
-        warnings.warn(
-            f"the gradient of {listed(names)} is non-finite at step {step}; {what} and counted in `last.nonfinite` "
-            '(this is said once). on_nonfinite="skip" leaves such steps out, "raise" stops there',
-            GradclipWarning,
-            stacklevel=user_level(),
-        )
-    return bool(names)
+    words = (
+        f"the gradient of {listed(names)} is non-finite at step {step}; {what} and counted in `last.nonfinite` "
+        '(this is said once). on_nonfinite="skip" leaves such steps out, "raise" stops there'
+    )
+    return [words] if names else []
 
 
 def warn_unmatched(rules: Rules, gradients: Gradients) -> bool:
@@ -107,21 +116,21 @@ def warn_unmatched(rules: Rules, gradients: Gradients) -> bool:
     return True
 
 
-def _error(alarms: list[tuple[Part, Batch]], policy: Policy, engine: Engine, step: int) -> Exception:
+def _error(alarms: list[tuple[Part, Batch]], policy: Policy, engine: Engine, step: int, late: bool) -> Exception:
     """Why the step raises: a non-finite gradient by its name, else a norm above its threshold."""
     names = [name for part, batch in alarms if policy.raises for name in offenders(part, batch, engine)]
     above = [pair for part, _ in alarms for pair in _norms_above(part, engine)]
     if names or (policy.raises and not all(math.isfinite(norm) for norm, _ in above)):
-        return nonfinite_error(names or [ELSEWHERE], step)
+        return nonfinite_error(names or [ELSEWHERE], step, late)
     largest, rule = max(above, key=lambda pair: pair[0])
     return _above(f"the norm is {largest:g} ({rule!r})", step)
 
 
-def _elsewhere(nonfinite: bool, step: int) -> Exception:
+def _elsewhere(nonfinite: bool, step: int, late: bool) -> Exception:
     """The error of a process that has nothing to raise for itself."""
-    return (
-        nonfinite_error([ELSEWHERE], step) if nonfinite else _above(f"{ELSEWHERE} has a norm above its threshold", step)
-    )
+    if nonfinite:
+        return nonfinite_error([ELSEWHERE], step, late)
+    return _above(f"{ELSEWHERE} has a norm above its threshold", step)
 
 
 def _above(found: str, step: int) -> GradientAboveThreshold:
@@ -144,3 +153,12 @@ def _norms_above(part: Part, engine: Engine) -> list[tuple[float, Rule]]:
 def report_nothing(what: str) -> None:
     """Say that there is nothing to clip."""
     warnings.warn(f"nothing is clipped: {what}", GradclipWarning, stacklevel=user_level())
+
+
+def user_level() -> int:
+    """The `stacklevel` at which a warning points at the first line outside this package and the frameworks."""
+    level, frame = 1, sys._getframe(1)
+    inner = ("gradclip", "torch", "paddle", "jax", "optax", "contextlib", "decorator")
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in inner:
+        frame, level = frame.f_back, level + 1
+    return level

@@ -62,8 +62,10 @@ def run(clipper: Runs, gradients: Gradients, result: Result) -> bool:
     if line.carries:
         gradients, settle = carry(gradients, result, engine, clipper.carried)
         batch = gathered(engine, gradients, line.tables)
-    broken = None
-    for number, columns in enumerate(line.laid_out(gradients, batch, engine, step)):
+    phases, broken = line.laid_out(gradients, batch, engine, step), None
+    if not all(phases):
+        clipper.answer.warn_unmatched(line, phases, gradients)
+    for number, columns in enumerate(phases):
         parts = []
         for column in columns:
             chosen = column.only(gradients)
@@ -71,8 +73,6 @@ def run(clipper: Runs, gradients: Gradients, result: Result) -> bool:
             part = decided(clipper, column, found, broken, step)
             result.parts.append(part)
             parts.append((part, found))
-        if not parts:
-            clipper.answer.warn_unmatched(line.phases[number].names, gradients)
         if reads and respond(parts, clipper.answer, engine, result, gradients.across, telemetry is not None):
             break
         for part, found in parts:

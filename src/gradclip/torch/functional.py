@@ -17,7 +17,7 @@ import torch
 
 from gradclip.engines.base import Batch, Engine, Measure, UnsupportedGradient
 from gradclip.engines.torch import FUNCTIONS, TorchEngine, wide_of
-from gradclip.errors import GradclipWarning, user_level
+from gradclip.errors import GradclipWarning
 from gradclip.rules.arrays import SCALARS, Operand
 from gradclip.rules.norm import Norm, norm_of_order
 from gradclip.rules.response import Rescale
@@ -25,7 +25,7 @@ from gradclip.rules.rule import Rule
 from gradclip.rules.scope import Global
 from gradclip.rules.threshold import Constant, checked_limit
 from gradclip.step.decide import Terms, decide
-from gradclip.step.respond import report_nothing
+from gradclip.step.respond import report_nothing, user_level
 from gradclip.torch.clipper import engine_for
 from gradclip.torch.eager import eager
 from gradclip.torch.parameters import found_in, parameters_of

@@ -63,7 +63,7 @@ def _listed(source: Any, items: list[Any]) -> TorchParameters:
         )
     if not items or not isinstance(items[0], tuple):
         return TorchParameters(items)
-    names = [str(item[0]) for item in items]
+    names = distinct(str(item[0]) for item in items)
     return TorchParameters([item[1] for item in items], names.__getitem__)
 
 
@@ -79,6 +79,7 @@ def of_optimizers(optimizers: list[torch.optim.Optimizer], model: torch.nn.Modul
             tensors += group["params"]
             groups += [number] * len(group["params"])
     looked_up = False
+    own_names: list[str] = []
 
     def name(index: int) -> str:
         nonlocal looked_up
@@ -88,9 +89,21 @@ def of_optimizers(optimizers: list[torch.optim.Optimizer], model: torch.nn.Modul
             known.clear()
             known.update({id(tensor): (name, tensor) for name, tensor in plain_module(model).named_parameters()})
         known_as, _ = known.get(id(tensors[index]), ("", None))
-        return known_as or _name_in(places, index)
+        if not known_as and not own_names:
+            own_names.extend(distinct(_name_in(places, i) for i in range(len(tensors))))
+        return known_as or own_names[index]
 
     return TorchParameters(tensors, name, groups)
+
+
+def distinct(names: Iterable[str]) -> list[str]:
+    """`names`, where one that occurred before gets its number: "weight (2)". What is remembered goes by the name."""
+    seen: dict[str, int] = {}
+    found = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        found.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return found
 
 
 def plain_module(model: torch.nn.Module) -> torch.nn.Module:
