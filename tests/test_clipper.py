@@ -435,3 +435,10 @@ def test_rows_that_a_sparse_gradient_lacks_are_refused_before_anything_is_writte
         Clipper(rule, engine=engine).clip_([("a", dense), ("e", sparse)])
     assert dense.grad.tolist() == [3.0, 4.0]
     assert (sparse.grad.coalesce().values() == 9.0).all()
+
+
+def test_what_a_fused_clamp_has_written_is_not_read_a_second_time(monkeypatch):
+    monkeypatch.setattr("gradclip.engines.cpu.CpuEngine.map_", None)
+    weight = parameter(3.0, -4.0)
+    Clipper(ClipGradByValue(1.0), engine="cpu").clip_([weight])
+    assert weight.grad.tolist() == [1.0, -1.0]

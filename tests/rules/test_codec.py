@@ -41,6 +41,7 @@ def test_a_rule_survives_json(rule):
         Rule(threshold=Constant(None)),
         Rule(threshold=Schedule((3, 0.1), (7, 1e-9))),
         Rule(Element(), Linf(), Bounds(float("inf"), -1.0)),
+        Rule(Element(), Linf(), Bounds(1.0, -float("inf"))),
         ClipGradByGlobalNorm(0.1, norm_type=2.5),
         Rules({"a": None, "*": ClipGradByNorm(1.0) >> ClipGradByValue(2.0, -3.0)}) >> ClipGradByGlobalNorm(1.0),
     ],

@@ -63,4 +63,4 @@ def _decode(value: Any) -> Any:
         return Schedule(*arguments["points"]) if kind is Schedule else kind(**arguments)
     if isinstance(value, list | tuple):
         return tuple(_decode(item) for item in value)
-    return float("inf") if value == "inf" else value
+    return float(value) if value in ("inf", "-inf") else value

@@ -8,13 +8,11 @@ it makes the next one. What it can tell of the norms (`mean`, `spread`, `rms`, `
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from gradclip.rules.arrays import Array, ArrayFunctions
-
-Remembered = Mapping[str, Array]
+from gradclip.rules.threshold import State
 
 
 @dataclass(frozen=True)
@@ -37,27 +35,27 @@ class Estimator:
         """Whether its mean is no mean of several norms."""
         return False
 
-    def empty(self, zero: Array, xp: ArrayFunctions) -> Remembered:
+    def empty(self, zero: Array, xp: ArrayFunctions) -> State:
         """The memory that nothing was learnt in; `zero` is [G]."""
         return dict.fromkeys(("count", *self.names), zero)
 
-    def learnt(self, memory: Remembered, norm: Array, warmup: int, xp: ArrayFunctions) -> Remembered:
+    def learnt(self, memory: State, norm: Array, warmup: int, xp: ArrayFunctions) -> State:
         """The memory after `norm` [G]; `warmup` norms make the beginning."""
         raise NotImplementedError
 
-    def mean(self, memory: Remembered, xp: ArrayFunctions) -> Array:
+    def mean(self, memory: State, xp: ArrayFunctions) -> Array:
         """The usual norm [G]."""
         return memory["mean"]
 
-    def spread(self, memory: Remembered, xp: ArrayFunctions) -> Array:
+    def spread(self, memory: State, xp: ArrayFunctions) -> Array:
         """The standard deviation of the norms [G]."""
         return memory["spread"]
 
-    def rms(self, memory: Remembered, xp: ArrayFunctions) -> Array:
+    def rms(self, memory: State, xp: ArrayFunctions) -> Array:
         """The root mean square of the norms [G]."""
         return memory["rms"]
 
-    def quantile(self, memory: Remembered, q: float, xp: ArrayFunctions) -> Array:
+    def quantile(self, memory: State, q: float, xp: ArrayFunctions) -> Array:
         """The norm [G] below which the share `q` of the norms lies."""
         raise NotImplementedError
 
@@ -88,7 +86,7 @@ class EMA(Estimator):
     def single_norm(self) -> bool:
         return self.decay == 0
 
-    def learnt(self, memory: Remembered, norm: Array, warmup: int, xp: ArrayFunctions) -> Remembered:
+    def learnt(self, memory: State, norm: Array, warmup: int, xp: ArrayFunctions) -> State:
         count, mean = memory["count"], memory["mean"]
         if self.start == "debiased":
             weight = self.decay * memory["weight"] + (1.0 - self.decay)
@@ -121,7 +119,7 @@ class EMASpread(Estimator):
     def names(self) -> tuple[str, ...]:
         return ("mean", "spread")
 
-    def learnt(self, memory: Remembered, norm: Array, warmup: int, xp: ArrayFunctions) -> Remembered:
+    def learnt(self, memory: State, norm: Array, warmup: int, xp: ArrayFunctions) -> State:
         count, mean, spread = memory["count"], memory["mean"], memory["spread"]
         rate = rate_of(count, self.decay, warmup, xp)
         off = norm - mean
@@ -150,7 +148,7 @@ class Moments(Estimator):
     def names(self) -> tuple[str, ...]:
         return ("mean", "weight", "rms", "square_weight")
 
-    def learnt(self, memory: Remembered, norm: Array, warmup: int, xp: ArrayFunctions) -> Remembered:
+    def learnt(self, memory: State, norm: Array, warmup: int, xp: ArrayFunctions) -> State:
         weight = self.decay * memory["weight"] + (1.0 - self.decay)
         square_weight = self.square_decay * memory["square_weight"] + (1.0 - self.square_decay)
         rate, square_rate = (1.0 - self.decay) / weight, (1.0 - self.square_decay) / square_weight
@@ -188,33 +186,33 @@ class Window(Estimator):
     def rows(self) -> int:
         return self.length
 
-    def empty(self, zero: Array, xp: ArrayFunctions) -> Remembered:
+    def empty(self, zero: Array, xp: ArrayFunctions) -> State:
         return {"count": zero, "norms": xp.column(self.length, zero) * 0.0 + zero, "place": zero}
 
-    def learnt(self, memory: Remembered, norm: Array, warmup: int, xp: ArrayFunctions) -> Remembered:
+    def learnt(self, memory: State, norm: Array, warmup: int, xp: ArrayFunctions) -> State:
         place = memory["place"]
         norms = xp.where(xp.column(self.length, norm) == place, norm, memory["norms"])
         after = xp.where(place + 1.0 >= self.length, 0.0, place + 1.0)
         return {"count": memory["count"] + 1.0, "norms": norms, "place": after}
 
-    def mean(self, memory: Remembered, xp: ArrayFunctions) -> Array:
+    def mean(self, memory: State, xp: ArrayFunctions) -> Array:
         return xp.sum(memory["norms"] / self._held(memory, xp))  # divided first: their sum may leave the range
 
-    def spread(self, memory: Remembered, xp: ArrayFunctions) -> Array:
+    def spread(self, memory: State, xp: ArrayFunctions) -> Array:
         held, norms = self._held(memory, xp), memory["norms"]
         off = xp.where(xp.column(self.length, held) < held, norms - self.mean(memory, xp), 0.0)
         unit = xp.sum(xp.maximum(off, -off))
         parts = off / xp.where(unit > 0.0, unit, 1.0)
         return unit * xp.sqrt(xp.sum(parts * parts) / xp.maximum(held - 1.0, 1.0))
 
-    def quantile(self, memory: Remembered, q: float, xp: ArrayFunctions) -> Array:
+    def quantile(self, memory: State, q: float, xp: ArrayFunctions) -> Array:
         held, number = self._held(memory, xp), xp.column(self.length, memory["count"])
         ordered = xp.sort(xp.where(number < held, memory["norms"], math.inf))
         off = number - q * (held - 1.0)
         weight = xp.maximum(1.0 - xp.maximum(off, -off), 0.0)
         return xp.sum(xp.where(weight > 0.0, ordered, 0.0) * weight)
 
-    def _held(self, memory: Remembered, xp: ArrayFunctions) -> Array:
+    def _held(self, memory: State, xp: ArrayFunctions) -> Array:
         """How many norms the ring holds, at least 1."""
         count = xp.maximum(memory["count"], 1.0)
         return xp.where(count < self.length, count, float(self.length))
@@ -242,7 +240,7 @@ class QuantileTracker(Estimator):
     def single_norm(self) -> bool:
         return True
 
-    def learnt(self, memory: Remembered, norm: Array, warmup: int, xp: ArrayFunctions) -> Remembered:
+    def learnt(self, memory: State, norm: Array, warmup: int, xp: ArrayFunctions) -> State:
         count, mean = memory["count"], memory["mean"]
         up, down = math.exp(self.rate * self.q), math.exp(-self.rate * (1.0 - self.q))
         moved = xp.where(norm > mean, mean * up, mean * down)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from gradclip.rules.arrays import Array, ArrayFunctions
-from gradclip.rules.estimators import Estimator, Remembered
+from gradclip.rules.estimators import Estimator
 from gradclip.rules.levels import Level
 from gradclip.rules.threshold import Observed, State, Threshold
 
@@ -75,18 +75,18 @@ class History(Threshold):
             after = {**after, "above": xp.where(observed.learns, above, memory["above"])}
         return limit, after
 
-    def _memory(self, state: State, zero: Array, xp: ArrayFunctions) -> Remembered:
+    def _memory(self, state: State, zero: Array, xp: ArrayFunctions) -> State:
         """The memory [G], which begins as zeros."""
         if state:
             return state
         empty = self.estimator.empty(zero, xp)
         return empty if self.readmit is None else {**empty, "above": zero}
 
-    def _limit(self, memory: Remembered, norm: Array, xp: ArrayFunctions) -> Array:
+    def _limit(self, memory: State, norm: Array, xp: ArrayFunctions) -> Array:
         limit = self.level.limit(self.estimator, memory, norm, xp)
         return xp.where(memory["count"] >= self.warmup, limit, math.inf)
 
-    def _sample(self, memory: Remembered, norm: Array, limit: Array, observed: Observed) -> tuple[Array, Array]:
+    def _sample(self, memory: State, norm: Array, limit: Array, observed: Observed) -> tuple[Array, Array]:
         """What is learnt, and where."""
         xp = observed.xp
         if self.feed == "raw":
@@ -99,7 +99,7 @@ class History(Threshold):
             return norm, xp.where(passes, observed.learns, False)
         return xp.where(passes, norm, most), observed.learns
 
-    def _learnt(self, memory: Remembered, norm: Array, learns: Array, xp: ArrayFunctions) -> Remembered:
+    def _learnt(self, memory: State, norm: Array, learns: Array, xp: ArrayFunctions) -> State:
         after = self.estimator.learnt(memory, norm, self.warmup, xp)
         return {name: xp.where(learns, value, memory[name]) for name, value in after.items()}
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from gradclip.rules.arrays import Array, ArrayFunctions
-from gradclip.rules.estimators import Estimator, Remembered, checked_share
+from gradclip.rules.estimators import Estimator, checked_share
+from gradclip.rules.threshold import State
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class Level:
 
     needs: ClassVar[frozenset[str]] = frozenset()
 
-    def limit(self, estimator: Estimator, memory: Remembered, norm: Array, xp: ArrayFunctions) -> Array:
+    def limit(self, estimator: Estimator, memory: State, norm: Array, xp: ArrayFunctions) -> Array:
         """The threshold [G], in the unit of the norms; `norm` is that of this step."""
         raise NotImplementedError
 
@@ -36,7 +37,7 @@ class Ratio(Level):
     def __post_init__(self) -> None:
         checked_factor(self.k, "the factor of a Ratio", "1.05")
 
-    def limit(self, estimator: Estimator, memory: Remembered, norm: Array, xp: ArrayFunctions) -> Array:
+    def limit(self, estimator: Estimator, memory: State, norm: Array, xp: ArrayFunctions) -> Array:
         return self.k * estimator.mean(memory, xp)
 
     def words(self, estimator: Estimator) -> str:
@@ -55,7 +56,7 @@ class Sigma(Level):
     def __post_init__(self) -> None:
         checked_factor(self.z, "the number of standard deviations", "6.0")
 
-    def limit(self, estimator: Estimator, memory: Remembered, norm: Array, xp: ArrayFunctions) -> Array:
+    def limit(self, estimator: Estimator, memory: State, norm: Array, xp: ArrayFunctions) -> Array:
         return estimator.mean(memory, xp) + self.z * estimator.spread(memory, xp)
 
     def __str__(self) -> str:
@@ -77,7 +78,7 @@ class ZReciprocal(Level):
     def __post_init__(self) -> None:
         checked_factor(self.z, "the number of standard deviations", "2.5")
 
-    def limit(self, estimator: Estimator, memory: Remembered, norm: Array, xp: ArrayFunctions) -> Array:
+    def limit(self, estimator: Estimator, memory: State, norm: Array, xp: ArrayFunctions) -> Array:
         mean, edge = estimator.mean(memory, xp), self.z * estimator.spread(memory, xp)
         spike = norm - mean > edge
         return xp.where(spike, mean + edge * (edge / xp.where(spike, norm - mean, 1.0)), math.inf)
@@ -98,7 +99,7 @@ class Quantile(Level):
         if self.q != 1.0:
             checked_share(self.q, "a quantile", "0.1 (or 1.0, the largest norm)")
 
-    def limit(self, estimator: Estimator, memory: Remembered, norm: Array, xp: ArrayFunctions) -> Array:
+    def limit(self, estimator: Estimator, memory: State, norm: Array, xp: ArrayFunctions) -> Array:
         return estimator.quantile(memory, self.q, xp)
 
     def __str__(self) -> str:
@@ -111,7 +112,7 @@ class MeanOverRMS(Level):
 
     needs: ClassVar[frozenset[str]] = frozenset({"mean", "rms"})
 
-    def limit(self, estimator: Estimator, memory: Remembered, norm: Array, xp: ArrayFunctions) -> Array:
+    def limit(self, estimator: Estimator, memory: State, norm: Array, xp: ArrayFunctions) -> Array:
         rms = estimator.rms(memory, xp)
         return estimator.mean(memory, xp) / xp.where(rms > 0.0, rms, 1.0)
 

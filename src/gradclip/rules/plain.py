@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -34,4 +35,4 @@ def _encode(value: Any, named: bool = False) -> Any:
         return [_encode(item, named) for item in value]
     if callable(value):
         return f"{value.__module__}.{getattr(value, '__qualname__', type(value).__qualname__)}"
-    return "inf" if value == float("inf") else value
+    return str(value) if value in (math.inf, -math.inf) else value  # JSON has no number for them
