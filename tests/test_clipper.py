@@ -38,6 +38,7 @@ from gradclip import (
     until,
 )
 from gradclip.clipper import Clipper as Core
+from gradclip.engines import torch as torch_engine
 from gradclip.engines.reference import ReferenceEngine
 from gradclip.step.gradients import Gradients
 from gradclip.torch import Clipper
@@ -442,3 +443,11 @@ def test_what_a_fused_clamp_has_written_is_not_read_a_second_time(monkeypatch):
     weight = parameter(3.0, -4.0)
     Clipper(ClipGradByValue(1.0), engine="cpu").clip_([weight])
     assert weight.grad.tolist() == [1.0, -1.0]
+
+
+def test_a_limit_of_skips_is_kept_on_an_engine_that_waits_too():
+    clipper = Core(ClipGradByGlobalNorm(1.0), on_nonfinite="skip", max_consecutive_skips=1)
+    broken = Gradients([torch.tensor([math.nan, 1.0])], str)
+    clipper.clip_gradients(broken, torch_engine.DEVICE)
+    with pytest.raises(TooManySkips, match="2 steps in a row"):
+        clipper.clip_gradients(broken, torch_engine.DEVICE)
