@@ -89,7 +89,7 @@ def answer_of(asked):
 class Process:
     """A script that the fork of a command has started: what `run_watched` needs of a `subprocess.Popen`."""
 
-    def __init__(self, command, env, stdout, stderr):
+    def __init__(self, command, env, stdout, stderr, preexec_fn=None):
         files = [sys.stdin, stdout or sys.stdout, stderr or sys.stderr]
         self._asked = ask(PLACE, command[1:], os.getcwd(), env, files)
 

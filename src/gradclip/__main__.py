@@ -1,8 +1,6 @@
 """`python -m gradclip`."""
 
-import sys
-
-from gradclip.cli import main
+from gradclip.cli import entry
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

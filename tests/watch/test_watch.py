@@ -103,7 +103,7 @@ os.kill(os.getpid(), 9)
 """
     (tmp_path / "killed.py").write_text(killed, encoding="utf-8")
     answer = watch("--out", "run", "killed.py", folder=tmp_path)
-    assert answer.returncode == 128 + signal.SIGKILL
+    assert answer.returncode == -signal.SIGKILL
     # the first step, then fifty at a time: of 170 the last 19 were waiting (more only if it took longer than a second)
     steps = [event.step for event in read_run(tmp_path / "run")]
     assert 151 <= len(steps) < 170
@@ -216,3 +216,7 @@ def test_what_is_run() -> None:
     assert folder_for(["torchrun", "here/train.py"]).parts[0] == "runs"
     assert folder_for(["torchrun", "here/train.py"]).name.startswith("train-")
     assert folder_for(["-m", "package.train"]).name.startswith("train-")
+
+
+def test_runs_that_are_started_in_one_second_have_folders_of_their_own() -> None:
+    assert len({folder_for(["train.py"]) for _ in range(20)}) >= 19  # of 65,536 words two may be one

@@ -134,9 +134,9 @@ def train_once(command: Sequence[str], folder: Path, steps: int, threshold: floa
     rule = None if threshold is None else rule_of(threshold)
     path = folder / (AS_IT_IS if rule is None else rule.replace(":", "-"))
     with open(log_of(path), "w", encoding="utf-8") as log:
-        code, interrupted = run_watched(command, path, steps, rule, log)
-    if interrupted or code == 128 + SIGINT:
-        raise KeyboardInterrupt
+        code, died_of, asked = run_watched(command, path, steps, rule, log)
+    if asked or died_of == SIGINT:
+        raise KeyboardInterrupt(asked or SIGINT)
     run = read_run(path) if path.exists() else []
     loss, losses = final_loss(run), losses_of(run)
     ended = math.inf if code or loss is None else loss

@@ -6,6 +6,8 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from signal import SIGINT
+from typing import NoReturn
 
 from gradclip import __version__
 from gradclip.cli import (
@@ -40,7 +42,7 @@ EXIT_CODES = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and give its exit code, which `EXIT_CODES` explains."""
+    """Run a command and give its exit code, which `EXIT_CODES` explains; -n if it is to end by signal n."""
     arguments, line = sys.argv[1:] if arguments is None else arguments, command_line()
     names = [command.__name__.rpartition(".")[2].removesuffix("_command") for command in COMMANDS]
     if arguments and not arguments[0].startswith("-") and arguments[0] not in names:
@@ -50,13 +52,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command: Callable[[argparse.Namespace], int] = options.command
     try:
         return command(options)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print("gradclip: interrupted", file=sys.stderr)
-        return INTERRUPTED
+        (number,) = interrupt.args or (SIGINT,)
+        return INTERRUPTED if number == SIGINT else -number
     except BrokenPipeError:
         # The reader of our output has gone (`gradclip demo | head`): nobody is left to tell, at exit neither.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def entry() -> NoReturn:
+    """What the shell calls: end with the exit code of the command, or by the signal that ended the script."""
+    code = main()
+    if code < 0:
+        from gradclip.watch.passing import end_by
+
+        end_by(-code)  # process 1 of a container outlives it
+    sys.exit(code if code >= 0 else 128 - code)
 
 
 def command_line() -> argparse.ArgumentParser:

@@ -46,15 +46,16 @@ def run(options: argparse.Namespace) -> int:
     rules = [] if options.rule is None else [options.rule]
     if wrong := no_script(script, "watch") or wrong_rules(rules, "--rule") or no_new_folder(folder):
         return mistake(wrong, "watch")
-    code = run_watched(script, folder, options.steps, options.rule, sys.stderr if options.json else None).code
+    ended = run_watched(script, folder, options.steps, options.rule, sys.stderr if options.json else None)
+    code = ended.code
     if not folder.exists():
         print(
             f"gradclip watch: nothing was recorded: no optimizer of PyTorch made a step in sight (exit code {code})",
             file=sys.stderr,
         )
-        return code
-    print_recorded(folder, code, options.json)
-    return code
+    else:
+        print_recorded(folder, code, options.json)
+    return -ended.signal or code
 
 
 def print_recorded(folder: Path, code: int, as_json: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from gradclip.watch.passing import Passing
 from gradclip.watch.start import FOLDER, RULE, STEPS
 
 SITE = Path(__file__).parent / "site"
@@ -17,10 +19,14 @@ MODULE = "-m"
 
 
 class Ended(NamedTuple):
-    """How a script ended: its exit code, and whether somebody pressed Ctrl-C, which it may have answered well."""
+    """How a script ended: its exit code, as a shell says it, and the number of the signal that ended it or 0.
+
+    `asked` is the signal by which somebody asked for an end meanwhile, or 0; a script may answer it by ending well.
+    """
 
     code: int
-    interrupted: bool
+    signal: int
+    asked: int
 
 
 def run_watched(
@@ -30,18 +36,21 @@ def run_watched(
 
     `command` is a script of Python with its arguments, or `-m module`, or a program such as torchrun. The text of a
     `rule` takes the place of what the script clips by. What it prints, errors too, goes to `output` if there is one.
+    Signals are passed on to it.
     """
     path = os.pathsep.join(filter(None, [str(SITE), os.environ.get("PYTHONPATH", "")]))
     settings = {FOLDER: str(folder.absolute()), STEPS: str(steps), RULE: rule or ""}
     environment = {**os.environ, "PYTHONPATH": path, **settings}
-    interrupted = False
-    with subprocess.Popen(with_python(command), env=environment, stdout=output, stderr=output) as process:
-        while True:
-            try:
-                code = process.wait()
-                return Ended(code if code >= 0 else 128 - code, interrupted)  # a signal, as a shell says it
-            except KeyboardInterrupt:
-                interrupted = True  # the terminal has told the script as well, which ends in its own way
+    passing = Passing()
+    with passing.handlers():
+        begin = passing.begin if os.name == "posix" else None
+        with subprocess.Popen(
+            with_python(command), env=environment, stdout=output, stderr=output, preexec_fn=begin
+        ) as process:
+            passing.to(process)
+            code = process.wait()
+    died_of = max(-code, 0)
+    return Ended(128 + died_of if died_of else code, died_of, passing.asked)
 
 
 def with_python(command: Sequence[str]) -> list[str]:
@@ -51,7 +60,7 @@ def with_python(command: Sequence[str]) -> list[str]:
 
 
 def folder_for(command: Sequence[str]) -> Path:
-    """Where a run is recorded if nobody says: named by the script and the time."""
+    """Where a run is recorded if nobody says: named by the script, the time, and a word of its own."""
     script = next((word for word in command if word.endswith(".py")), command[0])
     name = command[1].rpartition(".")[2] if command[0] == MODULE else Path(script).stem
-    return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"

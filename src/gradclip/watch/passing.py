@@ -1,0 +1,119 @@
+"""Signals: what is sent to gradclip is meant for the script, which runs in its place."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+from typing import Protocol
+
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGQUIT")
+PASSED = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
+ENDING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
+"""Those by which somebody asks for an end."""
+
+ONCE = 0.05
+"""Seconds within which a signal that comes again is the same one: `timeout` sends it to us, and to our group."""
+
+PARENT_DEATH = 1
+"""PR_SET_PDEATHSIG of Linux."""
+
+
+class Script(Protocol):
+    """A process that can be sent a signal."""
+
+    def send_signal(self, number: int, /) -> None: ...
+
+
+class Passing:
+    """Passes the signals of this process on to a script, from before it is started until it has ended.
+
+    Where a terminal has this process in front, script and all are in one group, and the terminal itself tells the
+    script of Ctrl-C. Elsewhere the script has a group of its own, so that what is sent to the group of this process
+    comes to the script once, by us. If this process is killed, the script is told to end (on Linux).
+    """
+
+    def __init__(self) -> None:
+        self.asked = 0
+        """The signal by which somebody asked for an end, or 0."""
+        self._in_front = in_front()
+        self._script: Script | None = None
+        self._waiting: list[int] = []
+        self._last: dict[int, float] = {}
+        self._parent = os.getpid()
+        self._told = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+
+    @contextlib.contextmanager
+    def handlers(self) -> Iterator[None]:
+        """While signals are passed on; those that are ignored here, as under `nohup`, stay so for both."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in PASSED}
+        mine = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+        try:
+            for number in mine:
+                signal.signal(number, self._pass)
+            yield
+        finally:
+            for number in mine:
+                signal.signal(number, before[number])
+
+    def to(self, script: Script) -> None:
+        """Pass signals on to `script`, those too that came before it was there."""
+        self._script = script
+        while self._waiting:
+            script.send_signal(self._waiting.pop(0))
+
+    def begin(self) -> None:
+        """What the script's process does before it becomes the script."""
+        if not self._in_front:
+            os.setpgid(0, 0)
+        if self._told is not None:
+            self._told(PARENT_DEATH, signal.SIGTERM)
+            if os.getppid() != self._parent:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    def _pass(self, number: int, frame: FrameType | None) -> None:
+        if signal.Signals(number).name in ENDING:
+            self.asked = self.asked or number
+        if number == signal.SIGINT and self._in_front:
+            return
+        now = time.monotonic()
+        if now - self._last.get(number, -ONCE) < ONCE:
+            return
+        self._last[number] = now
+        if self._script is None:
+            self._waiting.append(number)
+        else:
+            self._script.send_signal(number)
+
+
+def in_front() -> bool:
+    """Whether a terminal has the group of this process in front, and so tells it of Ctrl-C."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
+    except OSError:
+        return False
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    finally:
+        os.close(terminal)
+
+
+def end_by(number: int) -> None:
+    """End this process by the signal that has ended the script; nothing of it is dumped."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if number != signal.SIGKILL:
+        signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
