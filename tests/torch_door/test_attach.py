@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import gradclip
+from gradclip.telemetry import Telemetry, memory
 from gradclip.torch import Clipper, attach
 from training import FUSED, OPTIMIZERS, RULE, backward, batch, by_hand, make_model, parameters_after
 
@@ -721,3 +722,10 @@ def test_what_is_remembered_of_parameters_of_one_name_is_told_apart(engine):
         optimizers[0].step()
         thresholds.append({row.name: row.threshold for row in clipper.last.segments})
     assert thresholds[1:] == [{"weight": 2.0}, {"weight": 2.0, "weight (2)": 200.0}] * 2
+
+
+def test_a_count_of_steps_that_was_tampered_with_is_refused_before_anything_is_loaded():
+    clipper = attach(torch.optim.SGD(make_model().parameters(), lr=0.1), RULE, telemetry=Telemetry(memory()))
+    with pytest.raises(ValueError, match="left_out of this clipper state is 'many', expected a whole number from 0"):
+        clipper.load_state_dict(clipper.state_dict() | {"left_out": "many", "step": 7})
+    assert clipper.step == 0

@@ -38,6 +38,9 @@ class WeightRatio(Threshold):
         ratio = self.ratio.value(observed.step, observed.xp) if isinstance(self.ratio, Schedule) else self.ratio
         return ratio * observed.xp.maximum(observed.weights, self.floor), state
 
+    def memory_rows(self) -> dict[str, int]:
+        return {}
+
     def __str__(self) -> str:
         ratio = self.ratio if isinstance(self.ratio, Schedule) else f"{self.ratio:g}"
         return f"{ratio} of that of the weights" + (f" ({self.floor:g} at least)" if self.floor else "")
@@ -71,6 +74,12 @@ class Combined(Threshold):
 
     def value(self, step: Step, xp: ArrayFunctions = SCALARS) -> Array:
         return self.combined([part.value(step, xp) for part in self.parts], step, xp)
+
+    def memory_rows(self) -> dict[str, int] | None:
+        each = [part.memory_rows() for part in self.parts]
+        if any(rows is None for rows in each):
+            return None
+        return {f"{number}.{name}": n for number, rows in enumerate(each) for name, n in (rows or {}).items()}
 
     def combined(self, limits: Sequence[Array], step: Step, xp: ArrayFunctions) -> Array:
         """One threshold from those of the parts."""

@@ -31,6 +31,11 @@ class Estimator:
         return 0
 
     @property
+    def arrays(self) -> dict[str, int]:
+        """The arrays of its memory by name, each with the n of [n, G], 0 where it is [G]."""
+        return dict.fromkeys(("count", *self.names), 0)
+
+    @property
     def single_norm(self) -> bool:
         """Whether its mean is no mean of several norms."""
         return False
@@ -185,6 +190,10 @@ class Window(Estimator):
     @property
     def rows(self) -> int:
         return self.length
+
+    @property
+    def arrays(self) -> dict[str, int]:
+        return {"count": 0, "norms": self.length, "place": 0}
 
     def empty(self, zero: Array, xp: ArrayFunctions) -> State:
         return {"count": zero, "norms": xp.column(self.length, zero) * 0.0 + zero, "place": zero}

@@ -75,6 +75,9 @@ class History(Threshold):
             after = {**after, "above": xp.where(observed.learns, above, memory["above"])}
         return limit, after
 
+    def memory_rows(self) -> dict[str, int]:
+        return self.estimator.arrays | ({} if self.readmit is None else {"above": 0})
+
     def _memory(self, state: State, zero: Array, xp: ArrayFunctions) -> State:
         """The memory [G], which begins as zeros."""
         if state:

@@ -65,6 +65,13 @@ class Threshold:
         """
         return self.value(observed.step, observed.xp), state
 
+    def memory_rows(self) -> dict[str, int] | None:
+        """The arrays of its memory by name, each with the n of [n, G], 0 where it is [G]; None if that is not said.
+
+        Where it is said, a state is checked by it, and its numbers are finite and not below 0.
+        """
+        return None if self.adapts else {}
+
     def value(self, step: Step, xp: ArrayFunctions = SCALARS) -> Array:
         """The threshold of `step`, where it depends on nothing else; `xp` serves a step that is an array."""
         raise TypeError(f"{type(self).__name__} has no value before the gradients are measured")

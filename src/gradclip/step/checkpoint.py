@@ -11,6 +11,7 @@ from gradclip.rules.plain import described
 from gradclip.rules.rule import AnyRule
 from gradclip.step.layout import LineUp
 from gradclip.step.memory import Memories
+from gradclip.step.state_check import refuse_malformed
 
 VERSION = 2
 """Version 1 had the sentence of the rule as `rule`; it is read still."""
@@ -49,15 +50,17 @@ def state_of(clipper: HasState, to_host: Callable[[Array], list[float]]) -> dict
 
 
 def load_state(clipper: HasState, state: Mapping[str, Any]) -> None:
-    """Give a clipper the state that became `state`; that of another rule is refused."""
+    """Give a clipper the state that became `state`; that of another rule is refused, and what is malformed."""
+    if not isinstance(state, Mapping):
+        raise TypeError(f"a clipper state is the dict that state_dict() gave, got {state!r}")
     version = state.get("version")
     if version not in (1, VERSION):
         raise ValueError(f"expected a clipper state of version {VERSION}, found {version!r}")
-    if state["rule"] != (_sentence_of_version_1(clipper.rule) if version == 1 else described(clipper.rule)):
-        words = state["rule" if version == 1 else "words"]
+    if state.get("rule") != (_sentence_of_version_1(clipper.rule) if version == 1 else described(clipper.rule)):
+        words = state.get("rule" if version == 1 else "words")
         raise ValueError(f"this state belongs to the rule {words!r}, the clipper has {clipper.rule!r}")
-    clipper.step = state["step"]
-    clipper.consecutive_skips = state["consecutive_skips"]
+    refuse_malformed(state, clipper.line)
+    clipper.step, clipper.consecutive_skips = int(state["step"]), int(state["consecutive_skips"])
     clipper.memories.load(state["thresholds"])
     clipper.carried = dict(state.get("carried", {}))
 

@@ -1,0 +1,128 @@
+"""What a saved state may be: looked through as a whole before anything of it is taken up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any
+
+from gradclip.rules.rule import Rule
+from gradclip.rules.scope import Global
+from gradclip.rules.threshold import Threshold
+from gradclip.step.layout import LineUp
+from gradclip.step.part import ALL
+
+NOTHING_TAKEN = "nothing of the state was loaded: take the file that state_dict() wrote, or begin without it"
+
+
+def refuse_malformed(state: Mapping[str, Any], line: LineUp) -> None:
+    """Raise `ValueError`, with the key, for a state that no clipper of this rule could have written."""
+    check_count("step", _part(state, "step"))
+    check_count("consecutive_skips", _part(state, "consecutive_skips"))
+    thresholds = _mapping("thresholds", _part(state, "thresholds"))
+    for text, saved in thresholds.items():
+        where = f"thresholds[{text!r}]"
+        rule = _rule_of(text, line)
+        if rule is None:
+            raise malformed(where, text, "the numbers of a phase, a pattern and a stage of the rule")
+        owners = _check_owners(f"{where}['owners']", _part(_mapping(where, saved), "owners", where))
+        _check_memory(f"{where}['memory']", _mapping(f"{where}['memory']", _part(saved, "memory", where)), rule, owners)
+    carried = _mapping("carried", state.get("carried", {}))
+    if carried and not line.carries:
+        raise malformed("carried", sorted(carried), "nothing, for the rule carries nothing over")
+    for name, tensor in carried.items():
+        if not hasattr(tensor, "shape"):
+            raise malformed(f"carried[{name!r}]", tensor, "a tensor")
+
+
+def malformed(where: str, found: object, expected: str) -> ValueError:
+    """The error that names the key."""
+    shown = repr(found)
+    shown = shown if len(shown) <= 80 else shown[:77] + "..."
+    return ValueError(f"{where} of this clipper state is {shown}, expected {expected}; {NOTHING_TAKEN}")
+
+
+def _part(state: Mapping[str, Any], key: str, where: str = "") -> Any:
+    if key not in state:
+        raise ValueError(f"{where}[{key!r}] is missing in this clipper state; {NOTHING_TAKEN}")
+    return state[key]
+
+
+def _mapping(where: str, value: object) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise malformed(where, value, "a dict")
+    return value
+
+
+def check_count(where: str, value: object) -> None:
+    """Raise `ValueError` unless it is a whole number from 0."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 0:
+        raise malformed(where, value, "a whole number from 0")
+
+
+def _rule_of(text: object, line: LineUp) -> Rule | None:
+    """The rule whose memory has this key; None if there is none."""
+    words = text.split() if isinstance(text, str) else []
+    if len(words) != 3 or not all(word.removeprefix("-").isdecimal() for word in words) or " ".join(words) != text:
+        return None
+    phase, pattern, stage = map(int, words)
+    if not 0 <= phase < len(line.phases):
+        return None
+    sweeps = line.phases[phase].sweeps
+    named = line.phases[phase].names is not None
+    if not (0 <= pattern < len(sweeps) if named else pattern == ALL):
+        return None
+    sweep = sweeps[pattern if named else 0]
+    return sweep.stages[stage] if sweep is not None and 0 <= stage < len(sweep.stages) else None
+
+
+def _check_owners(where: str, owners: object) -> int | None:
+    """How many segments the owners have together; None where none are named."""
+    if not isinstance(owners, list | tuple):
+        raise malformed(where, owners, "a list of names with their number of segments")
+    for place, owner in enumerate(owners):
+        if not (isinstance(owner, list | tuple) and len(owner) == 2 and isinstance(owner[0], str)):
+            raise malformed(f"{where}[{place}]", owner, "a name and its number of segments")
+        check_count(f"{where}[{place}][1]", owner[1])
+    return sum(count for _, count in owners) if owners else None
+
+
+def _check_memory(where: str, memory: Mapping[str, Any], rule: Rule, segments: int | None) -> None:
+    """Raise unless the arrays are those that the threshold keeps, of finite numbers from 0, one for each segment."""
+    expected = rule.threshold.memory_rows()
+    if expected is not None and memory and set(memory) != set(expected):
+        raise malformed(where, sorted(memory, key=str), f"the arrays {sorted(expected)}")
+    if segments is None and isinstance(rule.scope, Global):
+        segments = 1
+    for name, array in memory.items():
+        place = f"{where}[{name!r}]"
+        rows = None if expected is None else expected[name]
+        for number, row in enumerate(_rows(place, array, rows)):
+            found = _check_numbers(place if rows == 0 else f"{place}[{number}]", row, rule.threshold)
+            segments = found if segments is None else segments
+            if found != segments:
+                raise malformed(place, f"{found} numbers", f"{segments}, one for each segment")
+
+
+def _rows(where: str, array: object, rows: int | None) -> Sequence[Any]:
+    """The rows of an array [n, G], or the one of an array [G]; `rows` is n, 0 for the second, None if not known."""
+    if not isinstance(array, list | tuple):
+        raise malformed(where, array, "a list of numbers")
+    nested = bool(array) and isinstance(array[0], list | tuple)
+    if rows is not None and nested != (rows > 0 and bool(array)):
+        raise malformed(where, array, "a list of lists" if rows else "a list of numbers")
+    if rows and len(array) != rows:
+        raise malformed(where, f"{len(array)} lists", f"{rows}")
+    return array if nested else [array]
+
+
+def _check_numbers(where: str, row: object, threshold: Threshold) -> int:
+    if not isinstance(row, list | tuple):
+        raise malformed(where, row, "a list of numbers")
+    own = threshold.memory_rows() is not None
+    for place, number in enumerate(row):
+        plain = isinstance(number, Real) and not isinstance(number, bool) and math.isfinite(number)
+        if not plain or (own and number < 0):
+            raise malformed(f"{where}[{place}]", number, "a finite number from 0" if own else "a finite number")
+    return len(row)

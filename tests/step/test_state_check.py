@@ -1,0 +1,177 @@
+"""A state is looked through as a whole: it loads right, or is refused by the name of its key with nothing changed."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import random
+import warnings
+
+import numpy as np
+import pytest
+
+from gradclip import EMA, AdaGC, AutoClip, ClipGradByGlobalNorm, History, Ratio, Row, Rule, Rules, Tensor, UClip, ZClip
+from gradclip.clipper import Clipper
+from gradclip.engines.reference import ReferenceEngine
+from gradclip.rules.rule import Carry
+from gradclip.step.gradients import Gradients
+from gradclip.testing.check import adaptive_rules
+
+ENGINE = ReferenceEngine()
+RULES = [
+    *(rule for rule in adaptive_rules() if not isinstance(rule, Carry)),
+    Rules({"t0": AdaGC(warmup=1), "*": ZClip(warmup=1)}) >> Rule(Row(), threshold=History(EMA(0.5), Ratio(2.0))),
+    ClipGradByGlobalNorm(1.0),
+]
+
+
+def step(clipper, scale=1.0):
+    tensors = [np.array([[3.0, 4.0], [0.5, 1.0]]) * scale, np.array([1.0, 2.0, 2.0]) * scale]
+    weights = [np.ones((2, 2)), np.ones(3)]
+    gradients = Gradients(tensors, "t{}".format, [0, 1], weights=lambda: weights, moments=lambda: weights)
+    return clipper.clip_gradients(gradients, ENGINE)
+
+
+def stepped(rule, scales=(1.0, 3.0, 0.01, 0.0, 100.0, math.nan, 2.0)):
+    clipper = Clipper(rule)
+    with np.errstate(invalid="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the NaN
+        for scale in scales:
+            step(clipper, scale)
+    return clipper
+
+
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+def test_what_was_written_loads(rule):
+    state = json.loads(json.dumps(stepped(rule).state_dict(), allow_nan=False))
+    clipper = Clipper(rule)
+    clipper.load_state_dict(state)
+    assert clipper.state_dict() == state
+
+
+def changed(state, path, value):
+    state = copy.deepcopy(state)
+    place = state
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    return state
+
+
+ZERO = "thresholds", "0 -1 0"
+WRONG = [
+    (("step",), math.nan, r"step of this clipper state is nan, expected a whole number from 0"),
+    (("step",), "7", "step of .* is '7'"),
+    (("step",), True, "step of .* is True"),
+    (("consecutive_skips",), -1, "consecutive_skips of .* is -1"),
+    (("thresholds",), None, "thresholds of .* is None, expected a dict"),
+    (("thresholds", "0 -1 9"), {}, r"thresholds\['0 -1 9'\] of .*, expected the numbers of a phase"),
+    (("thresholds", "zero"), {}, r"thresholds\['zero'\]"),
+    ((*ZERO, "memory"), [], r"thresholds\['0 -1 0'\]\['memory'\] of .* is \[\], expected a dict"),
+    ((*ZERO, "memory", "mean"), [math.nan, 1.0], r"\['memory'\]\['mean'\]\[0\] of .* is nan, expected a finite number"),
+    ((*ZERO, "memory", "mean"), [1.0, -1.0], r"\['memory'\]\['mean'\]\[1\] of .* is -1.0"),
+    ((*ZERO, "memory", "mean"), [1.0], r"\['memory'\]\['mean'\] of .* is '1 numbers', expected 2"),
+    ((*ZERO, "memory", "mean"), 1.0, r"\['memory'\]\['mean'\] of .* is 1.0, expected a list"),
+    ((*ZERO, "memory", "other"), [1.0, 1.0], r"\['memory'\] of .*, expected the arrays \['count', 'mean'\]"),
+    ((*ZERO, "owners"), [["t0", 1], ["t1"]], r"\['owners'\]\[1\] of .* is \['t1'\], expected a name"),
+    ((*ZERO, "owners"), [["t0", 1], ["t1", "1"]], r"\['owners'\]\[1\]\[1\] of .* is '1'"),
+    (("carried",), {"t0": 1.0}, "carried of .*, expected nothing, for the rule carries nothing over"),
+    (("version",), 9, "expected a clipper state of version 2, found 9"),
+    (("rule",), {}, "this state belongs to the rule"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "words"), WRONG)
+def test_a_wrong_part_is_refused_by_its_key(path, value, words):
+    clipper = stepped(Rule(Tensor(), threshold=History(EMA(0.5), Ratio(2.0))))
+    before = clipper.state_dict()
+    with pytest.raises(ValueError, match=words):
+        clipper.load_state_dict(changed(before, path, value))
+    assert clipper.state_dict() == before
+
+
+@pytest.mark.parametrize("key", ["step", "consecutive_skips", "thresholds"])
+def test_a_missing_part_is_named(key):
+    clipper = stepped(ZClip())
+    state = clipper.state_dict()
+    before = copy.deepcopy(state)
+    del state[key]
+    with pytest.raises(ValueError, match=rf"\['{key}'\] is missing in this clipper state; nothing of the state"):
+        clipper.load_state_dict(state)
+    assert clipper.state_dict() == before
+
+
+@pytest.mark.parametrize("state", [None, 3, [], "state"])
+def test_what_is_no_state_is_refused(state):
+    with pytest.raises(TypeError, match="a clipper state is the dict that"):
+        Clipper(ZClip()).load_state_dict(state)
+
+
+def test_a_window_has_as_many_rows_as_its_rule():
+    clipper = stepped(AutoClip(50, window=4))
+    state = clipper.state_dict()
+    state["thresholds"]["0 -1 0"]["memory"]["norms"].pop()
+    with pytest.raises(ValueError, match=r"\['norms'\] of .* is '3 lists', expected 4"):
+        clipper.load_state_dict(state)
+
+
+def test_what_is_carried_is_tensors():
+    clipper = Clipper(UClip(ClipGradByGlobalNorm(0.5)))
+    step(clipper)
+    before = clipper.state_dict()
+    with pytest.raises(ValueError, match=r"carried\['t0'\] of .* is 'much', expected a tensor"):
+        clipper.load_state_dict(before | {"carried": {"t0": "much"}})
+    assert clipper.step == 1
+
+
+ODD = [None, True, -1, 0, 1, 10**30, 1e308, -0.5, math.nan, math.inf, "", "1", "inf", [], [1.0], [[1.0]], {}, {"a": 1}]
+
+
+def places(value, path=()):
+    """The way to each part of a nested state."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in items:
+        yield (*path, key)
+        yield from places(part, (*path, key))
+
+
+def mutated(state, draw):
+    """The state with a part of it replaced, taken away, repeated, or put under another key."""
+    state = copy.deepcopy(state)
+    path = draw.choice(list(places(state)))
+    place = state
+    for key in path[:-1]:
+        place = place[key]
+    how = draw.randrange(4)
+    if how == 0:
+        place[path[-1]] = draw.choice(ODD)
+    elif how == 1:
+        del place[path[-1]]
+    elif isinstance(place, list):
+        place.insert(path[-1], place[path[-1]] if how == 2 else draw.choice(ODD))
+    else:
+        place[draw.choice(["0 -1 0", "0 0 1", "mean", "step", "x", "1 -1 0"])] = place[path[-1]]
+    return state
+
+
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+def test_a_mutated_state_loads_right_or_is_refused_with_nothing_changed(rule):
+    """Of 2,700 all together, most are refused; those that load make steps, and write a state that loads again."""
+    draw, clipper = random.Random(repr(rule)), stepped(rule)
+    before, refused = clipper.state_dict(), 0
+    for _ in range(150):
+        state, refusal = mutated(before, draw), ""
+        try:
+            clipper.load_state_dict(state)
+        except (ValueError, TypeError) as error:
+            refusal = str(error)
+        if refusal:
+            assert "state" in refusal
+            assert clipper.state_dict() == before
+            refused += 1
+            continue
+        assert not math.isnan(step(clipper).threshold)
+        Clipper(rule).load_state_dict(clipper.state_dict())
+        clipper.load_state_dict(before)
+    assert refused >= 50
