@@ -1,6 +1,7 @@
 """Rules as plain data and back."""
 
 import json
+import random
 
 import pytest
 
@@ -21,6 +22,7 @@ from gradclip import (
     from_dict,
 )
 from gradclip.testing import standard_rules
+from mutating import mutated
 
 
 @pytest.mark.parametrize("rule", standard_rules(), ids=repr)
@@ -84,3 +86,39 @@ def test_a_row_written_before_it_had_an_axis_is_read():
     assert data["scope"] == {"type": "Row", "axis": None}
     del data["scope"]["axis"]
     assert from_dict(data) == Rule(Row())
+
+
+@pytest.mark.parametrize("rule", standard_rules(), ids=repr)
+def test_mutated_data_is_read_right_or_refused_with_its_place(rule):
+    """Of 2,000 all together; what is read is a rule that is written and read again."""
+    draw, data = random.Random(repr(rule)), rule.to_dict()
+    for _ in range(15):
+        changed, refusal = mutated(data, draw), ""
+        try:
+            found = from_dict(changed)
+        except ValueError as error:
+            refusal = str(error)
+        if refusal:
+            assert refusal.startswith(("rule", "not a rule written", "expected a rule"))
+        else:
+            assert from_dict(found.to_dict()) == found
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "words"),
+    [
+        (
+            "threshold",
+            {"type": "Constant"},
+            r"rule\['threshold'\] is a Constant, which needs its 'limit': it has limit",
+        ),
+        ("threshold", {"type": "Constant", "limit": -1}, r"rule\['threshold'\] cannot be a Constant: "),
+        ("threshold", {"type": "Constant", "limit": 1, "x": 2}, r"rule\['threshold'\] is a Constant, which has no 'x'"),
+        ("threshold", {"type": ["Constant"]}, r"rule\['threshold'\] has the unknown type \['Constant'\]"),
+        ("threshold", {"type": "Schedule"}, r"rule\['threshold'\] is a Schedule, which needs its 'points'"),
+        ("scope", 3, "rule cannot be a Rule: scope must be a Scope, got 3"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_place(part, value, words):
+    with pytest.raises(ValueError, match=words):
+        from_dict(Rule().to_dict() | {part: value})

@@ -17,6 +17,7 @@ from gradclip.engines.reference import ReferenceEngine
 from gradclip.rules.rule import Carry
 from gradclip.step.gradients import Gradients
 from gradclip.testing.check import adaptive_rules
+from mutating import mutated
 
 ENGINE = ReferenceEngine()
 RULES = [
@@ -123,36 +124,6 @@ def test_what_is_carried_is_tensors():
     with pytest.raises(ValueError, match=r"carried\['t0'\] of .* is 'much', expected a tensor"):
         clipper.load_state_dict(before | {"carried": {"t0": "much"}})
     assert clipper.step == 1
-
-
-ODD = [None, True, -1, 0, 1, 10**30, 1e308, -0.5, math.nan, math.inf, "", "1", "inf", [], [1.0], [[1.0]], {}, {"a": 1}]
-
-
-def places(value, path=()):
-    """The way to each part of a nested state."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, part in items:
-        yield (*path, key)
-        yield from places(part, (*path, key))
-
-
-def mutated(state, draw):
-    """The state with a part of it replaced, taken away, repeated, or put under another key."""
-    state = copy.deepcopy(state)
-    path = draw.choice(list(places(state)))
-    place = state
-    for key in path[:-1]:
-        place = place[key]
-    how = draw.randrange(4)
-    if how == 0:
-        place[path[-1]] = draw.choice(ODD)
-    elif how == 1:
-        del place[path[-1]]
-    elif isinstance(place, list):
-        place.insert(path[-1], place[path[-1]] if how == 2 else draw.choice(ODD))
-    else:
-        place[draw.choice(["0 -1 0", "0 0 1", "mean", "step", "x", "1 -1 0"])] = place[path[-1]]
-    return state
 
 
 @pytest.mark.parametrize("rule", RULES, ids=repr)

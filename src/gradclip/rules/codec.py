@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import MISSING, fields
 from typing import Any
 
 from gradclip.rules import combine, estimators, history, levels, norm, response, scope, threshold
@@ -27,26 +28,26 @@ KINDS: dict[str, type] = {
 
 
 def from_dict(data: Mapping[str, Any]) -> AnyRule:
-    """The rule that `to_dict` wrote."""
+    """The rule that `to_dict` wrote; `ValueError` with the place where it is none that could have been written."""
     if not isinstance(data, Mapping) or data.get("version") != VERSION:
         found = data.get("version") if isinstance(data, Mapping) else data
         raise ValueError(f"not a rule written by to_dict of version {VERSION}: found version {found!r}")
-    rule = _decode({key: value for key, value in data.items() if key != "version"})
+    rule = _decode({key: value for key, value in data.items() if key != "version"}, "rule")
     if not isinstance(rule, Rule | Chain | Rules | Carry):
         raise ValueError(f"expected a rule, found a {type(rule).__name__}")
     return rule
 
 
-def _kind_of(name: Any) -> type:
+def _kind_of(name: Any, where: str) -> type:
     """The class of this name: one of this package, or one that somebody has derived from its parts."""
-    if name in KINDS:
+    if isinstance(name, str) and name in KINDS:
         return KINDS[name]
     found = [kind for base in OPEN for kind in _derived(base) if kind.__name__ == name]
     if len(found) != 1:
         several = f": {' and '.join(kind.__module__ for kind in found)} have one each" if found else ""
         raise ValueError(
-            f"unknown type {name!r}{several}: this version knows {', '.join(sorted(KINDS))}, and the parts of others "
-            "once their module is imported"
+            f"{where} has the unknown type {name!r}{several}: this version knows {', '.join(sorted(KINDS))}, and "
+            "the parts of others once their module is imported"
         )
     return found[0]
 
@@ -56,11 +57,29 @@ def _derived(base: type) -> list[type]:
     return [*children, *(kind for child in children for kind in _derived(child))]
 
 
-def _decode(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        arguments = {name: _decode(item) for name, item in value.items() if name != "type"}
-        kind = _kind_of(value.get("type"))
-        return Schedule(*arguments["points"]) if kind is Schedule else kind(**arguments)
+def _decode(value: Any, where: str) -> Any:
+    """What became `value`, which stands at `where`."""
     if isinstance(value, list | tuple):
-        return tuple(_decode(item) for item in value)
-    return float(value) if value in ("inf", "-inf") else value
+        return tuple(_decode(item, f"{where}[{place}]") for place, item in enumerate(value))
+    if not isinstance(value, Mapping):
+        return float(value) if value in ("inf", "-inf") else value
+    kind = _kind_of(value.get("type"), where)
+    _refuse_other_fields(kind, [name for name in value if name != "type"], where)
+    arguments = {name: _decode(item, f"{where}[{name!r}]") for name, item in value.items() if name != "type"}
+    try:
+        return Schedule(*arguments["points"]) if kind is Schedule else kind(**arguments)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where} cannot be a {kind.__name__}: {error}") from error
+
+
+def _refuse_other_fields(kind: type, given: list[Any], where: str) -> None:
+    known = [field for field in fields(kind) if field.init]
+    names = [field.name for field in known]
+    other = [name for name in given if name not in names]
+    optional = [field.name for field in known if field.default is not MISSING or field.default_factory is not MISSING]
+    lacking = [name for name in names if name not in (*given, *optional)]
+    if kind is Schedule:
+        lacking = [name for name in lacking if name == "points"]
+    if other or lacking:
+        wrong = f"has no {other[0]!r}" if other else f"needs its {lacking[0]!r}"
+        raise ValueError(f"{where} is a {kind.__name__}, which {wrong}: it has {', '.join(names) or 'nothing'}")

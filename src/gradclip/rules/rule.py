@@ -91,6 +91,9 @@ class Chain(Chainable):
         if not self.stages:
             raise ValueError("a chain needs at least one rule")
         _refuse_carry(*self.stages)
+        for stage in self.stages:
+            if not isinstance(stage, Rule | Rules):
+                raise TypeError(f"a chain is one of rules, got {stage!r}: ClipGradByValue(1.0) >> ClipGradByNorm(1.0)")
         late = [rule for stage in self.stages[_folded(self.stages) :] for rule in rules_in(stage)]
         raising = [rule for rule in late if rule.response.action == RAISE]
         if raising:
