@@ -19,6 +19,7 @@ from gradclip.step.result import Result
 from gradclip.step.run import run
 from gradclip.step.write import write
 from gradclip.telemetry import Telemetry
+from gradclip.telemetry.collector import checked_telemetry
 
 
 class Clipper:
@@ -51,9 +52,9 @@ class Clipper:
         self._given: dict[str, Any] = {}
         self._last: Result | None = None
         self.answer = Answer(line.policy, line.can_skip or line.can_raise)
-        if telemetry is not None:
-            telemetry.serve(self)
-        self.telemetry = telemetry
+        self.telemetry = checked_telemetry(telemetry)
+        if self.telemetry is not None:
+            self.telemetry.serve(self)
 
     @property
     def hears(self) -> frozenset[str]:

@@ -729,3 +729,24 @@ def test_a_count_of_steps_that_was_tampered_with_is_refused_before_anything_is_l
     with pytest.raises(ValueError, match="left_out of this clipper state is 'many', expected a whole number from 0"):
         clipper.load_state_dict(clipper.state_dict() | {"left_out": "many", "step": 7})
     assert clipper.step == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"telemetry": "runs/x"}, r"telemetry is a Telemetry, got 'runs/x': write Telemetry\(jsonl\('runs/x'\)\)"),
+        ({"telemetry": print}, "telemetry is a Telemetry, got <built-in function print>: write Telemetry"),
+        ({"telemetry": 5}, "telemetry is a Telemetry, got 5: write Telemetry"),
+        ({"model": "net"}, "model is the torch.nn.Module whose parameters have names, got 'net'"),
+        ({"need_clip": 5}, "need_clip is a function of a parameter, got 5"),
+        ({"on_nonfinite": ["skip"]}, r"on_nonfinite is one of 'keep', .*, got \['skip'\]"),
+        ({"max_consecutive_skips": "3"}, "max_consecutive_skips is a whole number from 0 or None, got '3'"),
+        ({"engine": 3}, "PyTorch has the engines 'cpu', 'torch' and None to choose, got 3"),
+        ({"place": None}, "place is one of"),
+    ],
+)
+def test_a_wrong_argument_is_answered_at_the_call(options, words):
+    optimizer = torch.optim.SGD(make_model().parameters(), lr=0.1)
+    with pytest.raises((TypeError, ValueError), match=words):
+        attach(optimizer, RULE, **options)
+    attach(optimizer, RULE)  # nothing is left of the call

@@ -56,8 +56,8 @@ def checked_limit(skips: int | None) -> int | None:
     return skips
 
 
-def policy_of(name: str) -> Policy:
+def policy_of(name: object) -> Policy:
     """The policy of this name, or the error that lists them."""
-    if name not in POLICIES:
+    if not isinstance(name, str) or name not in POLICIES:
         raise ValueError(f"on_nonfinite is one of {', '.join(map(repr, POLICIES))}, got {name!r}")
     return POLICIES[name]

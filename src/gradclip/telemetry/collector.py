@@ -149,3 +149,11 @@ def about(rule: Any, gradients: Gradients, optimizers: Sequence[object]) -> dict
         "optimizer": ", ".join(dict.fromkeys(type(optimizer).__name__ for optimizer in optimizers)),
         "parameters": {gradients.name(i): list(map(int, shape)) for i, shape in enumerate(shapes)},
     }
+
+
+def checked_telemetry(given: object) -> Telemetry | None:
+    """`given` if it is a `Telemetry` or None, or the error that says how to make one."""
+    if given is None or isinstance(given, Telemetry):
+        return given
+    sink = repr(given) if callable(given) else f"jsonl({given!r})" if isinstance(given, str) else "jsonl('runs/first')"
+    raise TypeError(f"telemetry is a Telemetry, got {given!r}: write Telemetry({sink})")

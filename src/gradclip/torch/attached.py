@@ -93,6 +93,8 @@ def attach(
     rule = checked_rule(rule)
     inner = list(dict.fromkeys(map(unwrapped, given)))
     refuse_step_in_backward(inner, rule)
+    if model is not None and not isinstance(model, torch.nn.Module):
+        raise TypeError(f"model is the torch.nn.Module whose parameters have names, got {model!r}")
     if place not in PLACES:
         raise ValueError(f"place is one of {', '.join(map(repr, PLACES))}, got {place!r}")
     options = Options(on_nonfinite, max_consecutive_skips, need_clip, engine, through_grad_scale, place, telemetry)

@@ -47,6 +47,8 @@ class Clipper(clipper.Clipper):
         super().__init__(
             rule, on_nonfinite=on_nonfinite, max_consecutive_skips=max_consecutive_skips, telemetry=telemetry
         )
+        if need_clip is not None and not callable(need_clip):
+            raise TypeError(f"need_clip is a function of a parameter, got {need_clip!r}")
         self.need_clip = need_clip
         self._engine_name = checked_engine(engine)
         self._reported = False
