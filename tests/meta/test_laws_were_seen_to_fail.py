@@ -151,6 +151,14 @@ class Damped(Response):
         return xp.where(ratio > 0.0, 0.5 / xp.maximum(ratio, 1.0), 1.0)
 
 
+@dataclass(frozen=True)
+class Forgetful(Smooth):
+    """One that becomes the first kind, whatever it was made with."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kind", "reciprocal")
+
+
 PLANTS = [
     planted(
         "a response scales what is zero",
@@ -337,7 +345,7 @@ PLANTS = [
         laws.it_is_the_same_rule_after_a_round_trip,
         codec,
         "KINDS",
-        codec.KINDS | {"Smooth": lambda **kind: Smooth()},
+        codec.KINDS | {"Smooth": Forgetful},
         rule=Rule(response=Smooth("tanh")),
     ),
     planted(
