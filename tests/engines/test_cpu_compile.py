@@ -149,7 +149,7 @@ def test_a_whole_clip_works_with_a_damaged_cache(tmp_path):
     cache = tmp_path / "cache"
     known = Kept(cpu_kernels.squares.py_func).folder
     own = cache / UserProvidedCacheLocator.get_suitable_cache_subpath(cpu_kernels.__file__)
-    shutil.copytree(known, own, ignore=shutil.ignore_patterns("*.pyc", "*.lock"))
+    shutil.copytree(known, own, ignore=shutil.ignore_patterns("*.pyc", "*.lock", "*.tmp.*"))
 
     def run():
         environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache)}
@@ -158,7 +158,7 @@ def test_a_whole_clip_works_with_a_damaged_cache(tmp_path):
 
     expected = "[0.6000000238418579, 0.800000011920929] {} cpu\n"
     assert run() == (expected.format(0), "")
-    for kernel in Kept(cpu_kernels.squares.py_func).files:
-        (own / kernel.name).write_bytes(kernel.read_bytes()[:100])
+    for kernel in own.glob("cpu_kernels.squares-*.nb[ci]"):
+        kernel.write_bytes(kernel.read_bytes()[:100])
     assert run() == (expected.format(1), "")
     assert run() == (expected.format(0), "")

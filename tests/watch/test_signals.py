@@ -39,6 +39,14 @@ GRADCLIP = [sys.executable, "-m", "gradclip"]
 SENT = ["SIGTERM", "SIGHUP", "SIGINT", "SIGUSR1", "SIGUSR2", "SIGQUIT"]
 
 
+def makes_namespaces() -> bool:
+    """Whether a process can be made process 1, as in a container."""
+    return (
+        bool(shutil.which("unshare"))
+        and not subprocess.run(["unshare", "-pfr", "true"], capture_output=True).returncode
+    )
+
+
 @pytest.fixture
 def start(tmp_path: Path):
     """Start a script that listens to signals, in a session of its own, and wait until it does."""
@@ -51,7 +59,9 @@ def start(tmp_path: Path):
             start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
         started.append(process)
+        until = time.monotonic() + 60
         while not (tmp_path / "pid").exists():
+            assert time.monotonic() < until, "the script was not started"
             time.sleep(0.01)
         if command != "suggest":  # which keeps what the script prints
             assert process.stdout.readline() == "ready\n"
@@ -124,7 +134,7 @@ def test_a_search_by_trial_ends_with_the_training_that_was_ended(start, tmp_path
     assert gone(int((tmp_path / "pid").read_text()))
 
 
-@pytest.mark.skipif(subprocess.run(["unshare", "-pfr", "true"], check=False).returncode != 0, reason="no namespaces")
+@pytest.mark.skipif(not makes_namespaces(), reason="no namespaces can be made here")
 @pytest.mark.parametrize(("names", "code"), [("SIGTERM", 7), ("", 128 + signal.SIGTERM)])
 def test_as_process_1_of_a_container_it_passes_signals_on(tmp_path, names, code):
     (tmp_path / "listens.py").write_text(LISTENS, encoding="utf-8")
@@ -156,7 +166,7 @@ def test_a_script_under_nohup_does_not_hear_that_its_terminal_is_gone(start):
 @pytest.mark.skipif(shutil.which("timeout") is None, reason="there is no timeout")
 def test_under_timeout_the_script_hears_once(start):
     """It sends the signal to its child, and then to the whole group."""
-    process = start("SIGTERM", "timeout", "2")
+    process = start("SIGTERM", "timeout", "6")
     out, _ = process.communicate(timeout=30)
     assert (out, process.returncode) == ("heard SIGTERM\n", 124)
 
