@@ -13,7 +13,7 @@ from gradclip.step.gradients import Gradients, gathered, is_one, refuse_many
 from gradclip.step.layout import LineUp
 from gradclip.step.memory import Memories, Memory
 from gradclip.step.nonfinite import nonfinite_names
-from gradclip.step.policy import checked_limit, policy_of
+from gradclip.step.policy import checked_skip_limit, policy_of
 from gradclip.step.respond import Answer, too_many_skips
 from gradclip.step.result import Result
 from gradclip.step.run import run
@@ -42,7 +42,7 @@ class Clipper:
         self.rule = checked_rule(rule)
         self.line = line = LineUp(self.rule, policy_of(on_nonfinite))
         self.on_nonfinite = on_nonfinite
-        self.max_consecutive_skips = checked_limit(max_consecutive_skips)
+        self.max_consecutive_skips = checked_skip_limit(max_consecutive_skips)
         self.can_skip, self.can_raise = line.can_skip, line.can_raise
         self.reads_moments, self.reads_given = line.reads_moments, line.reads_given
         self.step: Any = 0

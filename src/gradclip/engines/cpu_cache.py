@@ -10,7 +10,7 @@ import glob
 import hashlib
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -46,8 +46,7 @@ class Kept:
 
     def remove_damaged(self) -> bool:
         """Remove files that are not as they were sealed; whether there were any."""
-        files = self.files
-        if not files or self._is_sealed():
+        if not (files := self.files) or self._sealed() == digest(files):
             return False
         for file in files:
             file.unlink(missing_ok=True)
@@ -57,18 +56,21 @@ class Kept:
 
     def seal(self) -> None:
         """Note what the files are now."""
-        self._seal.write_text(self._digest(), encoding="ascii")
+        self._seal.write_bytes(digest(self.files))
 
-    def _is_sealed(self) -> bool:
+    def _sealed(self) -> bytes | None:
+        """What the files were when they were sealed."""
         try:
-            return self._seal.read_bytes().decode("ascii", "replace") == self._digest()
+            return self._seal.read_bytes()
         except FileNotFoundError:
-            return False
+            return None
 
-    def _digest(self) -> str:
-        digest = hashlib.sha256()
-        for file in self.files:
-            content = file.read_bytes()
-            digest.update(f"{file.name} {len(content)}\n".encode())
-            digest.update(content)
-        return digest.hexdigest()
+
+def digest(files: Sequence[Path]) -> bytes:
+    """The SHA-256 of the names, the lengths and the contents of files, in hexadecimal."""
+    found = hashlib.sha256()
+    for file in files:
+        content = file.read_bytes()
+        found.update(f"{file.name} {len(content)}\n".encode())
+        found.update(content)
+    return found.hexdigest().encode()

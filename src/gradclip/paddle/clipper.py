@@ -25,7 +25,7 @@ from gradclip.paddle.parameters import (
     put_gradient,
 )
 from gradclip.rules.rule import AnyRule
-from gradclip.step.gradients import Gradients
+from gradclip.step.gradients import Gradients, checked_need_clip
 from gradclip.step.memory import Memories
 from gradclip.step.respond import report_nothing
 from gradclip.step.result import Result
@@ -60,9 +60,7 @@ class Clipper(clipper.Clipper):
         super().__init__(
             rule, on_nonfinite=on_nonfinite, max_consecutive_skips=max_consecutive_skips, telemetry=telemetry
         )
-        if need_clip is not None and not callable(need_clip):
-            raise TypeError(f"need_clip is a function of a parameter, got {need_clip!r}")
-        self.need_clip = need_clip
+        self.need_clip = checked_need_clip(need_clip)
         self.engine_name = checked_engine(engine)
 
     def clip_(self, parameters: Any) -> Result:

@@ -127,8 +127,7 @@ def state_of(rule: Rule) -> str:
 def numbers_of(threshold: Threshold) -> int:
     """The numbers that a threshold remembers for one segment."""
     if isinstance(threshold, History):
-        numbers = len(threshold.estimator.names) + 1 + (threshold.readmit is not None)
-        return numbers + max(threshold.estimator.rows - 1, 0)
+        return sum(max(rows, 1) for rows in threshold.memory_rows().values())
     inner = [getattr(threshold, field.name) for field in fields(threshold)]
     parts = [part for value in inner for part in (value if isinstance(value, tuple) else (value,))]
     return sum(numbers_of(part) for part in parts if isinstance(part, Threshold))

@@ -64,8 +64,9 @@ def _decode(value: Any, where: str) -> Any:
     if not isinstance(value, Mapping):
         return float(value) if value in ("inf", "-inf") else value
     kind = _kind_of(value.get("type"), where)
-    _refuse_other_fields(kind, [name for name in value if name != "type"], where)
-    arguments = {name: _decode(item, f"{where}[{name!r}]") for name, item in value.items() if name != "type"}
+    parts = {name: item for name, item in value.items() if name != "type"}
+    _refuse_other_fields(kind, list(parts), where)
+    arguments = {name: _decode(item, f"{where}[{name!r}]") for name, item in parts.items()}
     try:
         return Schedule(*arguments["points"]) if kind is Schedule else kind(**arguments)
     except (TypeError, ValueError) as error:
@@ -78,8 +79,6 @@ def _refuse_other_fields(kind: type, given: list[Any], where: str) -> None:
     other = [name for name in given if name not in names]
     optional = [field.name for field in known if field.default is not MISSING or field.default_factory is not MISSING]
     lacking = [name for name in names if name not in (*given, *optional)]
-    if kind is Schedule:
-        lacking = [name for name in lacking if name == "points"]
     if other or lacking:
         wrong = f"has no {other[0]!r}" if other else f"needs its {lacking[0]!r}"
         raise ValueError(f"{where} is a {kind.__name__}, which {wrong}: it has {', '.join(names) or 'nothing'}")

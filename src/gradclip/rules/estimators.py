@@ -42,7 +42,7 @@ class Estimator:
 
     def empty(self, zero: Array, xp: ArrayFunctions) -> State:
         """The memory that nothing was learnt in; `zero` is [G]."""
-        return dict.fromkeys(("count", *self.names), zero)
+        return {name: xp.column(n, zero) * 0.0 + zero if n else zero for name, n in self.arrays.items()}
 
     def learnt(self, memory: State, norm: Array, warmup: int, xp: ArrayFunctions) -> State:
         """The memory after `norm` [G]; `warmup` norms make the beginning."""
@@ -194,9 +194,6 @@ class Window(Estimator):
     @property
     def arrays(self) -> dict[str, int]:
         return {"count": 0, "norms": self.length, "place": 0}
-
-    def empty(self, zero: Array, xp: ArrayFunctions) -> State:
-        return {"count": zero, "norms": xp.column(self.length, zero) * 0.0 + zero, "place": zero}
 
     def learnt(self, memory: State, norm: Array, warmup: int, xp: ArrayFunctions) -> State:
         place = memory["place"]

@@ -60,6 +60,13 @@ NO_MOMENTS = (
 )
 
 
+def checked_need_clip(function: Callable[..., bool] | None) -> Callable[..., bool] | None:
+    """`function` if it can say which parameters need clipping, or the error that says what it is to be."""
+    if function is not None and not callable(function):
+        raise TypeError(f"need_clip is a function of a parameter, got {function!r}")
+    return function
+
+
 def is_one(number: object) -> bool:
     """Whether this is a number, or a tensor of one element."""
     return isinstance(number, Real) or (hasattr(number, "shape") and math.prod(number.shape) == 1)

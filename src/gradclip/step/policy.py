@@ -49,7 +49,7 @@ EVERY = (KEEPS, Policy("skip", 0.0, SKIP), Policy("zero", 0.0, ZERO), Policy("ra
 POLICIES = {policy.name: policy for policy in EVERY}
 
 
-def checked_limit(skips: int | None) -> int | None:
+def checked_skip_limit(skips: int | None) -> int | None:
     """How many steps in a row may be skipped, or the error that says what it may be."""
     if skips is not None and not (type(skips) is int and skips >= 0):
         raise ValueError(f"max_consecutive_skips is a whole number from 0 or None, got {skips!r}")

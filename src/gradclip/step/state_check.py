@@ -9,7 +9,6 @@ from typing import Any
 
 from gradclip.rules.rule import Rule
 from gradclip.rules.scope import Global
-from gradclip.rules.threshold import Threshold
 from gradclip.step.layout import LineUp
 from gradclip.step.part import ALL
 
@@ -18,8 +17,9 @@ NOTHING_TAKEN = "nothing of the state was loaded: take the file that state_dict(
 
 def refuse_malformed(state: Mapping[str, Any], line: LineUp) -> None:
     """Raise `ValueError`, with the key, for a state that no clipper of this rule could have written."""
-    check_count("step", _part(state, "step"))
-    check_count("consecutive_skips", _part(state, "consecutive_skips"))
+    _check_count("step", _part(state, "step"))
+    _check_count("consecutive_skips", _part(state, "consecutive_skips"))
+    _check_count("left_out", state.get("left_out", 0))  # of a clipper that GradScaler tells of the steps it leaves out
     thresholds = _mapping("thresholds", _part(state, "thresholds"))
     for text, saved in thresholds.items():
         where = f"thresholds[{text!r}]"
@@ -55,7 +55,7 @@ def _mapping(where: str, value: object) -> Mapping[str, Any]:
     return value
 
 
-def check_count(where: str, value: object) -> None:
+def _check_count(where: str, value: object) -> None:
     """Raise `ValueError` unless it is a whole number from 0."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 0:
         raise malformed(where, value, "a whole number from 0")
@@ -84,7 +84,7 @@ def _check_owners(where: str, owners: object) -> int | None:
     for place, owner in enumerate(owners):
         if not (isinstance(owner, list | tuple) and len(owner) == 2 and isinstance(owner[0], str)):
             raise malformed(f"{where}[{place}]", owner, "a name and its number of segments")
-        check_count(f"{where}[{place}][1]", owner[1])
+        _check_count(f"{where}[{place}][1]", owner[1])
     return sum(count for _, count in owners) if owners else None
 
 
@@ -99,7 +99,7 @@ def _check_memory(where: str, memory: Mapping[str, Any], rule: Rule, segments: i
         place = f"{where}[{name!r}]"
         rows = None if expected is None else expected[name]
         for number, row in enumerate(_rows(place, array, rows)):
-            found = _check_numbers(place if rows == 0 else f"{place}[{number}]", row, rule.threshold)
+            found = _check_numbers(place if rows == 0 else f"{place}[{number}]", row, expected is None)
             segments = found if segments is None else segments
             if found != segments:
                 raise malformed(place, f"{found} numbers", f"{segments}, one for each segment")
@@ -117,12 +117,12 @@ def _rows(where: str, array: object, rows: int | None) -> Sequence[Any]:
     return array if nested else [array]
 
 
-def _check_numbers(where: str, row: object, threshold: Threshold) -> int:
+def _check_numbers(where: str, row: object, signed: bool) -> int:
+    """How many numbers the row has; each is finite, and where none is `signed` from 0."""
     if not isinstance(row, list | tuple):
         raise malformed(where, row, "a list of numbers")
-    own = threshold.memory_rows() is not None
     for place, number in enumerate(row):
         plain = isinstance(number, Real) and not isinstance(number, bool) and math.isfinite(number)
-        if not plain or (own and number < 0):
-            raise malformed(f"{where}[{place}]", number, "a finite number from 0" if own else "a finite number")
+        if not plain or (number < 0 and not signed):
+            raise malformed(f"{where}[{place}]", number, "a finite number" if signed else "a finite number from 0")
     return len(row)

@@ -11,7 +11,7 @@ from gradclip.engines import choice, torch_layout
 from gradclip.engines import torch as torch_engine
 from gradclip.engines.base import Engine
 from gradclip.rules.rule import AnyRule
-from gradclip.step.gradients import Gradients
+from gradclip.step.gradients import Gradients, checked_need_clip
 from gradclip.step.respond import report_nothing
 from gradclip.step.result import Result
 from gradclip.telemetry import Telemetry
@@ -47,9 +47,7 @@ class Clipper(clipper.Clipper):
         super().__init__(
             rule, on_nonfinite=on_nonfinite, max_consecutive_skips=max_consecutive_skips, telemetry=telemetry
         )
-        if need_clip is not None and not callable(need_clip):
-            raise TypeError(f"need_clip is a function of a parameter, got {need_clip!r}")
-        self.need_clip = need_clip
+        self.need_clip = checked_need_clip(need_clip)
         self._engine_name = checked_engine(engine)
         self._reported = False
 

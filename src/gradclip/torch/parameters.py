@@ -79,11 +79,13 @@ def of_optimizers(optimizers: list[torch.optim.Optimizer], model: torch.nn.Modul
             tensors += group["params"]
             groups += [number] * len(group["params"])
     looked_up = False
+    known: dict[int, tuple[str, torch.Tensor]] = {}
     own_names: list[str] = []
 
     def name(index: int) -> str:
-        nonlocal looked_up
-        known = {} if model is None else _names.setdefault(model, {})
+        nonlocal known, looked_up
+        if model is not None and not known:
+            known = _names.setdefault(model, {})
         if model is not None and id(tensors[index]) not in known and not looked_up:
             looked_up = True
             known.clear()

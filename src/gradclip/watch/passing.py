@@ -96,7 +96,9 @@ class Passing:
 
 
 def in_front() -> bool:
-    """Whether a terminal has the group of this process in front, and so tells it of Ctrl-C."""
+    """Whether a terminal has the group of this process in front, and so tells it of Ctrl-C; Windows tells all."""
+    if os.name != "posix":
+        return True
     try:
         terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
     except OSError:
