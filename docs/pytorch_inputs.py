@@ -164,7 +164,7 @@ INPUTS = [
     Input(
         "fp64 `[2e200, 2e200]`",
         norm([2e200] * 2, dtype=DOUBLE),
-        "gradclip: beyond fp64 nothing is known, so nothing is written",
+        "gradclip: finite gradients, and only their squares leave fp64",
     ),
     Input(
         "fp32 `[1e25, 1e25]`, `error_if_nonfinite=True`",

@@ -7,13 +7,14 @@ fp32, half a step of the dtype for the element that is stored, doubled where two
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
 
 from benches import BENCHES, COMPILED_DTYPES, DTYPES
 from effort import LONG
-from gradclip import L2, ClipGradByValue, Element, Global, Raise, Rule, Tensor
+from gradclip import L1, L2, RMS, ClipGradByValue, Constant, Element, Global, Linf, Lp, Raise, Row, Rule, Tensor
 from gradclip.rules.rule import rules_in
 from gradclip.step.policy import POLICIES
 from gradclip.testing import adversarial_gradients, check_engine, laws, laws_of, ordinary_gradients, standard_rules
@@ -87,15 +88,82 @@ def test_engines_agree_on_complex_gradients(engine, gradients):
     all_hold([lambda r=rule: laws.it_agrees_with_the_reference(bench, r, arrays) for rule in by_norm])
 
 
-@pytest.mark.parametrize("scope", SCOPES, ids=str)
+FLUSHING = ("jax", "paddle on a device")
+"""On a CPU these frameworks take denormal numbers for zero in their arithmetic."""
+FAR_OUT = {
+    "squares above fp64": [np.full((2, 3), 2e200), np.array([1e190, -1e199])],
+    "squares below fp64": [np.full((2, 3), 2e-200), np.array([1e-190, -1e-199])],
+    "the largest": [np.full((2, 2), 1.7e308)],
+    "from end to end": [np.array([[1e200, 1e-200], [0.0, 1.0]]), np.array([[0.0, 0.0], [3e-170, 4e-170]])],
+    "small beside zeros": [np.zeros((2, 2)), np.array([3e-200, 4e-200]), np.zeros(0)],
+    "rows from end to end": [np.array([[1e200, 1e200, 1.0], [2e-180, 1.0, 1e160]]).T, np.full((3, 2), 1e170).T],
+}
+"""Finite fp64 gradients whose squares are no fp64 numbers."""
+
+
+def true_norm(x: np.ndarray, norm) -> np.longdouble:
+    """In long double, whose exponents go on to 4932."""
+    sizes = np.abs(x.astype(np.longdouble)).ravel()
+    if norm.p == np.inf:
+        return sizes.max(initial=0.0)
+    total = np.sum(sizes ** np.longdouble(norm.p))
+    return (total / max(x.size if isinstance(norm, RMS) else 1, 1)) ** (1 / np.longdouble(norm.p))
+
+
+def clips_to_the_true_norm(bench, rule, arrays, segments) -> None:
+    """`segments` are views of one list of arrays, those that have one norm together in one list.
+
+    The tolerance is for sums of a few powers in fp64, each within 2 of its last steps: 1e-13. 1e-307 is the smallest
+    number that JAX does not take for zero.
+    """
+    outcome = bench.clip(rule, arrays)
+    for before, after in zip(segments(arrays), segments(outcome.after), strict=True):
+        norm = true_norm(np.concatenate([x.ravel() for x in before]), rule.norm)
+        limit = np.longdouble(rule.threshold.limit)
+        for x, got in zip(before, after, strict=True):
+            wanted = (x * (limit / norm) if norm > limit else x.astype(np.longdouble)).astype(np.float64)
+            if norm > 1e307 * limit:  # the coefficient is no normal number: fewer digits, or zero
+                assert np.all(np.abs(got) <= np.abs(wanted) * 1.001), (rule, x, got, wanted)
+                continue
+            assert np.allclose(got, wanted, rtol=1e-13, atol=1e-307), (rule, x, got, wanted)
+    assert outcome.result.nonfinite == 0
+
+
+@pytest.mark.parametrize("limit", [1e-170, 1e-30, 1.0, 1e30, 1e170, 1e307])
 @pytest.mark.parametrize("engine", BENCHES)
-def test_fp64_gradients_whose_squares_leave_fp64_are_non_finite_on_every_engine(engine, scope):
-    """2e200 squared is no fp64 number: PyTorch reports infinity there, and its users rely on the error."""
+def test_every_finite_fp64_gradient_is_clipped_by_its_true_norm(engine, limit):
+    bench, checks = replace(BENCHES[engine], dtype="float64"), []
+    segments = {
+        Global(): lambda arrays: [arrays],
+        Tensor(): lambda arrays: [[x] for x in arrays],
+        Row(axis=0): lambda arrays: [[row] for x in arrays for row in (x if x.ndim > 1 else [x])],
+        Row(axis=-1): lambda arrays: [[row] for x in arrays for row in (x.T if x.ndim > 1 else [x])],
+    }
+    for scope, norm in product(segments, [L1(), L2(), RMS(), Lp(3.5), Lp(0.5), Linf()]):
+        rule = Rule(scope, norm, Constant(limit))
+        checks += [
+            lambda r=rule, a=arrays: clips_to_the_true_norm(bench, r, a, segments[r.scope])
+            for arrays in FAR_OUT.values()
+        ]
+    all_hold(checks)
+
+
+@pytest.mark.parametrize("engine", [name for name in BENCHES if name not in FLUSHING])
+def test_a_coefficient_may_be_a_denormal_number(engine):
+    """1e-3 / 1.7e308 has 34 bits left: 2^-34 = 6e-11."""
     bench = replace(BENCHES[engine], dtype="float64")
-    outcome = bench.clip(Rule(scope, L2()), [np.full((2, 2), 2e200)])
-    assert {row.norm_before for row in outcome.result.segments} == {np.inf}
-    assert {row.action for row in outcome.result.segments} == {"keep"}
+    for norm in (Linf(), L2(), L1(), Lp(3.0)):
+        (after,) = bench.clip(Rule(Global(), norm, Constant(1e-3)), [np.array([1.7e308])]).after
+        assert after == pytest.approx([1e-3], rel=6e-11), norm
+
+
+@pytest.mark.parametrize("engine", BENCHES)
+def test_a_norm_too_large_for_fp64_is_not_learnt_and_clips(engine):
+    """The norm of four times 1.7e308 is 3.4e308; the threshold of `Following` is what it saw before."""
+    bench = replace(BENCHES[engine], dtype="float64")
+    outcome = bench.clip(Rule(Global(), L2(), Constant(None)), [np.full(4, 1.7e308)])
     assert outcome.wrote == [False]
+    assert outcome.result.nonfinite == 0
 
 
 @pytest.mark.parametrize("policy", [name for name in POLICIES if name != "keep"])

@@ -82,8 +82,8 @@ def tiny_gradients():
     return [array * 1e-6 for array in ordinary_gradients()]
 
 
-def with_epsilon(measure, rule, sizes, norm_of=gradclip.step.decide.norm_of):
-    return norm_of(measure, rule, sizes) + 1e-6
+def with_epsilon(measure, rule, sizes, unscaled_norm=gradclip.step.decide.unscaled_norm):
+    return unscaled_norm(measure, rule, sizes) + 1e-6
 
 
 def always_multiply(target, factor):
@@ -96,8 +96,8 @@ def flatten_and_scale(self, batch, scope, coefficient, zeroes=True, apply_=Refer
         tensor.shape = (tensor.size,)
 
 
-def narrow_norms(tensor, scope, norm, _norms=torch_engine._norms):
-    norms, scales = _norms(tensor, scope, norm)
+def narrow_norms(tensor, axis, norm, scaled, _norms=torch_engine._norms):
+    norms, scales = _norms(tensor, axis, norm, scaled)
     return (norms * scales).to(torch.float16).double(), torch.ones_like(scales)
 
 
@@ -224,7 +224,7 @@ PLANTS = [
         "an epsilon in the coefficient",
         laws.scaling_gradients_and_thresholds_scales_the_result,
         gradclip.step.decide,
-        "norm_of",
+        "unscaled_norm",
         with_epsilon,
         rule=ClipGradByNorm(1e-6),
         arrays=tiny_gradients,
@@ -442,9 +442,9 @@ def test_a_bug_that_only_drawn_gradients_meet_is_found():
     """An engine that forgets the last element of a tensor with an odd number of them."""
     from laws import test_laws_hold_for_drawn_gradients as drawn
 
-    def forgetful(tensor, scope, norm, _norms=torch_engine._norms):
+    def forgetful(tensor, axis, norm, scaled, _norms=torch_engine._norms):
         short = tensor.reshape(-1)[:-1] if tensor.dim() < 2 and tensor.numel() % 2 else tensor
-        return _norms(short, scope, norm)
+        return _norms(short, axis, norm, scaled)
 
     with mock.patch.object(torch_engine, "_norms", forgetful), pytest.raises(AssertionError):
         drawn.test_the_law_holds("torch", laws.it_agrees_with_the_reference)

@@ -55,14 +55,14 @@ from structure import (
 DOOR = Door("torch")
 
 
-def narrow_norms(tensor, axis, norm):
+def narrow_norms(tensor, axis, norm, scaled=False):
     """The norm in the gradient's own dtype, as PyTorch takes it."""
     cut = torch_engine.rows(tensor, axis)
     found = torch.linalg.vector_norm(cut, norm.p, dim=(0, 2)) if cut.numel() else cut.new_zeros(cut.shape[1])
     return found.double(), torch.ones_like(found, dtype=torch.float64)
 
 
-def single_squares(tensor, axis, norm):
+def single_squares(tensor, axis, norm, scaled=False):
     """The power sum in fp32, without a rescue."""
     cut = torch_engine.rows(tensor, axis).abs().float()
     return cut.pow(norm.p).sum((0, 2)).pow(1 / norm.p).double(), torch.ones(cut.shape[1], dtype=torch.float64)
@@ -82,8 +82,8 @@ def always_multiply(target, factor):
     target.mul_(factor)
 
 
-def with_epsilon(measure, rule, sizes, norm_of=gradclip.step.decide.norm_of):
-    return norm_of(measure, rule, sizes) + 1e-6
+def with_epsilon(measure, rule, sizes, unscaled_norm=gradclip.step.decide.unscaled_norm):
+    return unscaled_norm(measure, rule, sizes) + 1e-6
 
 
 def by_group(rule):
@@ -217,7 +217,7 @@ NUMBERS = [
         test_numbers.test_a_norm_below_a_tiny_limit_is_not_shrunk_by_an_epsilon,
         (DOOR,),
         gradclip.step.decide,
-        "norm_of",
+        "unscaled_norm",
         with_epsilon,
     ),
     Plant(
@@ -514,7 +514,7 @@ DROP_INS = [
         right.test_get_total_norm_and_clip_grads_with_norm_give_the_same_numbers,
         (DOOR,),
         gradclip.step.decide,
-        "norm_of",
+        "unscaled_norm",
         with_epsilon,
     ),
     Plant(

@@ -12,7 +12,21 @@ import pytest
 import torch
 
 from doors import exact, parameter, true_norm, written
-from gradclip import L1, ClipGradByGlobalNorm, ClipGradByNorm, ClipGradByValue, Constant, Global, Linf, Lp, Rule, Zero
+from gradclip import (
+    L1,
+    AutoClip,
+    ClipGradByGlobalNorm,
+    ClipGradByNorm,
+    ClipGradByValue,
+    Constant,
+    Global,
+    Linf,
+    Lp,
+    Rule,
+    ZClip,
+    Zero,
+)
+from gradclip.torch import Clipper
 
 HALF_STEP = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8, torch.float32: 2.0**-24, torch.float64: 2.0**-53}
 SMALLEST = {torch.float16: 2.0**-24, torch.bfloat16: 2.0**-133, torch.float32: 2.0**-149, torch.float64: 0.0}
@@ -76,12 +90,30 @@ def test_fifty_million_elements_are_measured_to_1e_6(door):
     assert float(door.get_total_norm([big.grad])) == pytest.approx(1.0, rel=1e-6)
 
 
-def test_fp64_overflow_is_reported_as_non_finite_and_nothing_is_written(door):
-    p = parameter(2e200, 2e200, dtype=torch.float64)
-    with pytest.warns(UserWarning, match="non-finite"):
-        result = door.clip_([p])
-    assert result.norm_before == math.inf
-    assert p.grad.tolist() == [2e200, 2e200]
+def test_fp64_gradients_whose_squares_leave_fp64_are_clipped(door):
+    p = parameter(3e200, 4e200, dtype=torch.float64)
+    result = door.clip_([p])
+    assert (result.norm_before, result.nonfinite) == (pytest.approx(5e200, rel=1e-15), 0)
+    assert p.grad.tolist() == pytest.approx([0.6, 0.8], rel=1e-15)
+
+
+def test_a_norm_that_fp64_cannot_hold_is_infinite_and_clipped_all_the_same(door):
+    """sqrt(4) times 1.7e308 is 3.4e308."""
+    p = parameter(*[1.7e308] * 4, dtype=torch.float64)
+    result = door.clip_([p])
+    assert (result.norm_before, result.nonfinite) == (math.inf, 0)
+    assert p.grad.tolist() == pytest.approx([0.5] * 4, rel=1e-14)
+
+
+@pytest.mark.parametrize("rule", [AutoClip(50), ZClip()], ids=repr)
+def test_a_spike_whose_square_leaves_fp64_is_clipped_and_not_learnt(rule):
+    p = parameter(1.0, dtype=torch.float64)
+    clipper = Clipper(rule)
+    for value in [1.0] * 40 + [1e200, 1.0, 1.0]:
+        p.grad.fill_(value)
+        result = clipper.clip_([p])
+        assert abs(p.grad.item()) <= 2.0
+    assert result.threshold == pytest.approx(1.0, rel=0.5)
 
 
 RULES_OF_EVERY_SCOPE = [ClipGradByGlobalNorm, ClipGradByNorm, ClipGradByValue, lambda t: Rule(threshold=Constant(t))]

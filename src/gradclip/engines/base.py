@@ -23,11 +23,22 @@ Batch: TypeAlias = Any
 """What an engine gathers gradients to, of a class of its own."""
 
 
+SAFE_TOTALS = (1e-280, 1e300)
+"""Between these no sum of squares, or of magnitudes, has lost an element to the ends of float64."""
+SAFE_NORMS = (1e-140, 1e150)
+"""The same for norms of order 1 and 2."""
+SMALLEST = 2.0**-1022
+LARGEST = 2.0**1020
+"""Scales of segments that are zero, which add 0 to others, and of those that are not finite, which speak for all."""
+
+
 class Measure(NamedTuple):
     """What an engine read, for each of S segments: the norm is `scale * total^(1/p)`, or `scale * total` for a maximum.
 
-    `scale` has the unit of the stored gradient; engines move it away from 1 where the plain power sum would leave the
-    range of its type.
+    `scale` is above 0 and has the unit of the stored gradient; engines move it away from 1 where the plain power sum
+    would leave the range of its type, then to `SMALLEST` where a segment is zero and `LARGEST` where it is not finite.
+    It is an array wherever a gradient is float64 and `combine` is "sum": processes that share gradients agree on that
+    before they measure.
     """
 
     total: Array

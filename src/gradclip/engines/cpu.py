@@ -16,7 +16,18 @@ import numpy as np
 
 from gradclip.engines import cpu_kernels, cpu_respond
 from gradclip.engines import cpu_table as layout
-from gradclip.engines.base import NO_ORDER, Engine, Measure, Tables, UnsupportedGradient, around, rows_first
+from gradclip.engines.base import (
+    LARGEST,
+    NO_ORDER,
+    SAFE_TOTALS,
+    SMALLEST,
+    Engine,
+    Measure,
+    Tables,
+    UnsupportedGradient,
+    around,
+    rows_first,
+)
 from gradclip.engines.cpu_gather import Adapter, CpuBatch, Gatherer, Table, Via
 from gradclip.engines.cpu_walk import walk
 from gradclip.engines.reference import NUMPY
@@ -72,25 +83,32 @@ class CpuEngine(Engine):
         return measure
 
     def _sums(self, batch: CpuBatch, table: Table, scope: Scope, order: float) -> Measure:
+        """Sums of float64 that may have lost elements to the ends of its range are taken again in units of a peak."""
         name, how = KERNEL_OF_ORDER[order]
+        wide = how == layout.SUM and self.holds_float64(batch)
         if isinstance(scope, Global):
-            return Measure(*self._total(table, name, how), SCALARS)
-        table, segments = segmented(batch, table, scope)
-        found = self._each(table, segments, name, how)
-        return Measure(found[:, 0], found[:, 2], NUMPY)
+            total, nonfinite = self._total(table, name, how)
+            if wide and not (SAFE_TOTALS[0] < total < SAFE_TOTALS[1] or nonfinite):
+                return self._powers(batch, table, scope, order)
+            return Measure(total, nonfinite, SCALARS)
+        segment_table, segments = segmented(batch, table, scope)
+        found = self._each(segment_table, segments, name, how)
+        if wide and not np.all((SAFE_TOTALS[0] < found[:, 0]) & (found[:, 0] < SAFE_TOTALS[1])):
+            return self._powers(batch, table, scope, order)
+        return Measure(found[:, 0], found[:, 2], NUMPY, np.ones(segments) if wide else 1.0)
 
     def _powers(self, batch: CpuBatch, table: Table, scope: Scope, order: float) -> Measure:
         """The peak of each segment first, then the power sum in units of it: no power leaves the range of fp64."""
         if isinstance(scope, Global):
             peak, nonfinite = self._total(table, "peak", layout.MAX)
-            scale = peak if 0.0 < peak < math.inf else 1.0
+            scale = (peak or SMALLEST) if peak < math.inf else LARGEST
             share(table, scale, order)
             total, _ = self._total(table, "powers", layout.SUM, table.address + 8 * layout.ARGUMENT)
             return Measure(total, nonfinite, SCALARS, scale)
         table, segments = segmented(batch, table, scope)
         peaks = self._each(table, segments, "peak", layout.MAX)
         parameters = np.full((segments, 2), order)
-        parameters[:, 0] = np.where((peaks[:, 0] > 0) & np.isfinite(peaks[:, 0]), peaks[:, 0], 1.0)
+        parameters[:, 0] = np.where(peaks[:, 0] < math.inf, np.maximum(peaks[:, 0], SMALLEST), LARGEST)
         found = self._each(table, segments, "powers", layout.SUM, parameters.ctypes.data, 2)
         return Measure(found[:, 0], peaks[:, 2], NUMPY, parameters[:, 0])
 

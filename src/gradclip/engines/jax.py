@@ -190,13 +190,14 @@ class JaxEngine(Engine):
             self.refuse_unordered(batch)
             return Measure(*_peaks(batch.arrays), FUNCTIONS)
         together = isinstance(scope, Global)
-        if together and norm.p in (1.0, 2.0, np.inf):
+        plain = norm.combine == "max" or (norm.p in (1.0, 2.0) and not self.holds_float64(batch))
+        if together and plain:
             total, nonfinite = whole(batch.arrays, norm.p)
             return Measure(total, nonfinite, FUNCTIONS)
         pairs = [([array], axis) for array, axis in zip(batch.arrays, batch.axes(scope), strict=True)]
         scale: Array | float = 1.0
         lists = [(batch.arrays, None)] if together else pairs
-        if norm.p in (1.0, 2.0, np.inf):
+        if plain:
             total = _chained([totals(arrays, norm.p, axis) for arrays, axis in lists])
         else:
             parts = [scaled_totals(arrays, norm.p, axis, together) for arrays, axis in lists]

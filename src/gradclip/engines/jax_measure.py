@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from gradclip.engines.base import around
+from gradclip.engines.base import LARGEST, SMALLEST, around
 from gradclip.engines.jax_numbers import BITS, NORMAL, along, magnitude, power, widened
 
 QUICK = (jnp.bfloat16, jnp.float16, jnp.float32)
@@ -79,15 +79,22 @@ def totals(arrays: list[Array], p: float, axis: int | None = None) -> Array:
 def scaled_totals(
     arrays: list[Array], p: float, axis: int | None = None, together: bool = False
 ) -> tuple[Array, Array]:
-    """The sums of (|x| / s)^p and s, for any p: s is the largest |x|, so that no power leaves the range of float64."""
+    """The sums of (|x| / s)^p and s, for any p: s is the largest |x|, so that no power leaves the range of float64.
+
+    Where it is 0 or not finite, s is `SMALLEST` or `LARGEST`.
+    """
     sizes = [magnitude(x) for x in arrays]
     largest = [_total(size, math.inf, axis) for size in sizes]
     if together:
         largest = [jnp.max(_joined(largest), keepdims=True)] * len(largest)
-    scales = [lax.stop_gradient(jnp.where((peak > 0) & jnp.isfinite(peak), peak, 1.0)) for peak in largest]
+    scales = [
+        lax.stop_gradient(jnp.where(jnp.isfinite(peak), jnp.maximum(peak, SMALLEST), LARGEST)) for peak in largest
+    ]
+    # XLA multiplies by the inverse, and that of the largest numbers would be denormal, which it takes for zero
+    downs = [jnp.where(scale > 1.0, 1.0 / 16.0, 1.0) for scale in scales]
     sums = [
-        _total(power(size / _beside(scale, size, axis), p), 1.0, axis)
-        for size, scale in zip(sizes, scales, strict=True)
+        _total(power(size * _beside(down, size, axis) / _beside(scale * down, size, axis), p), 1.0, axis)
+        for size, scale, down in zip(sizes, scales, downs, strict=True)
     ]
     return _joined(sums), scales[0] if together else _joined(scales)
 

@@ -16,7 +16,9 @@ import paddle
 from paddle.base.data_feeder import convert_dtype
 
 from gradclip.engines.base import (
+    LARGEST,
     NO_ORDER,
+    SMALLEST,
     Engine,
     Measure,
     Slot,
@@ -112,12 +114,13 @@ class PaddleEngine(Engine):
         if isinstance(scope, Element):
             return self._peaks(batch)
         parts = [_rows(batch, index, axis) for index, axis in enumerate(batch.axes(scope))]
-        totals, scales = zip(*(_total(part, norm.p) for part in parts), strict=True)
-        total, scale = F.concat(totals), None if scales[0] is None else F.concat(scales)
+        scaled = norm.combine == "sum" and (norm.p not in (1.0, 2.0) or self.holds_float64(batch))
+        totals, scales = zip(*(_total(part, norm.p, scaled) for part in parts), strict=True)
+        total, scale = F.concat(totals), F.concat(scales) if scaled else None
         broken = F.cast(FUNCTIONS.nonfinite(Wide(total)).value, WIDE)  # a total is non-finite where an element is
         if isinstance(scope, Global):
             total, scale = _total_of_all(total, scale, norm.p)
-            broken, _ = _total_of_all(broken, None, 1.0)
+            broken = _over(broken, F.sum)
         return Measure(Wide(total), Wide(broken), FUNCTIONS, 1.0 if scale is None else Wide(scale))
 
     def apply_(self, batch: PaddleBatch, scope: Scope, coefficient: Wide, zeroes: bool = True) -> None:
@@ -191,28 +194,34 @@ def _alternating(a: PaddleTensor, b: PaddleTensor) -> PaddleTensor:
     return F.reshape(F.stack([a, b], axis=1), [-1])
 
 
-def _total(rows: PaddleTensor, p: float) -> tuple[PaddleTensor, PaddleTensor]:
-    """The power sum or maximum of each segment, and its scale where powers could leave the range of float64."""
-    if p == 2.0 and not rows.is_complex():
+def _total(rows: PaddleTensor, p: float, scaled: bool) -> tuple[PaddleTensor, PaddleTensor]:
+    """The power sum or maximum of each segment; if `scaled`, in units of the largest magnitude, which comes with it."""
+    if p == 2.0 and not scaled and not rows.is_complex():
         return F.sum(rows * rows, axis=AROUND), None
     rows = F.abs(rows)
     if p == math.inf:
         return F.max(rows, axis=AROUND), None
-    if p in (1.0, 2.0):
+    if not scaled:
         return F.sum(rows * rows if p == 2.0 else rows, axis=AROUND), None
     peak = Wide(F.max(rows, axis=AROUND))
-    usable = Wide(F.isfinite(peak.value) & (peak > 0.0).value)
-    scale = FUNCTIONS.where(usable, peak, 1.0)
+    scale = FUNCTIONS.where(FUNCTIONS.nonfinite(peak), LARGEST, FUNCTIONS.maximum(peak, SMALLEST))
     powers = (Wide(rows) / Wide(F.reshape(scale.value, [-1, 1]))) ** p
     return F.sum(powers.value, axis=AROUND), scale.value
 
 
 def _total_of_all(total: PaddleTensor, scale: PaddleTensor, p: float) -> tuple[PaddleTensor, PaddleTensor]:
     """One total and its scale from those of the parts."""
+    if p == math.inf:
+        return _over(total, F.max), None
     if scale is None:
-        return _total(F.reshape(total, [1, 1, -1]), 1.0 if p == 2.0 else p)
-    norms = Wide(total) ** (1.0 / p) * Wide(scale)
-    return _total(F.reshape(norms.value, [1, 1, -1]), p)
+        return _over(total, F.sum), None
+    largest = _over(scale, F.max)
+    return _over(total * (Wide(scale / largest) ** p).value, F.sum), largest
+
+
+def _over(parts: PaddleTensor, how: Callable[..., PaddleTensor]) -> PaddleTensor:
+    """The sum or the maximum of an array, as an array [1]."""
+    return F.reshape(how(parts, axis=[0]), [1])
 
 
 def _factors(batch: PaddleBatch, scope: Scope, coefficient: PaddleTensor) -> Sequence[PaddleTensor]:

@@ -12,7 +12,19 @@ from typing import Any
 
 import numpy as np
 
-from gradclip.engines.base import NO_ORDER, Engine, Measure, Tables, UnsupportedGradient, repeats, row_axes, rows_first
+from gradclip.engines.base import (
+    LARGEST,
+    NO_ORDER,
+    SAFE_NORMS,
+    SMALLEST,
+    Engine,
+    Measure,
+    Tables,
+    UnsupportedGradient,
+    repeats,
+    row_axes,
+    rows_first,
+)
 from gradclip.rules.norm import Norm
 from gradclip.rules.response import Response, is_clamp
 from gradclip.rules.scope import Element, Global, Scope
@@ -207,15 +219,16 @@ def _segments(value: np.ndarray, axis: int | None) -> list[np.ndarray]:
 
 
 def _total(magnitude: np.ndarray, norm: Norm) -> tuple[float, float]:
-    """The power sum and its scale; for most orders the largest element is taken out, so that no power leaves float64.
-
-    Squares of 16- and 32-bit numbers cannot leave it, and where those of 64-bit ones do, the norm counts as infinite.
-    """
-    if norm.p in (1.0, 2.0):
-        return float(np.sum(magnitude**norm.p)), 1.0
+    """The power sum and its scale: where powers leave float64, the largest element is taken out of them."""
     peak = float(magnitude.max(initial=0.0))
-    if math.isinf(norm.p) or not math.isfinite(peak) or peak == 0.0:
+    if math.isinf(norm.p):
         return peak, 1.0
+    if not math.isfinite(peak):
+        return peak, LARGEST
+    if peak == 0.0:
+        return 0.0, SMALLEST
+    if norm.p in (1.0, 2.0) and SAFE_NORMS[0] < peak < SAFE_NORMS[1]:
+        return float(np.sum(magnitude**norm.p)), 1.0
     return float(np.sum((magnitude / peak) ** norm.p)), peak
 
 

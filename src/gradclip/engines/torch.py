@@ -15,6 +15,8 @@ import torch
 
 from gradclip.engines.base import (
     NO_ORDER,
+    SAFE_NORMS,
+    SMALLEST,
     Engine,
     Measure,
     Tables,
@@ -146,12 +148,10 @@ class TorchEngine(Engine):
     def measure(self, batch: TorchBatch, scope: Scope, norm: Norm) -> Measure:
         if isinstance(scope, Element):
             return self._peaks(batch)
-        norms, scales = (
-            _norms_at_once(batch, norm) if _plain(batch, scope, norm) else _norms_one_by_one(batch, scope, norm)
-        )
+        norms, scales = self._norms(batch, scope, norm)
         nonfinite = self._nonfinite(batch, scope, norms)
         if isinstance(scope, Global):
-            norms, scales = norm_of_all(norms * scales, norm)
+            norms, scales = norm_of_all(norms, scales, norm)
             nonfinite = nonfinite.sum().reshape(1)
         total = norms if norm.combine == "max" else norms**norm.p
         return Measure(total, nonfinite, FUNCTIONS, scales)
@@ -202,6 +202,20 @@ class TorchEngine(Engine):
             moved |= {id(a): part.reshape(a.shape).to(a.dtype) for a, part in zip(here, parts, strict=True)}
         return [moved[id(array)] for array in arrays]
 
+    def _norms(self, batch: TorchBatch, scope: Scope, norm: Norm) -> tuple[torch.Tensor, torch.Tensor]:
+        """The norm of each segment and its scale; squares of float64 may leave its range, which a device cannot tell.
+
+        There they are taken in units of the largest element at once, elsewhere only if they have left it.
+        """
+        wide = norm.p in (1.0, 2.0) and self.holds_float64(batch)
+        if wide and self.waits:
+            return _norms_one_by_one(batch, scope, norm, scaled=True)
+        quick = _plain(batch, scope, norm)
+        norms, scales = _norms_at_once(batch, norm) if quick else _norms_one_by_one(batch, scope, norm)
+        if wide and bool(((norms <= SAFE_NORMS[0]) | (norms >= SAFE_NORMS[1])).any()):
+            return _norms_one_by_one(batch, scope, norm, scaled=True)
+        return norms, scales
+
     def _nonfinite(self, batch: TorchBatch, scope: Scope, norms: torch.Tensor) -> torch.Tensor:
         """The non-finite elements of each segment; on an accelerator, where that costs a read, 1 for any number."""
         flags = ~torch.isfinite(norms)
@@ -240,25 +254,35 @@ def _norms_at_once(batch: TorchBatch, norm: Norm) -> tuple[torch.Tensor, torch.T
     return norms, torch.ones_like(norms)
 
 
-def _norms_one_by_one(batch: TorchBatch, scope: Scope, norm: Norm) -> tuple[torch.Tensor, torch.Tensor]:
+def _norms_one_by_one(
+    batch: TorchBatch, scope: Scope, norm: Norm, scaled: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
     pairs = zip(batch.tensors, batch.axes(scope), strict=True)
-    norms, scales = zip(*(_norms(tensor, axis, norm) for tensor, axis in pairs), strict=True)
+    norms, scales = zip(*(_norms(tensor, axis, norm, scaled) for tensor, axis in pairs), strict=True)
     return torch.cat(norms), torch.cat(scales)
 
 
-def _norms(tensor: torch.Tensor, axis: int | None, norm: Norm) -> tuple[torch.Tensor, torch.Tensor]:
-    """The norm of each segment of one tensor and its scale; the scale leaves 1 where powers could leave the range."""
+def _norms(tensor: torch.Tensor, axis: int | None, norm: Norm, scaled: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """The norm of each segment of one tensor and its scale: 1, or if `scaled` and for other powers the largest |x|."""
     cut, wide = rows(tensor, axis), wide_of(tensor)
     ones = torch.ones(cut.shape[1], dtype=wide, device=cut.device)
     if cut.numel() == 0:
-        return torch.zeros_like(ones), ones
-    if wide is torch.float64 and norm.p in (1.0, 2.0, math.inf):
+        return torch.zeros_like(ones), SMALLEST * ones
+    if not scaled and wide is torch.float64 and norm.p in (1.0, 2.0, math.inf):
         dtype = torch.complex128 if tensor.dtype in COMPLEX else wide
         return torch.linalg.vector_norm(cut, norm.p, dim=AROUND, dtype=dtype).to(wide), ones
     magnitude = magnitudes(cut, wide)
     peak = magnitude.amax(dim=AROUND)
-    scale = torch.where((peak > 0) & torch.isfinite(peak), peak, ones)
+    if norm.combine == "max":
+        return peak, ones
+    scale = _scale_of(peak)
     return torch.linalg.vector_norm(magnitude / scale[:, None], norm.p, dim=AROUND), scale
+
+
+def _scale_of(peak: torch.Tensor) -> torch.Tensor:
+    """The largest |x| as a scale."""
+    kind = torch.finfo(peak.dtype)
+    return torch.where(torch.isfinite(peak), peak.clamp(min=kind.tiny), kind.max / 4)
 
 
 AROUND = (0, 2)
@@ -269,13 +293,10 @@ def rows(tensor: torch.Tensor, axis: int | None) -> torch.Tensor:
     return tensor.reshape(around(tensor.shape, axis))
 
 
-def norm_of_all(norms: torch.Tensor, norm: Norm) -> tuple[torch.Tensor, torch.Tensor]:
-    """One norm and its scale from the norms of the parts."""
-    if norms.dtype is torch.float64 and norm.p in (1.0, 2.0, math.inf):
-        return torch.linalg.vector_norm(norms, norm.p).reshape(1), torch.ones_like(norms[:1])
-    peak = norms.amax().reshape(1)
-    scale = torch.where((peak > 0) & torch.isfinite(peak), peak, torch.ones_like(peak))
-    return torch.linalg.vector_norm(norms / scale, norm.p).reshape(1), scale
+def norm_of_all(norms: torch.Tensor, scales: torch.Tensor, norm: Norm) -> tuple[torch.Tensor, torch.Tensor]:
+    """One norm and its scale from the norms of the parts and theirs."""
+    scale = scales.amax().reshape(1)
+    return torch.linalg.vector_norm(norms * (scales / scale), norm.p).reshape(1), scale
 
 
 def _factors(batch: TorchBatch, scope: Scope, coefficient: torch.Tensor) -> Sequence[torch.Tensor]:

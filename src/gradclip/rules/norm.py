@@ -37,7 +37,7 @@ class Norm:
     def scaled(self, total: Array, coefficient: Array, xp: ArrayFunctions) -> Array:
         """The total of a segment after its elements were multiplied by `coefficient`."""
         if self.p == 2.0:
-            return total * (coefficient * coefficient)
+            return total * coefficient * coefficient
         return total * (coefficient if self.p in (1.0, math.inf) else xp.power(coefficient, self.p))
 
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from gradclip.engines.base import Across, Measure
+from gradclip.engines.base import SMALLEST, Across, Measure
 from gradclip.rules.arrays import SCALARS, Array, ArrayFunctions, Operand
 from gradclip.rules.response import PASS
 from gradclip.rules.rule import Rule
@@ -20,6 +20,10 @@ from gradclip.rules.threshold import Observed, State, Step
 from gradclip.step.policy import KEEPS, Policy
 
 NOTHING: Mapping[str, Array] = {}
+FAR = 1e300
+"""Beyond this ratio phi(r) r has reached its limit: 1, or 0 where a segment becomes zero."""
+LESSON = 1e150
+"""A norm above this is no lesson: its square leaves float64, and with it what an estimator remembers."""
 
 
 class Terms(NamedTuple):
@@ -105,13 +109,15 @@ def decide(
 ) -> Decision:
     """The decision of one stage: `coefficient = phi(norm / threshold)`, unless the segment is non-finite."""
     xp, policy = measure.xp, terms.policy
-    norm = norm_of(measure, rule, sizes) / terms.divisor
-    bad = xp.either(measure.nonfinite > 0, xp.nonfinite(norm))
+    unscaled = unscaled_norm(measure, rule, sizes) / terms.divisor
+    norm = unscaled * measure.scale
+    bad = xp.either(measure.nonfinite > 0, xp.nonfinite(measure.total))
     if rule.threshold.adapts:
         threshold, state = _adapted(norm, bad, rule, state, terms, xp, weights)
     else:
         threshold = rule.threshold.value(terms.step, xp)
-    coefficient, action = _response(norm / threshold, rule, xp)
+    coefficient = _coefficient(unscaled, measure.scale, threshold, rule, xp)
+    action = _action(coefficient, rule, xp)
     return Decision(
         norm, threshold, xp.where(bad, policy.coefficient, coefficient), xp.where(bad, policy.action, action), state
     )
@@ -133,7 +139,8 @@ def elementwise_decision(measure: Measure, rule: Rule, state: State, terms: Term
     else:
         low, high = rule.threshold.bounds(terms.step, xp)
         limits = xp.take(xp.array([high, -low], measure.total), xp.indices([0, 1] * tensors, measure.total))
-    coefficient, action = _response(norm / limits, rule, xp)
+    coefficient = rule.response.coefficient(norm / limits, xp)
+    action = _action(coefficient, rule, xp)
     if terms.policy.stops:
         action = xp.where(measure.nonfinite > 0, terms.policy.action, action)
     return Decision(norm, limits, coefficient, action, state)
@@ -165,15 +172,26 @@ def _adapted(
     return functions.where(limit > 0.0, limit, math.inf), state
 
 
-def _response(ratio: Array, rule: Rule, xp: ArrayFunctions) -> tuple[Array, Array]:
-    """The coefficient phi of the ratio, and the action where it is not 1."""
-    coefficient = rule.response.coefficient(ratio, xp)
-    return coefficient, xp.where(coefficient != 1.0, rule.response.action, PASS)
+def _coefficient(unscaled: Array, scale: Array, threshold: Array, rule: Rule, xp: ArrayFunctions) -> Array:
+    """phi of norm / threshold, also where one of both is too large for float64: measures with a scale reach there."""
+    phi, norm = rule.response.coefficient, unscaled * scale
+    ratio = norm / threshold
+    if ratio <= FAR if xp is SCALARS else isinstance(scale, float):
+        return phi(ratio, xp)
+    ratio = xp.where(xp.nonfinite(norm), unscaled / threshold * scale, ratio)
+    limit = phi(FAR, SCALARS) * FAR
+    return xp.where(ratio > FAR, limit * (threshold / xp.maximum(unscaled, 1e-300) / scale), phi(ratio, xp))
+
+
+def _action(coefficient: Array, rule: Rule, xp: ArrayFunctions) -> Array:
+    """What is done to the segments: something where the coefficient is not 1."""
+    return xp.where(coefficient != 1.0, rule.response.action, PASS)
 
 
 def teaching(norm: Array, bad: Array, broken: Array | None, xp: ArrayFunctions) -> Array:
-    """Where a norm may be learnt: it is finite and not 0, and nothing `broken` came before it."""
-    return xp.where(bad if broken is None else xp.either(bad, broken), False, norm > 0)
+    """Where a norm may be learnt: it is finite, not 0 and not too large, and nothing `broken` came before it."""
+    barred = xp.either(bad, norm > LESSON)
+    return xp.where(barred if broken is None else xp.either(barred, broken), False, norm > 0)
 
 
 def either(measure: Measure, broken: Array | None, across: Across | None = None) -> Array:
@@ -188,8 +206,13 @@ def either(measure: Measure, broken: Array | None, across: Across | None = None)
 
 def norm_of(measure: Measure, rule: Rule, sizes: Sequence[int]) -> Array:
     """The norm of each segment, in the unit in which the gradients are stored."""
+    return unscaled_norm(measure, rule, sizes) * measure.scale
+
+
+def unscaled_norm(measure: Measure, rule: Rule, sizes: Sequence[int]) -> Array:
+    """The norm of each segment in units of the measure's `scale`."""
     size = measure.xp.array(sizes, measure.total) if sizes else None
-    return rule.norm.finish(measure.total, size, measure.xp) * measure.scale
+    return rule.norm.finish(measure.total, size, measure.xp)
 
 
 def combined(
@@ -226,15 +249,18 @@ def summed_up(measure: Measure, rule: Rule, reduce: Callable[[Operand, str], Arr
 
 def _rescaled(measure: Measure, rule: Rule, scale: Array) -> Array:
     """The totals as if they had been taken with the coarser `scale`."""
-    safe = measure.xp.where(scale > 0, scale, 1.0)
+    safe = measure.xp.where(scale > 0, scale, 1.0)  # a group that no process has a tensor of
     return rule.norm.scaled(measure.total, measure.scale / safe, measure.xp)
 
 
 def _after(measure: Measure, rule: Rule, coefficient: Array) -> Measure:
     """The measure after the gradients are multiplied by `coefficient`; what becomes zero is finite."""
-    xp, zeroed = measure.xp, coefficient == 0.0
-    total = xp.where(zeroed, 0.0, rule.norm.scaled(measure.total, coefficient, xp))
-    return measure._replace(total=total, nonfinite=xp.where(zeroed, 0, measure.nonfinite))
+    xp, zeroed, scale = measure.xp, coefficient == 0.0, measure.scale
+    if isinstance(scale, float) and scale == 1.0:
+        total = xp.where(zeroed, 0.0, rule.norm.scaled(measure.total, coefficient, xp))
+    else:
+        total, scale = xp.where(zeroed, 0.0, measure.total), xp.where(zeroed, SMALLEST, scale * coefficient)
+    return measure._replace(total=total, nonfinite=xp.where(zeroed, 0, measure.nonfinite), scale=scale)
 
 
 def sides(values: Operand, xp: ArrayFunctions) -> tuple[Array, Array]:

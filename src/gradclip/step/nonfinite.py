@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 from gradclip.engines.base import Batch, Engine, Measure
@@ -39,19 +38,10 @@ def offenders_in(part: Part, to_host: Callable[[Array], list[float]]) -> list[st
 
 
 def offenders(part: Part, batch: Batch, engine: Engine) -> list[str]:
-    """The same, looked up in the batch where a segment is of several; all, where only their sum leaves the range.
-
-    None where it is another process that has it.
-    """
+    """The same, looked up in the batch where a segment is of several. None where it is another process that has it."""
     if known := offenders_in(part, engine.to_host):
         return known
-    counts, norms = engine.to_host(part.measure.nonfinite), engine.to_host(part.plan.decisions[0].norm)
-    if not any(counts) and all(map(math.isfinite, norms)):
-        return []
-    names, each = nonfinite_names(part.name, batch, engine)
-    if names or part.sweep.per_tensor:
-        return names
-    return [part.name(index) for index in range(len(engine.to_host(each.nonfinite)))]
+    return nonfinite_names(part.name, batch, engine)[0] if any(engine.to_host(part.measure.nonfinite)) else []
 
 
 def refuse_nonfinite(gradients: Gradients, batch: Batch, engine: Engine, step: Step) -> None:

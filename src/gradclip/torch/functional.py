@@ -64,7 +64,7 @@ def clip_grad_norm_(
     measure = engine.measure(batch, GLOBAL, rule.norm)
     decision = decide(measure, rule, {}, Terms())
     if error_if_nonfinite:
-        _raise_if_nonfinite(engine.to_host(decision.norm)[0], rule.norm)
+        _raise_if_nonfinite(engine.to_host(measure.nonfinite)[0], rule.norm)
     engine.apply_(batch, GLOBAL, decision.coefficient)
     return _as_tensor(decision.norm, engine, batch)
 
@@ -88,9 +88,10 @@ def get_total_norm(
     if not found:
         return torch.tensor(0.0)
     engine, batch = _gathered(found, unique=False)
-    norm = decide(engine.measure(batch, GLOBAL, rule.norm), rule, {}, Terms()).norm
+    measure = engine.measure(batch, GLOBAL, rule.norm)
+    norm = decide(measure, rule, {}, Terms()).norm
     if error_if_nonfinite:
-        _raise_if_nonfinite(engine.to_host(norm)[0], rule.norm)
+        _raise_if_nonfinite(engine.to_host(measure.nonfinite)[0], rule.norm)
     return _as_tensor(norm, engine, batch)
 
 
@@ -192,8 +193,8 @@ def _refused(error: UnsupportedGradient) -> TypeError:
     return TypeError(f"the gradient of parameters[{error.index}] cannot be clipped: {error.reason}")
 
 
-def _raise_if_nonfinite(norm: float, kind: Norm) -> None:
-    if not math.isfinite(norm):
+def _raise_if_nonfinite(elements: float, kind: Norm) -> None:
+    if elements:
         raise RuntimeError(
             f"The total norm of order {kind.p} for gradients from `parameters` is non-finite, so it cannot be "
             "clipped. To disable this error and scale the gradients by the non-finite norm anyway, set "
