@@ -1,5 +1,7 @@
 """`clip` inside what Optax, Flax and JAX put around a transformation."""
 
+from dataclasses import replace
+
 import flax.serialization
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,21 @@ import orbax.checkpoint
 import pytest
 from flax import nnx
 
-from gradclip import ClipGradByGlobalNorm, ClipGradByNorm, Schedule
+from gradclip import (
+    L2,
+    ClipGradByGlobalNorm,
+    ClipGradByNorm,
+    Element,
+    Global,
+    Linf,
+    Lp,
+    Normalize,
+    Row,
+    Rule,
+    Schedule,
+    Smooth,
+    Tensor,
+)
 from gradclip.optax import clip
 
 GRADIENTS = {"a": jnp.array([3.0]), "b": jnp.array([4.0])}
@@ -74,13 +90,7 @@ def test_multi_steps_clips_the_mean_of_the_accumulated_gradients():
 
 @pytest.mark.parametrize("make", [ClipGradByGlobalNorm, ClipGradByNorm])
 def test_a_threshold_may_be_a_hyperparameter(make):
-    with pytest.raises(TypeError, match=r"clip_norm must be a number.*Schedule\(lambda step: value\)"):
-        optax.inject_hyperparams(lambda clip_norm: clip(make(clip_norm)))(clip_norm=2.0).init(GRADIENTS)
-
-    def build(clip_norm):
-        return clip(make(Schedule(lambda step: clip_norm)))
-
-    tx = optax.inject_hyperparams(build)(clip_norm=2.0)
+    tx = optax.inject_hyperparams(lambda clip_norm: clip(make(clip_norm)))(clip_norm=2.0)
     step, state = jax.jit(tx.update), tx.init(GRADIENTS)
     _, state = step(GRADIENTS, state)
     assert float(last(state).threshold) == 2.0
@@ -92,10 +102,44 @@ def test_a_threshold_may_be_a_hyperparameter(make):
     )
 
 
+COMPUTED = [
+    Rule(Global(), L2(), threshold=Schedule(lambda step: 1.0 - step)),
+    Rule(Tensor(), Lp(3.0), threshold=Schedule(lambda step: 1.0 - step)),
+    Rule(Row(), L2(), threshold=Schedule(lambda step: 1.0 - step), response=Smooth("tanh")),
+    Rule(Tensor(), L2(), threshold=Schedule(lambda step: 1.0 - step), response=Normalize()),
+    Rule(Element(), Linf(), threshold=Schedule(lambda step: 1.0 - step)),
+    Rule(Element(), Linf(), threshold=Schedule(lambda step: 1.0 - step), response=Smooth()),
+]
+
+
+@pytest.mark.parametrize("rule", COMPUTED, ids=repr)
+def test_a_limit_that_becomes_0_writes_zeros_and_a_negative_one_nothing(rule):
+    """The limits are 1, 0 and -1; where it is 0 the element that is 0 already must not become NaN."""
+    gradients = {"w": jnp.array([[3.0, 0.0], [0.0, 0.0]])}
+    tx = clip(rule)
+    state = tx.init(gradients)
+    updates, state = jax.jit(tx.update)(gradients, state)
+    assert 0.0 < float(updates["w"][0, 0]) <= 1.0
+    updates, state = jax.jit(tx.update)(gradients, state)
+    assert not updates["w"].any()
+    assert (float(state.last.threshold), bool(state.last.clipped)) == (0.0, True)
+    updates, state = jax.jit(tx.update)(gradients, state)
+    assert (updates["w"] == gradients["w"]).all()
+    assert (float(state.last.threshold), bool(state.last.clipped)) == (-1.0, False)
+
+
+@pytest.mark.parametrize("rule", COMPUTED, ids=repr)
+def test_a_limit_that_is_no_number_writes_nothing_and_says_so(rule):
+    rule = replace(rule, threshold=Schedule(lambda step: jnp.sqrt(-1.0 - step)))
+    gradients = {"w": jnp.array([[3.0, 0.0], [0.0, 0.0]])}
+    updates, state = stepped(clip(rule), gradients)
+    assert (updates["w"] == gradients["w"]).all()
+    assert np.isnan(state.last.threshold)
+    assert not state.last.clipped
+
+
 def test_a_hyperparameter_may_follow_a_schedule_of_optax():
-    tx = optax.inject_hyperparams(lambda limit: clip(ClipGradByNorm(Schedule(lambda step: limit))))(
-        limit=optax.linear_schedule(4.0, 2.0, 2)
-    )
+    tx = optax.inject_hyperparams(lambda limit: clip(ClipGradByNorm(limit)))(limit=optax.linear_schedule(4.0, 2.0, 2))
     step, state = jax.jit(tx.update), tx.init({"a": jnp.zeros(1)})
     found = []
     for _ in range(3):

@@ -43,6 +43,17 @@ def test_whatever_holds_parameters_is_clipped(source):
     assert numbers(net.weight.grad).ravel().tolist() == [1.5, 1.75]
 
 
+def test_gradients_in_the_place_of_parameters_are_known_for_what_they_are():
+    with pytest.warns(GradclipWarning, match="hand over the parameters, not their gradients"):
+        clip_grad_norm_([p.grad for p in net_with_gradients().parameters()], 1.0)
+
+
+def test_pairs_and_parameters_do_not_mix():
+    (name, first), (_, second) = net_with_gradients().named_parameters()
+    with pytest.raises(TypeError, match=r"the first of the parameters is a pair .* and that at 1 is none"):
+        clip_grad_norm_([(name, first), second], 1.0)
+
+
 def test_one_tensor_is_a_source():
     p = parameter(3.0, 4.0)
     assert float(clip_grad_norm_(p, 1.0)) == 5.0

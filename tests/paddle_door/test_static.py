@@ -1,13 +1,13 @@
 """What a clip does in a static graph beside its arithmetic: what it reports, remembers, leaves alone and refuses."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 import paddle
 import pytest
 
-from gradclip import L2, Element, Global, Linf, Raise, Row, Rule, Schedule, SkipStep, Tensor
+from gradclip import L2, Element, Global, Linf, Raise, Row, Rule, Schedule, SkipStep, Smooth, Tensor
 from gradclip.errors import GradclipWarning
 from gradclip.paddle import Clip, ClipGradByGlobalNorm, ClipGradByNorm
 from gradclip.rules.threshold import Threshold
@@ -47,6 +47,23 @@ def steps(made, clip, *gradients):
         made.run({"to a": np.array(gradient, "float32")}, [])
         read.append(clip.last)
     return read
+
+
+@pytest.mark.parametrize("rule", [Rule(Global()), Rule(Tensor(), response=Smooth()), Rule(Element(), Linf())], ids=repr)
+def test_a_limit_that_becomes_0_writes_zeros_and_a_negative_one_nothing(mode, rule):
+    """The limits are 1, 0 and -1; where it is 0 the element that is 0 already must not become NaN."""
+    clip = Clip(replace(rule, threshold=Schedule(lambda step: 1.0 - step)))
+    with graph(mode) as made:
+        minimize(clip)
+        after = [0.0]
+        for _ in range(3):
+            made.run({"to a": np.array([3.0, 0.0], "float32")}, [])
+            after.append(float(held("a")[0]))
+            assert held("a")[1] == 0.0
+        assert (clip.last.threshold, clip.last.clipped) == (-1.0, False)
+    first, second, third = np.diff(after)
+    assert -1.0 <= first < 0.0
+    assert (second, third) == (0.0, -3.0)
 
 
 def test_a_schedule_follows_the_runs_of_the_program(mode):

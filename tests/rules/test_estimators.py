@@ -153,7 +153,7 @@ def test_segments_are_remembered_apart():
         (lambda: EMA(0.9, "first"), "starts as 'average', 'least' or 'debiased', got 'first'"),
         (lambda: Window(0), r"a whole number of norms from 1, got 0: write Window\(128\)"),
         (lambda: Window(2.0), "got 2.0"),
-        (lambda: QuantileTracker(0.5, 0.0), "is above 0, got 0.0: write 0.2"),
+        (lambda: QuantileTracker(0.5, 0.0), "is above 0 and finite, got 0.0: write 0.2"),
         (lambda: Moments(0.7, 1.5), "the decay of its square lies in"),
     ],
 )

@@ -1,22 +1,34 @@
 """Thresholds: what is refused, and what to write instead."""
 
+import json
 import math
+from fractions import Fraction
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
 from gradclip import (
+    AGC,
+    LARC,
+    AutoClip,
     Bounds,
     ClipGradByGlobalNorm,
     ClipGradByNorm,
     ClipGradByValue,
     Constant,
     Lp,
+    NormalizedGradient,
     Schedule,
+    SkipSpikes,
+    ZClip,
+    from_dict,
     norm_of_order,
 )
 
 MEASURE = "None to measure only"
+NUMBERS = [1, 1.0, np.float32(1.0), np.float64(1.0), np.int64(1), np.array(1.0), torch.tensor(1.0), jnp.array(1.0)]
 REFUSED = [
     (0, ValueError, r"must be above 0, got 0.0: to drop the gradients call zero_grad\(\)"),
     (-1, ValueError, r"must be above 0, got -1.0: a negative threshold would turn the gradients round; write its abs"),
@@ -29,7 +41,13 @@ REFUSED = [
     ([1.0], TypeError, r"must be a number above 0"),
     (np.bool_(True), TypeError, r"must be a number above 0"),
     (np.array([1.0, 2.0]), TypeError, r"must be a number above 0"),
-    (np.array(1.0), TypeError, r"must be a number above 0"),
+    (np.array([1.0]), TypeError, r"must be a number above 0"),
+    (np.array(True), TypeError, r"must be a number above 0"),
+    (np.array("1"), TypeError, r"must be a number above 0"),
+    (torch.tensor([1.0]), TypeError, r"must be a number above 0"),
+    (torch.tensor(1j), TypeError, r"must be a number above 0"),
+    (torch.tensor(0.0), ValueError, r"must be above 0, got 0.0"),
+    (torch.tensor(math.nan), ValueError, r"must be above 0, got nan"),
 ]
 
 
@@ -50,11 +68,26 @@ def test_a_limit_that_makes_no_sense_is_refused_by_name_with_a_remedy(make, name
         make(value)
 
 
-@pytest.mark.parametrize("value", [1, 1.0, np.float32(1.0), np.float64(1.0), np.int64(1)])
-def test_a_number_of_python_or_numpy_is_a_limit(value):
-    limit = Constant(value).limit
-    assert limit == 1.0
-    assert type(limit) is float
+@pytest.mark.parametrize("value", [*NUMBERS, Fraction(1, 1)])
+def test_a_number_of_any_library_is_a_limit(value):
+    for limit in (Constant(value).limit, Bounds(value, -value).max, Schedule((0, value)).points[0][1], Lp(value).p):
+        assert (limit, type(limit)) == (1.0, float)
+    for rule in (ClipGradByGlobalNorm(value), ClipGradByValue(value, -value), ClipGradByNorm(value, value)):
+        assert from_dict(json.loads(json.dumps(rule.to_dict()))) == rule
+
+
+@pytest.mark.parametrize("value", NUMBERS)
+def test_a_number_of_any_library_is_a_parameter_of_a_method(value):
+    """Half of it, where the parameter is a share."""
+    for make in (
+        lambda: ZClip(value, value / 2),
+        lambda: AutoClip(value),
+        lambda: AGC(value, floor=value),
+        lambda: LARC(value, lr=value),
+        lambda: SkipSpikes(value),
+        lambda: NormalizedGradient(epsilon=value),
+    ):
+        assert from_dict(json.loads(json.dumps(make().to_dict()))) == make()
 
 
 @pytest.mark.parametrize("value", [None, math.inf])

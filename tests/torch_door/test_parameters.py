@@ -96,6 +96,21 @@ def test_no_parameters_at_all_are_reported(empty):
         Clipper(RULE).clip_(empty)
 
 
+@pytest.mark.parametrize("clip", [lambda ps: Clipper(RULE).clip_(ps), lambda ps: clip_grad_norm_(ps, 1.0)])
+def test_gradients_in_the_place_of_parameters_are_known_for_what_they_are(clip):
+    gradients = [p.grad for p in model_with_gradients().parameters()]
+    with pytest.warns(gradclip.GradclipWarning, match="hand over the parameters, not their gradients"):
+        clip(gradients)
+
+
+def test_pairs_and_parameters_do_not_mix():
+    (name, first), *others = model_with_gradients().named_parameters()
+    with pytest.raises(TypeError, match=r"the first of the parameters is a pair .* and that at 1 is none"):
+        Clipper(RULE).clip_([(name, first), others[0][1]])
+    with pytest.raises(TypeError, match=r"parameters\[1\] is a tuple, not a torch.Tensor"):
+        Clipper(RULE).clip_([first, others[0]])
+
+
 def test_parameters_without_gradients_are_reported():
     with pytest.warns(gradclip.GradclipWarning, match=r"between backward\(\) and step\(\)"):
         Clipper(RULE).clip_(nn.Linear(2, 1))

@@ -39,6 +39,17 @@ GRADCLIP = [sys.executable, "-m", "gradclip"]
 SENT = ["SIGTERM", "SIGHUP", "SIGINT", "SIGUSR1", "SIGUSR2", "SIGQUIT"]
 
 
+@pytest.fixture(autouse=True)
+def heard_here():
+    """Whatever started the tests, and ignored Ctrl-C for them, as a shell does in the background."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGQUIT)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def makes_namespaces() -> bool:
     """Whether a process can be made process 1, as in a container."""
     return (
@@ -153,6 +164,22 @@ def test_a_watcher_that_is_killed_leaves_no_orphan(start, tmp_path):
     process = start("")
     process.kill()
     assert gone(int((tmp_path / "pid").read_text()))
+
+
+def test_a_script_that_listens_to_what_was_ignored_before_hears_it(start):
+    """As a shell starts what it does not wait for: with Ctrl-C ignored."""
+    process = start("SIGINT", "sh", "-c", 'trap "" INT; exec "$@"', "sh")
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=30)
+    assert (out, process.returncode) == ("heard SIGINT\n", 7)
+
+
+def test_a_script_that_does_not_listen_ignores_what_was_ignored_before(start):
+    process = start("SIGTERM", "sh", "-c", 'trap "" INT; exec "$@"', "sh")
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=30)[0] == "heard SIGTERM\n"
 
 
 def test_a_script_under_nohup_does_not_hear_that_its_terminal_is_gone(start):

@@ -47,8 +47,8 @@ def clip(
     After an optimizer in a chain it clips the update: `optax.chain(optax.adam(1e-3), clip(rule))`. A rule that reads
     the loss is told it by `update(..., loss=loss)`, or `value=`; one that reads the second moments by `moments=`, a
     tree like the gradients: `moments=optax.tree.get(opt_state, "nu")`.
-    A number that the program computes, as under `optax.inject_hyperparams`, is a threshold as
-    `Schedule(lambda step: number)`. One norm over the parts of `optax.multi_transform`: put `clip` before it in a
+    A limit may be a number that the program computes, as under `optax.inject_hyperparams`; where it becomes 0 zeros are
+    written, where it is negative or NaN nothing is, and `last.threshold` shows it. One norm over the parts of `optax.multi_transform`: put `clip` before it in a
     chain; or put it first in each part and call `update(grads, state, params, all_updates=grads)`, which
     clips the whole tree in each part and takes the part's leaves from it.
 

@@ -27,7 +27,7 @@ from gradclip.paddle.parameters import (
 from gradclip.rules.rule import AnyRule
 from gradclip.step.gradients import Gradients, checked_need_clip
 from gradclip.step.memory import Memories
-from gradclip.step.respond import report_nothing
+from gradclip.step.respond import report_none_found
 from gradclip.step.result import Result
 from gradclip.telemetry import Telemetry
 
@@ -77,7 +77,7 @@ class Clipper(clipper.Clipper):
         clipped = self.clip_pairs(pairs, groups, lambda index: given.name(found[index][0]))
         if self._last is before:
             if given.tensors:
-                report_nothing("no parameter has a gradient that needs clipping; call it between backward() and step()")
+                report_none_found(not all(p.stop_gradient for p in given.tensors))
             return Result(self.step, PADDLE)
         if not clipped:
             drop_gradients(given.tensors)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from gradclip.rules.arrays import SCALARS, Array, ArrayFunctions
-from gradclip.rules.levels import checked_factor
+from gradclip.rules.numbers import checked_factor, checked_least, keep
 from gradclip.rules.threshold import Constant, Limit, Observed, Schedule, SecondMoment, State, Step, Threshold
 
 CLOSED = 2.0**-1000
@@ -30,9 +30,8 @@ class WeightRatio(Threshold):
 
     def __post_init__(self) -> None:
         if not isinstance(self.ratio, Schedule):
-            checked_factor(self.ratio, "the ratio to the weights", "0.01")
-        if isinstance(self.floor, bool) or not 0.0 <= self.floor < math.inf:
-            raise ValueError(f"floor is a norm from 0, got {self.floor!r}: write 1e-3")
+            keep(self, "ratio", checked_factor(self.ratio, "the ratio to the weights", "0.01"))
+        keep(self, "floor", checked_least(self.floor, "floor", "1e-3"))
 
     def at(self, observed: Observed, state: State) -> tuple[Array, State]:
         ratio = self.ratio.value(observed.step, observed.xp) if isinstance(self.ratio, Schedule) else self.ratio

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from gradclip.rules.arrays import Array, ArrayFunctions
+from gradclip.rules.numbers import checked_factor, checked_share, keep
 from gradclip.rules.threshold import State
 
 
@@ -79,7 +80,7 @@ class EMA(Estimator):
     provides: ClassVar[frozenset[str]] = frozenset({"mean"})
 
     def __post_init__(self) -> None:
-        checked_share(self.decay, "the decay of an EMA", "0.97")
+        keep(self, "decay", checked_share(self.decay, "the decay of an EMA", "0.97"))
         if self.start not in ("average", "least", "debiased"):
             raise ValueError(f"an EMA starts as 'average', 'least' or 'debiased', got {self.start!r}")
 
@@ -118,7 +119,7 @@ class EMASpread(Estimator):
     provides: ClassVar[frozenset[str]] = frozenset({"mean", "spread"})
 
     def __post_init__(self) -> None:
-        checked_share(self.decay, "the decay of an EMA", "0.97")
+        keep(self, "decay", checked_share(self.decay, "the decay of an EMA", "0.97"))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -146,8 +147,8 @@ class Moments(Estimator):
     provides: ClassVar[frozenset[str]] = frozenset({"mean", "rms"})
 
     def __post_init__(self) -> None:
-        checked_share(self.decay, "the decay of the norm", "0.7")
-        checked_share(self.square_decay, "the decay of its square", "0.9")
+        keep(self, "decay", checked_share(self.decay, "the decay of the norm", "0.7"))
+        keep(self, "square_decay", checked_share(self.square_decay, "the decay of its square", "0.9"))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -238,9 +239,8 @@ class QuantileTracker(Estimator):
     provides: ClassVar[frozenset[str]] = frozenset({"mean"})
 
     def __post_init__(self) -> None:
-        checked_share(self.q, "the quantile", "0.5")
-        if isinstance(self.rate, bool) or not 0.0 < self.rate < math.inf:
-            raise ValueError(f"the rate of a QuantileTracker is above 0, got {self.rate!r}: write 0.2")
+        keep(self, "q", checked_share(self.q, "the quantile", "0.5"))
+        keep(self, "rate", checked_factor(self.rate, "the rate of a QuantileTracker", "0.2"))
 
     @property
     def single_norm(self) -> bool:
@@ -271,14 +271,6 @@ def hypotenuse(a: Array, b: Array, xp: ArrayFunctions) -> Array:
     unit = xp.maximum(a, b)
     safe = xp.where(unit > 0.0, unit, 1.0)
     return unit * xp.sqrt((a / safe) * (a / safe) + (b / safe) * (b / safe))
-
-
-def checked_share(value: object, what: str, example: str) -> None:
-    """Raise unless `value` is a number in [0, 1)."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{what} is a number in [0, 1), got {value!r}: write {example}")
-    if not 0.0 <= value < 1.0:
-        raise ValueError(f"{what} lies in [0, 1), got {value!r}: write {example}")
 
 
 def _start(start: str) -> str:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from gradclip.rules.arrays import Array, ArrayFunctions
-from gradclip.rules.estimators import Estimator, checked_share
+from gradclip.rules.estimators import Estimator
+from gradclip.rules.numbers import checked_factor, checked_share, keep, real_number
 from gradclip.rules.threshold import State
 
 
@@ -35,7 +36,7 @@ class Ratio(Level):
     needs: ClassVar[frozenset[str]] = frozenset({"mean"})
 
     def __post_init__(self) -> None:
-        checked_factor(self.k, "the factor of a Ratio", "1.05")
+        keep(self, "k", checked_factor(self.k, "the factor of a Ratio", "1.05"))
 
     def limit(self, estimator: Estimator, memory: State, norm: Array, xp: ArrayFunctions) -> Array:
         return self.k * estimator.mean(memory, xp)
@@ -54,7 +55,7 @@ class Sigma(Level):
     needs: ClassVar[frozenset[str]] = frozenset({"mean", "spread"})
 
     def __post_init__(self) -> None:
-        checked_factor(self.z, "the number of standard deviations", "6.0")
+        keep(self, "z", checked_factor(self.z, "the number of standard deviations", "6.0"))
 
     def limit(self, estimator: Estimator, memory: State, norm: Array, xp: ArrayFunctions) -> Array:
         return estimator.mean(memory, xp) + self.z * estimator.spread(memory, xp)
@@ -76,7 +77,7 @@ class ZReciprocal(Level):
     needs: ClassVar[frozenset[str]] = frozenset({"mean", "spread"})
 
     def __post_init__(self) -> None:
-        checked_factor(self.z, "the number of standard deviations", "2.5")
+        keep(self, "z", checked_factor(self.z, "the number of standard deviations", "2.5"))
 
     def limit(self, estimator: Estimator, memory: State, norm: Array, xp: ArrayFunctions) -> Array:
         mean, edge = estimator.mean(memory, xp), self.z * estimator.spread(memory, xp)
@@ -96,8 +97,8 @@ class Quantile(Level):
     needs: ClassVar[frozenset[str]] = frozenset({"quantile"})
 
     def __post_init__(self) -> None:
-        if self.q != 1.0:
-            checked_share(self.q, "a quantile", "0.1 (or 1.0, the largest norm)")
+        largest = real_number(self.q) == 1.0
+        keep(self, "q", 1.0 if largest else checked_share(self.q, "a quantile", "0.1 (or 1.0, the largest norm)"))
 
     def limit(self, estimator: Estimator, memory: State, norm: Array, xp: ArrayFunctions) -> Array:
         return estimator.quantile(memory, self.q, xp)
@@ -118,11 +119,3 @@ class MeanOverRMS(Level):
 
     def __str__(self) -> str:
         return "the mean over the root mean square"
-
-
-def checked_factor(value: object, what: str, example: str) -> None:
-    """Raise unless `value` is a finite number above 0."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{what} is a number above 0, got {value!r}: write {example}")
-    if not 0.0 < value < math.inf:
-        raise ValueError(f"{what} is above 0 and finite, got {value!r}: write {example}")

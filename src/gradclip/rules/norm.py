@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from numbers import Real
 
 from gradclip.rules.arrays import Array, ArrayFunctions
+from gradclip.rules.numbers import keep, real_number
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Lp(Norm):
     """The p-norm for a finite p > 0: `(sum |x|^p)^(1/p)`."""
 
     def __post_init__(self) -> None:
-        checked_order(self.p)
+        keep(self, "p", checked_order(self.p))
 
     @property
     def words(self) -> str:
@@ -90,9 +90,9 @@ class RMS(Norm):
 
 def checked_order(p: object) -> float:
     """`p` as a float, or the error that says which orders exist."""
-    if isinstance(p, bool) or not isinstance(p, Real):
+    value = real_number(p)
+    if value is None:
         raise TypeError(f"the order of a norm is a number in (0, inf], got {p!r}: write 2.0 or float('inf')")
-    value = float(p)
     if not value > 0:
         raise ValueError(
             f"the order of a norm lies in (0, inf], got {value}: write 2.0, 1.0 or float('inf'); "

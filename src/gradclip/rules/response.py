@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from gradclip.rules.arrays import Array, ArrayFunctions
+from gradclip.rules.numbers import checked_least, keep
 
 PASS, SCALE, ZERO, KEEP, SKIP, RAISE = range(6)
 """Actions on a segment: leave as it is; multiply; write zeros; leave because it is non-finite; do not step; raise."""
@@ -95,8 +96,7 @@ class Normalize(Response):
         return "normalised to it" + (f" (epsilon {self.epsilon:g})" if self.epsilon else "")
 
     def __post_init__(self) -> None:
-        if isinstance(self.epsilon, bool) or not 0 <= self.epsilon < float("inf"):
-            raise ValueError(f"Normalize takes an epsilon of 0 or more, got {self.epsilon!r}: write Normalize(1e-6)")
+        keep(self, "epsilon", checked_least(self.epsilon, "the epsilon of Normalize", "Normalize(1e-6)"))
 
     def coefficient(self, ratio: Array, xp: ArrayFunctions) -> Array:
         safe = xp.maximum(ratio + self.epsilon, 1e-300)

@@ -11,10 +11,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from numbers import Real
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 from gradclip.rules.arrays import SCALARS, Array, ArrayFunctions, Operand
+from gradclip.rules.numbers import keep, real_number
 
 State: TypeAlias = Mapping[str, Array]
 """The memory of one threshold: arrays by name."""
@@ -89,7 +89,7 @@ class Constant(Threshold):
     limit: float
 
     def __init__(self, limit: float | None) -> None:
-        object.__setattr__(self, "limit", checked_limit(limit, "a threshold"))
+        keep(self, "limit", checked_limit(limit, "a threshold"))
 
     def value(self, step: Step, xp: ArrayFunctions = SCALARS) -> float:
         return self.limit
@@ -106,15 +106,16 @@ class Bounds(Threshold):
     min: float
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "max", checked_limit(self.max, "max"))
-        if isinstance(self.min, bool) or not isinstance(self.min, Real):
+        keep(self, "max", checked_limit(self.max, "max"))
+        lowest = real_number(self.min)
+        if lowest is None:
             raise TypeError(f"min must be a number below 0 or None, got {self.min!r}: None means -max")
-        if not self.min < 0:
+        if not lowest < 0:
             raise ValueError(
-                f"min must be below 0 < max, got min={self.min}: clipping to an interval without 0 inside would "
+                f"min must be below 0 < max, got min={lowest}: clipping to an interval without 0 inside would "
                 "move small gradients away from 0; write min=None for -max"
             )
-        object.__setattr__(self, "min", float(self.min))
+        keep(self, "min", lowest)
 
     def value(self, step: Step, xp: ArrayFunctions = SCALARS) -> Array:
         raise TypeError("Bounds(max, min) clips by value: give it to a rule with scope Element()")
@@ -138,7 +139,7 @@ class SecondMoment(Threshold):
     warmup: int = 20
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "factor", checked_limit(self.factor, "the factor of the second moment"))
+        keep(self, "factor", checked_limit(self.factor, "the factor of the second moment"))
         if type(self.warmup) is not int or self.warmup < 0:
             raise ValueError(f"warmup is a whole number of steps from 0, got {self.warmup!r}: write 20")
 
@@ -191,19 +192,29 @@ class Schedule(Threshold):
         return "a schedule " + " -> ".join(f"{value:g} at step {step}" for step, value in self.points)
 
 
+def computed(number: Operand) -> Schedule:
+    """The threshold that a compiled program computes, the same at every step of it."""
+
+    def computed_threshold(step: Operand) -> Array:
+        value: Array = number
+        return value
+
+    return Schedule(computed_threshold)
+
+
 def checked_limit(value: object, what: str) -> float:
     """`value` as a float above 0, infinity for `None`, or the error that says what to write instead.
 
-    Python and NumPy numbers are taken; a framework's tensor is not, because reading it would wait for its device.
+    Numbers of Python and NumPy are taken, and arrays and tensors of one number without axes, which are read.
     """
     if value is None:
         return math.inf
-    if isinstance(value, bool) or not isinstance(value, Real):
+    number = real_number(value)
+    if number is None:
         raise TypeError(
             f"{what} must be a number above 0, got {value!r}: write 1.0, or None to measure only; "
             "one that a compiled program computes is written Schedule(lambda step: value)"
         )
-    number = float(value)
     if math.isnan(number) or number <= 0:
         raise ValueError(f"{what} must be above 0, got {number}: {_instead(number)}")
     return number

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from gradclip.engines.base import SMALLEST, Across, Measure
 from gradclip.rules.arrays import SCALARS, Array, ArrayFunctions, Operand
-from gradclip.rules.response import PASS
+from gradclip.rules.response import PASS, is_clamp
 from gradclip.rules.rule import Rule
 from gradclip.rules.scope import Element, Global
 from gradclip.rules.segments import Segments
@@ -116,7 +116,12 @@ def decide(
         threshold, state = _adapted(norm, bad, rule, state, terms, xp, weights)
     else:
         threshold = rule.threshold.value(terms.step, xp)
-    coefficient = _coefficient(unscaled, measure.scale, threshold, rule, xp)
+    if rule.threshold.adapts or isinstance(threshold, int | float):
+        coefficient = _coefficient(unscaled, measure.scale, threshold, rule, xp)
+    else:
+        coefficient = _computed(
+            lambda limit: _coefficient(unscaled, measure.scale, limit, rule, xp), norm, threshold, xp
+        )
     action = _action(coefficient, rule, xp)
     return Decision(
         norm, threshold, xp.where(bad, policy.coefficient, coefficient), xp.where(bad, policy.action, action), state
@@ -133,13 +138,15 @@ def elementwise_decision(measure: Measure, rule: Rule, state: State, terms: Term
     xp = measure.xp
     norm: Operand = measure.total / terms.divisor
     tensors = len(norm) // 2
+    phi = rule.response.coefficient
     if rule.threshold.adapts:
         limit, state = _limit_of_elements(measure._replace(total=norm), rule, state, terms)
         limits = xp.take(limit, xp.indices([i for i in range(tensors) for _ in range(2)], measure.total))
+        coefficient = phi(norm / limits, xp)
     else:
         low, high = rule.threshold.bounds(terms.step, xp)
         limits = xp.take(xp.array([high, -low], measure.total), xp.indices([0, 1] * tensors, measure.total))
-    coefficient = rule.response.coefficient(norm / limits, xp)
+        coefficient = _computed(lambda limit: phi(norm / limit, xp), norm, limits, xp)
     action = _action(coefficient, rule, xp)
     if terms.policy.stops:
         action = xp.where(measure.nonfinite > 0, terms.policy.action, action)
@@ -147,8 +154,11 @@ def elementwise_decision(measure: Measure, rule: Rule, state: State, terms: Term
 
 
 def bounds_of(rule: Rule, step: Step, divisor: Array, xp: ArrayFunctions) -> tuple[Operand, Operand]:
-    """The bounds in the unit in which the gradients are stored."""
+    """The bounds in the unit in which the gradients are stored; as good as none where a program computed no numbers."""
     low, high = rule.threshold.bounds(step, xp)
+    if not isinstance(high, int | float):
+        least = 0.0 if is_clamp(rule.response) else SMALLEST  # an element of 0 has a ratio, too
+        low, high = (xp.where(high >= 0.0, sign * xp.maximum(high, least), sign * FAR) for sign in (-1.0, 1.0))
     return low * divisor, high * divisor
 
 
@@ -180,7 +190,19 @@ def _coefficient(unscaled: Array, scale: Array, threshold: Array, rule: Rule, xp
         return phi(ratio, xp)
     ratio = xp.where(xp.nonfinite(norm), unscaled / threshold * scale, ratio)
     limit = phi(FAR, SCALARS) * FAR
-    return xp.where(ratio > FAR, limit * (threshold / xp.maximum(unscaled, 1e-300) / scale), phi(ratio, xp))
+    far = ratio > FAR
+    unscaled = xp.where(far, unscaled, 1.0)  # where it is 0 the other branch must have a derivative, too
+    return xp.where(far, limit * (threshold / unscaled / scale), phi(ratio, xp))
+
+
+def _computed(coefficient: Callable[[Array], Array], norm: Array, threshold: Array, xp: ArrayFunctions) -> Array:
+    """`coefficient` of a threshold that a compiled program computed, where none can be refused.
+
+    0 writes zeros, and what is zero stays; one that is negative or no number leaves the gradient as it is.
+    """
+    found = coefficient(xp.where(threshold > 0.0, threshold, 1.0))
+    found = xp.where(threshold > 0.0, found, xp.where(norm > 0.0, 0.0, 1.0))
+    return xp.where(threshold >= 0.0, found, 1.0)
 
 
 def _action(coefficient: Array, rule: Rule, xp: ArrayFunctions) -> Array:

@@ -155,6 +155,15 @@ def report_nothing(what: str) -> None:
     warnings.warn(f"nothing is clipped: {what}", GradclipWarning, stacklevel=user_level())
 
 
+def report_none_found(trained: bool) -> None:
+    """Say that no parameter has a gradient; tensors that are not even `trained` are likely to be gradients."""
+    report_nothing(
+        "no parameter has a gradient that needs clipping; call it between backward() and step()"
+        if trained
+        else "none of these tensors is trained, so none has a gradient: hand over the parameters, not their gradients"
+    )
+
+
 def user_level() -> int:
     """The `stacklevel` at which a warning points at the first line outside this package and the frameworks."""
     level, frame = 1, sys._getframe(1)

@@ -12,7 +12,7 @@ from gradclip.engines import torch as torch_engine
 from gradclip.engines.base import Engine
 from gradclip.rules.rule import AnyRule
 from gradclip.step.gradients import Gradients, checked_need_clip
-from gradclip.step.respond import report_nothing
+from gradclip.step.respond import report_none_found
 from gradclip.step.result import Result
 from gradclip.telemetry import Telemetry
 from gradclip.torch.eager import eager
@@ -62,7 +62,7 @@ class Clipper(clipper.Clipper):
         gradients = gradients_of(given, self.need_clip)
         if not gradients.tensors:
             if given.tensors:
-                report_nothing("no parameter has a gradient that needs clipping; call it between backward() and step()")
+                report_none_found(any(p.requires_grad for p in given.tensors))
             return Result(self.step, torch_engine.CPU)
         engine = self.engine_for(gradients)
         if self._given:

@@ -20,12 +20,13 @@ from gradclip.engines.torch import FUNCTIONS, TorchEngine, wide_of
 from gradclip.errors import GradclipWarning
 from gradclip.rules.arrays import SCALARS, Operand
 from gradclip.rules.norm import Norm, norm_of_order
+from gradclip.rules.numbers import plain_number
 from gradclip.rules.response import Rescale
 from gradclip.rules.rule import Rule
 from gradclip.rules.scope import Global
 from gradclip.rules.threshold import Constant, checked_limit
 from gradclip.step.decide import Terms, decide
-from gradclip.step.respond import report_nothing, user_level
+from gradclip.step.respond import report_none_found, user_level
 from gradclip.torch.clipper import engine_for
 from gradclip.torch.eager import eager
 from gradclip.torch.parameters import found_in, parameters_of
@@ -144,8 +145,9 @@ def clip_grad_value_(parameters: TensorOrTensors, clip_value: float, foreach: bo
 
 def _rule(max_norm: float | None, norm_type: float | str) -> Rule:
     """The rule of one call, kept for the next; what cannot be kept is refused for what it is."""
-    keeps = max_norm.__hash__ is not None and norm_type.__hash__ is not None
-    return _global_rule(max_norm, norm_type) if keeps else _global_rule.__wrapped__(max_norm, norm_type)
+    limit = plain_number(max_norm)  # a tensor is hashed by its identity, whatever number it holds now
+    keeps = limit.__hash__ is not None and norm_type.__hash__ is not None
+    return _global_rule(limit, norm_type) if keeps else _global_rule.__wrapped__(limit, norm_type)
 
 
 @lru_cache(maxsize=64, typed=True)
@@ -160,7 +162,7 @@ def _gradients(source: TensorOrTensors) -> list[torch.Tensor]:
     tensors = source if type(source) is list and source and isinstance(source[0], torch.Tensor) else _listed(source)
     found = found_in(tensors)
     if tensors and not found:
-        report_nothing("no parameter has a gradient that needs clipping; call it between backward() and step()")
+        report_none_found(any(p.requires_grad for p in tensors))
     return found
 
 

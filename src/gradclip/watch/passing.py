@@ -44,6 +44,7 @@ class Passing:
         """The signal by which somebody asked for an end, or 0."""
         self._in_front = in_front()
         self._script: Script | None = None
+        self._ignored: list[int] = []
         self._waiting: list[int] = []
         self._last: dict[int, float] = {}
         self._parent = os.getpid()
@@ -51,19 +52,19 @@ class Passing:
 
     @contextlib.contextmanager
     def handlers(self) -> Iterator[None]:
-        """While signals are passed on; those that are ignored here, as under `nohup`, stay so for both."""
+        """While signals are passed on; what is ignored here, as under `nohup`, the script ignores at first."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         before = {number: signal.getsignal(number) for number in PASSED}
-        mine = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+        self._ignored = [number for number, handler in before.items() if handler is signal.SIG_IGN]
         try:
-            for number in mine:
+            for number in before:
                 signal.signal(number, self._pass)
             yield
         finally:
-            for number in mine:
-                signal.signal(number, before[number])
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def to(self, script: Script) -> None:
         """Pass signals on to `script`, those too that came before it was there."""
@@ -73,6 +74,8 @@ class Passing:
 
     def begin(self) -> None:
         """What the script's process does before it becomes the script."""
+        for number in self._ignored:
+            signal.signal(number, signal.SIG_IGN)
         if not self._in_front:
             os.setpgid(0, 0)
         if self._told is not None:
@@ -81,7 +84,7 @@ class Passing:
                 os.kill(os.getpid(), signal.SIGTERM)
 
     def _pass(self, number: int, frame: FrameType | None) -> None:
-        if signal.Signals(number).name in ENDING:
+        if signal.Signals(number).name in ENDING and number not in self._ignored:
             self.asked = self.asked or number
         if number == signal.SIGINT and self._in_front:
             return

@@ -9,6 +9,7 @@ from gradclip.rules.estimators import EMA, EMASpread, Moments, QuantileTracker, 
 from gradclip.rules.history import History
 from gradclip.rules.levels import MeanOverRMS, Quantile, Ratio, Sigma, ZReciprocal
 from gradclip.rules.norm import L2, Linf
+from gradclip.rules.numbers import real_number
 from gradclip.rules.response import Normalize, Rescale, SkipStep
 from gradclip.rules.rule import Chain, Rule
 from gradclip.rules.scope import Element, Global, Tensor
@@ -199,6 +200,7 @@ square (this one included) is normalised to it
 
 def _percentile(value: float) -> Quantile:
     """The level of a percentile in [0, 100]."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100:
+    number = real_number(value)
+    if number is None or not 0 <= number <= 100:
         raise ValueError(f"a percentile lies in [0, 100], got {value!r}: write 10 for the norm that 10 % lie below")
-    return Quantile(value / 100.0)
+    return Quantile(number / 100.0)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Literal
 
 from gradclip.rules.norm import L2, RMS, Linf, norm_of_order
+from gradclip.rules.numbers import has_no_axes, plain_number
 from gradclip.rules.response import Normalize, Smooth
 from gradclip.rules.rule import Rule
 from gradclip.rules.scope import Element, Global, Tensor
-from gradclip.rules.threshold import Bounds, Constant, Limit, Threshold, checked_limit
+from gradclip.rules.threshold import Bounds, Constant, Limit, Threshold, checked_limit, computed
 
 __all__ = ["BlockRMS", "ClipGradByGlobalNorm", "ClipGradByNorm", "ClipGradByValue", "NormalizedGradient", "SmoothClip"]
 
@@ -103,9 +104,11 @@ def SmoothClip(
 
 
 def _threshold(value: Limit, name: str) -> Threshold:
-    """`value` itself if it is a threshold already, else the constant."""
+    """`value` itself if it is a threshold already, else the constant: also one that a compiled program computes."""
     if isinstance(value, Threshold):
         return value
+    if has_no_axes(value) and has_no_axes(plain_number(value)):
+        return computed(value)
     try:
         return Constant(value)
     except (TypeError, ValueError) as error:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gradclip.rules.combine import WeightRatio
-from gradclip.rules.levels import checked_factor
 from gradclip.rules.norm import L2
+from gradclip.rules.numbers import checked_factor
 from gradclip.rules.response import Rescale
 from gradclip.rules.rule import Rule, Rules
 from gradclip.rules.scope import Row, Tensor
@@ -51,6 +51,5 @@ def LARC(trust_coefficient: float = 0.02, lr: float = 0.1) -> Rule:
     >>> LARC(0.02, lr=0.1)
     each tensor: an L2 norm above 0.2 of that of the weights is rescaled to it
     """
-    checked_factor(trust_coefficient, "trust_coefficient", "0.02")
-    checked_factor(lr, "lr", "0.1")
-    return Rule(Tensor(), L2(), WeightRatio(trust_coefficient / lr), Rescale())
+    trust = checked_factor(trust_coefficient, "trust_coefficient", "0.02")
+    return Rule(Tensor(), L2(), WeightRatio(trust / checked_factor(lr, "lr", "0.1")), Rescale())
