@@ -154,7 +154,7 @@ def test_a_table_grows_and_is_used_again(via):
 def test_tensors_that_share_their_memory_are_found(via):
     base = torch.ones(6, 4)
     gather = Gatherer(torch_layout, via)
-    assert gather([base, base.clone(), base[1:], torch.ones(0), torch.ones(0)]).repeated() == set()
+    assert gather([base, base.clone(), torch.ones(0), base[1:0], torch.ones(0)]).repeated() == set()
     assert gather([base, torch.ones(3), base.view(24), base.t(), base.t()]).repeated() == {2, 3, 4}
     assert gather([base]).repeated() == set()
 

@@ -339,6 +339,14 @@ BROKEN = [
 
 PARAMETERS = [
     Plant(
+        "a part of a memory is scaled twice",
+        test_parameters.test_gradients_that_have_a_part_of_their_memory_together_are_refused_by_name,
+        (DOOR, "a part"),
+        gradclip.engines.base,
+        "_overlap",
+        lambda a, b: False,
+    ),
+    Plant(
         "a parameter given twice",
         test_parameters.test_a_parameter_given_twice_counts_once_and_is_scaled_once,
         (DOOR,),
@@ -551,7 +559,7 @@ def call_raise():
 def keeping_what_was(self):
     """`Table.changed`, which forgets nothing."""
     if not hasattr(self, "rows"):
-        self.shapes, self.axes, self.rows, self.shares = None, {}, {}, None
+        self.shapes, self.axes, self.rows, self.overlaps = None, {}, {}, None
 
 
 TABLES = [

@@ -67,6 +67,42 @@ def test_two_parameters_that_share_a_gradient_count_once_and_are_scaled_once(doo
     assert q.grad.tolist() == pytest.approx([0.6, 0.8])
 
 
+TOGETHER = {
+    "a part": lambda b: (b[:6], b[3:9]),
+    "the beginning": lambda b: (b[:3], b[:6]),
+    "all of a smaller one": lambda b: (b[:9], b[2:4]),
+    "every sixth": lambda b: (b[::2], b[::3]),
+    "one column of two": lambda b: (b.view(2, 5)[:, :3], b.view(2, 5)[:, 2:]),
+    "behind another one": lambda b: (torch.ones(3), b[:2], b[1:5]),
+}
+
+
+@pytest.mark.parametrize("views", TOGETHER)
+def test_gradients_that_have_a_part_of_their_memory_together_are_refused_by_name(door, views):
+    """They would be scaled twice there. Nothing is written."""
+    base = torch.ones(10)
+    parameters = [parameter(grad=view) for view in TOGETHER[views](base)]
+    for call in (lambda: door.clip_(parameters), lambda: door.clip_grad_norm_(parameters, 1.0)):
+        with pytest.raises(TypeError, match=rf"parameters\[{len(parameters) - 1}\].*is that of another gradient"):
+            call()
+    assert base.tolist() == [1.0] * 10
+
+
+APART = {
+    "columns": lambda b: (b.view(2, 5)[:, :2], b.view(2, 5)[:, 2:]),
+    "every second": lambda b: (b[1::2], b[::2]),
+    "neighbours": lambda b: (b[5:], b[:5], b[5:5]),
+}
+
+
+@pytest.mark.parametrize("views", APART)
+def test_gradients_side_by_side_in_one_memory_are_clipped(door, views):
+    base = torch.ones(10)
+    parameters = [parameter(grad=view) for view in APART[views](base)]
+    assert door.clip_(parameters).norm_before == pytest.approx(10**0.5, rel=1e-6)
+    assert base.tolist() == pytest.approx([10**-0.5] * 10, rel=1e-6)
+
+
 def test_two_views_of_one_gradient_count_once(door):
     shared = torch.tensor([3.0, 4.0])
     p, q = parameter(grad=shared.view(2)), parameter(grad=shared.view(1, 2))

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any, NamedTuple, Protocol, TypeAlias
+
+import numpy as np
+from numpy.lib.array_utils import byte_bounds
 
 from gradclip.rules.arrays import SCALARS, Array, ArrayFunctions, Operand
 from gradclip.rules.norm import Linf, Norm
@@ -107,6 +111,9 @@ class Tables(list[Any]):
 
 
 SPARSE = "it is sparse, and this rule has a number for each element of it: call .to_dense(), or take another rule"
+SHARED = "a part of its memory is that of another gradient and would be scaled twice: assign a .clone() of it to .grad"
+WORK = 10**6
+"""Steps of NumPy's search for an element that two arrays have together: a second at most."""
 NO_ORDER = "it is complex, and complex numbers have no order: clip it by a norm"
 
 
@@ -153,7 +160,10 @@ class Engine(Protocol):
         """
 
     def repeated(self, batch: Batch) -> set[int]:
-        """The places of tensors whose memory an earlier one of the batch has."""
+        """The places of tensors whose memory an earlier one of the batch has.
+
+        Raises `UnsupportedGradient` where two have a part of it together; see `repeats`.
+        """
 
     def refuse_unordered(self, batch: Batch) -> None:
         """Raise `UnsupportedGradient` for a complex tensor, whose elements have no sign and no bound."""
@@ -247,12 +257,56 @@ def around(shape: Sequence[int], axis: int | None) -> tuple[int, int, int]:
     return math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
 
 
-def repeats(places: Sequence[tuple[int, int]]) -> set[int]:
-    """The indices of the (address, elements) that occurred before; empty tensors have no place to share."""
-    seen: set[tuple[int, int]] = set()
-    again = set()
-    for index, place in enumerate(places):
-        if place[1] and place in seen:
+def strided(address: int, shape: Sequence[int], strides: Sequence[int], item: int) -> np.ndarray:
+    """Memory as NumPy describes it, with strides in bytes, to be compared and never read."""
+    described = {"data": (address, True), "shape": tuple(shape), "strides": tuple(strides), "typestr": f"|V{item}"}
+    return np.asarray(SimpleNamespace(__array_interface__={**described, "version": 3}))
+
+
+def apart(extents: Sequence[tuple[int, int]]) -> bool:
+    """Whether memories that begin and end so have nothing together: each ends before the next one begins."""
+    starts, ends = (sorted(side) for side in zip(*extents, strict=True))
+    return all(end <= start for end, start in zip(ends, starts[1:], strict=False))
+
+
+def repeats(memories: Sequence[np.ndarray]) -> set[int]:
+    """The indices of gradients whose memory an earlier one has; empty ones have none.
+
+    Raises `UnsupportedGradient` where two have a part of it together: that would be scaled twice.
+    """
+    bounds = [byte_bounds(memory) for memory in memories]
+    again: set[int] = set()
+    reaching: list[int] = []
+    for index in sorted((i for i, memory in enumerate(memories) if memory.size), key=lambda i: (bounds[i][0], i)):
+        reaching = [other for other in reaching if bounds[other][1] > bounds[index][0]]
+        if any(_is_same(memories[other], memories[index]) for other in reaching):
             again.add(index)
-        seen.add(place)
+            continue
+        for other in reaching:
+            if _overlap(memories[other], memories[index]):
+                raise UnsupportedGradient(max(index, other), SHARED)
+        reaching.append(index)
     return again
+
+
+def _is_same(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two arrays have the same elements of memory, in whatever order."""
+    alike = byte_bounds(a) == byte_bounds(b) and a.nbytes == b.nbytes
+    return alike and ((_is_dense(a) and _is_dense(b)) or _steps(a) == _steps(b))
+
+
+def _is_dense(a: np.ndarray) -> bool:
+    low, high = byte_bounds(a)
+    return bool(high - low == a.nbytes)
+
+
+def _steps(a: np.ndarray) -> list[tuple[int, int]]:
+    return sorted((step, size) for step, size in zip(a.strides, a.shape, strict=True) if size > 1)
+
+
+def _overlap(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two arrays have an element of memory together; what is too hard to say counts as one."""
+    try:
+        return np.shares_memory(a, b, max_work=WORK)  # type: ignore[arg-type]  # the stub knows two numbers alone
+    except np.exceptions.TooHardError:
+        return True

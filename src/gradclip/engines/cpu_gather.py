@@ -16,18 +16,21 @@ from typing import Literal, Protocol
 import numpy as np
 
 from gradclip.engines import cpu_table as layout
-from gradclip.engines.base import Gradient, UnsupportedGradient, Values, around, repeats, row_axes
+from gradclip.engines.base import Gradient, UnsupportedGradient, Values, around, repeats, row_axes, strided
 from gradclip.rules.scope import Scope, rows_of
 from gradclip.rules.segments import Shape
 
 Via = Literal["dlpack", "python"]
 
 CODE_OF_NAME = {"float16": 0, "bfloat16": 1, "float32": 2, "float64": 3}
+FEW = 64
+"""Up to so many spans comparing all pairs, which is compiled, takes less time than calling NumPy."""
+BYTES_OF_CODE = np.array([2, 2, 4, 8])
 PROTOTYPES = {
     "collect": ctypes.PYFUNCTYPE(ctypes.c_int64, *[ctypes.py_object] * 3, ctypes.c_int64),
     "fill": ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.py_object, ctypes.c_int64),
+    "overlap": ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_int64),
     "number": ctypes.PYFUNCTYPE(None, ctypes.c_int64),
-    "shared": ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64),
     "split": ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64),
     "walk": ctypes.PYFUNCTYPE(None, ctypes.c_int64),
 }
@@ -60,6 +63,7 @@ class Adapter(Protocol):
     @property
     def VALUES(self) -> Values: ...
     def unit_axis(self, shape: Shape) -> int: ...
+    def memory(self, tensor: Gradient) -> np.ndarray: ...  # see `base.strided`
     def describable(self, tensors: Sequence[Gradient]) -> bool: ...  # may its C function be asked about all of them
     def payload(self, gradient: Gradient, index: int) -> Payload: ...
     def written(self, tensors: Sequence[Gradient]) -> None: ...
@@ -70,18 +74,18 @@ class Adapter(Protocol):
 class Table:
     """The memory of one table: its head, its spans and its parts; and what follows from them, until they change.
 
-    `shapes` are those of the tensors, `axes` those of the rows by scope, `rows` the table cut into rows, and `shares`
-    says whether two spans begin at one address.
+    `shapes` are those of the tensors, `axes` those of the rows by scope, `rows` the table cut into rows, and `overlaps`
+    says whether two spans have memory together.
     """
 
     __slots__ = (
-        *("address", "axes", "head", "numbers", "owner", "parts", "rows"),
-        *("shapes", "shares", "slots", "slots_address", "spans", "words"),
+        *("address", "axes", "head", "numbers", "overlaps", "owner", "parts"),
+        *("rows", "shapes", "spans", "words"),
     )
     axes: dict[Scope, list[int | None]]
     rows: dict[Scope, Table]
     shapes: list[Shape] | None
-    shares: bool | None
+    overlaps: bool | None
 
     def __init__(self, kind: int = 0, parameter: int = 0, exchange: int = 0, owner: Gatherer | None = None) -> None:
         self.owner = owner
@@ -90,24 +94,18 @@ class Table:
         self.numbers = self.head.view(np.float64).data
         self.address = self.head.ctypes.data
         self.words[layout.KIND], self.words[layout.PARAMETER], self.words[layout.EXCHANGE] = kind, parameter, exchange
-        self.reserve_slots(0)
         self.reserve_spans(64)
         self.reserve_parts(64)
         self.changed()
 
     def changed(self) -> None:
         """Forget what followed from what was here before."""
-        self.shapes, self.axes, self.rows, self.shares = None, {}, {}, None
+        self.shapes, self.axes, self.rows, self.overlaps = None, {}, {}, None
 
     def reserve_spans(self, spans: int) -> None:
         """Make room for `spans` rows and the one that closes the table."""
         self.spans = np.empty((spans + 1, layout.SPAN_WORDS), np.int64)
         self.words[layout.TABLE], self.words[layout.CAPACITY] = self.spans.ctypes.data, spans
-
-    def reserve_slots(self, slots: int) -> None:
-        """Room for the addresses that were seen."""
-        self.slots = np.empty(slots, np.int64)
-        self.slots_address = self.slots.ctypes.data
 
     def reserve_parts(self, parts: int) -> None:
         self.parts = np.empty((parts, 4), np.float64)
@@ -118,17 +116,23 @@ class Table:
         entry("number")(self.address)
         self.fit()
 
-    def has_shared(self) -> bool:
-        """Whether two spans begin at one address."""
-        if self.shares is None:
-            self.shares = self._find_shared()
-        return self.shares
+    def has_overlap(self) -> bool:
+        """Whether two spans have memory together: all pairs of a few are compared, and of many each with the next."""
+        if self.overlaps is None:
+            if self.words[layout.SPANS] <= FEW:
+                self.overlaps = bool(entry("overlap")(self.address))
+            else:
+                starts, ends = self.extents()
+                starts.sort()
+                ends.sort()
+                self.overlaps = bool((ends[:-1] > starts[1:]).any())
+        return self.overlaps
 
-    def _find_shared(self) -> bool:
-        size = 1 << (2 * self.words[layout.SPANS]).bit_length()
-        if size > len(self.slots):
-            self.reserve_slots(size)
-        return bool(entry("shared")(self.address, self.slots_address, size - 1))
+    def extents(self) -> tuple[np.ndarray, np.ndarray]:
+        """The addresses where the spans begin, and where they end."""
+        spans = self.spans[: self.words[layout.SPANS]]
+        starts = spans[:, layout.ADDRESS].copy()
+        return starts, starts + spans[:, layout.ELEMENTS] * BYTES_OF_CODE[spans[:, layout.CODE]]
 
     def fit(self) -> None:
         """Make room for a part for each chunk."""
@@ -139,12 +143,11 @@ class Table:
 class CpuBatch:
     """The gradients of a step as the CPU engine sees them. It borrows its table; the next batch gets it back."""
 
-    __slots__ = ("_magnitudes", "_tables", "_unit_axis", "payloads", "sources", "table", "via")
+    __slots__ = ("_magnitudes", "_memory", "_tables", "_unit_axis", "payloads", "sources", "table", "via")
 
-    def __init__(
-        self, table: Table, sources: list[Gradient], via: Via, tables: list[Table], unit_axis: Callable[[Shape], int]
-    ) -> None:
-        self.table, self.sources, self.via, self._tables, self._unit_axis = table, sources, via, tables, unit_axis
+    def __init__(self, table: Table, sources: list[Gradient], via: Via, tables: list[Table], adapter: Adapter) -> None:
+        self.table, self.sources, self.via, self._tables = table, sources, via, tables
+        self._unit_axis, self._memory = adapter.unit_axis, adapter.memory
         self.payloads: dict[int, Payload] = {}
         self._magnitudes: Table | None = None
 
@@ -165,15 +168,16 @@ class CpuBatch:
         return [index for index, payload in self.payloads.items() if payload.magnitudes is not None]
 
     def repeated(self) -> set[int]:
-        """The places of tensors whose memory an earlier one has."""
+        """The places of tensors whose memory an earlier one has; raises where two have a part together."""
         copies = [index for index, payload in self.payloads.items() if payload.writeback is not None]
-        if not copies and not self.table.has_shared():
+        if not copies and not self.table.has_overlap():
             return set()
-        spans = self.table.spans[: len(self)]
-        places = [(address, elements) for address, elements in spans[:, : layout.CODE].tolist()]
+        starts, ends = self.table.extents()
+        memories = [strided(int(start), (int(end - start),), (1,), 1) for start, end in zip(starts, ends, strict=True)]
         for index in copies:
-            places[index] = (own_address(self.sources[index], places[index][0]), places[index][1])
-        return repeats(places)
+            if not is_sparse(self.sources[index]):
+                memories[index] = self._memory(self.sources[index])
+        return repeats(memories)
 
     def shapes(self) -> list[Shape]:
         table = self.table
@@ -243,8 +247,7 @@ class Gatherer:
         self.via: Via = via or ("dlpack" if exchange else "python")
         self._exchange = exchange if self.via == "dlpack" else 0
         self._kinds = id(adapter.TENSOR), id(adapter.PARAMETER)
-        self._payload = adapter.payload
-        self._unit_axis = adapter.unit_axis
+        self._payload, self._adapter = adapter.payload, adapter
         self._describable = adapter.describable
         self._tables: list[Table] = []
         self._fill = entry("fill")
@@ -258,7 +261,7 @@ class Gatherer:
         if table.owner is not self:
             return self(tensors, tables)  # it was of another framework, and is dropped
         via: Via = "dlpack" if self._exchange and self._describable(tensors) else "python"
-        batch = CpuBatch(table, tensors, via, tables, self._unit_axis)
+        batch = CpuBatch(table, tensors, via, tables, self._adapter)
         left = self._fill(tensors, table.address) if via == "dlpack" else len(tensors)
         if left or via == "python":
             self._ask(batch, left)
@@ -304,9 +307,9 @@ def place(table: Table, index: int, tensor: Gradient, shape: tuple[int, ...]) ->
     table.spans[index, :4] = address, elements, code, rows_of(shape)
 
 
-def own_address(source: Gradient, otherwise: int) -> int:
-    """The address of a gradient itself; a sparse one has several arrays and none."""
-    return otherwise if getattr(source, "is_sparse", False) is True else int(source.data_ptr())
+def is_sparse(source: Gradient) -> bool:
+    """Whether a gradient has several arrays, and so no memory of its own."""
+    return getattr(source, "is_sparse", False) is True
 
 
 @functools.cache
@@ -331,7 +334,7 @@ def type_is_second_word() -> bool:
 
 
 @functools.cache
-def entry(name: Literal["collect", "fill", "number", "shared", "split", "walk"]) -> Callable[..., int]:
+def entry(name: Literal["collect", "fill", "number", "overlap", "split", "walk"]) -> Callable[..., int]:
     """A function of `cpu_table`, to be called under the GIL: two of them read Python objects, the others are short."""
     return PROTOTYPES[name](address_of(name))
 

@@ -379,22 +379,22 @@ def parts_of(columns: int) -> int:
 
 
 @njit
-def shared(address: int, slots: int, mask: int) -> int:
-    """Whether two spans begin at one address; `slots` is the address of `mask + 1` words, a power of two, to use."""
-    head, seen = words(address), words(slots)
-    for slot in range(mask + 1):
-        seen[slot] = 0
+def overlap(address: int) -> int:
+    """Whether two spans of a table have memory together. It compares all pairs: for a few spans."""
+    head = words(address)
     for i in range(head[SPANS]):
-        span = row_of(head, i)
-        if span[ELEMENTS] == 0:
-            continue
-        slot = ((span[ADDRESS] >> 4) * HASH >> 32) & mask
-        while seen[slot] != 0:
-            if seen[slot] == span[ADDRESS]:
+        one = row_of(head, i)
+        for j in range(i):
+            other = row_of(head, j)
+            if one[ADDRESS] < end_of(other) and other[ADDRESS] < end_of(one):
                 return 1
-            slot = (slot + 1) & mask
-        seen[slot] = span[ADDRESS]
     return 0
+
+
+@njit
+def end_of(span: Words) -> int:
+    """The address where a span of a table ends."""
+    return span[ADDRESS] + (span[ELEMENTS] << shift_of(span[CODE]))
 
 
 @njit
@@ -540,7 +540,7 @@ SIGNATURES = {
     "collect": types.int64(types.int64, types.int64, types.int64, types.int64),
     "fill": types.int64(types.int64, types.int64),
     "number": types.void(types.int64),
-    "shared": types.int64(types.int64, types.int64, types.int64),
+    "overlap": types.int64(types.int64),
     "split": types.int64(types.int64, types.int64, types.int64),
     "walk": types.void(types.int64),
 }
@@ -548,6 +548,6 @@ SIGNATURES = {
 
 @functools.cache
 def compiled(function: Callable[..., object]) -> CFunc:
-    """`collect`, `fill`, `number`, `shared`, `split` or `walk` as a C function; keep it, its `address` dies with it."""
+    """`collect`, `fill`, `number`, `overlap`, `split` or `walk` as a C function; keep it, its `address` dies with it."""
     body = function.py_func
     return compile_c(SIGNATURES[body.__name__], body)

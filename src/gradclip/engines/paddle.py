@@ -25,7 +25,6 @@ from gradclip.engines.base import (
     Tables,
     UnsupportedGradient,
     around,
-    repeats,
     row_axes,
     rows_first,
 )
@@ -103,7 +102,8 @@ class PaddleEngine(Engine):
         return PaddleBatch(tensors, dtypes, shapes)
 
     def repeated(self, batch: PaddleBatch) -> set[int]:
-        return repeats([(id(slot), 1) for slot in batch.slots])
+        first: dict[int, int] = {}
+        return {index for index, slot in enumerate(batch.slots) if first.setdefault(id(slot), index) != index}
 
     def refuse_unordered(self, batch: PaddleBatch) -> None:
         for index, dtype in enumerate(batch.dtypes):

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
 
+import numpy as np
 import paddle
 from paddle.base.framework import EagerParamBase
 from paddle.nn.clip import merge_selected_rows
 
 from gradclip.engines import openmp
-from gradclip.engines.base import SPARSE, UnsupportedGradient
+from gradclip.engines.base import SPARSE, UnsupportedGradient, strided
 from gradclip.engines.paddle_legacy import PaddleTensor
 from gradclip.rules.segments import Shape
 
@@ -69,6 +70,12 @@ def written(tensors: Iterable[PaddleTensor]) -> None:
     for tensor in tensors:
         if tensor.is_dense():
             tensor._bump_inplace_version()
+
+
+def memory(tensor: PaddleTensor) -> np.ndarray:
+    """The memory of a dense tensor as NumPy describes it."""
+    item = tensor.element_size()
+    return strided(tensor.data_ptr(), tensor.shape, [step * item for step in tensor.strides], item)
 
 
 def plain(gradient: PaddleTensor, index: int) -> PaddleTensor:

@@ -21,6 +21,7 @@ from gradclip.engines.base import (
     Measure,
     Tables,
     UnsupportedGradient,
+    apart,
     around,
     repeats,
     row_axes,
@@ -30,7 +31,9 @@ from gradclip.engines.torch_layout import (
     COMPLEX,
     VALUES,
     distinct,
+    extent,
     magnitudes,
+    memory,
     parts,
     plain,
     refuse_overlap,
@@ -138,7 +141,8 @@ class TorchEngine(Engine):
         return TorchBatch(found, [distinct(tensor) for tensor in found])
 
     def repeated(self, batch: TorchBatch) -> set[int]:
-        return repeats([(tensor.data_ptr(), tensor.numel()) for tensor in batch.tensors])
+        extents = [extent(tensor) for tensor in batch.tensors]
+        return set() if apart(extents) else repeats([memory(tensor) for tensor in batch.tensors])
 
     def refuse_unordered(self, batch: TorchBatch) -> None:
         for index, tensor in enumerate(batch.tensors):

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
-from gradclip.engines.base import SPARSE, UnsupportedGradient
+from gradclip.engines.base import SPARSE, UnsupportedGradient, strided
 from gradclip.rules.segments import Shape
 
 FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
@@ -60,6 +61,21 @@ def on_cpu(tensor: object) -> bool:
 def written(tensors: Iterable[torch.Tensor]) -> None:
     """Tell autograd that `tensors` were written behind its back."""
     torch.autograd.graph.increment_version(tensors)
+
+
+def memory(tensor: torch.Tensor) -> np.ndarray:
+    """The memory of a strided tensor as NumPy describes it, on whatever device."""
+    item = tensor.element_size()
+    return strided(tensor.data_ptr(), tensor.shape, [step * item for step in tensor.stride()], item)
+
+
+def extent(tensor: torch.Tensor) -> tuple[int, int]:
+    """Where the memory of a strided tensor begins and ends."""
+    start = tensor.data_ptr()
+    if tensor.is_contiguous() or not tensor.numel():
+        return start, start + tensor.nbytes
+    last = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+    return start, start + (last + 1) * tensor.element_size()
 
 
 def plain(gradient: torch.Tensor, index: int) -> torch.Tensor:

@@ -48,9 +48,10 @@ def clip(
     the loss is told it by `update(..., loss=loss)`, or `value=`; one that reads the second moments by `moments=`, a
     tree like the gradients: `moments=optax.tree.get(opt_state, "nu")`.
     A limit may be a number that the program computes, as under `optax.inject_hyperparams`; where it becomes 0 zeros are
-    written, where it is negative or NaN nothing is, and `last.threshold` shows it. One norm over the parts of `optax.multi_transform`: put `clip` before it in a
-    chain; or put it first in each part and call `update(grads, state, params, all_updates=grads)`, which
-    clips the whole tree in each part and takes the part's leaves from it.
+    written, where it is negative or NaN nothing is, and `last.threshold` shows it. One norm over the parts of
+    `optax.multi_transform`: put `clip` before it in a chain; or put it first in each part and call
+    `update(grads, state, params, all_updates=grads)`, which clips the whole tree in each part and takes the part's
+    leaves from it.
 
     Raises `ValueError` for rules that would have to raise or, without `inner`, to skip; `TypeError` that names the leaf
     for integer gradients. Source: that of the rule; the form is Optax's `clip_by_global_norm`.

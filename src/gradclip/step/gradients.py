@@ -100,7 +100,10 @@ def refuse_missing(rule: object, names: Iterable[str], moments: bool, gradients:
 def gathered_once(engine: Engine, gradients: Gradients, tables: Tables) -> tuple[Gradients, Batch]:
     """The gradients without those whose memory came before, and their batch: each counts and is scaled once."""
     batch, count = gathered(engine, gradients, tables), len(gradients.tensors)
-    again = engine.repeated(batch) if count > 1 else None
+    try:
+        again = engine.repeated(batch) if count > 1 else None
+    except UnsupportedGradient as error:
+        raise refused(gradients, error) from None
     if not again:
         return gradients, batch
     gradients = gradients.only([i for i in range(count) if i not in again])
