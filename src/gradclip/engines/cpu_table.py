@@ -548,6 +548,6 @@ SIGNATURES = {
 
 @functools.cache
 def compiled(function: Callable[..., object]) -> CFunc:
-    """`collect`, `fill`, `number`, `overlap`, `split` or `walk` as a C function; keep it, its `address` dies with it."""
+    """A function of `SIGNATURES` as a C function; keep it, its `address` dies with it."""
     body = function.py_func
     return compile_c(SIGNATURES[body.__name__], body)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from gradclip.rules.arrays import SCALARS, Array, ArrayFunctions
-from gradclip.rules.numbers import checked_factor, checked_least, keep
+from gradclip.rules.real_numbers import checked_factor, checked_least, keep
 from gradclip.rules.threshold import Constant, Limit, Observed, Schedule, SecondMoment, State, Step, Threshold
 
 CLOSED = 2.0**-1000

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from gradclip.rules.arrays import Array, ArrayFunctions
-from gradclip.rules.numbers import checked_factor, checked_share, keep
+from gradclip.rules.real_numbers import checked_factor, checked_share, keep
 from gradclip.rules.threshold import State
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from gradclip.rules.arrays import Array, ArrayFunctions
 from gradclip.rules.estimators import Estimator
-from gradclip.rules.numbers import checked_factor, checked_share, keep, real_number
+from gradclip.rules.real_numbers import checked_factor, checked_share, keep, real_number
 from gradclip.rules.threshold import State
 
 

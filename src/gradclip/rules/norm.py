@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, field
 
 from gradclip.rules.arrays import Array, ArrayFunctions
-from gradclip.rules.numbers import keep, real_number
+from gradclip.rules.real_numbers import keep, real_number
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from gradclip.rules.arrays import Array, ArrayFunctions
-from gradclip.rules.numbers import checked_least, keep
+from gradclip.rules.real_numbers import checked_least, keep
 
 PASS, SCALE, ZERO, KEEP, SKIP, RAISE = range(6)
 """Actions on a segment: leave as it is; multiply; write zeros; leave because it is non-finite; do not step; raise."""

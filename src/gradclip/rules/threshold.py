@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 from gradclip.rules.arrays import SCALARS, Array, ArrayFunctions, Operand
-from gradclip.rules.numbers import keep, real_number
+from gradclip.rules.real_numbers import keep, real_number
 
 State: TypeAlias = Mapping[str, Array]
 """The memory of one threshold: arrays by name."""

@@ -20,7 +20,7 @@ from gradclip.engines.torch import FUNCTIONS, TorchEngine, wide_of
 from gradclip.errors import GradclipWarning
 from gradclip.rules.arrays import SCALARS, Operand
 from gradclip.rules.norm import Norm, norm_of_order
-from gradclip.rules.numbers import plain_number
+from gradclip.rules.real_numbers import plain_number
 from gradclip.rules.response import Rescale
 from gradclip.rules.rule import Rule
 from gradclip.rules.scope import Global

@@ -9,7 +9,7 @@ from gradclip.rules.estimators import EMA, EMASpread, Moments, QuantileTracker, 
 from gradclip.rules.history import History
 from gradclip.rules.levels import MeanOverRMS, Quantile, Ratio, Sigma, ZReciprocal
 from gradclip.rules.norm import L2, Linf
-from gradclip.rules.numbers import real_number
+from gradclip.rules.real_numbers import real_number
 from gradclip.rules.response import Normalize, Rescale, SkipStep
 from gradclip.rules.rule import Chain, Rule
 from gradclip.rules.scope import Element, Global, Tensor

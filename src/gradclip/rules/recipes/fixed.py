@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from gradclip.rules.norm import L2, RMS, Linf, norm_of_order
-from gradclip.rules.numbers import has_no_axes, plain_number
+from gradclip.rules.real_numbers import has_no_axes, plain_number
 from gradclip.rules.response import Normalize, Smooth
 from gradclip.rules.rule import Rule
 from gradclip.rules.scope import Element, Global, Tensor

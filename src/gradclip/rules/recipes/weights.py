@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from gradclip.rules.combine import WeightRatio
 from gradclip.rules.norm import L2
-from gradclip.rules.numbers import checked_factor
+from gradclip.rules.real_numbers import checked_factor
 from gradclip.rules.response import Rescale
 from gradclip.rules.rule import Rule, Rules
 from gradclip.rules.scope import Row, Tensor
