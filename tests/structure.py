@@ -44,7 +44,8 @@ MAY_IMPORT = {
     "step/moments.py": after("gradients"),
     "step": (*DECIDING, "gradclip.errors", "gradclip.step"),
     "engines": (*INNER, "gradclip.engines", "gradclip.errors"),
-    "telemetry/event.py": (),
+    "telemetry/lines.py": (),
+    "telemetry/event.py": ("gradclip.telemetry.lines",),
     "telemetry": (*CORE[:-1], "gradclip.__version__"),
     "clipper.py": CORE[:-1],
     "advice": (*CORE, "gradclip.engines.reference", "gradclip.advice"),
@@ -63,7 +64,7 @@ MAY_IMPORT = {
 clipper <- doors. The engines do not decide."""
 OF_EACH_DOOR = ("clipper.py", "functional.py", "parameters.py", "Clipper")
 """The names of files and classes that each door may have, as its framework's users expect them."""
-PURE = ("rules", "step/decide.py", "step/policy.py", "errors.py", "telemetry/event.py")
+PURE = ("rules", "step/decide.py", "step/policy.py", "errors.py", "telemetry/event.py", "telemetry/lines.py")
 """These import the standard library alone and name no framework."""
 
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradclip.telemetry import Event
+from gradclip.telemetry.event import MOST
 
 EVENT = Event(3, "all", "cpu", 5.0, 1.0, 1.0, 0.2, True)
 REQUIRED = ("step", "rule", "engine", "norm_before", "norm_after", "threshold", "coefficient", "clipped")
@@ -21,7 +22,7 @@ NAMES = st.text(st.characters())  # surrogates too
 FLOATS = st.floats(allow_nan=True, allow_infinity=True)
 EVENTS = st.builds(
     Event,
-    step=st.integers(0),
+    step=st.integers(0, MOST - 1),
     rule=NAMES,
     engine=NAMES,
     norm_before=FLOATS,
@@ -30,7 +31,7 @@ EVENTS = st.builds(
     coefficient=FLOATS,
     clipped=st.booleans(),
     skipped=st.booleans(),
-    nonfinite=st.integers(0),
+    nonfinite=st.integers(0, MOST - 1),
     offenders=st.lists(NAMES, max_size=3).map(tuple),
     time=FLOATS,
     tensors=st.none() | st.dictionaries(NAMES, FLOATS, max_size=4),

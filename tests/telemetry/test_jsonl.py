@@ -170,14 +170,6 @@ sink(Event(0, "all", "cpu", 5.0, 1.0, 1.0, 0.2, True))
     assert read_run(tmp_path) == []
 
 
-def test_a_line_that_is_no_event_is_named_by_file_and_number(tmp_path):
-    write(tmp_path)
-    with open(tmp_path / "events.jsonl", "a") as file:
-        file.write('{"schema": 9}\n')
-    with pytest.raises(ValueError, match=r"events\.jsonl, line 4: this event has schema 9"):
-        read_run(tmp_path)
-
-
 def test_a_folder_without_a_run_is_said_to_be_none(tmp_path):
     with pytest.raises(FileNotFoundError, match="is no run"):
         read_run(tmp_path)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from signal import SIGINT
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from gradclip import __version__
 from gradclip.cli import (
@@ -51,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = line.parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
-        return command(options)
+        with said_plainly():
+            return command(options)
     except KeyboardInterrupt as interrupt:
         print("gradclip: interrupted", file=sys.stderr)
         (number,) = interrupt.args or (SIGINT,)
@@ -62,8 +65,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
+@contextlib.contextmanager
+def said_plainly() -> Iterator[None]:
+    """Warnings of ours are lines of the command, each once, without the line of code that they come from."""
+    from gradclip.errors import GradclipWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", GradclipWarning)
+        show, said = warnings.showwarning, set()
+
+        def plainly(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+            if not issubclass(category, GradclipWarning):
+                show(message, category, *place, **more)
+            elif str(message) not in said:
+                said.add(str(message))
+                print(f"gradclip: {message}", file=sys.stderr)
+
+        warnings.showwarning = plainly
+        yield
+
+
 def entry() -> NoReturn:
     """What the shell calls: end with the exit code of the command, or by the signal that ended the script."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names are bytes, and text may not be
     code = main()
     if code < 0:
         from gradclip.watch.passing import end_by

@@ -54,7 +54,10 @@ def run(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     else:
-        print_recorded(folder, code, options.json)
+        try:
+            print_recorded(folder, code, options.json)
+        except (OSError, ValueError) as error:
+            print(f"gradclip watch: what was recorded cannot be read: {error} (exit code {code})", file=sys.stderr)
     return -ended.signal or code
 
 
@@ -72,7 +75,7 @@ def print_recorded(folder: Path, code: int, as_json: bool) -> None:
     print(file=sys.stderr)
     for run in runs:
         rate = sum(event.clipped for event in run) / max(1, len(run))
-        optimizer = run.about["optimizer"]
+        optimizer = run.about.get("optimizer", "an optimizer")
         print(f"gradclip: {len(run)} steps of {optimizer}, {rate:.0%} of them clipped: {run.path}", file=sys.stderr)
     if any(runs):
         print(findings_as_text(findings), file=sys.stderr)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -14,8 +13,9 @@ from typing import Any, NamedTuple
 from gradclip.advice.recorded_clipping import ALWAYS as ALWAYS_CLIPPED
 from gradclip.advice.recorded_clipping import normalises
 from gradclip.doctor.problems import ALWAYS, NEVER, NONFINITE, OTHER_OPTIMIZER, PROBLEMS, UNREACHED
-from gradclip.telemetry.runs import Run, folders_of, read_run
-from gradclip.watch.journal import ABOVE, CALLS, OVERFLOW, SCRIPT
+from gradclip.telemetry.lines import fits, read_lines, shortened
+from gradclip.telemetry.runs import Run, folders_of, read_run, warn_of
+from gradclip.watch.journal import ABOVE, CALLS, OVERFLOW, SCRIPT, Flaw
 
 ENOUGH = 200
 """The steps below which nothing is said of how often a threshold acts."""
@@ -24,6 +24,9 @@ FAR_BELOW = 0.1
 RARE = 0.2
 """A call that is wrong in fewer of the steps has a reason there: a step that the script left out, an evaluation."""
 MOST_NAMED = 3
+LINE = {"step": int, "calls": [str], "flaws": [[str]], "missing": [str]}
+CLIPS = {"measured", "unclipped"}
+"""What a line of calls has, and what it may have."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +83,19 @@ def diagnose(folder: str | os.PathLike[str]) -> list[Finding]:
 
 
 def recorded_run(folder: Path) -> RecordedRun:
-    """The run of one optimizer."""
+    """The run of one optimizer; lines of its calls that are damaged are left out with a warning."""
     run, file = read_run(folder), folder / CALLS
-    text = file.read_text(encoding="utf-8") if file.exists() else ""
-    lines = [json.loads(line) for line in text.split("\n")[:-1]]
+    lines: list[dict[str, Any]] = []
+
+    def take(line: Any) -> None:
+        if not fits(line, LINE) or not all(fits(line[name], [str]) for name in CLIPS & line.keys()):
+            raise ValueError("a line of calls is of a wrong kind")
+        if unknown := [flaw for flaw in line["flaws"] if len(flaw) != len(Flaw._fields) or flaw[0] not in PROBLEMS]:
+            raise ValueError(f"there is no problem {shortened(repr(unknown[0]))}")
+        lines.append(line)
+
+    if file.is_file() and (damage := read_lines(file, take)).lines:
+        warn_of(damage)
     ends = [*(line["step"] for line in lines[1:]), run[-1].step + 1 if run else 0][: len(lines)]
     return RecordedRun(run, [(line, end - line["step"]) for line, end in zip(lines, ends, strict=True)])
 

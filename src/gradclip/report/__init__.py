@@ -39,5 +39,5 @@ def write_report(runs: Sequence[Run], path: str | os.PathLike[str]) -> list[Summ
     from gradclip.report.html import document
 
     summaries = summarise(runs)
-    Path(path).write_text(document(summaries), encoding="utf-8")
+    Path(path).write_text(document(summaries), encoding="utf-8", errors="backslashreplace")
     return summaries

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 BINS = 60
 NARROWEST = 0.05
 """The least width of all bins together, in decades: norms that are all alike still get bins around them."""
+LOWEST, HIGHEST = -323.0, 308.2
+"""The bins lie around these at most, and their edges are floats."""
 
 
 def log_edges(norms: Iterable[float], bins: int = BINS) -> list[float]:
@@ -19,9 +21,10 @@ def log_edges(norms: Iterable[float], bins: int = BINS) -> list[float]:
     counted = [norm for norm in norms if 0 < norm < math.inf]
     if not counted:
         return []
-    low, high = math.log10(min(counted)), math.log10(max(counted))
+    low, high = math.log10(min(counted)), min(math.log10(max(counted)), 308.25)
     if high - low < NARROWEST:
-        low, high = (low + high - NARROWEST) / 2, (low + high + NARROWEST) / 2
+        middle = min(max((low + high) / 2, LOWEST), HIGHEST)
+        low, high = middle - NARROWEST / 2, middle + NARROWEST / 2
     return [low + (high - low) * edge / bins for edge in range(bins + 1)]
 
 

@@ -129,8 +129,10 @@ def is_scaled(event: Event) -> bool:
 
 def kept(finite: Sequence[Event]) -> float:
     """What came out of all steps together, over what went in; NaN where nothing went in."""
-    total = math.fsum(event.norm_before for event in finite)
-    return math.fsum(event.norm_after for event in finite) / total if total else math.nan
+    unit = max((event.norm_before for event in finite), default=0.0)
+    if not unit:
+        return math.nan
+    return math.fsum(event.norm_after / unit for event in finite) / math.fsum(e.norm_before / unit for e in finite)
 
 
 def usual_norms(norms: Sequence[float]) -> list[float]:

@@ -8,8 +8,11 @@ from dataclasses import MISSING, dataclass, fields
 from types import UnionType
 from typing import Any, Protocol, get_args, get_origin, get_type_hints
 
+from gradclip.telemetry.lines import NewerSchema, shortened
+
 SCHEMA = 1
 MOST_OFFENDERS = 3
+MOST = 1 << 63
 TENSORS = "tensors."
 
 
@@ -137,7 +140,7 @@ def refuse_schema(data: Any) -> None:
     if type(schema) is not int or schema < 1:
         raise ValueError("this is not an event: an event is an object with a 'schema' from 1")
     if schema > SCHEMA:
-        raise ValueError(f"this event has schema {schema}, and this gradclip reads up to {SCHEMA}: upgrade gradclip")
+        raise NewerSchema(f"an event has schema {schema}, and this gradclip reads up to {SCHEMA}: upgrade gradclip")
 
 
 def restored(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -155,8 +158,11 @@ def restored(data: Mapping[str, Any]) -> dict[str, Any]:
 def refuse_wrong(values: Mapping[str, Any]) -> None:
     """Raise for a field of a wrong kind."""
     for name, kinds in KINDS.items():
-        if type(values[name]) not in kinds:
-            raise ValueError(f"the {name!r} of an event is a {kinds[0].__name__}, found {values[name]!r}")
+        value, kind = values[name], kinds[0]
+        if type(value) not in kinds:
+            raise ValueError(f"the {name!r} of an event is a {kind.__name__}, found {shortened(repr(value))}")
+        if kind is int and not 0 <= value < MOST:
+            raise ValueError(f"the {name!r} of an event is a whole number from 0, found {shortened(str(value))}")
     if not all(type(name) is str for name in values["offenders"]):
         raise ValueError(f"the 'offenders' of an event are names, found {values['offenders']!r}")
     for name, norm in (values["tensors"] or {}).items():

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from gradclip.errors import GradclipWarning
+from gradclip.step.respond import user_level
 from gradclip.telemetry.event import Event
-from gradclip.telemetry.folder import EVENTS, RUN
+from gradclip.telemetry.folder import EVENTS, RUN, facts_in
+from gradclip.telemetry.lines import NewerSchema, read_lines
 
 HERE = Path()
 
@@ -30,22 +33,30 @@ class Run(list[Event]):
 def read_run(path: str | os.PathLike[str]) -> Run:
     """The run in the folder `path` (or of an `events.jsonl`).
 
-    A torn last line is left out. Of a step that was made twice, because the training went on from a checkpoint, the
-    later event counts. Raises `FileNotFoundError` where there is no run, and `ValueError` that names the file and the
-    line for one that is no event.
+    Of a step that was made twice, because the training went on from a checkpoint, the later event counts. Lines that a
+    disk or a person damaged are left out with a `GradclipWarning` that counts them (a torn last line without one), and
+    so is what `run.json` has of a wrong kind; memory is bounded by the size of the file. Raises `FileNotFoundError`
+    where there is no run, and `ValueError` for a file without an event but with lines, or of a later gradclip.
     """
     file = Path(path) / EVENTS if Path(path).is_dir() else Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"{path} is no run: a run is a folder with {EVENTS}, as jsonl(path) writes it")
-    complete, _, _ = file.read_bytes().rpartition(b"\n")
     by_step: dict[int, Event] = {}
-    for number, line in enumerate(complete.split(b"\n") if complete else [], 1):
-        try:
-            event = Event.from_dict(json.loads(line))
-        except ValueError as error:
-            raise ValueError(f"{file}, line {number}: {error}") from error
+
+    def take(data: Any) -> None:
+        event = Event.from_dict(data)
         by_step[event.step] = event
-    return Run((by_step[step] for step in sorted(by_step)), facts_in(file.parent / RUN), file.parent)
+
+    try:
+        damage = read_lines(file, take)
+    except NewerSchema as error:
+        raise ValueError(f"{file}: {error}") from None
+    if damage.lines and not by_step:
+        raise ValueError(f"{file} has no event: line {damage.first}, {damage.reason}")
+    about, wrong = facts_in(file.parent / RUN)
+    for said in (*([damage] if damage.lines else []), *wrong):
+        warn_of(said)
+    return Run((by_step[step] for step in sorted(by_step)), about, file.parent)
 
 
 def folders_of(path: str | os.PathLike[str]) -> list[Path]:
@@ -58,11 +69,6 @@ def folders_of(path: str | os.PathLike[str]) -> list[Path]:
     return [folder, *inner]
 
 
-def facts_in(path: Path) -> dict[str, Any]:
-    """What a `run.json` says; `ValueError` names one that is none."""
-    if not path.exists():
-        return {}
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: {error}") from error
+def warn_of(said: object) -> None:
+    """Say what could not be read of a run."""
+    warnings.warn(str(said), GradclipWarning, stacklevel=user_level())
