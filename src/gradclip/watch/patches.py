@@ -54,14 +54,16 @@ def recorded(function: Callable[..., Any], name: str, kind: str) -> Callable[...
             return function(*args, **kwargs)  # PyTorch says what is wrong with them
         parameters = known["parameters"]
         given = [parameters] if hasattr(parameters, "grad") else list(parameters)
+        threshold, order = known.get(THRESHOLDS[kind]), known.get("norm_type", 2.0)
+        if given and isinstance(parameters, Iterator):  # one that had nothing stays as it came: PyTorch warns
+            args, kwargs = ((given, *args[1:]), kwargs) if args else ((), {**kwargs, "parameters": given})
+        if not (all(hasattr(one, "grad") for one in given) and is_number(threshold) and is_number(order)):
+            return function(*args, **kwargs)
         if _replacement:
             from gradclip.watch.replacement import measured
 
             return measured(name, {**known, "parameters": given})
-        threshold, order = known.get(THRESHOLDS[kind]), known.get("norm_type", 2.0)
         call = _recorders[0].clip_begins(name, kind, given, math.inf if threshold is None else threshold, order)
-        if given and isinstance(parameters, Iterator):  # one that had nothing is handed on as it came: PyTorch warns
-            args, kwargs = ((given, *args[1:]), kwargs) if args else ((), {**kwargs, "parameters": given})
         returned = called(name, function, *args, **kwargs)
         if call is not None:
             _recorders[0].clip_ended(call, known.get("total_norm", returned))
@@ -77,6 +79,15 @@ def arguments_of(
     known = {**dict(zip(names, args, strict=False)), **kwargs}
     fits = len(known) == len(args) + len(kwargs) and needed <= known.keys() <= set(names)
     return known if fits and isinstance(known["parameters"], Iterable) else None
+
+
+def is_number(value: Any) -> bool:
+    """Whether a threshold or an order can be recorded: a number, a tensor or word for one, or none."""
+    try:
+        float(0.0 if value is None else value)
+    except (TypeError, ValueError, RuntimeError):
+        return False
+    return True
 
 
 def called(name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from threading import get_ident
 from typing import Any, ParamSpec
 
+from gradclip.torch.eager import eager
+
 P = ParamSpec("P")
 
 
@@ -22,6 +24,7 @@ class Fallible:
 def safe(method: Callable[P, Any]) -> Callable[P, Any]:
     """`method` of a `Fallible`, silent while another is at work in its thread, and given up with a line if it fails."""
 
+    @eager
     @functools.wraps(method)
     def tried(*args: P.args, **kwargs: P.kwargs) -> Any:
         owner: Any = args[0]

@@ -1,0 +1,107 @@
+"""`gradclip watch` beside scripts that do what nobody should: the script's exit code is the command's, and it goes on."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from gradclip.telemetry import read_run
+from watching import watch
+
+TRAINING = """
+import os, shutil, sys, time, torch
+model = torch.nn.Linear(3, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+parameters = list(model.parameters())
+clip, clip_value = torch.nn.utils.clip_grad_norm_, torch.nn.utils.clip_grad_value_
+for step in range(40):
+    optimizer.zero_grad()
+    model(torch.randn(4, 3)).square().mean().backward()
+    clip(parameters, 1.0)
+    optimizer.step()
+    if step == 20:
+        {once}
+sys.exit(5)
+"""
+WRONG = """
+        for wrong in (
+            lambda: clip(3, 1.0), lambda: clip(parameters, "x"), lambda: clip(["a"], 1.0), lambda: clip(parameters),
+            lambda: clip(p for p in ["a"]), lambda: clip(parameters, 1.0, norm_type="two"), lambda: clip(None, 1.0),
+            lambda: clip_value(parameters, None), lambda: clip(parameters, 1.0, 2.0, False, None, 7),
+            lambda: torch.nn.utils.clip_grads_with_norm_(parameters, 1.0, None),
+            lambda: torch.nn.utils.get_total_norm([3.0]), lambda: clip(parameters, torch.ones(2)),
+        ):
+            try:
+                wrong()
+            except Exception as error:
+                print(type(error).__name__)
+"""
+
+
+def test_a_script_that_catches_the_error_of_a_wrong_call_is_recorded_on(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(TRAINING.format(once=WRONG))
+    answer = watch("--out", "run", "train.py", folder=tmp_path)
+    assert answer.returncode == 5, answer.stderr
+    assert answer.stdout.count("Error") == 12
+    assert "nothing more is recorded" not in answer.stderr
+    assert [event.step for event in read_run(tmp_path / "run")] == list(range(40))
+
+
+@pytest.mark.parametrize("once", ['shutil.rmtree("run")', 'os.remove("run/events.jsonl")'])
+def test_a_script_that_removes_its_run_is_recorded_on_and_told(tmp_path: Path, once: str) -> None:
+    (tmp_path / "train.py").write_text(TRAINING.format(once=f"{once}; optimizer.step()"))
+    answer = watch("--out", "run", "train.py", folder=tmp_path)
+    assert answer.returncode == 5, answer.stderr
+    assert "was removed while it was written: the run goes on in a new file" in answer.stderr
+    run = read_run(tmp_path / "run")
+    assert run[-1].step == 40
+    assert run.about["optimizer"] == "SGD"
+
+
+@pytest.mark.parametrize("last", ["shutil.rmtree('run')", "os.remove('run/events.jsonl')", "open('run/run.json', 'w')"])
+def test_whatever_is_left_of_a_run_the_exit_code_is_that_of_the_script(tmp_path: Path, last: str) -> None:
+    """At its very end, behind which nothing of Python runs."""
+    script = TRAINING.format(once="pass").replace("sys.exit(5)", f"{last}\nos._exit(5)")
+    (tmp_path / "train.py").write_text(script)
+    answer = watch("--out", "run", "train.py", folder=tmp_path)
+    assert answer.returncode == 5, answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_names_of_any_bytes_are_shown_escaped(tmp_path: Path) -> None:
+    name = os.fsdecode(b"tr\xff.py")
+    try:
+        (tmp_path / name).write_text(TRAINING.format(once="pass"))
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    answer = watch("--out", os.fsdecode(b"run\xff"), name, os.fsdecode(b"arg\xfe"), folder=tmp_path, cold=True)
+    assert answer.returncode == 5, answer.stderr
+    assert r"see it: gradclip report 'run\udcff'" in answer.stderr
+    run = read_run(tmp_path / os.fsdecode(b"run\xff"))
+    assert run[0].rule == r"clip_grad_norm_(max_norm=1) at tr\udcff.py:10"
+    assert run.about["script"]["arguments"] == [r"tr\udcff.py", r"arg\udcfe"]
+
+
+COMPILED = """
+import torch
+model = torch.nn.Linear(3, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+def step(x):
+    optimizer.zero_grad()
+    model(x).square().mean().backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+step = torch.compile(step, backend="eager")
+for _ in range(40):
+    step(torch.randn(4, 3))
+"""
+
+
+def test_a_step_that_is_compiled_as_a_whole_says_nothing_of_the_watcher(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(COMPILED)
+    answer = watch("--out", "run", "train.py", folder=tmp_path, cold=True)
+    assert answer.returncode == 0, answer.stderr
+    assert "Dynamo" not in answer.stderr
+    assert len(read_run(tmp_path / "run")) == 40
