@@ -1,4 +1,4 @@
-"""`gradclip watch` beside scripts that do what nobody should: the script's exit code is the command's, and it goes on."""
+"""`gradclip watch` beside scripts that do what nobody should: the exit code is theirs, and it goes on."""
 
 from __future__ import annotations
 
