@@ -26,7 +26,7 @@ from gradclip import (
     Smooth,
     Tensor,
 )
-from gradclip.optax import clip
+from gradclip.optax import clip, event_of
 
 GRADIENTS = {"a": jnp.array([3.0]), "b": jnp.array([4.0])}
 RULE = ClipGradByGlobalNorm(1.0)
@@ -146,6 +146,18 @@ def test_a_hyperparameter_may_follow_a_schedule_of_optax():
         updates, state = step({"a": jnp.array([10.0])}, state)
         found.append(float(updates["a"][0]))
     assert found == pytest.approx([4.0, 3.0, 2.0], rel=1e-6)
+
+
+def test_what_an_optimizer_of_nnx_did_becomes_an_event():
+    """Its arrays are wrapped, and a wrapped one without axes has no truth of its own."""
+    model = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, optax.chain(clip(ClipGradByGlobalNorm(1e-3)), optax.sgd(0.1)), wrt=nnx.Param)
+    gradients = nnx.grad(lambda model: (model(jnp.ones((4, 2))) ** 2).mean() + model.bias[0])(model)
+    optimizer.update(model, gradients)
+    state = last(optimizer.opt_state)
+    event = event_of(state, step=3, rule=RULE)
+    assert (event.step, event.clipped, event.norm_after) == (3, True, pytest.approx(1e-3, rel=1e-6))
+    assert bool(jnp.asarray(state.clipped))
 
 
 def test_in_a_scan_the_state_is_carried():

@@ -33,9 +33,9 @@ def reader(adapter: Any, attribute: str, flag: str) -> Callable[[list[Any]], lis
 
 def checked(name: str | None, plain: str, framework: str, cpu_engine: Callable[[], Engine | None]) -> str | None:
     """`name` if it is that of an engine here, "cpu" or `plain`, or the error that says what there is."""
-    if name is None or name == plain:
+    if name is None or (isinstance(name, str) and name == plain):
         return name
-    if name != "cpu":
+    if not isinstance(name, str) or name != "cpu":
         raise ValueError(f"{framework} has the engines 'cpu', {plain!r} and None to choose, got {name!r}")
     if cpu_engine() is None:
         raise ModuleNotFoundError(f'the engine "cpu" needs numba: pip install "gradclip[cpu]", or use engine="{plain}"')

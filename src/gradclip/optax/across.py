@@ -14,6 +14,7 @@ UNKNOWN = (
     "along the axis {!r} it is not known which gradients are shards and which are copies: use shard_map with "
     "check_vma=True, its default; where all devices have the same gradients, as after pmean, leave out axis_name"
 )
+UNBOUND = "there is no axis {!r} here: call update inside a shard_map that has it, or leave out axis_name"
 MIXED = (
     "inside shard_map some gradients differ between the devices and others do not, so each device would clip by a norm "
     "of its own: give clip(..., axis_name={}), over which the norm is summed"
@@ -41,7 +42,11 @@ def across_axes(axes: tuple[str, ...], arrays: list[Array]) -> Across:
     An array that varies along an axis is a shard; one that does not is a copy, and counts on the first device.
     """
     for axis in axes:
-        if axis not in varying(lax.axis_index(axis)):
+        try:
+            found = axis in varying(lax.axis_index(axis))
+        except NameError:
+            raise ValueError(UNBOUND.format(axis)) from None
+        if not found:
             raise ValueError(UNKNOWN.format(axis))
 
     def counts(length: int) -> Array:

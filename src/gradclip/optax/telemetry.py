@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 
 import jax
+import jax.numpy as jnp
 
 from gradclip.optax.last import Last
-from gradclip.rules.rule import AnyRule, rules_in
+from gradclip.rules.arguments import real_number
+from gradclip.rules.rule import AnyRule, checked_rule, rules_in
 from gradclip.rules.scope import Element
 from gradclip.telemetry import Event
 
@@ -15,7 +17,8 @@ from gradclip.telemetry import Event
 def event_of(last: Last, *, step: int, rule: AnyRule) -> Event:
     """The event of a step, read from the device in one copy: call it outside `jit`, every so many steps.
 
-    `last` is `optax.tree.get(opt_state, "last")`, `step` the number of the step, `rule` the one that is applied.
+    `last` is `optax.tree.get(opt_state, "last")`, `step` the number of the step, `rule` the one that is applied. In the
+    state of a `flax.nnx.Optimizer` its arrays are wrapped, so there a condition is `bool(jnp.asarray(last.clipped))`.
     Tensors are not named: `nonfinite` counts the leaves (or rows) with a non-finite element. A sink takes it:
     `gradclip.telemetry.jsonl("runs/first")(event)`.
 
@@ -25,7 +28,13 @@ def event_of(last: Last, *, step: int, rule: AnyRule) -> Event:
     >>> event_of(state.last, step=0, rule=rule).norm_before
     5.0
     """
-    host: Last = jax.device_get(last)
+    if not isinstance(last, Last):
+        raise TypeError(f'last is what a step did, got {last!r}: write optax.tree.get(opt_state, "last")')
+    number = real_number(step)
+    if number is None or not number.is_integer():
+        raise TypeError(f"step is the number of the step, got {step!r}: write step=0")
+    rule = checked_rule(rule)
+    host = Last(*jax.device_get([jnp.asarray(field) for field in last]))
     first = rules_in(rule)[0]
     norm = "Linf" if isinstance(first.scope, Element) else type(first.norm).__name__
-    return Event.of(host, step=step, rule=repr(rule), engine="jax", norm=norm, time=time.time())
+    return Event.of(host, step=int(number), rule=repr(rule), engine="jax", norm=norm, time=time.time())

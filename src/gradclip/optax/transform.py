@@ -20,7 +20,7 @@ from gradclip.optax.last import last_of, nothing
 from gradclip.optax.leaves import NeedClip, Tree, beside, chosen_leaves, leaves_from, name_of, replaced, zeros_like
 from gradclip.optax.state import ClipState, memory_of, state_of
 from gradclip.rules.rule import AnyRule, Carry, rules_in
-from gradclip.step.gradients import Gradients
+from gradclip.step.gradients import Gradients, checked_need_clip
 
 
 def clip(
@@ -64,9 +64,20 @@ def clip(
     >>> optax.tree.get(state, "last").norm_before
     Array(5., dtype=float32)
     """
-    axes = (axis_name,) if isinstance(axis_name, str) else tuple(axis_name or ())
+    if inner is not None and not (callable(getattr(inner, "init", None)) and callable(getattr(inner, "update", None))):
+        raise TypeError(f"inner is an optimizer of Optax, got {inner!r}: write inner=optax.adam(1e-3)")
+    axes = _axes_of(axis_name)
+    need_clip = checked_need_clip(need_clip)
     door = Door(rule, inner, on_nonfinite, need_clip, axes)
     return optax.GradientTransformationExtraArgs(door.init, door.update)
+
+
+def _axes_of(name: object) -> tuple[str, ...]:
+    """The names of axes that gradients are sharded over."""
+    names = () if name is None else tuple(name) if isinstance(name, tuple | list) else (name,)
+    if not all(isinstance(one, str) and one for one in names):
+        raise TypeError(f"axis_name is the name of an axis, or several, got {name!r}: write axis_name='data'")
+    return names
 
 
 class Door:

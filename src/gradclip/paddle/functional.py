@@ -14,6 +14,7 @@ import paddle
 from gradclip.engines.paddle_legacy import PaddleTensor
 from gradclip.paddle.clipper import Clipper
 from gradclip.paddle.parameters import gradient_of, parameters_of
+from gradclip.rules.arguments import checked_flag
 from gradclip.rules.norm import norm_of_order
 from gradclip.rules.recipes import ClipGradByValue
 from gradclip.rules.rule import Rule
@@ -45,9 +46,10 @@ def clip_grad_norm_(
     [0.6000000238418579, 0.800000011920929]
     """
     _refuse_static("clip_grad_norm_")
-    norm = norm_of_order(math.inf if norm_type == "inf" else norm_type)
+    norm = norm_of_order(math.inf if isinstance(norm_type, str) and norm_type == "inf" else norm_type)
+    raises = checked_flag(error_if_nonfinite, "error_if_nonfinite")
     rule = Rule(Global(), norm, Constant(checked_limit(max_norm, "max_norm")))
-    clipper = OneCall(rule, on_nonfinite="raise" if error_if_nonfinite else "keep")
+    clipper = OneCall(rule, on_nonfinite="raise" if raises else "keep")
     given = parameters_of(parameters)
     wide = any((g := gradient_of(p)) is not None and g.dtype in WIDE for p in given.tensors)
     return _norm(clipper.clip_(given), "float64" if wide else "float32")

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from gradclip.report.loss_ranking import compare_losses
 from gradclip.report.notebook import show
 from gradclip.report.summary import Summary, summarise
+from gradclip.telemetry.folder import checked_path
 from gradclip.telemetry.runs import Run
 
 __all__ = ["Summary", "compare_losses", "page", "show", "summarise", "write_report"]
@@ -38,6 +38,6 @@ def write_report(runs: Sequence[Run], path: str | os.PathLike[str]) -> list[Summ
     """Write the page about `runs` to the file `path`, and give what it says of each."""
     from gradclip.report.html import document
 
-    summaries = summarise(runs)
-    Path(path).write_text(document(summaries), encoding="utf-8", errors="backslashreplace")
+    summaries, file = summarise(runs), checked_path(path, "a page is written to a file")
+    file.write_text(document(summaries), encoding="utf-8", errors="backslashreplace")
     return summaries

@@ -51,7 +51,9 @@ class Summary:
 
 
 def summarise(runs: Sequence[Run]) -> list[Summary]:
-    """The summary of each run, in the order given; `ValueError` for none."""
+    """The summary of each run, in the order given; `ValueError` for none, `TypeError` for what is no run."""
+    if not isinstance(runs, Sequence) or isinstance(runs, Run) or not all(isinstance(run, Run) for run in runs):
+        raise TypeError(f"a report is about a list of runs, got {runs!r}: write [read_run(path)]")
     if not runs:
         raise ValueError("a report is about one run or more, got none")
     return [summary_of(run, name) for run, name in zip(runs, names_of(runs), strict=True)]

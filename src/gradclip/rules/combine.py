@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from gradclip.rules.arguments import checked_factor, checked_least, keep
 from gradclip.rules.arrays import SCALARS, Array, ArrayFunctions
-from gradclip.rules.real_numbers import checked_factor, checked_least, keep
 from gradclip.rules.threshold import Constant, Limit, Observed, Schedule, SecondMoment, State, Step, Threshold
 
 CLOSED = 2.0**-1000
@@ -146,6 +146,12 @@ class Given(Threshold):
     adapts: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        if not isinstance(self.threshold, Threshold):
+            raise TypeError(
+                f"Given takes a threshold, got {self.threshold!r}: write Given(History(Window(128), Sigma(6.0)))"
+            )
+        if not isinstance(self.name, str) or not self.name:
+            raise TypeError(f"the name of a given number is a word such as 'loss', got {self.name!r}")
         object.__setattr__(self, "reads_given", frozenset({self.name}))
         object.__setattr__(self, "keeps_rows", self.threshold.keeps_rows)
 

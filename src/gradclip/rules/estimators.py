@@ -11,9 +11,14 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from gradclip.rules.arguments import checked_factor, checked_share, checked_word, keep
 from gradclip.rules.arrays import Array, ArrayFunctions
-from gradclip.rules.real_numbers import checked_factor, checked_share, keep
 from gradclip.rules.threshold import State
+
+LONGEST = 1_000_000
+"""The longest window: each of its norms is kept for each segment."""
+FASTEST = 100.0
+"""The highest rate of a tracker, which moves by its exponential."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +86,7 @@ class EMA(Estimator):
 
     def __post_init__(self) -> None:
         keep(self, "decay", checked_share(self.decay, "the decay of an EMA", "0.97"))
-        if self.start not in ("average", "least", "debiased"):
-            raise ValueError(f"an EMA starts as 'average', 'least' or 'debiased', got {self.start!r}")
+        checked_word(self.start, "the start of an EMA", ("average", "least", "debiased"))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -181,8 +185,8 @@ class Window(Estimator):
     provides: ClassVar[frozenset[str]] = frozenset({"mean", "spread", "quantile"})
 
     def __post_init__(self) -> None:
-        if type(self.length) is not int or self.length < 1:
-            raise ValueError(f"a Window holds a whole number of norms from 1, got {self.length!r}: write Window(128)")
+        if type(self.length) is not int or not 1 <= self.length <= LONGEST:
+            raise ValueError(f"a Window holds from 1 to {LONGEST:,} norms, got {self.length!r}: write Window(128)")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -241,6 +245,8 @@ class QuantileTracker(Estimator):
     def __post_init__(self) -> None:
         keep(self, "q", checked_share(self.q, "the quantile", "0.5"))
         keep(self, "rate", checked_factor(self.rate, "the rate of a QuantileTracker", "0.2"))
+        if self.rate > FASTEST:
+            raise ValueError(f"the rate of a QuantileTracker is at most {FASTEST:g}, got {self.rate!r}: write 0.2")
 
     @property
     def single_norm(self) -> bool:

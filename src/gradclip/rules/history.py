@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from gradclip.rules.arguments import checked_flag, checked_word, keep
 from gradclip.rules.arrays import Array, ArrayFunctions
 from gradclip.rules.estimators import Estimator
 from gradclip.rules.levels import Level
@@ -46,8 +47,8 @@ class History(Threshold):
 
     def __post_init__(self) -> None:
         _check_parts(self.estimator, self.level)
-        if self.feed not in FEEDS:
-            raise ValueError(f"feed is one of {', '.join(map(repr, FEEDS))}, got {self.feed!r}")
+        checked_word(self.feed, "feed", FEEDS)
+        keep(self, "current", checked_flag(self.current, "current"))
         if type(self.warmup) is not int or self.warmup < 1:
             raise ValueError(f"warmup is a whole number of norms from 1, got {self.warmup!r}")
         if self.estimator.rows and self.warmup > self.estimator.rows:

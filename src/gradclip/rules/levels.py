@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+from gradclip.rules.arguments import checked_factor, checked_share, keep, real_number
 from gradclip.rules.arrays import Array, ArrayFunctions
 from gradclip.rules.estimators import Estimator
-from gradclip.rules.real_numbers import checked_factor, checked_share, keep, real_number
 from gradclip.rules.threshold import State
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from gradclip.rules.arguments import keep, real_number
 from gradclip.rules.arrays import Array, ArrayFunctions
-from gradclip.rules.real_numbers import keep, real_number
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from gradclip.rules.arguments import checked_least, checked_word, keep
 from gradclip.rules.arrays import Array, ArrayFunctions
-from gradclip.rules.real_numbers import checked_least, keep
 
 PASS, SCALE, ZERO, KEEP, SKIP, RAISE = range(6)
 """Actions on a segment: leave as it is; multiply; write zeros; leave because it is non-finite; do not step; raise."""
@@ -72,8 +72,7 @@ class Smooth(Response):
         return f"bent smoothly below it ({self.kind})"
 
     def __post_init__(self) -> None:
-        if self.kind not in ("reciprocal", "sqrt", "tanh"):
-            raise ValueError(f"Smooth has the kinds 'reciprocal', 'sqrt' and 'tanh', got {self.kind!r}")
+        checked_word(self.kind, "the kind of Smooth", ("reciprocal", "sqrt", "tanh"))
 
     def coefficient(self, ratio: Array, xp: ArrayFunctions) -> Array:
         if self.kind == "reciprocal":

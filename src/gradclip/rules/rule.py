@@ -88,6 +88,9 @@ class Chain(Chainable):
     stages: tuple[Rule | Rules, ...]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.stages, tuple | list):
+            raise TypeError(f"a chain is one of rules, got {self.stages!r}: write one >> the other")
+        object.__setattr__(self, "stages", tuple(self.stages))
         if not self.stages:
             raise ValueError("a chain needs at least one rule")
         _refuse_carry(*self.stages)
@@ -119,7 +122,7 @@ class Rules(Chainable):
     parts: tuple[tuple[str, Rule | Chain | None], ...]
 
     def __init__(self, parts: Mapping[str, Rule | Chain | None] | Iterable[tuple[str, Rule | Chain | None]]) -> None:
-        pairs = tuple(parts.items() if isinstance(parts, Mapping) else (tuple(pair) for pair in parts))
+        pairs = _pairs(parts)
         if not pairs:
             raise ValueError('Rules needs at least one pattern: Rules({"*": ClipGradByGlobalNorm(1.0)})')
         _refuse_carry(*(rule for _, rule in pairs))
@@ -146,6 +149,16 @@ class Rules(Chainable):
         return "by name: " + "; ".join(
             f"{pattern} ({'left alone' if rule is None else repr(rule)})" for pattern, rule in self.parts
         )
+
+
+def _pairs(parts: object) -> tuple[tuple[str, Rule | Chain | None], ...]:
+    """The patterns with their rules, of a mapping or of pairs."""
+    items = list(parts.items() if isinstance(parts, Mapping) else parts if isinstance(parts, Iterable) else [parts])
+    for item in items:
+        if not isinstance(item, tuple | list) or len(item) != 2:
+            example = 'Rules({"*.bias": None, "*": ClipGradByGlobalNorm(1.0)})'
+            raise TypeError(f"Rules takes patterns with a rule or None for each, got {item!r}: write {example}")
+    return tuple((pattern, rule) for pattern, rule in items)
 
 
 @dataclass(frozen=True, repr=False)

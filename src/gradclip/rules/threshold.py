@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
+from gradclip.rules.arguments import keep, real_number
 from gradclip.rules.arrays import SCALARS, Array, ArrayFunctions, Operand
-from gradclip.rules.real_numbers import keep, real_number
 
 State: TypeAlias = Mapping[str, Array]
 """The memory of one threshold: arrays by name."""
@@ -228,7 +228,18 @@ def _instead(number: float) -> str:
     return "a negative threshold would turn the gradients round; write its absolute value, or None to measure only"
 
 
+def _is_step(value: object) -> bool:
+    number = real_number(value)
+    return number is not None and number.is_integer()
+
+
 def _checked_points(points: Sequence[Any]) -> tuple[tuple[int, float], ...]:
+    for point in points:
+        if not isinstance(point, tuple | list) or len(point) != 2 or not _is_step(point[0]):
+            raise TypeError(
+                f"a Schedule takes points (step, value), or one function of the step, got {point!r}: write "
+                "Schedule((0, 10.0), (1000, 1.0))"
+            )
     pairs = tuple(
         (int(step), checked_limit(value, f"the scheduled threshold at step {step}")) for step, value in points
     )

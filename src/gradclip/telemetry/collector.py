@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self
 
 from gradclip.errors import GradclipWarning
+from gradclip.rules.arguments import checked_flag
 from gradclip.step.gradients import Gradients
 from gradclip.step.respond import user_level
 from gradclip.step.result import Result
@@ -58,7 +59,7 @@ class Telemetry:
         if type(every) is not int or every < 1:
             raise ValueError(f"every is a whole number of steps from 1, got {every!r}")
         self.every = every
-        self.tensors = tensors
+        self.tensors = checked_flag(tensors, "tensors")
         self._sinks = list(sinks)
         self._pending: list[UnreadResult] = []
         self._clipper: Callable[[], object] | None = None

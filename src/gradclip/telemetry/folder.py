@@ -52,9 +52,7 @@ class jsonl:  # noqa: N801  # a sink reads as a function: Telemetry(jsonl("runs/
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        if not isinstance(path, str | os.PathLike) or not os.fspath(path):
-            raise TypeError(f'the path of a run is the name of a folder, got {path!r}: write jsonl("runs/first")')
-        self.path = self._wanted = Path(path)
+        self.path = self._wanted = checked_path(path)
         if self.path.exists() and not self.path.is_dir():
             raise NotADirectoryError(f"a run is a folder, and {self.path} is a file: give another path")
         self._file: BinaryIO | None = None
@@ -124,6 +122,13 @@ class jsonl:  # noqa: N801  # a sink reads as a function: Telemetry(jsonl("runs/
             said = f"{self.path / EVENTS} was removed while it was written: the run goes on in a new file"
             warnings.warn(said, GradclipWarning, stacklevel=user_level())
         self.begin(self._about)
+
+
+def checked_path(path: object, what: str = "a run is the name of a folder") -> Path:
+    """`path` as a path, or the error that says what it is to be."""
+    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str) or not os.fspath(path):
+        raise TypeError(f"{what}, got {path!r}: write 'runs/first'")
+    return Path(path)
 
 
 def locked(file: BinaryIO) -> bool:

@@ -46,8 +46,12 @@ class Metrics:
     """
 
     def __init__(self, prefix: str = "", without: Collection[str] = (), each: str = EACH) -> None:
-        if isinstance(without, str):
-            raise TypeError(f"without is a list of names, got {without!r}: write [{without!r}]")
+        for name, text in (("prefix", prefix), ("each", each)):
+            if not isinstance(text, str):
+                raise TypeError(f"{name} is the beginning of names, got {text!r}: write 'train/'")
+        listed = isinstance(without, Collection) and not isinstance(without, str | bytes)
+        if not listed or not all(isinstance(name, str) for name in without):
+            raise TypeError(f"without is a list of names, got {without!r}: write ['grad_norm']")
         self.prefix, self.without, self._each = prefix, without, each
         self._clipped: deque[bool] = deque(maxlen=WINDOW)
 

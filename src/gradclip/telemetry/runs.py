@@ -11,7 +11,7 @@ from typing import Any
 from gradclip.errors import GradclipWarning
 from gradclip.step.respond import user_level
 from gradclip.telemetry.event import Event
-from gradclip.telemetry.folder import EVENTS, RUN, facts_in
+from gradclip.telemetry.folder import EVENTS, RUN, checked_path, facts_in
 from gradclip.telemetry.lines import NewerSchema, read_lines
 
 HERE = Path()
@@ -38,7 +38,8 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     so is what `run.json` has of a wrong kind; memory is bounded by the size of the file. Raises `FileNotFoundError`
     where there is no run, and `ValueError` for a file without an event but with lines, or of a later gradclip.
     """
-    file = Path(path) / EVENTS if Path(path).is_dir() else Path(path)
+    file = checked_path(path)
+    file = file / EVENTS if file.is_dir() else file
     if not file.is_file():
         raise FileNotFoundError(f"{path} is no run: a run is a folder with {EVENTS}, as jsonl(path) writes it")
     by_step: dict[int, Event] = {}
@@ -61,7 +62,7 @@ def read_run(path: str | os.PathLike[str]) -> Run:
 
 def folders_of(path: str | os.PathLike[str]) -> list[Path]:
     """The folder of a run, and those in it where the runs of further optimizers are."""
-    folder = Path(path)
+    folder = checked_path(path)
     inner = sorted(
         (file.parent for file in folder.glob(f"*/{EVENTS}")),
         key=lambda file: (len(file.name), file.name),

@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol, TypeAlias, TypedDict, Unpack, overloa
 import torch
 from torch.optim import Optimizer
 
+from gradclip.rules.arguments import checked_flag, checked_word
 from gradclip.rules.rule import AnyRule, checked_rule
 from gradclip.step.policy import PolicyName
 from gradclip.telemetry import Telemetry
@@ -95,9 +96,9 @@ def attach(
     refuse_step_in_backward(inner, rule)
     if model is not None and not isinstance(model, torch.nn.Module):
         raise TypeError(f"model is the torch.nn.Module whose parameters have names, got {model!r}")
-    if place not in PLACES:
-        raise ValueError(f"place is one of {', '.join(map(repr, PLACES))}, got {place!r}")
-    options = Options(on_nonfinite, max_consecutive_skips, need_clip, engine, through_grad_scale, place, telemetry)
+    checked_word(place, "place", PLACES)
+    through = checked_flag(through_grad_scale, "through_grad_scale")
+    options = Options(on_nonfinite, max_consecutive_skips, need_clip, engine, through, place, telemetry)
     clipper = already_attached(inner, rule, options)
     if clipper is not None:
         clipper.model = model or clipper.model

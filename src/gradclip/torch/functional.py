@@ -18,9 +18,9 @@ import torch
 from gradclip.engines.base import Batch, Engine, Measure, UnsupportedGradient
 from gradclip.engines.torch import FUNCTIONS, TorchEngine, wide_of
 from gradclip.errors import GradclipWarning
+from gradclip.rules.arguments import checked_flag, plain_number, real_number
 from gradclip.rules.arrays import SCALARS, Operand
 from gradclip.rules.norm import Norm, norm_of_order
-from gradclip.rules.real_numbers import plain_number
 from gradclip.rules.response import Rescale
 from gradclip.rules.rule import Rule
 from gradclip.rules.scope import Global
@@ -64,7 +64,7 @@ def clip_grad_norm_(
     engine, batch = _gathered(gradients)
     measure = engine.measure(batch, GLOBAL, rule.norm)
     decision = decide(measure, rule, {}, Terms())
-    if error_if_nonfinite:
+    if error_if_nonfinite is not False and checked_flag(error_if_nonfinite, "error_if_nonfinite"):
         _raise_if_nonfinite(engine.to_host(measure.nonfinite)[0], rule.norm)
     engine.apply_(batch, GLOBAL, decision.coefficient)
     return _as_tensor(decision.norm, engine, batch)
@@ -85,13 +85,15 @@ def get_total_norm(
     tensor(5.)
     """
     rule = _rule(None, norm_type)
+    if not isinstance(tensors, Iterable):
+        raise TypeError(f"tensors is a tensor, or several, got {tensors!r}: give the gradients, p.grad of each")
     found = [tensors] if isinstance(tensors, torch.Tensor) else list(tensors)
     if not found:
         return torch.tensor(0.0)
     engine, batch = _gathered(found, unique=False)
     measure = engine.measure(batch, GLOBAL, rule.norm)
     norm = decide(measure, rule, {}, Terms()).norm
-    if error_if_nonfinite:
+    if error_if_nonfinite is not False and checked_flag(error_if_nonfinite, "error_if_nonfinite"):
         _raise_if_nonfinite(engine.to_host(measure.nonfinite)[0], rule.norm)
     return _as_tensor(norm, engine, batch)
 
@@ -153,7 +155,7 @@ def _rule(max_norm: float | None, norm_type: float | str) -> Rule:
 @lru_cache(maxsize=64, typed=True)
 def _global_rule(max_norm: float | None, norm_type: float | str) -> Rule:
     """The rule of one call; "inf" is the one string that PyTorch documents."""
-    norm = norm_of_order(math.inf if norm_type == "inf" else norm_type)
+    norm = norm_of_order(math.inf if isinstance(norm_type, str) and norm_type == "inf" else norm_type)
     return Rule(GLOBAL, norm, Constant(checked_limit(max_norm, "max_norm")))
 
 
@@ -209,7 +211,9 @@ def _known(norm: torch.Tensor | float, engine: Engine, gradient: torch.Tensor) -
     if isinstance(engine, TorchEngine) and engine.waits:
         total = torch.as_tensor(norm, device=gradient.device).detach().reshape(1).to(wide_of(gradient))
         return Measure(total, torch.zeros_like(total), FUNCTIONS)
-    number = float(norm)
+    number = real_number(norm)
+    if number is None:
+        raise TypeError(f"total_norm is a number, or a tensor of one, got {norm!r}: give what get_total_norm returned")
     if number < 0:
         raise ValueError(f"total_norm is a norm, so it cannot be {number}: give what get_total_norm returned")
     if isinstance(engine, TorchEngine):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
+from gradclip.rules.arguments import checked_flag, checked_word, real_number
 from gradclip.rules.combine import Given, min_of, until
 from gradclip.rules.estimators import EMA, EMASpread, Moments, QuantileTracker, Window
-from gradclip.rules.history import History
+from gradclip.rules.history import FEEDS, History
 from gradclip.rules.levels import MeanOverRMS, Quantile, Ratio, Sigma, ZReciprocal
 from gradclip.rules.norm import L2, Linf
-from gradclip.rules.real_numbers import real_number
 from gradclip.rules.response import Normalize, Rescale, SkipStep
 from gradclip.rules.rule import Chain, Rule
 from gradclip.rules.scope import Element, Global, Tensor
@@ -73,6 +73,7 @@ def ZClip(
     all tensors together: an L2 norm above the mean + 2.5 standard deviations, falling to the mean, of an EMA of 0.97 \
 (after 25, learning the limit for an outlier, its norm after 25 in a row) is rescaled to it
     """
+    checked_word(feed, "feed", FEEDS)
     history = History(EMASpread(alpha), ZReciprocal(z), feed, warmup, None if feed == "raw" else readmit)
     return Rule(Global(), L2(), history if max_norm is None else min_of(max_norm, history), Rescale())
 
@@ -129,7 +130,8 @@ def SkipSpikes(
 answered by skipping the step
     """
     history = History(Window(window), Sigma(sigmas), warmup=warmup)
-    skip = Rule(Global(), L2(), min_of(history, Given(history)) if loss else history, SkipStep())
+    either = min_of(history, Given(history)) if checked_flag(loss, "loss") else history
+    skip = Rule(Global(), L2(), either, SkipStep())
     return skip if max_norm is None else skip >> Rule(Global(), L2(), Constant(max_norm))
 
 

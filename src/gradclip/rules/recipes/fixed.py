@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
+from gradclip.rules.arguments import checked_flag, has_no_axes, plain_number
 from gradclip.rules.norm import L2, RMS, Linf, norm_of_order
-from gradclip.rules.real_numbers import has_no_axes, plain_number
 from gradclip.rules.response import Normalize, Smooth
 from gradclip.rules.rule import Rule
-from gradclip.rules.scope import Element, Global, Tensor
+from gradclip.rules.scope import Element, Global, Scope, Tensor
 from gradclip.rules.threshold import Bounds, Constant, Limit, Threshold, checked_limit, computed
 
 __all__ = ["BlockRMS", "ClipGradByGlobalNorm", "ClipGradByNorm", "ClipGradByValue", "NormalizedGradient", "SmoothClip"]
@@ -83,7 +83,12 @@ def NormalizedGradient(norm: Limit = 1.0, epsilon: float = 0.0, each_tensor: boo
     >>> NormalizedGradient()
     all tensors together: an L2 norm above 1 is normalised to it
     """
-    return Rule(Tensor() if each_tensor else Global(), L2(), _threshold(norm, "norm"), Normalize(epsilon))
+    return Rule(
+        Tensor() if checked_flag(each_tensor, "each_tensor") else Global(),
+        L2(),
+        _threshold(norm, "norm"),
+        Normalize(epsilon),
+    )
 
 
 def SmoothClip(
@@ -100,7 +105,16 @@ def SmoothClip(
     >>> SmoothClip(1.0)
     all tensors together: an L2 norm above 1 is bent smoothly below it (reciprocal)
     """
-    return Rule(Tensor() if each_tensor else Global(), L2(), _threshold(clip_norm, "clip_norm"), Smooth(kind))
+    return Rule(
+        Tensor() if checked_flag(each_tensor, "each_tensor") else Global(),
+        L2(),
+        _threshold(clip_norm, "clip_norm"),
+        Smooth(kind),
+    )
+
+
+def _scope(each_tensor: bool) -> Scope:
+    return Tensor() if checked_flag(each_tensor, "each_tensor") else Global()
 
 
 def _threshold(value: Limit, name: str) -> Threshold:

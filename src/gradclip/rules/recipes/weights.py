@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from gradclip.rules.arguments import checked_factor
 from gradclip.rules.combine import WeightRatio
 from gradclip.rules.norm import L2
-from gradclip.rules.real_numbers import checked_factor
 from gradclip.rules.response import Rescale
 from gradclip.rules.rule import Rule, Rules
 from gradclip.rules.scope import Row, Tensor
@@ -34,7 +34,9 @@ def AGC(
 rescaled to it)
     """
     rule = Rule(Row(axis), L2(), WeightRatio(ratio, floor), Rescale())
-    patterns = [exclude] if isinstance(exclude, str) else list(exclude)
+    patterns = [exclude] if isinstance(exclude, str) else list(exclude) if isinstance(exclude, Iterable) else [exclude]
+    if wrong := [pattern for pattern in patterns if not isinstance(pattern, str)]:
+        raise TypeError(f'exclude is a pattern or a list of them, got {wrong[0]!r}: write exclude=["head.*"]')
     return Rules([*((pattern, None) for pattern in patterns), ("*", rule)]) if patterns else rule
 
 

@@ -1,8 +1,12 @@
-"""Numbers as people have them: plain ones, those of NumPy, and arrays and tensors of one number without axes."""
+"""What people give to the parts of rules: checked at once, and refused in a sentence that says what to write.
+
+Numbers may be plain ones, those of NumPy, and arrays and tensors of one number without axes.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from numbers import Real
 
 
@@ -64,3 +68,18 @@ def checked_least(value: object, what: str, example: str) -> float:
     if not 0.0 <= number < math.inf:
         raise ValueError(f"{what} is from 0 and finite, got {value!r}: write {example}")
     return number
+
+
+def checked_flag(value: object, what: str) -> bool:
+    """`value` as True or False, or the error that names it."""
+    flag = plain_number(value)
+    if not isinstance(flag, bool | int) or flag not in (0, 1):
+        raise TypeError(f"{what} is True or False, got {value!r}")
+    return bool(flag)
+
+
+def checked_word(value: object, what: str, words: Iterable[str]) -> None:
+    """Raise unless `value` is one of `words`."""
+    known = list(words)
+    if not isinstance(value, str) or value not in known:
+        raise ValueError(f"{what} is one of {', '.join(map(repr, known))}, got {value!r}")
