@@ -40,7 +40,7 @@ def test_each_response_has_its_action():
 @pytest.mark.parametrize(
     ("make", "remedy"),
     [
-        (lambda: Smooth("cubic"), "'reciprocal', 'sqrt' and 'tanh', got 'cubic'"),
+        (lambda: Smooth("cubic"), "'reciprocal', 'sqrt', 'tanh', got 'cubic'"),
         (lambda: Normalize(-1.0), r"the epsilon of Normalize is from 0 and finite, got -1.0: write Normalize\(1e-6\)"),
         (lambda: Normalize(math.inf), "from 0 and finite, got inf"),
         (lambda: Normalize(math.nan), "from 0 and finite, got nan"),

@@ -235,19 +235,27 @@ def test_two_processes_that_are_told_the_same_folder_write_two_runs(tmp_path):
         assert {event.rule for event in run} == {name}
 
 
+FORKED = """
+import os, sys, warnings
+from dataclasses import replace
+from gradclip.telemetry import Event, jsonl
+sink, event = jsonl(sys.argv[1]), Event(0, "all", "cpu", 5.0, 1.0, 1.0, 0.2, True)
+sink(event)
+child = os.fork()
+sink(replace(event, step=2 if child else 1))
+if child:
+    os.waitpid(child, 0)
+    sink(replace(event, step=3))
+"""
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a process is forked here")
 def test_a_forked_process_does_not_write_into_the_run_of_the_first(tmp_path):
-    sink = jsonl(tmp_path / "run")
-    sink(EVENTS[0])
-    if not (child := os.fork()):
-        warnings.simplefilter("ignore")
-        sink(EVENTS[1])
-        os._exit(0)
-    assert os.waitpid(child, 0)[1] == 0
-    sink(EVENTS[2])
-    sink.close()
-    assert read_run(tmp_path / "run") == [EVENTS[0], EVENTS[2]]
-    assert read_run(tmp_path / "run-2") == EVENTS[1:2]
+    command = [sys.executable, "-c", FORKED, tmp_path / "run"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert "so this one is written to" in done.stderr
+    assert [event.step for event in read_run(tmp_path / "run")] == [0, 2, 3]
+    assert [event.step for event in read_run(tmp_path / "run-2")] == [1]
 
 
 KILLER = """

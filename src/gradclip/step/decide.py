@@ -146,7 +146,10 @@ def elementwise_decision(measure: Measure, rule: Rule, state: State, terms: Term
     else:
         low, high = rule.threshold.bounds(terms.step, xp)
         limits = xp.take(xp.array([high, -low], measure.total), xp.indices([0, 1] * tensors, measure.total))
-        coefficient = _computed(lambda limit: phi(norm / limit, xp), norm, limits, xp)
+        known = isinstance(high, int | float)
+        coefficient = (
+            phi(norm / limits, xp) if known else _computed(lambda limit: phi(norm / limit, xp), norm, limits, xp)
+        )
     action = _action(coefficient, rule, xp)
     if terms.policy.stops:
         action = xp.where(measure.nonfinite > 0, terms.policy.action, action)
