@@ -6,10 +6,11 @@ import torch
 import gradclip
 import gradclip.torch.hook as door
 from gradclip.engines import torch_layout
-from gradclip.torch import attached, parameters, pinned, step_attributes
+from gradclip.torch import attached, optimizers, parameters, pinned, step_attributes
 from gradclip.torch.hook import AttachedClipper
 from planting import Plant, nothing
 from torch_door import test_attach as traps
+from torch_door import test_unusual_optimizers as unusual
 
 SGD, ADAMW, FUSED = torch.optim.SGD, torch.optim.AdamW, {"lr": 0.01, "fused": True}
 
@@ -81,6 +82,13 @@ def always_judge(self):
     gradclip.torch.parameters.report_nothing("pinned")
 
 
+def judge_any(self, norm):
+    """Take the steps of norms that are not finite, and never forget."""
+    self._norms.append(norm)
+    if len(self._norms) >= pinned.STEPS:
+        always_judge(self)
+
+
 PLANTS = [
     Plant("a closure is not waited for", traps.test_a_closure_is_clipped_after_it_made_the_gradients,
           (SGD, {"lr": 0.1}, False), AttachedClipper, "_before_step", clip_at_once),
@@ -109,7 +117,7 @@ PLANTS = [
           traps.test_gradients_that_one_optimizer_gets_after_the_other_stepped_are_clipped_as_well,
           (), AttachedClipper, "_was_clipped", in_turns),
     Plant("scaled and unscaled gradients mix", traps.test_two_optimizers_under_grad_scaler_must_be_unscaled_first,
-          (), door, "refuse_scaled", nothing),
+          (), door, "to_be_left_out", lambda others, stepping: []),
     Plant("attached twice", traps.test_attaching_twice_is_attaching_once, (), attached, "already_attached", nothing),
     Plant("another rule joins in", traps.test_another_rule_on_an_attached_optimizer_is_refused_until_detached,
           (), attached, "already_attached", nothing),
@@ -121,6 +129,19 @@ PLANTS = [
           (), AttachedClipper, "__init__", keep_the_clipper),
     Plant("a wrapper is not unwrapped", traps.test_a_wrapper_is_unwrapped,
           (), attached, "unwrapped", lambda optimizer: optimizer, AttributeError),
+    Plant("an optimizer inside another one is not looked for",
+          unusual.test_sam_is_clipped_where_its_inner_step_uses_the_gradient,
+          (True,), optimizers, "_held", lambda optimizer: {}, RuntimeError),
+    Plant("a step inside a step is clipped again", unusual.test_a_step_that_calls_that_of_its_base_is_clipped_once,
+          (), door, "is_nested", lambda optimizer: False),
+    Plant("a replaced step is not seen", unusual.test_a_step_that_was_replaced_on_the_instance_is_refused,
+          (), optimizers, "_runs_hooks", lambda optimizer: True),
+    Plant("each evaluation of LBFGS is watched",
+          unusual.test_lbfgs_that_evaluates_often_is_not_told_that_something_clips_before,
+          (), pinned.PinnedNorm, "_add", judge_any),
+    Plant("what a scaler leaves out spoils the norm",
+          unusual.test_what_a_grad_scaler_leaves_out_does_not_keep_the_other_optimizer_from_being_clipped,
+          ("b",), door, "to_be_left_out", lambda others, stepping: []),
     Plant("an optimizer in backward gets a global rule",
           traps.test_an_optimizer_in_backward_takes_a_rule_for_each_tensor_and_refuses_a_global_one,
           (), attached, "refuse_step_in_backward", nothing),

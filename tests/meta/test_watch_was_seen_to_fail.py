@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -74,7 +75,7 @@ PLANTS = [
     Plant("a library is the user's", whose_a_file_is, (), call_site, "PACKAGES", ()),
     Plant("a line holds for one step", in_folder(test_diagnosis.test_a_flaw_counts_as_long_as_its_line_holds), (),
           diagnosis, "recorded_run", lambda folder: diagnosis.RecordedRun(diagnosis.read_run(folder), [
-              (diagnosis.json.loads(line), 1) for line in (folder / "calls.jsonl").read_text().splitlines()])),
+              (json.loads(line), 1) for line in (folder / "calls.jsonl").read_text().splitlines()])),
     Plant("few steps are enough", in_folder(test_diagnosis.test_of_few_steps_nothing_is_said), (),
           diagnosis, "ENOUGH", 1),
     Plant("a guard that was not needed is wrong",

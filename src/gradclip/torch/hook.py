@@ -21,10 +21,10 @@ from gradclip.step.result import Result
 from gradclip.telemetry import Telemetry
 from gradclip.torch.clipper import Clipper, drop
 from gradclip.torch.eager import eager
-from gradclip.torch.optimizers import STEP_IN_BACKWARD, spans_tensors
+from gradclip.torch.optimizers import STEP_IN_BACKWARD, is_nested, spans_tensors
 from gradclip.torch.parameters import NeedClip, gradients_of, of_optimizers, second_moments
 from gradclip.torch.pinned import PinnedNorm
-from gradclip.torch.scaler import begun, listen, refuse_scaled, stop_listening
+from gradclip.torch.scaler import begun, listen, stop_listening, to_be_left_out
 from gradclip.torch.step_attributes import StepAttributes, refuse_through
 from gradclip.torch.unchanged import States, states_of, unchanged
 from gradclip.torch.update import Before, clip_update, refuse_for_updates, values_before
@@ -109,6 +109,8 @@ class AttachedClipper(Clipper):
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The hook. A closure makes the gradients inside the step, so it is wrapped: run it, then clip."""
         begun(optimizer)
+        if is_nested(optimizer):
+            return None
         if self._on_update:
             self._before = values_before(optimizer, self.model, self.need_clip)
             return None
@@ -117,29 +119,35 @@ class AttachedClipper(Clipper):
             self._clip_for(optimizer)
             return None
 
+        evaluations = 0
+
         def closure_then_clip() -> Any:
+            nonlocal evaluations
             loss = closure()
-            self._clip_for(optimizer, loss)
+            evaluations += 1
+            self._clip_for(optimizer, loss, again=evaluations > 1)
             return loss
 
         if "closure" in kwargs:
             return args, {**kwargs, "closure": closure_then_clip}
         return (args[0], closure_then_clip, *args[2:]), kwargs
 
-    def _clip_for(self, optimizer: Optimizer, loss: object = None) -> None:
-        """Clip for the step of `optimizer`; `loss` is what its closure returned."""
+    def _clip_for(self, optimizer: Optimizer, loss: object = None, again: bool = False) -> None:
+        """Clip for the step of `optimizer`; `loss` is what its closure returned, `again` in the same step."""
         self._step_attributes.restore()
         if self._was_clipped(optimizer):
             return
         if loss is not None:
             self.give_returned(loss)
-        several = len(self.optimizers) > 1
+        several, left_out = len(self.optimizers) > 1, []
         if several:
-            refuse_scaled([other for other in self.optimizers if other is not optimizer], optimizer)
+            left_out = to_be_left_out([other for other in self.optimizers if other is not optimizer], optimizer)
         if self._spans and torch._C._current_graph_task_id() != -1:
             raise RuntimeError(f"{STEP_IN_BACKWARD} ({self.rule!r})")
         divisor, overflow = getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None)
-        gradients = gradients_of(of_optimizers(self.optimizers, self.model), self.need_clip)
+        left_out = left_out if self.line.policy.warns else []  # the other policies have an answer for what they hold
+        needs = self._needs_without(left_out) if left_out else self.need_clip
+        gradients = gradients_of(of_optimizers(self.optimizers, self.model), needs)
         if self.reads_moments:
             weights = gradients.weights or list
             gradients = gradients._replace(moments=lambda: second_moments(self.optimizers, weights()))
@@ -166,8 +174,9 @@ class AttachedClipper(Clipper):
         if self.can_skip:
             self._skip(result, engine, optimizer)
         if several:
-            self._clipped = self._states_beside(optimizer)
-        self._pinned.watch(result, engine)
+            self._clipped = self._states_beside(optimizer, *left_out)
+        if not again:  # near its minimum LBFGS evaluates hardly different places
+            self._pinned.watch(result, engine)
 
     def listens_to(self, optimizer: Optimizer) -> bool:
         """Whether `optimizer` is one of these."""
@@ -185,9 +194,15 @@ class AttachedClipper(Clipper):
         """Whether the gradients of this optimizer are just those that were clipped when another one stepped."""
         return len(self.optimizers) > 1 and unchanged(optimizer, self._clipped)
 
-    def _states_beside(self, optimizer: Optimizer) -> dict[int, States]:
-        """The gradients of the optimizers that have not stepped yet, as they are now."""
-        return {id(other): states_of(other) for other in self.optimizers if other is not optimizer}
+    def _needs_without(self, left_out: list[Optimizer]) -> NeedClip:
+        """`need_clip` that leaves out what a GradScaler leaves out: the others are clipped by what is finite."""
+        theirs = {id(p) for other in left_out for group in other.param_groups for p in group["params"]}
+        return lambda p: id(p) not in theirs and (self.need_clip is None or self.need_clip(p))
+
+    def _states_beside(self, *stepped: Optimizer) -> dict[int, States]:
+        """The gradients of the optimizers that have not stepped yet, nor been left out, as they are now."""
+        others = [other for other in self.optimizers if not any(other is one for one in stepped)]
+        return {id(other): states_of(other) for other in others}
 
     def _skip(self, result: Result, engine: Engine, optimizer: Optimizer) -> None:
         """Skip the step if the result says so: on the device where the optimizer can, else by taking gradients away."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from torch.optim import Optimizer
@@ -14,23 +15,97 @@ STEP_IN_BACKWARD = (
     "there: clip each tensor, ClipGradByNorm(...), or step after backward()"
 )
 
+HOOKED = "wrapper"
+"""The function that PyTorch puts around a step to run its hooks."""
+DEEPEST = 6
+"""Calls between the step of a class and that of its base."""
+BY_HAND = "clip by hand, gradclip.torch.Clipper(rule).clip_(optimizer) between backward() and step()"
+
 
 def inside(optimizer: Any) -> Optimizer | None:
-    """The PyTorch optimizer inside a wrapper such as accelerate's, whose own hooks never fire; None without one."""
-    while not (isinstance(optimizer, Optimizer) and hasattr(optimizer, "_optimizer_step_pre_hooks")):
-        if not hasattr(optimizer, "optimizer"):
-            return None
-        optimizer = optimizer.optimizer
-    return optimizer
+    """The PyTorch optimizer that makes the update: inside a wrapper such as accelerate's, whose own hooks never fire,
+    or inside an optimizer that steps by another one, as SAM and Lookahead do; None without one."""
+    seen: set[int] = set()
+    while id(optimizer) not in seen:
+        seen.add(id(optimizer))
+        inner = _held(optimizer)
+        if len(inner) > 1:
+            names = " and ".join(f".{name}" for name in inner)
+            raise ValueError(
+                f"this {type(optimizer).__name__} holds several optimizers ({names}): attach to those that step"
+            )
+        if not inner:
+            break
+        (optimizer,) = inner.values()
+    return optimizer if isinstance(optimizer, Optimizer) else None
+
+
+def _held(optimizer: Any) -> dict[str, Any]:
+    """What steps for an optimizer, or a wrapper, by the name of its attribute: it has all the same parameters.
+
+    One that has a part of them, as in ZeroRedundancyOptimizer, is no place for a norm over all.
+    """
+    if not isinstance(optimizer, Optimizer):
+        if hasattr(optimizer, "optimizer"):
+            return {"optimizer": optimizer.optimizer}
+        parts = getattr(optimizer, "__dict__", {})
+        return {name: value for name, value in parts.items() if isinstance(value, Optimizer)}
+    found = {id(value): name for name, value in vars(optimizer).items() if isinstance(value, Optimizer)}
+    mine = _parameters(optimizer)
+    held = {name: getattr(optimizer, name) for name in found.values()}
+    return {name: inner for name, inner in held.items() if _parameters(inner) == mine}
+
+
+def _parameters(optimizer: Optimizer) -> set[int]:
+    return {id(parameter) for group in getattr(optimizer, "param_groups", ()) for parameter in group["params"]}
 
 
 def unwrapped(optimizer: Any) -> Optimizer:
-    """The PyTorch optimizer inside `optimizer`; what has none is refused."""
+    """The PyTorch optimizer that makes the update of `optimizer`; what has none, or hears no hook, is refused."""
     if (found := inside(optimizer)) is None:
         raise TypeError(
             f"expected a torch.optim.Optimizer or a wrapper with an .optimizer, got {type(optimizer).__name__}"
         )
+    name = type(found).__name__
+    if not hasattr(found, "_optimizer_step_pre_hooks") or not getattr(type(found).step, "hooked", False):
+        raise TypeError(
+            f"{name} never calls torch.optim.Optimizer.__init__, so no hook of its steps runs and nothing would be "
+            f"clipped: {BY_HAND}"
+        )
+    if not _runs_hooks(found):
+        raise TypeError(
+            f"the step of this {name} was replaced by a function that does not call the class's own, so no hook "
+            f"of it runs and nothing would be clipped: {BY_HAND}"
+        )
     return found
+
+
+def _runs_hooks(optimizer: Optimizer) -> bool:
+    """Whether calling `optimizer.step` comes to that of its class, which runs the hooks.
+
+    Schedulers and trainers put a function on the instance that calls what was there: it is looked for among what such
+    a function wraps, is bound to or encloses.
+    """
+    waiting: list[Any] = [vars(optimizer).get("step", type(optimizer).step)]
+    seen: set[int] = set()
+    while waiting:
+        function = waiting.pop()
+        if id(function) in seen:
+            continue
+        seen.add(id(function))
+        if getattr(function, "hooked", False):
+            return True
+        cells = getattr(function, "__closure__", None) or ()
+        waiting += [getattr(function, name, None) for name in ("__func__", "__wrapped__", "__self__", "func")]
+        waiting += [cell.cell_contents for cell in cells if _is_full(cell)]
+    return False
+
+
+def _is_full(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:
+        return False
 
 
 def refuse_step_in_backward(optimizers: list[Optimizer], rule: AnyRule) -> None:
@@ -48,3 +123,20 @@ def refuse_step_in_backward(optimizers: list[Optimizer], rule: AnyRule) -> None:
 def spans_tensors(rule: AnyRule) -> bool:
     """Whether a part of `rule` takes one norm over several tensors."""
     return any(isinstance(single.scope, Global | Group) for single in rules_in(rule))
+
+
+def is_nested(optimizer: Optimizer) -> bool:
+    """Whether the step whose hooks run was called by another step of the same optimizer, whose hooks have run.
+
+    That is so where the step of a class calls that of its base, and PyTorch has put hooks around both.
+    """
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_code.co_name != HOOKED:
+        frame = frame.f_back  # type: ignore[assignment]
+    hooked, depth = frame, 0
+    while frame is not None and depth < DEEPEST:
+        frame, depth = frame.f_back, depth + 1  # type: ignore[assignment]
+        if frame is not None and frame.f_code is hooked.f_code:
+            arguments = frame.f_locals.get("args", ())
+            return bool(arguments) and arguments[0] is optimizer
+    return False

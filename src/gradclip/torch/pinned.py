@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from itertools import pairwise
 
@@ -35,8 +36,10 @@ class PinnedNorm:
             self._add(norms[0])
 
     def _add(self, norm: float) -> None:
-        if self._norms and abs(norm - self._norms[-1]) > WIDTH * norm:
+        if not math.isfinite(norm) or (self._norms and abs(norm - self._norms[-1]) > WIDTH * norm):
             self._norms.clear()
+        if not math.isfinite(norm):
+            return
         self._norms.append(norm)
         if len(self._norms) >= STEPS:
             self._judge()

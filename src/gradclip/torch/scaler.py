@@ -88,18 +88,23 @@ def notifying(step: Callable[..., Any]) -> Callable[..., Any]:
     return step_and_notify
 
 
-def refuse_scaled(others: list[Optimizer], stepping: Optimizer) -> None:
-    """Under a GradScaler the others' gradients still carry the loss scale unless they were unscaled first."""
+def to_be_left_out(others: list[Optimizer], stepping: Optimizer) -> list[Optimizer]:
+    """Those of the `others` that the GradScaler which is calling `stepping` will not call, for an overflow.
+
+    Raises where their gradients still carry the loss scale, because they were not unscaled before.
+    """
     scaler = _calling(GradScaler)
     if scaler is None or not scaler.is_enabled():
-        return
+        return []
     fused = getattr(stepping, "grad_scale", None) is not None
-    stages = [scaler._per_optimizer_states[id(other)]["stage"] for other in others]
-    if fused or OptState.READY in stages:
+    states = [scaler._per_optimizer_states[id(other)] for other in others]
+    if fused or OptState.READY in [state["stage"] for state in states]:
         raise RuntimeError(
             "several optimizers under one norm need unscaled gradients: call scaler.unscale_(optimizer) for each of "
             "them before the first scaler.step(...)"
         )
+    found = [state["found_inf_per_device"].values() for state in states]
+    return [other for other, flags in zip(others, found, strict=True) if any(float(flag) for flag in flags)]
 
 
 def _calling(kind: type[GradScaler]) -> GradScaler | None:
