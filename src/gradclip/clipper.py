@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gradclip.engines.base import Engine
-from gradclip.errors import GradientAboveThreshold, NonFiniteGradient, TooManySkips
+from gradclip.errors import GradientAboveThreshold, NonFiniteGradient, NothingClipped, TooManySkips
 from gradclip.rules.rule import AnyRule, checked_rule
 from gradclip.step.checkpoint import load_state, state_of
 from gradclip.step.gradients import Gradients, gathered, is_one, refuse_many
@@ -65,7 +65,7 @@ class Clipper:
     def last(self) -> Result:
         """What the last clip did; reading its numbers is what waits for a device, nothing else does."""
         if self._last is None:
-            raise RuntimeError("nothing was clipped yet: `last` exists after the first step with gradients")
+            raise NothingClipped("nothing was clipped yet: `last` exists after the first step with gradients")
         return self._last
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["GradclipWarning", "GradientAboveThreshold", "NonFiniteGradient", "TooManySkips"]
+__all__ = ["GradclipWarning", "GradientAboveThreshold", "NonFiniteGradient", "NothingClipped", "TooManySkips"]
 
 
 class NonFiniteGradient(RuntimeError):
@@ -14,6 +14,10 @@ class NonFiniteGradient(RuntimeError):
 
 class GradientAboveThreshold(RuntimeError):
     """A rule with the response `Raise` met a measure above its threshold; no gradient was written."""
+
+
+class NothingClipped(RuntimeError, AttributeError):
+    """There is no last step yet; as for an attribute that is not there, `hasattr(clipper, "last")` is False."""
 
 
 class TooManySkips(RuntimeError):

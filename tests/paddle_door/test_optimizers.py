@@ -8,10 +8,11 @@ import numpy as np
 import paddle
 import pytest
 
+from gradclip import AGC, GradclipWarning
 from gradclip import ClipGradByGlobalNorm as GlobalNorm
-from gradclip import GradclipWarning
 from gradclip.paddle import Clip, ClipGradByGlobalNorm, ClipGradByNorm, ClipGradByValue, Clipper
 from paddle_eager import numbers, parameter, scaler_on_cpu, stepped
+from paddle_graph import graph
 
 CLIPS = {"value": ClipGradByValue, "norm": ClipGradByNorm, "global norm": ClipGradByGlobalNorm}
 ADAPTIVE = ["Adam", "AdamW", "Lamb", "Adamax", "Adagrad", "Adadelta", "RMSProp", "NAdam", "RAdam"]
@@ -156,17 +157,27 @@ def test_the_high_level_model_trains_with_it(kind):
     assert clip.last.clipped
 
 
-def test_the_high_level_model_takes_the_clip_of_each_tensor_at_level_o2():
-    """It asserts classes of Paddle there; the others say what they are in place of that, and are refused."""
+CLIPS = [ClipGradByNorm(1.0), ClipGradByGlobalNorm(1.0), ClipGradByValue(1.0), Clip(AGC(0.1))]
+
+
+@pytest.mark.parametrize("clip", CLIPS, ids=repr)
+def test_the_high_level_model_takes_every_clip_at_level_o2(clip):
+    """It asserts classes of Paddle there."""
     net = paddle.nn.Linear(2, 2)
-    for clip in (ClipGradByNorm(1.0), ClipGradByGlobalNorm(1.0)):
-        optimizer = paddle.optimizer.SGD(0.1, parameters=net.parameters(), grad_clip=clip)
-        model = paddle.Model(net)
-        if isinstance(clip, ClipGradByNorm):
-            model.prepare(optimizer, amp_configs="O2")
-            continue
-        with pytest.raises(AssertionError, match="ClipGradByNorm"):
-            model.prepare(optimizer, amp_configs="O2")
+    model = paddle.Model(net)
+    model.prepare(paddle.optimizer.SGD(0.1, parameters=net.parameters(), grad_clip=clip), amp_configs="O2")
+    assert not isinstance(clip, paddle.nn.ClipGradByGlobalNorm)  # which fleet would replace
+
+
+@pytest.mark.filterwarnings("ignore:Caution")
+@pytest.mark.parametrize("clip", CLIPS, ids=repr)
+def test_the_old_way_of_a_clip_for_a_whole_program_is_refused_with_the_line_to_write(clip):
+    """In the legacy graphs for which Paddle keeps it, its own operators would come in silently."""
+    with graph("legacy"):
+        weight = paddle.create_parameter([2], "float32")
+        paddle.nn.clip.set_gradient_clip(clip, param_list=[weight])
+        with pytest.raises(NotImplementedError, match=r"would not clip by this rule: .*grad_clip=clip"):
+            paddle.optimizer.SGD(0.1).minimize(paddle.mean(weight * weight))
 
 
 @pytest.mark.filterwarnings("ignore:.*is deprecated since")

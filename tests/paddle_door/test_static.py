@@ -319,7 +319,9 @@ def test_the_result_of_a_program_that_did_not_run_is_refused(mode):
         minimize(clip)
         with pytest.raises(RuntimeError, match="no variable 'gradclip_step"):
             clip.last  # noqa: B018
+        assert not hasattr(clip, "last")
         made.start()
+        assert not hasattr(clip, "last")
         with pytest.raises(RuntimeError, match="nothing was clipped yet"):
             clip.last  # noqa: B018
 

@@ -681,6 +681,7 @@ def test_the_last_result_is_missing_before_the_first_step_and_says_so():
     clipper = attach(torch.optim.SGD(make_model().parameters(), lr=0.1), RULE)
     with pytest.raises(RuntimeError, match="nothing was clipped yet"):
         clipper.last  # noqa: B018
+    assert not hasattr(clipper, "last")
 
 
 def test_the_names_are_those_of_the_users_own_module():

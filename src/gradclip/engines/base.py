@@ -114,6 +114,7 @@ SPARSE = "it is sparse, and this rule has a number for each element of it: call 
 SHARED = "a part of its memory is that of another gradient and would be scaled twice: assign a .clone() of it to .grad"
 WORK = 10**6
 """Steps of NumPy's search for an element that two arrays have together: a second at most."""
+NO_FLOAT = "its dtype is {}; float16, bfloat16, float32, float64 and complex gradients clip: cast it, or leave it out"
 NO_ORDER = "it is complex, and complex numbers have no order: clip it by a norm"
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from jax import Array
 
 from gradclip.engines.base import (
+    NO_FLOAT,
     NO_ORDER,
     Engine,
     Measure,
@@ -172,9 +173,7 @@ class JaxEngine(Engine):
         for index, slot in enumerate(tensors):
             if not self.owns(slot):
                 kind = getattr(slot.value, "dtype", type(slot.value).__name__)
-                raise UnsupportedGradient(
-                    index, f"it is {kind}, and only float and complex arrays are: leave it out by need_clip"
-                )
+                raise UnsupportedGradient(index, f"{NO_FLOAT.format(kind)} by need_clip")
         return JaxBatch(tensors)
 
     def repeated(self, batch: JaxBatch) -> set[int]:

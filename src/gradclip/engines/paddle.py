@@ -17,6 +17,7 @@ from paddle.base.data_feeder import convert_dtype
 
 from gradclip.engines.base import (
     LARGEST,
+    NO_FLOAT,
     NO_ORDER,
     SMALLEST,
     Engine,
@@ -32,6 +33,7 @@ from gradclip.engines.paddle_arrays import FUNCTIONS, WIDE, Wide, plain
 from gradclip.engines.paddle_layout import PaddleValues, unit_axis
 from gradclip.engines.paddle_legacy import OPERATIONS as F
 from gradclip.engines.paddle_legacy import PaddleTensor
+from gradclip.errors import NothingClipped
 from gradclip.rules.arrays import Operand
 from gradclip.rules.norm import Norm
 from gradclip.rules.response import Response, is_clamp
@@ -96,7 +98,7 @@ class PaddleEngine(Engine):
         shapes = [tuple(slot.value.shape) for slot in tensors]
         for index, (dtype, shape) in enumerate(zip(dtypes, shapes, strict=True)):
             if dtype not in DTYPES:
-                raise UnsupportedGradient(index, f"its dtype is {dtype}, and gradients are floats: cast it first")
+                raise UnsupportedGradient(index, NO_FLOAT.format(dtype))
             if -1 in shape:
                 raise UnsupportedGradient(index, f"its shape {shape} is unknown before the program runs: reshape it")
         return PaddleBatch(tensors, dtypes, shapes)
@@ -278,7 +280,7 @@ def _written(name: str) -> PaddleTensor:
     """What the last run of the program wrote to the variable `name` of the current scope."""
     variable = paddle.static.global_scope().find_var(name)
     if variable is None:
-        raise RuntimeError(
+        raise NothingClipped(
             f"the current scope has no variable {name!r}: run the program that clips first, and read the result in the "
             "scope that it ran in (paddle.static.scope_guard)"
         )

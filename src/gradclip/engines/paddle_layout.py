@@ -16,7 +16,7 @@ from paddle.base.framework import EagerParamBase
 from paddle.nn.clip import merge_selected_rows
 
 from gradclip.engines import openmp
-from gradclip.engines.base import SPARSE, UnsupportedGradient, strided
+from gradclip.engines.base import NO_FLOAT, SPARSE, UnsupportedGradient, strided
 from gradclip.engines.paddle_legacy import PaddleTensor
 from gradclip.rules.segments import Shape
 
@@ -91,9 +91,7 @@ def plain(gradient: PaddleTensor, index: int) -> PaddleTensor:
             index, "it is a sparse tensor: call .to_dense(), or let Embedding(sparse=True) make it"
         )
     if gradient.dtype not in FLOATS | COMPLEX:
-        raise UnsupportedGradient(
-            index, f"its dtype is {gradient.dtype}; float16, bfloat16, float32, float64 and complex gradients clip"
-        )
+        raise UnsupportedGradient(index, NO_FLOAT.format(gradient.dtype))
     return gradient
 
 

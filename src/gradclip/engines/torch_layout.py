@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from gradclip.engines.base import SPARSE, UnsupportedGradient, strided
+from gradclip.engines.base import NO_FLOAT, SPARSE, UnsupportedGradient, strided
 from gradclip.rules.segments import Shape
 
 FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
@@ -91,9 +91,7 @@ def plain(gradient: torch.Tensor, index: int) -> torch.Tensor:
     if gradient.device.type == "meta":
         raise UnsupportedGradient(index, "it is on the meta device and holds no numbers")
     if gradient.dtype not in FLOATS | COMPLEX:
-        raise UnsupportedGradient(
-            index, f"its dtype is {gradient.dtype}; float16, bfloat16, float32, float64 and complex gradients clip"
-        )
+        raise UnsupportedGradient(index, NO_FLOAT.format(gradient.dtype))
     return gradient.detach().as_subclass(torch.Tensor)
 
 

@@ -21,8 +21,10 @@ from gradclip.step.respond import report_nothing
 from gradclip.step.result import Result
 from gradclip.telemetry import Telemetry
 
+OLD_WAY = "give the clip to the optimizer, paddle.optimizer.SGD(0.1, parameters=..., grad_clip=clip)"
 
-class Clip(ClipGradBase):
+
+class Clip(paddle.nn.ClipGradByNorm):
     """Clips the gradients of an optimizer of Paddle by any rule, in each of its steps.
 
     Goes into `grad_clip=` of every optimizer that calls it (LBFGS does not, and says so) and of a parameter group, in
@@ -52,7 +54,7 @@ class Clip(ClipGradBase):
         engine: str | None = None,
         telemetry: Telemetry | None = None,
     ) -> None:
-        ClipGradBase.__init__(self)
+        ClipGradBase.__init__(self)  # of ClipGradByNorm is the name alone: `Model.prepare` takes it at level O2
         self.clipper = Clipper(
             rule,
             on_nonfinite=on_nonfinite,
@@ -126,6 +128,12 @@ class Clip(ClipGradBase):
         )
         return pairs
 
+    def _process_context(self, context: object, param: object, grad: object) -> None:
+        raise NotImplementedError(f"set_gradient_clip would not clip by this rule: {OLD_WAY}")
+
+    def _create_operators(self, param: object, grad: object) -> None:
+        raise NotImplementedError(f"set_gradient_clip would not clip by this rule: {OLD_WAY}")
+
     def _report_nothing(self, call: Call) -> None:
         """Say once that a whole step had nothing to clip; of several groups the first one speaks."""
         if not self._reported and call.is_first_of(self):
@@ -176,7 +184,7 @@ class ClipGradByValue(Clip):
         return _threshold(self).bounds(self.clipper.step)[0]
 
 
-class ClipGradByNorm(Clip, paddle.nn.ClipGradByNorm):
+class ClipGradByNorm(Clip):
     """Rescale the gradient of each parameter alone to a norm of at most `clip_norm`.
 
     Formula: `out = g * min(1, clip_norm / ||g||_2)`. `clip_norm` has the unit of the gradient, is above 0 (`None` or
@@ -212,7 +220,7 @@ class ClipGradByGlobalNorm(Clip):
     Shapes, dtypes and the direction of the whole gradient stay. `auto_skip_clip` chooses nothing: gradients at or below
     the threshold are never written. `group_name` is kept for Paddle. Raises `ValueError` or `TypeError` for other
     values. Other arguments, modes and groups: `Clip`. It is no subclass of Paddle's class of this name, which fleet
-    would replace by its own; for the same reason `paddle.Model.prepare(amp_configs="O2")` refuses it.
+    would replace by its own.
     Source: R. Pascanu, T. Mikolov, Y. Bengio 2013, arXiv:1211.5063, section 3.2; arguments as
     `paddle.nn.ClipGradByGlobalNorm`.
 

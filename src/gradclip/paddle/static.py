@@ -19,6 +19,7 @@ from gradclip.engines.base import Slot
 from gradclip.engines.paddle import ENGINE, PaddleEngine
 from gradclip.engines.paddle_arrays import Wide
 from gradclip.engines.paddle_legacy import PaddleTensor
+from gradclip.errors import NothingClipped
 from gradclip.paddle.parameters import Pair
 from gradclip.paddle.variables import Remembering, publish, variable, write
 from gradclip.rules.arrays import Operand
@@ -41,7 +42,10 @@ class Graph(NamedTuple):
         """The result of the last run in the current scope, read now: the next run writes to the same variables."""
         (runs,) = ENGINE.to_host(self.step)
         if runs == 0:
-            raise RuntimeError("nothing was clipped yet: `last` exists after the first run of the program")
+            raise NothingClipped(
+                "nothing was clipped yet: `last` exists after the first run of the program that updates (one that only "
+                "merges gradients does not clip)"
+            )
         result = Result(int(runs) - 1, EngineOfRun(_read_by_results(self.parts)))
         result.parts = self.parts
         result.settle(False)
