@@ -134,6 +134,24 @@ def test_text_that_is_no_unicode_is_shown_escaped(tmp_path, capsys):
         capsys.readouterr()[0].encode()
 
 
+def test_what_a_terminal_would_obey_is_shown_escaped(tmp_path, capsys):
+    """A name may be anything that JSON holds: colours, a new line, the title of the window."""
+    name = "w\x1b[31m\n\x9b2J\x7f\u0000"
+    sink = jsonl(tmp_path)
+    sink.begin({**ABOUT, "sentence": name, "optimizer": name, "parameters": {name: [2]}})
+    for step in range(60):
+        sink(replace(EVENT, step=step, rule=name, tensors={name: math.nan}, nonfinite=1, offenders=(name,)))
+    sink.close()
+    (tmp_path / "calls.jsonl").write_text(
+        json.dumps({**CALLS, "calls": [name], "flaws": [["twice", name, name]]}) + "\n"
+    )
+    for command in (["report", "--text"], ["report", "--json"], ["doctor"], ["suggest"], ["export", "--json"]):
+        main([command[0], str(tmp_path), *command[1:]])
+        said = capsys.readouterr()
+        assert not {"\x1b", "\x9b", "\x7f", "\0"} & {*said.out, *said.err}, command
+    assert r"w\x1b[31m\x0a" in read_run(tmp_path)[0].rule
+
+
 FACTS = {
     "empty": b"",
     "torn": json.dumps(ABOUT).encode()[:40],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,9 @@ from typing import Any, BinaryIO
 
 LONGEST = 1 << 24
 """The bytes of the longest line, or document, that is read: an event with the norms of 100,000 tensors has half."""
+CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
+UNPRINTABLE = re.compile(rb"\\[ubfnrt]|\x7f|\xc2[\x80-\x9f]")
+"""Where a line of JSON may have text that is not printable."""
 MOST_SAID = 120
 """Characters of a reason."""
 
@@ -82,13 +86,13 @@ def value_of(line: bytes | None) -> Any:
         raise ValueError(f"it is no JSON ({error.msg})") from None
     except UnicodeDecodeError:
         raise ValueError("it is no text") from None
-    return printable(value) if b"\\u" in line else value
+    return printable(value) if UNPRINTABLE.search(line) else value
 
 
 def printable(value: Any) -> Any:
-    """`value` with each half of a surrogate pair, which no text may have, as an escape."""
+    """`value` with escapes for what no text may have, halves of surrogate pairs, and for what a terminal obeys."""
     if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+        return value.translate(CONTROLS).encode("utf-8", "backslashreplace").decode("utf-8")
     if isinstance(value, list):
         return [printable(part) for part in value]
     if isinstance(value, dict):
