@@ -147,14 +147,14 @@ def test_segments_are_remembered_apart():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: EMA(1.0), r"the decay of an EMA lies in \[0, 1\), got 1.0: write 0.97"),
+        (lambda: EMA(1.0), r"the decay of an EMA is a number in \[0, 1\), got 1.0: write 0.97"),
         (lambda: EMA("0.9"), r"the decay of an EMA is a number in \[0, 1\), got '0.9'"),
         (lambda: EMA(True), "got True"),
         (lambda: EMA(0.9, "first"), "is one of 'average', 'least', 'debiased', got 'first'"),
         (lambda: Window(0), r"holds from 1 to 1,000,000 norms, got 0: write Window\(128\)"),
         (lambda: Window(2.0), "got 2.0"),
-        (lambda: QuantileTracker(0.5, 0.0), "is above 0 and finite, got 0.0: write 0.2"),
-        (lambda: Moments(0.7, 1.5), "the decay of its square lies in"),
+        (lambda: QuantileTracker(0.5, 0.0), "is a number above 0 and finite, got 0.0: write 0.2"),
+        (lambda: Moments(0.7, 1.5), "the decay of its square is a number in"),
     ],
 )
 def test_what_makes_no_estimator_is_refused(make, message):

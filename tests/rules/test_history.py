@@ -122,9 +122,9 @@ def test_it_says_what_it_is():
             "readmit is a whole number of steps from 1 or None",
         ),
         (lambda: History(EMA(0.9), Ratio(2.0), "limit", current=True), "use feed='raw'"),
-        (lambda: Ratio(0.0), "is above 0 and finite, got 0.0: write 1.05"),
-        (lambda: Sigma("6"), "is a number above 0, got '6': write 6.0"),
-        (lambda: Quantile(1.1), r"lies in \[0, 1\)"),
+        (lambda: Ratio(0.0), "is a number above 0 and finite, got 0.0: write 1.05"),
+        (lambda: Sigma("6"), "is a number above 0 and finite, got '6': write 6.0"),
+        (lambda: Quantile(1.1), r"is a number in \[0, 1\)"),
     ],
 )
 def test_what_makes_no_history_is_refused(make, message):

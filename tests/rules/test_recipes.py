@@ -150,11 +150,11 @@ def test_thresholds_of_recipes_may_follow_the_step():
     [
         (lambda: AutoClip(150), r"a percentile lies in \[0, 100\], got 150: write 10"),
         (lambda: PercentileClip("95"), "got '95'"),
-        (lambda: LARC(lr=0.0), "lr is above 0 and finite, got 0.0: write 0.1"),
-        (lambda: LARC(0.0), "trust_coefficient is above 0"),
+        (lambda: LARC(lr=0.0), "lr is a number above 0 and finite, got 0.0: write 0.1"),
+        (lambda: LARC(0.0), "trust_coefficient is a number above 0"),
         (lambda: ZClip(max_norm=0.0), "a threshold must be above 0, got 0.0"),
         (lambda: ZClip(feed="cooked"), "feed is one of"),
-        (lambda: AGC(0.0), "the ratio to the weights is above 0"),
+        (lambda: AGC(0.0), "the ratio to the weights is a number above 0"),
         (lambda: SkipSpikes(window=32), "the last 32 norms can never be 64 norms"),
     ],
 )

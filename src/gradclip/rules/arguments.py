@@ -6,7 +6,7 @@ Numbers may be plain ones, those of NumPy, and arrays and tensors of one number 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from numbers import Real
 
 
@@ -42,31 +42,24 @@ def keep(part: object, name: str, number: float) -> None:
 
 def checked_share(value: object, what: str, example: str) -> float:
     """`value` as a float in [0, 1), or the error that says what to write."""
-    number = real_number(value)
-    if number is None:
-        raise TypeError(f"{what} is a number in [0, 1), got {value!r}: write {example}")
-    if not 0.0 <= number < 1.0:
-        raise ValueError(f"{what} lies in [0, 1), got {value!r}: write {example}")
-    return number
+    return _checked(value, what, "in [0, 1)", lambda number: 0.0 <= number < 1.0, example)
 
 
 def checked_factor(value: object, what: str, example: str) -> float:
     """`value` as a finite float above 0, or the error that says what to write."""
-    number = real_number(value)
-    if number is None:
-        raise TypeError(f"{what} is a number above 0, got {value!r}: write {example}")
-    if not 0.0 < number < math.inf:
-        raise ValueError(f"{what} is above 0 and finite, got {value!r}: write {example}")
-    return number
+    return _checked(value, what, "above 0 and finite", lambda number: 0.0 < number < math.inf, example)
 
 
 def checked_least(value: object, what: str, example: str) -> float:
     """`value` as a finite float from 0, or the error that says what to write."""
+    return _checked(value, what, "from 0 and finite", lambda number: 0.0 <= number < math.inf, example)
+
+
+def _checked(value: object, what: str, where: str, holds: Callable[[float], bool], example: str) -> float:
     number = real_number(value)
-    if number is None:
-        raise TypeError(f"{what} is a number from 0, got {value!r}: write {example}")
-    if not 0.0 <= number < math.inf:
-        raise ValueError(f"{what} is from 0 and finite, got {value!r}: write {example}")
+    if number is None or not holds(number):
+        kind: type[Exception] = TypeError if number is None else ValueError
+        raise kind(f"{what} is a number {where}, got {value!r}: write {example}")
     return number
 
 
