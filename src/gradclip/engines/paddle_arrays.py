@@ -8,6 +8,7 @@ and only equal numbers are equal.
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +20,8 @@ from gradclip.engines.paddle_legacy import PaddleTensor
 from gradclip.rules.arrays import Operand
 
 WIDE = "float64"
+LARGEST_FLOAT = sys.float_info.max
+"""What stands for infinity in a program: with `FLAGS_check_nan_inf` Paddle ends one that has an infinite constant."""
 
 
 def _operator(function: Callable[[Any, Any], Any]) -> Callable[[Wide, Operand], Wide]:
@@ -76,7 +79,7 @@ def plain(number: Operand) -> PaddleTensor:
     if isinstance(number, bool):
         return F.full([1], number, "bool")
     if isinstance(number, int | float):
-        return F.full([1], float(number), WIDE)
+        return F.full([1], min(max(float(number), -LARGEST_FLOAT), LARGEST_FLOAT), WIDE)
     return F.cast(number, WIDE)
 
 
@@ -151,11 +154,10 @@ class PaddleFunctions:
         broken = a != a
         number = FUNCTIONS.where(broken, 0.0, a).value
         largest = F.put_along_axis(F.zeros([segments], WIDE), index, number, 0, reduce="amax")
-        spoilt = Wide(_added(F.cast(broken.value, WIDE), index, segments)) > 0.0
-        return FUNCTIONS.where(spoilt, NAN, Wide(largest))  # the maximum of a scatter forgets a NaN
+        total = Wide(_added(a.value, index, segments))
+        return FUNCTIONS.where(total != total, total, Wide(largest))  # the maximum of a scatter forgets a NaN
 
 
-NAN = float("nan")
 FUNCTIONS = PaddleFunctions()
 
 
