@@ -61,5 +61,5 @@ def test_in_dynamic_mode_by_the_operations_of_paddle(rule):
 
 
 def test_the_flag_is_on():
-    with pytest.raises(RuntimeError, match="NAN|nan|INF|inf"):
+    with pytest.raises(RuntimeError, match=r"(?i)nan|inf"):
         paddle.log(paddle.zeros([1]))
