@@ -107,7 +107,7 @@ def test_differs_a_unit_below_1e_6_is_clipped_to_its_limit(door):
 
 
 def test_differs_a_unit_that_is_not_finite_stays_as_it_is(door):
-    """timm makes NaN of the whole unit of a NaN, and zeros around an infinity; here the rest of it can still be looked at."""
+    """timm makes NaN of the whole unit of a NaN, and zeros around an infinity; here it can still be looked at."""
     p = weighted((2, 3), 1.0)
     p.grad[0, 0] = math.nan
     expected = adapted(p)
