@@ -10,8 +10,9 @@ import optax
 from jax import Array
 from jax.typing import DTypeLike
 
-from gradclip.optax.last import Last
+from gradclip.optax.last import Last, nothing
 from gradclip.rules.arrays import Operand
+from gradclip.rules.rule import AnyRule, Carry, rules_in
 from gradclip.rules.threshold import State
 from gradclip.step.memory import Key, Memory, key_of, text_of
 
@@ -32,6 +33,35 @@ class ClipState(NamedTuple):
     last: Last
     inner: optax.OptState = ()
     carried: dict[str, Array] = {}  # noqa: RUF012  # of a named tuple, and never changed
+
+
+BEGIN = "begin with state = tx.init(params), and hand over the state that each update returns"
+
+
+def begun(inner: optax.OptState = ()) -> ClipState:
+    """The state before the first step of a rule that remembers nothing."""
+    return ClipState(jnp.zeros((), jnp.int32), {}, nothing(), inner)
+
+
+def need_of_state(rule: AnyRule, inner: object) -> str | None:
+    """What of earlier steps is needed from a state, in words; None if nothing is."""
+    thresholds = [single.threshold for single in rules_in(rule)]
+    if isinstance(rule, Carry) or any(threshold.memory_rows() != {} for threshold in thresholds):
+        return f"what is kept of earlier steps ({rule!r})"
+    if any(threshold.reads_step for threshold in thresholds):
+        return f"the number of the step ({rule!r})"
+    return None if inner is None else "the state of the optimizer that it wraps"
+
+
+def given_state(state: object, need: str | None) -> ClipState:
+    """The state that `update` was given, or a first one for none where there is no `need` of one."""
+    if isinstance(state, ClipState):
+        return state
+    if state is not None and not isinstance(state, optax.EmptyState):
+        raise TypeError(f"the state of clip is a ClipState, got {type(state).__name__}: {BEGIN}")
+    if need is not None:
+        raise ValueError(f"clip needs {need}, and update was given {state!r} for its state: {BEGIN}")
+    return begun()
 
 
 def state_of(memory: Memory, last: Last, dtype: DTypeLike) -> ClipState:

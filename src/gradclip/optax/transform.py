@@ -18,7 +18,7 @@ from gradclip.engines.jax_numbers import in_float64
 from gradclip.optax.across import across_axes, refuse_mixed
 from gradclip.optax.last import last_of, nothing
 from gradclip.optax.leaves import NeedClip, Tree, beside, chosen_leaves, leaves_from, name_of, replaced, zeros_like
-from gradclip.optax.state import ClipState, memory_of, state_of
+from gradclip.optax.state import ClipState, begun, given_state, memory_of, need_of_state, state_of
 from gradclip.rules.rule import AnyRule, Carry, rules_in
 from gradclip.step.gradients import Gradients, checked_need_clip
 
@@ -43,7 +43,8 @@ def clip(
     `need_clip(name)` is false for leaves that are neither measured nor scaled. `axis_name` names the axis (or axes)
     of a `shard_map` over which gradients are sharded; under `jit` with sharded arrays leave it out.
 
-    The state is a `ClipState`; `optax.tree.get(opt_state, "last")` finds its `Last` in the state of a chain.
+    The state is a `ClipState`; `optax.tree.get(opt_state, "last")` finds its `Last` in the state of a chain. A rule
+    that needs nothing of earlier steps takes `None` or `optax.EmptyState()` for it, as the clips of optax do.
     After an optimizer in a chain it clips the update: `optax.chain(optax.adam(1e-3), clip(rule))`. A rule that reads
     the loss is told it by `update(..., loss=loss)`, or `value=`; one that reads the second moments by `moments=`, a
     tree like the gradients: `moments=optax.tree.get(opt_state, "nu")`.
@@ -53,8 +54,9 @@ def clip(
     `update(grads, state, params, all_updates=grads)`, which clips the whole tree in each part and takes the part's
     leaves from it.
 
-    Raises `ValueError` for rules that would have to raise or, without `inner`, to skip; `TypeError` that names the leaf
-    for integer gradients. Source: that of the rule; the form is Optax's `clip_by_global_norm`.
+    Raises `ValueError` for rules that would have to raise or, without `inner`, to skip, and where no state is given and
+    one is needed; `TypeError` that names the leaf for integer gradients. Source: that of the rule; the form is Optax's
+    `clip_by_global_norm`.
 
     >>> tx = optax.chain(gradclip.optax.clip(gradclip.ClipGradByGlobalNorm(1.0)), optax.sgd(1.0))
     >>> params = {"w": jnp.zeros(2)}
@@ -97,6 +99,7 @@ class Door:
         self._can_skip = clipper.can_skip
         self._inner = None if inner is None else optax.with_extra_args_support(inner)
         self._need_clip, self._axes = need_clip, axes
+        self._needs_state = need_of_state(rule, inner)
         self._remembers = isinstance(rule, Carry) or any(single.threshold.adapts for single in rules_in(rule))
         self._reads_weights = any(single.threshold.reads_weights for single in rules_in(rule))
         self._reads_given, self._reads_moments = clipper.reads_given, clipper.reads_moments
@@ -104,7 +107,7 @@ class Door:
     def init(self, params: Tree) -> ClipState:
         """The state before the first step; thresholds that adapt have seen zeros, which teach them nothing."""
         inner = () if self._inner is None else self._inner.init(params)
-        state = ClipState(jnp.zeros((), jnp.int32), {}, nothing(), inner)
+        state = begun(inner)
         if not self._remembers:
             return state
         nan = dict.fromkeys(self._reads_given, jnp.nan)
@@ -117,9 +120,16 @@ class Door:
         return state._replace(thresholds=seen.thresholds, carried=seen.carried)
 
     def update(
-        self, updates: Tree, state: ClipState, params: Tree = None, *, all_updates: Tree = None, **extra: Any
+        self,
+        updates: Tree,
+        state: ClipState | optax.EmptyState | None,
+        params: Tree = None,
+        *,
+        all_updates: Tree = None,
+        **extra: Any,
     ) -> tuple[Tree, ClipState]:
         """Clip `updates`, or `all_updates`, of which they are a part; then the wrapped optimizer steps, if any."""
+        state = given_state(state, self._needs_state)
         tree = updates if all_updates is None else all_updates
         clipped, after = self._clipped(tree, state, params, self._axes, self._given(extra), extra.get("moments"))
         if all_updates is not None:

@@ -32,6 +32,7 @@ class WeightRatio(Threshold):
         if not isinstance(self.ratio, Schedule):
             keep(self, "ratio", checked_factor(self.ratio, "the ratio to the weights", "0.01"))
         keep(self, "floor", checked_least(self.floor, "floor", "1e-3"))
+        object.__setattr__(self, "reads_step", isinstance(self.ratio, Schedule) and self.ratio.reads_step)
 
     def at(self, observed: Observed, state: State) -> tuple[Array, State]:
         ratio = self.ratio.value(observed.step, observed.xp) if isinstance(self.ratio, Schedule) else self.ratio
@@ -58,7 +59,7 @@ class Combined(Threshold):
         if any(isinstance(part, SecondMoment) for part in parts):
             raise ValueError("SecondMoment() stands alone, in units of its own: chain a second rule with >> instead")
         object.__setattr__(self, "parts", parts)
-        for flag in ("adapts", "reads_weights", "keeps_rows"):
+        for flag in ("adapts", "reads_weights", "keeps_rows", "reads_step"):
             object.__setattr__(self, flag, any(getattr(part, flag) for part in parts))
         object.__setattr__(self, "reads_given", frozenset().union(*(part.reads_given for part in parts)))
 
@@ -123,6 +124,7 @@ class Switched(Combined):
         super().__post_init__()
         if type(self.steps) is not int or self.steps < 1 or len(self.parts) != 2:
             raise ValueError(f"until takes a whole number of steps from 1, got {self.steps!r}: until(100, 1.0, None)")
+        object.__setattr__(self, "reads_step", True)
 
     def combined(self, limits: Sequence[Array], step: Step, xp: ArrayFunctions) -> Array:
         return limits[step >= self.steps] if isinstance(step, int) else xp.where(step < self.steps, *limits)
@@ -153,7 +155,8 @@ class Given(Threshold):
         if not isinstance(self.name, str) or not self.name:
             raise TypeError(f"the name of a given number is a word such as 'loss', got {self.name!r}")
         object.__setattr__(self, "reads_given", frozenset({self.name}))
-        object.__setattr__(self, "keeps_rows", self.threshold.keeps_rows)
+        for flag in ("keeps_rows", "reads_step"):
+            object.__setattr__(self, flag, getattr(self.threshold, flag))
 
     def at(self, observed: Observed, state: State) -> tuple[Array, State]:
         xp = observed.xp

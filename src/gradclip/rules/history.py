@@ -44,6 +44,7 @@ class History(Threshold):
     current: bool = False
 
     adapts: ClassVar[bool] = True
+    reads_step: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         _check_parts(self.estimator, self.level)

@@ -49,10 +49,12 @@ class Threshold:
 
     `adapts` says that it is to be asked by `at` and not by `value`; `reads_weights` asks for the norms of the
     parameters over the same segments, `reads_given` for numbers of the caller; `keeps_rows` says that it remembers
-    arrays of [n, G]. Where they follow from the arguments, `__post_init__` sets them, because every step reads them.
+    arrays of [n, G]; `reads_step` says that it may be another one at another step. Where they follow from the
+    arguments, `__post_init__` sets them, because every step reads them.
     """
 
     adapts: ClassVar[bool] = False
+    reads_step: ClassVar[bool] = True
     reads_weights: ClassVar[bool] = False
     keeps_rows: ClassVar[bool] = False
     reads_given: ClassVar[frozenset[str]] = frozenset()
@@ -86,6 +88,7 @@ class Threshold:
 class Constant(Threshold):
     """One number above 0. `None` or infinity measures only: nothing is ever written."""
 
+    reads_step: ClassVar[bool] = False
     limit: float
 
     def __init__(self, limit: float | None) -> None:
@@ -102,6 +105,7 @@ class Constant(Threshold):
 class Bounds(Threshold):
     """The interval [min, max] around 0 that the value of an element is clipped to: `min < 0 < max`."""
 
+    reads_step: ClassVar[bool] = False
     max: float
     min: float
 
@@ -142,6 +146,7 @@ class SecondMoment(Threshold):
         keep(self, "factor", checked_limit(self.factor, "the factor of the second moment"))
         if type(self.warmup) is not int or self.warmup < 0:
             raise ValueError(f"warmup is a whole number of steps from 0, got {self.warmup!r}: write 20")
+        object.__setattr__(self, "reads_step", self.warmup > 0)
 
     def value(self, step: Step, xp: ArrayFunctions = SCALARS) -> Array:
         """1, because the elements are measured in units of it."""
@@ -199,7 +204,9 @@ def computed(number: Operand) -> Schedule:
         value: Array = number
         return value
 
-    return Schedule(computed_threshold)
+    schedule = Schedule(computed_threshold)
+    object.__setattr__(schedule, "reads_step", False)
+    return schedule
 
 
 def checked_limit(value: object, what: str) -> float:
