@@ -30,6 +30,7 @@ from gradclip.engines.base import (
 from gradclip.engines.jax_measure import peaks, scaled_totals, totals, whole
 from gradclip.engines.jax_numbers import power, root, widened
 from gradclip.engines.jax_scale import bounded, clamped, scaled
+from gradclip.engines.jax_shards import shardings_of, whole_of_shards
 from gradclip.rules.arrays import Operand
 from gradclip.rules.norm import Norm
 from gradclip.rules.response import Response, is_clamp
@@ -191,7 +192,11 @@ class JaxEngine(Engine):
         together = isinstance(scope, Global)
         plain = norm.combine == "max" or (norm.p in (1.0, 2.0) and not self.holds_float64(batch))
         if together and plain:
-            total, nonfinite = whole(batch.arrays, norm.p)
+            shardings = shardings_of(batch.slots)
+            if shardings:
+                total, nonfinite = whole_of_shards(batch.arrays, shardings, norm.p)
+            else:
+                total, nonfinite = whole(batch.arrays, norm.p)
             return Measure(total, nonfinite, FUNCTIONS)
         pairs = [([array], axis) for array, axis in zip(batch.arrays, batch.axes(scope), strict=True)]
         scale: Array | float = 1.0

@@ -18,6 +18,7 @@ from gradclip.engines.jax_numbers import in_float64
 from gradclip.optax.across import across_axes, refuse_mixed
 from gradclip.optax.last import last_of, nothing
 from gradclip.optax.leaves import NeedClip, Tree, beside, chosen_leaves, leaves_from, name_of, replaced, zeros_like
+from gradclip.optax.placed import Places, mesh_in_force
 from gradclip.optax.state import ClipState, begun, given_state, memory_of, need_of_state, state_of
 from gradclip.rules.rule import AnyRule, Carry, rules_in
 from gradclip.step.gradients import Gradients, checked_need_clip
@@ -100,7 +101,8 @@ class Door:
         self._inner = None if inner is None else optax.with_extra_args_support(inner)
         self._need_clip, self._axes = need_clip, axes
         self._needs_state = need_of_state(rule, inner)
-        self._remembers = isinstance(rule, Carry) or any(single.threshold.adapts for single in rules_in(rule))
+        self._carries = isinstance(rule, Carry)
+        self._remembers = self._carries or any(single.threshold.adapts for single in rules_in(rule))
         self._reads_weights = any(single.threshold.reads_weights for single in rules_in(rule))
         self._reads_given, self._reads_moments = clipper.reads_given, clipper.reads_moments
 
@@ -116,7 +118,8 @@ class Door:
             zeros = zeros_like(params)
             return self._clipped(zeros, state, params, (), nan, zeros)[1]
 
-        seen = jax.jit(first)(params)
+        with mesh_in_force(jax.tree.leaves(params)):
+            seen = jax.jit(first)(params)
         return state._replace(thresholds=seen.thresholds, carried=seen.carried)
 
     def update(
@@ -166,27 +169,38 @@ class Door:
             "weights": beside(params, leaves) if self._reads_weights and params is not None else None,
             "moments": beside(moments, leaves, "moments") if self._reads_moments and moments is not None else None,
         }
-        step = in_float64(partial(self._step, names, axes, jax.dtypes.canonicalize_dtype(jnp.float64)))
-        arrays, after = step(list(leaves.values()), others, given, state._replace(inner=()))
-        return replaced(tree, dict(zip(leaves, arrays, strict=True))), after._replace(inner=state.inner)
+        arrays = list(leaves.values())
+        places = Places(arrays)
+        step = in_float64(partial(self._step, names, axes, jax.dtypes.canonicalize_dtype(jnp.float64), places))
+        region = places.region(step, self._places_carried(names, places, state))
+        with mesh_in_force(arrays):
+            arrays, carried, after = region(arrays, others, given, state._replace(inner=()))
+        after = after._replace(inner=state.inner, carried=carried)
+        return replaced(tree, dict(zip(leaves, arrays, strict=True))), after
+
+    def _places_carried(self, names: list[str], places: Places, state: ClipState) -> dict[str, Any]:
+        """Where what is carried over lies: with the gradient that it is of."""
+        before = {name: jax.typeof(rest).sharding for name, rest in state.carried.items()}
+        return before | dict(zip(names, places.each, strict=True)) if self._carries else {}
 
     def _step(
         self,
         names: list[str],
         axes: tuple[str, ...],
         dtype: Any,
+        places: Places,
         arrays: list[Array],
         others: dict[str, list[Array] | None],
         given: dict[str, Any],
         state: ClipState,
-    ) -> tuple[list[Array], ClipState]:
-        """The arrays clipped, and the state after it, the floats of its thresholds as `dtype`."""
+    ) -> tuple[list[Array], dict[str, Array], ClipState]:
+        """The arrays clipped, what is carried over, and the state after it, the floats of its thresholds as `dtype`."""
         if not axes:
             refuse_mixed(arrays)
         across = across_axes(axes, arrays) if axes else None
         clipper = self._new_clipper()
         clipper.memory = memory_of(state)
-        slots = [Slot(array) for array in arrays]
+        slots = places.slots(arrays)
         weights, moments = others["weights"], others["moments"]
         gradients = Gradients(
             slots,
@@ -197,7 +211,8 @@ class Door:
             moments=None if moments is None else lambda: moments,
         )
         result = clipper.clip_gradients(gradients, JAX)
-        return [slot.value for slot in slots], state_of(clipper.memory, last_of(result, across), dtype)
+        after = state_of(clipper.memory, last_of(result, across), dtype)
+        return [slot.value for slot in slots], after.carried, after._replace(carried={})
 
 
 def _refuse_host(clipper: Clipper, inner: optax.GradientTransformation | None) -> None:
