@@ -46,6 +46,31 @@ def test_in_a_chain_its_last_result_is_found_by_name():
     assert float(last(state).norm_before) == 5.0
 
 
+BROKEN = {"a": jnp.array([jnp.nan, 3.0]), "b": jnp.array([4.0])}
+
+
+def zeroed(*transformations):
+    """What a chain of these makes of gradients with a NaN."""
+    return stepped(optax.chain(*transformations), BROKEN)[0]
+
+
+@pytest.mark.parametrize(("rule", "rest"), [(RULE, 0.0), (ClipGradByNorm(1.0), 1.0)], ids=repr)
+def test_before_zero_nans_a_broken_segment_is_let_through_unless_it_is_zeroed(rule, rest):
+    """The norm of the finite ones is 5; kept, 3 and 4 (or 3, where each leaf has its own norm) come out unclipped."""
+    kept = zeroed(clip(rule), optax.zero_nans())
+    assert kept["a"].tolist() == [0.0, 3.0]
+    assert kept["b"].tolist() == [4.0 if rule == RULE else 1.0]
+    after = zeroed(clip(rule, on_nonfinite="zero"), optax.zero_nans())
+    assert (after["a"].tolist(), after["b"].tolist()) == ([0.0, 0.0], [rest])
+
+
+@pytest.mark.parametrize("policy", ["keep", "zero"])
+def test_after_zero_nans_what_is_finite_is_clipped_by_the_finite_norm(policy):
+    updates = zeroed(optax.zero_nans(), clip(RULE, on_nonfinite=policy))
+    np.testing.assert_allclose(updates["a"], [0.0, 0.6], rtol=1e-6)
+    np.testing.assert_allclose(updates["b"], [0.8], rtol=1e-6)
+
+
 def test_masked_leaves_are_not_measured():
     updates, state = stepped(optax.masked(clip(RULE), {"a": True, "b": False}))
     assert float(last(state).norm_before) == 3.0

@@ -41,6 +41,10 @@ def clip(
     `inner` is an optimizer to wrap, `clip(rule, inner=optax.adam(1e-3))`; only so can a step be skipped
     (`SkipStep`, `on_nonfinite="skip"`): then the updates are zeros and the optimizer's state stays. `on_nonfinite` is
     "keep", "skip" or "zero", see `gradclip.clipper.Clipper`; nothing waits for the device, so nothing can raise.
+    With "keep" a segment that holds a NaN stays as it is, unclipped, so `optax.zero_nans()` after it takes the NaN away
+    and lets the finite gradients beside it through in full size. `on_nonfinite="zero"` may stand there: such a segment
+    becomes zeros, which under a global rule are all gradients of the step. To clip what is finite by the norm of what
+    is finite, write `optax.chain(optax.zero_nans(), clip(rule))`.
     `need_clip(name)` is false for leaves that are neither measured nor scaled. `axis_name` names the axis (or axes)
     of a `shard_map` over which gradients are sharded; under `jit` with sharded arrays leave it out.
 
