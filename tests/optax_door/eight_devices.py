@@ -43,11 +43,15 @@ def transformation(rule, **options):
 
 
 def steps(tx, gradients):
-    """Two steps, of which the second is twice as large: all that comes out."""
+    """Two steps, of which the second is larger, by another factor for each tensor: all that comes out.
+
+    Where all tensors had one ratio to their thresholds, rounding would decide which of them was clipped hardest.
+    """
     update, state, found = jax.jit(tx.update), tx.init(gradients), []
-    for size in (1.0, 2.0):
-        sized = jax.tree.map(lambda g, size=size: g * size, gradients)
-        updates, state = update(sized, state, gradients, loss=size, moments=gradients)
+    params = {name: (1.0 + i) * g for i, (name, g) in enumerate(gradients.items())}
+    for size in (0.0, 1.0):
+        sized = {name: g * (1.0 + (1.3 + i) * size) for i, (name, g) in enumerate(gradients.items())}
+        updates, state = update(sized, state, params, loss=size, moments=gradients)
         found.append((updates, state))
     return found
 

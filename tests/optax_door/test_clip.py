@@ -9,7 +9,7 @@ import pytest
 import gradclip
 from gradclip import ClipGradByGlobalNorm, ClipGradByNorm, ClipGradByValue, GradclipWarning, Rules, Schedule
 from gradclip.clipper import Clipper
-from gradclip.optax import ClipState, Last, clip
+from gradclip.optax import ClipState, clip, event_of
 from gradclip.rules.response import Raise, SkipStep
 from gradclip.rules.rule import rules_in
 from gradclip.step.gradients import Gradients
@@ -53,8 +53,9 @@ def test_a_compiled_step_does_and_says_what_the_reference_does(rule):
     arrays = [np.asarray(values).astype(np.float64) for values in gradients.values()]
     updates, last = once(rule, gradients, inner=inner)
     result = Clipper(rule).clip_gradients(Gradients(arrays, "t{}".format), BENCH.oracle.engine)
-    for name in Last._fields:
-        assert float(getattr(last, name)) == pytest.approx(float(getattr(result, name)), rel=2e-6), name
+    event = event_of(last, step=0, rule=rule)
+    for name in ("norm_before", "norm_after", "threshold", "coefficient", "clipped", "nonfinite", "skipped"):
+        assert float(getattr(event, name)) == pytest.approx(float(getattr(result, name)), rel=2e-6), name
     for name, expected in zip(updates, arrays, strict=True):
         truth = np.zeros_like(expected) if result.skipped else expected
         wrong = differences(np.asarray(updates[name], np.float64), truth, 2 * (NORM_TOLERANCE + 3 * 2.0**-24), 1e-37)
@@ -116,7 +117,8 @@ def test_float64_leaves_stay_float64_where_they_are_enabled():
         updates, last = once(ClipGradByGlobalNorm(1.0), {"a": jnp.array([3e150, 4e150])})
         assert updates["a"].dtype == jnp.float64
         np.testing.assert_allclose(updates["a"], [0.6, 0.8], rtol=1e-15)
-        assert last.norm_after.dtype == jnp.float32
+        assert last.norm_after.dtype == jnp.float64
+        assert float(last.norm_before) == pytest.approx(5e150, rel=1e-15)
 
 
 def test_nothing_to_clip_is_said():

@@ -39,6 +39,8 @@ from gradclip.rules.segments import Shape
 
 DTYPES = ("bfloat16", "float16", "float32", "float64", "complex64", "complex128")
 
+NARROW = (jnp.bfloat16, jnp.float16)
+
 
 class JaxFunctions:
     """`ArrayFunctions` for JAX arrays of one axis."""
@@ -109,7 +111,7 @@ class JaxValues:
     @staticmethod
     def wide(tensor: Slot, index: int) -> Array:
         array: Array = tensor.value
-        return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+        return array.astype(jnp.float32) if array.dtype in NARROW else array
 
     @staticmethod
     def tensor(value: Array) -> Slot:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jax.typing import DTypeLike
 
 from gradclip.engines.base import Across
 from gradclip.engines.jax_numbers import power
@@ -20,10 +22,15 @@ class Last(NamedTuple):
     """What the last step did; each field is an array without axes that a compiled program may use.
 
     `norm_before` is over everything that the first stage of the rule measured, `norm_after` the same norm after the
-    last stage that measures it (0 where the step was skipped); both are float32 with the unit of the gradient, so a
-    norm above 3.4e38 is infinite here. `threshold` and `coefficient` (float32) are those of the segment that was
-    clipped hardest, `clipped` says whether any gradient was changed, `nonfinite` (int32) counts the tensors or rows
-    with a non-finite element, and `skipped` says whether the step was left out.
+    last stage that measures it (0 where the step was skipped), both in the unit of the gradient. `threshold` and
+    `coefficient` are those of the segment that was clipped hardest, `clipped` says whether any gradient was changed,
+    `nonfinite` (int32) counts the tensors or rows with a non-finite element, and `skipped` says whether the step was
+    left out.
+
+    The floats are float32 (float64 under `jax_enable_x64`), and while the gradients are finite, so are they. Where
+    there is no threshold, `threshold` is the largest number of its type. A norm that float32 cannot hold, as of two
+    elements of 3e38, is its largest number, 3.4e38, times `excess_before` (or `excess_after`), which is 1 otherwise.
+    `event_of` makes an infinite threshold and the true norms of them.
     """
 
     norm_before: Array
@@ -33,10 +40,8 @@ class Last(NamedTuple):
     clipped: Array
     nonfinite: Array
     skipped: Array
-
-
-FLOAT, COUNT, FLAG = jnp.float32, jnp.int32, jnp.bool_
-DTYPES = Last(FLOAT, FLOAT, FLOAT, FLOAT, FLAG, COUNT, FLAG)
+    excess_before: Array | np.floating = np.float32(1.0)
+    excess_after: Array | np.floating = np.float32(1.0)
 
 
 class Stage(NamedTuple):
@@ -50,15 +55,20 @@ class Stage(NamedTuple):
     sizes: Array
 
 
-def nothing() -> Last:
+def nothing(dtype: DTypeLike) -> Last:
     """What stands in a state before the first step, and after one in which no rule met a gradient."""
-    return _typed((0.0, 0.0, jnp.inf, 1.0, False, 0, False))
+    return _typed(0.0, 0.0, largest(dtype), 1.0, False, 0, False, dtype)
 
 
-def last_of(result: Result, across: Across | None) -> Last:
-    """The arrays of `result`, alike on all devices that `across` sums over."""
+def largest(dtype: DTypeLike) -> float:
+    """The largest number of a type: where there is no threshold, and where a norm is larger."""
+    return float(np.finfo(dtype).max)
+
+
+def last_of(result: Result, across: Across | None, dtype: DTypeLike) -> Last:
+    """The arrays of `result`, alike on all devices that `across` sums over; the floats as `dtype`."""
     if not result.parts:
-        return nothing()
+        return nothing(dtype)
     stages = [stage for part in result.parts for stage in _stages(part, across)]
     threshold, coefficient, action = (
         jnp.concatenate([getattr(stage, name) for stage in stages]) for name in ("threshold", "coefficient", "action")
@@ -68,15 +78,14 @@ def last_of(result: Result, across: Across | None) -> Last:
     heads = [_stages(part, across)[0] for part in first]
     tails = [_stages(part, across)[stage] for part, stage in final]
     return _typed(
-        Last(
-            norm_before=_overall(heads, [stage.norm for stage in heads]),
-            norm_after=jnp.where(skipped, 0.0, _overall(tails, [_after(stage) for stage in tails])),
-            threshold=threshold[hardest],
-            coefficient=coefficient[hardest],
-            clipped=~skipped & jnp.any((action == SCALE) | (action == ZERO)),
-            nonfinite=_nonfinite(result.parts, across),
-            skipped=skipped,
-        )
+        _overall(heads, [stage.norm for stage in heads]),
+        jnp.where(skipped, 0.0, _overall(tails, [_after(stage) for stage in tails])),
+        threshold[hardest],
+        coefficient[hardest],
+        ~skipped & jnp.any((action == SCALE) | (action == ZERO)),
+        _nonfinite(result.parts, across),
+        skipped,
+        dtype,
     )
 
 
@@ -86,8 +95,40 @@ def _first_smallest(values: Array) -> Array:
     return jnp.min(jnp.where(values == jnp.min(values), places, len(values) - 1))
 
 
-def _typed(values: tuple[Operand, ...]) -> Last:
-    return Last(*(jnp.asarray(value).astype(dtype) for value, dtype in zip(values, DTYPES, strict=True)))
+def _typed(
+    before: Operand,
+    after: Operand,
+    threshold: Operand,
+    coefficient: Operand,
+    clipped: Operand,
+    nonfinite: Operand,
+    skipped: Operand,
+    dtype: DTypeLike,
+) -> Last:
+    """The numbers of a step in the types of a state."""
+    (norm_before, excess_before), (norm_after, excess_after) = (_split(norm, dtype) for norm in (before, after))
+    most = largest(dtype)
+    return Last(
+        norm_before=norm_before,
+        norm_after=norm_after,
+        threshold=jnp.clip(threshold, -most, most).astype(dtype),
+        coefficient=jnp.asarray(coefficient).astype(dtype),
+        clipped=jnp.asarray(clipped).astype(jnp.bool_),
+        nonfinite=jnp.asarray(nonfinite).astype(jnp.int32),
+        skipped=jnp.asarray(skipped).astype(jnp.bool_),
+        excess_before=excess_before,
+        excess_after=excess_after,
+    )
+
+
+def _split(norm: Operand, dtype: DTypeLike) -> tuple[Array, Array]:
+    """Two numbers of `dtype` whose product is `norm`, of which the second is 1 where the first can be it."""
+    norm, most = jnp.asarray(norm), largest(dtype)
+    beyond = jnp.isfinite(norm) & (norm > most)
+    return (
+        jnp.where(beyond, most, norm).astype(dtype),
+        jnp.where(beyond, norm / most, 1.0).astype(dtype),
+    )
 
 
 def _stages(part: Part, across: Across | None) -> list[Stage]:

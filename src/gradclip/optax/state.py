@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
+import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import Array
 from jax.typing import DTypeLike
 
-from gradclip.optax.last import Last, nothing
+from gradclip.optax.last import Last, largest, nothing
 from gradclip.rules.arrays import Operand
 from gradclip.rules.rule import AnyRule, Carry, rules_in
 from gradclip.rules.threshold import State
@@ -38,9 +38,14 @@ class ClipState(NamedTuple):
 BEGIN = "begin with state = tx.init(params), and hand over the state that each update returns"
 
 
+def float_type() -> Any:
+    """The type of the floats of a state: float32, and float64 where JAX is not limited to 32 bits."""
+    return jax.dtypes.canonicalize_dtype(jnp.float64)
+
+
 def begun(inner: optax.OptState = ()) -> ClipState:
     """The state before the first step of a rule that remembers nothing."""
-    return ClipState(jnp.zeros((), jnp.int32), {}, nothing(), inner)
+    return ClipState(jnp.zeros((), jnp.int32), {}, nothing(float_type()), inner)
 
 
 def need_of_state(rule: AnyRule, inner: object) -> str | None:
@@ -76,8 +81,15 @@ def state_of(memory: Memory, last: Last, dtype: DTypeLike) -> ClipState:
 
 def memory_of(state: ClipState) -> Memory:
     """The memory in a state, as a clipper takes it."""
-    thresholds: dict[Key, State] = {key_of(text): dict(each) for text, each in state.thresholds.items()}
+    thresholds: dict[Key, State] = {
+        key_of(text): {name: _wide(value) for name, value in each.items()} for text, each in state.thresholds.items()
+    }
     return Memory(state.step, thresholds, state.carried)
+
+
+def _wide(value: Array) -> Array:
+    """`value` in the type that thresholds are computed in; strict promotion joins no two types."""
+    return value.astype(jnp.float64) if jnp.issubdtype(value.dtype, jnp.floating) else value
 
 
 def _kept(value: Operand, dtype: DTypeLike) -> Array:
@@ -85,5 +97,5 @@ def _kept(value: Operand, dtype: DTypeLike) -> Array:
     array = jnp.asarray(value)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         return array.astype(jnp.int32 if jnp.issubdtype(array.dtype, jnp.integer) else array.dtype)
-    largest = float(np.finfo(dtype).max)
-    return jnp.where(jnp.isfinite(array), jnp.clip(array, -largest, largest), array).astype(dtype)
+    most = largest(dtype)
+    return jnp.where(jnp.isfinite(array), jnp.clip(array, -most, most), array).astype(dtype)

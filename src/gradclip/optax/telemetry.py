@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from gradclip.optax.last import Last
+from gradclip.optax.last import Last, largest
 from gradclip.rules.arguments import real_number
 from gradclip.rules.rule import AnyRule, checked_rule, rules_in
 from gradclip.rules.scope import Element
 from gradclip.telemetry import Event
+
+
+def true_numbers(host: Last) -> Last:
+    """The numbers of a step as they are, from the type that a state has for them; see `Last`."""
+    numbers: dict[str, Any] = {
+        "norm_before": float(host.norm_before) * float(host.excess_before),
+        "norm_after": float(host.norm_after) * float(host.excess_after),
+    }
+    if float(host.threshold) >= largest(host.threshold.dtype):
+        numbers["threshold"] = math.inf
+    return host._replace(**numbers)
 
 
 def event_of(last: Last, *, step: int, rule: AnyRule) -> Event:
@@ -34,7 +47,7 @@ def event_of(last: Last, *, step: int, rule: AnyRule) -> Event:
     if number is None or not number.is_integer():
         raise TypeError(f"step is the number of the step, got {step!r}: write step=0")
     rule = checked_rule(rule)
-    host = Last(*jax.device_get([jnp.asarray(field) for field in last]))
+    host = true_numbers(Last(*jax.device_get([jnp.asarray(field) for field in last])))
     first = rules_in(rule)[0]
     norm = "Linf" if isinstance(first.scope, Element) else type(first.norm).__name__
     return Event.of(host, step=int(number), rule=repr(rule), engine="jax", norm=norm, time=time.time())

@@ -19,7 +19,7 @@ from gradclip.optax.across import across_axes, refuse_mixed
 from gradclip.optax.last import last_of, nothing
 from gradclip.optax.leaves import NeedClip, Tree, beside, chosen_leaves, leaves_from, name_of, replaced, zeros_like
 from gradclip.optax.placed import Places, mesh_in_force
-from gradclip.optax.state import ClipState, begun, given_state, memory_of, need_of_state, state_of
+from gradclip.optax.state import ClipState, begun, float_type, given_state, memory_of, need_of_state, state_of
 from gradclip.rules.rule import AnyRule, Carry, rules_in
 from gradclip.step.gradients import Gradients, checked_need_clip
 
@@ -167,7 +167,7 @@ class Door:
         """`tree` clipped, and the state after it."""
         leaves = chosen_leaves(tree, self._need_clip)
         if not leaves:
-            return tree, state._replace(step=state.step + 1, last=nothing())
+            return tree, state._replace(step=state.step + 1, last=nothing(float_type()))
         names = [name_of(path) for path in leaves]
         others = {
             "weights": beside(params, leaves) if self._reads_weights and params is not None else None,
@@ -175,7 +175,7 @@ class Door:
         }
         arrays = list(leaves.values())
         places = Places(arrays)
-        step = in_float64(partial(self._step, names, axes, jax.dtypes.canonicalize_dtype(jnp.float64), places))
+        step = in_float64(partial(self._step, names, axes, float_type(), places))
         region = places.region(step, self._places_carried(names, places, state))
         with mesh_in_force(arrays):
             arrays, carried, after = region(arrays, others, given, state._replace(inner=()))
@@ -215,7 +215,7 @@ class Door:
             moments=None if moments is None else lambda: moments,
         )
         result = clipper.clip_gradients(gradients, JAX)
-        after = state_of(clipper.memory, last_of(result, across), dtype)
+        after = state_of(clipper.memory, last_of(result, across, dtype), dtype)
         return [slot.value for slot in slots], after.carried, after._replace(carried={})
 
 
