@@ -187,6 +187,19 @@ def test_the_state_keeps_its_types_and_places_in_a_compiled_loop(rule):
     assert int(optax.tree.get(state, "step")) == 3
 
 
+def test_a_gradient_that_is_not_summed_up_yet_is_refused_by_name():
+    tx = clip(ONE)
+
+    def step(x):
+        product = jnp.einsum("ij,jk->ik", x, x.T, out_sharding=P(None, None, unreduced={"d"}))
+        return tx.update({"kernel": product}, None)[0]
+
+    with jax.set_mesh(MESH):
+        x = jax.device_put(jnp.ones((4, 8)), NamedSharding(MESH, P(None, "d")))
+        with pytest.raises(ValueError, match=r"'kernel' is not summed up yet over the axes \['d'\].*reshard"):
+            jax.jit(step)(x)
+
+
 def test_a_sharded_step_is_differentiated():
     """g / |g| has the derivative (1 - u u^T) / |g|; along g it is 0."""
     tx = clip(ONE)

@@ -33,8 +33,10 @@ def mesh_in_force(arrays: list[Array]) -> AbstractContextManager[Any]:
 class Places:
     """Where the arrays of a step lie, so far as their types say it: on the explicit axes of a mesh."""
 
-    def __init__(self, arrays: list[Array]) -> None:
+    def __init__(self, arrays: list[Array], names: list[str]) -> None:
         shardings: list[Any] = [jax.typeof(array).sharding for array in arrays]
+        for name, sharding in zip(names, shardings, strict=True):
+            _refuse_unreduced(name, sharding.spec)
         meshes = [sharding.mesh for sharding in shardings if sharding.mesh.explicit_axes]
         self.axes: tuple[str, ...] = tuple(meshes[0].explicit_axes) if meshes else ()
         self._copied = NamedSharding(meshes[0], PartitionSpec()) if meshes else None
@@ -52,3 +54,12 @@ class Places:
             return step
         inside: Step = auto_axes(step, axes=self.axes, out_sharding=(self.each, carried, self._copied))
         return inside
+
+
+def _refuse_unreduced(name: str, spec: PartitionSpec) -> None:
+    """Raise for a gradient whose devices have parts of a sum."""
+    if spec.unreduced:
+        raise ValueError(
+            f"the gradient of {name!r} is not summed up yet over the axes {sorted(spec.unreduced)}: "
+            f"sum it first, jax.reshard(gradient, {PartitionSpec(*spec.partitions)})"
+        )

@@ -174,7 +174,7 @@ class Door:
             "moments": beside(moments, leaves, "moments") if self._reads_moments and moments is not None else None,
         }
         arrays = list(leaves.values())
-        places = Places(arrays)
+        places = Places(arrays, names)
         step = in_float64(partial(self._step, names, axes, float_type(), places))
         region = places.region(step, self._places_carried(names, places, state))
         with mesh_in_force(arrays):
