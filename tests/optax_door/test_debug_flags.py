@@ -42,7 +42,9 @@ def require_the_same_under_the_flags(rule, dtypes):
         assert np.asarray(one).tobytes() == np.asarray(other).tobytes()
 
 
-@pytest.mark.parametrize("rule", RULES if LONG else [*RULES[:-ADAPTIVE:9], *RULES[-ADAPTIVE::2]], ids=repr)
+@pytest.mark.parametrize(
+    "rule", [*RULES[: -ADAPTIVE : 3 if LONG else 9], *RULES[-ADAPTIVE :: 1 if LONG else 2]], ids=repr
+)
 def test_a_compiled_step_makes_no_infinity_and_joins_no_two_types(rule):
     require_the_same_under_the_flags(rule, DTYPES)
 
