@@ -23,7 +23,8 @@ def kinds() -> dict[str, Any]:
 
     return {
         "None": None, "True": True, "-1": -1, "0": 0, "0.5": 0.5, "2": 2, "nan": math.nan, "inf": math.inf,
-        "a huge number": 10**30, "1j": 1j, "a word": "x", "no word": "", "bytes": b"x", "[]": [], "{}": {},
+        "a huge number": 10**30, "a huger one": 10**400,
+        "1j": 1j, "a word": "x", "no word": "", "bytes": b"x", "[]": [], "{}": {},
         "(1, 2)": (1, 2), "['x']": ["x"], "[None]": [None], "{'a': 1}": {"a": 1}, "an object": object(),
         "a function": lambda *args, **kwargs: None, "a class": int, "an array": np.array([1.0, 2.0]),
         "a tensor": torch.tensor([1.0, 2.0]), "a rule": gradclip.ClipGradByNorm(1.0), "a module": torch.nn.Linear(1, 1),

@@ -105,6 +105,13 @@ def test_a_norm_that_fp64_cannot_hold_is_infinite_and_clipped_all_the_same(door)
     assert p.grad.tolist() == pytest.approx([0.5] * 4, rel=1e-14)
 
 
+@pytest.mark.parametrize("limit", [1.0, 10.0, 1.7e308])
+def test_an_all_zero_fp64_gradient_is_an_ordinary_one(door, limit, recwarn):
+    p = parameter(0.0, 0.0, dtype=torch.float64)
+    assert not door.clip_([p], ClipGradByNorm(limit)).clipped
+    assert not [warning for warning in recwarn if issubclass(warning.category, RuntimeWarning)]
+
+
 @pytest.mark.parametrize("rule", [AutoClip(50), ZClip()], ids=repr)
 def test_a_spike_whose_square_leaves_fp64_is_clipped_and_not_learnt(rule):
     p = parameter(1.0, dtype=torch.float64)

@@ -197,6 +197,54 @@ def test_a_step_that_calls_that_of_its_base_is_clipped_once():
     assert clipper.step == 3
 
 
+class InContainer(torch.optim.Optimizer):
+    """Its inner optimizers stand in a list or a dict, and it changes the gradients before they step."""
+
+    def __init__(self, params, inner):
+        super().__init__(params, {})
+        self.inner = inner(self.param_groups[0]["params"])
+
+    def step(self, closure=None):
+        for p in self.param_groups[0]["params"]:
+            p.grad.mul_(100)
+        for one in self.inner.values() if isinstance(self.inner, dict) else self.inner:
+            one.step()
+
+
+@pytest.mark.parametrize(
+    "inner", [lambda ps: [torch.optim.SGD(ps, lr=1.0)], lambda ps: {"sgd": torch.optim.SGD(ps, lr=1.0)}]
+)
+def test_an_inner_optimizer_in_a_list_or_a_dict_is_found(inner):
+    weight = torch.nn.Parameter(torch.zeros(2))
+    optimizer = InContainer([weight], inner)
+    attach(optimizer, ClipGradByGlobalNorm(1.0))
+    weight.grad = torch.tensor([3.0, 4.0])
+    optimizer.step()
+    assert weight.tolist() == pytest.approx([-0.6, -0.8], rel=1e-6)
+    several = InContainer([weight], lambda ps: [torch.optim.SGD(ps), torch.optim.Adam(ps)])
+    with pytest.raises(ValueError, match=r"holds several optimizers \(\.inner\[0\] and \.inner\[1\]\)"):
+        attach(several, ClipGradByGlobalNorm(1.0))
+
+
+class OtherWord(torch.optim.SGD):
+    def step(self, before=None, loss_fn=None):
+        loss_fn()
+        return super().step()
+
+
+def test_a_closure_under_any_name_is_waited_for():
+    weight = torch.nn.Parameter(torch.zeros(2))
+    optimizer = OtherWord([weight], lr=1.0)
+    attach(optimizer, ClipGradByGlobalNorm(1.0))
+
+    def closure():
+        weight.grad = torch.tensor([30.0, 40.0])
+
+    optimizer.step(loss_fn=closure)
+    optimizer.step(None, closure)
+    assert weight.tolist() == pytest.approx([-1.2, -1.6], rel=1e-6)
+
+
 class Two(torch.optim.Optimizer):
     """Two inner optimizers that have all parameters each."""
 

@@ -32,7 +32,12 @@ def has_no_axes(value: object) -> bool:
 def real_number(value: object) -> float | None:
     """The real number of `value`, None where it has none; True and False are no numbers."""
     number = plain_number(value)
-    return float(number) if isinstance(number, Real) and not isinstance(number, bool) else None
+    if isinstance(number, bool) or not isinstance(number, Real):
+        return None
+    try:
+        return float(number)
+    except OverflowError:  # a whole number that no float holds
+        return None
 
 
 def keep(part: object, name: str, number: float) -> None:

@@ -12,6 +12,8 @@ from gradclip.rules.estimators import Estimator
 from gradclip.rules.levels import Level
 from gradclip.rules.threshold import Observed, State, Threshold
 
+MOST = 1 << 53
+"""Whole numbers below this are counted exactly in float64."""
 FEEDS = {
     "raw": "",
     "limit": "learning the limit for an outlier",
@@ -50,7 +52,7 @@ class History(Threshold):
         _check_parts(self.estimator, self.level)
         checked_word(self.feed, "feed", FEEDS)
         keep(self, "current", checked_flag(self.current, "current"))
-        if type(self.warmup) is not int or self.warmup < 1:
+        if type(self.warmup) is not int or not 1 <= self.warmup < MOST:
             raise ValueError(f"warmup is a whole number of norms from 1, got {self.warmup!r}")
         if self.estimator.rows and self.warmup > self.estimator.rows:
             raise ValueError(f"{self.estimator} can never be {self.warmup} norms: give a warmup of at most its length")

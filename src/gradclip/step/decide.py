@@ -194,7 +194,7 @@ def _coefficient(unscaled: Array, scale: Array, threshold: Array, rule: Rule, xp
     ratio = xp.where(xp.nonfinite(norm), unscaled / threshold * scale, ratio)
     limit = phi(FAR, SCALARS) * FAR
     far = ratio > FAR
-    unscaled = xp.where(far, unscaled, 1.0)  # where it is 0 the other branch must have a derivative, too
+    unscaled, scale = xp.where(far, unscaled, 1.0), xp.where(far, scale, 1.0)  # the other branch is taken at 0, too
     return xp.where(far, limit * (threshold / unscaled / scale), phi(ratio, xp))
 
 

@@ -76,6 +76,8 @@ def refuse_many(name: str, number: object) -> None:
     """Raise for what is not one number."""
     if not isinstance(number, Real) and not hasattr(number, "shape"):
         raise TypeError(f"the {name} is a number or a tensor of one element, got {number!r}")
+    if isinstance(number, int) and abs(number) >> 1023:
+        raise ValueError(f"the {name} is a number that a float holds, got one of {number.bit_length()} bits")
     if not is_one(number):
         shape = tuple(number.shape)
         raise ValueError(f"the {name} is one number, got a tensor of shape {shape}: give its mean")

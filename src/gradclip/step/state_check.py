@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
+from gradclip.rules.arguments import real_number
 from gradclip.rules.rule import Rule
 from gradclip.rules.scope import Global
 from gradclip.step.layout import LineUp
@@ -122,7 +123,8 @@ def _check_numbers(where: str, row: object, signed: bool) -> int:
     if not isinstance(row, list | tuple):
         raise malformed(where, row, "a list of numbers")
     for place, number in enumerate(row):
-        plain = isinstance(number, Real) and not isinstance(number, bool) and math.isfinite(number)
+        found = real_number(number) if isinstance(number, Real) else None
+        plain = found is not None and math.isfinite(found)
         if not plain or (number < 0 and not signed):
             raise malformed(f"{where}[{place}]", number, "a finite number" if signed else "a finite number from 0")
     return len(row)

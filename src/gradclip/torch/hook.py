@@ -114,7 +114,9 @@ class AttachedClipper(Clipper):
         if self._on_update:
             self._before = values_before(optimizer, self.model, self.need_clip)
             return None
-        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+        place = next((place for place, given in enumerate(args[1:], 1) if callable(given)), 0)
+        name = next((name for name, given in kwargs.items() if callable(given)), "")
+        closure = args[place] if place else kwargs.get(name)
         if closure is None:
             self._clip_for(optimizer)
             return None
@@ -128,9 +130,9 @@ class AttachedClipper(Clipper):
             self._clip_for(optimizer, loss, again=evaluations > 1)
             return loss
 
-        if "closure" in kwargs:
-            return args, {**kwargs, "closure": closure_then_clip}
-        return (args[0], closure_then_clip, *args[2:]), kwargs
+        if not place:
+            return args, {**kwargs, name: closure_then_clip}
+        return (*args[:place], closure_then_clip, *args[place + 1 :]), kwargs
 
     def _clip_for(self, optimizer: Optimizer, loss: object = None, again: bool = False) -> None:
         """Clip for the step of `optimizer`; `loss` is what its closure returned, `again` in the same step."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch.optim import Optimizer
@@ -48,12 +49,20 @@ def _held(optimizer: Any) -> dict[str, Any]:
     if not isinstance(optimizer, Optimizer):
         if hasattr(optimizer, "optimizer"):
             return {"optimizer": optimizer.optimizer}
-        parts = getattr(optimizer, "__dict__", {})
-        return {name: value for name, value in parts.items() if isinstance(value, Optimizer)}
-    found = {id(value): name for name, value in vars(optimizer).items() if isinstance(value, Optimizer)}
+        return dict(_optimizers_in(getattr(optimizer, "__dict__", {})))
+    found = {id(inner): (name, inner) for name, inner in _optimizers_in(vars(optimizer))}
     mine = _parameters(optimizer)
-    held = {name: getattr(optimizer, name) for name in found.values()}
-    return {name: inner for name, inner in held.items() if _parameters(inner) == mine}
+    return {name: inner for name, inner in found.values() if _parameters(inner) == mine}
+
+
+def _optimizers_in(attributes: Mapping[str, Any]) -> Iterator[tuple[str, Optimizer]]:
+    """The optimizers among attributes, and those in lists, tuples and dicts among them."""
+    for name, value in attributes.items():
+        if isinstance(value, Optimizer):
+            yield name, value
+        elif isinstance(value, dict | list | tuple):
+            parts = value.items() if isinstance(value, dict) else enumerate(value)
+            yield from ((f"{name}[{key!r}]", part) for key, part in parts if isinstance(part, Optimizer))
 
 
 def _parameters(optimizer: Optimizer) -> set[int]:
