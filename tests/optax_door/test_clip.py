@@ -99,7 +99,7 @@ def test_none_and_leaves_that_were_not_differentiated_pass():
 
 
 def test_an_integer_gradient_is_refused_by_name():
-    with pytest.raises(TypeError, match=r"gradient of 'layer\.count' cannot be clipped: it is int32"):
+    with pytest.raises(TypeError, match=r"gradient of 'layer\.count' cannot be clipped: its dtype is int32"):
         once(ClipGradByGlobalNorm(1.0), {"layer": {"count": jnp.arange(3)}})
 
 

@@ -29,7 +29,7 @@ from gradclip.engines.base import (
     row_axes,
     rows_first,
 )
-from gradclip.engines.paddle_arrays import FUNCTIONS, LARGEST_FLOAT, WIDE, Wide, plain
+from gradclip.engines.paddle_arrays import FUNCTIONS, WIDE, Wide, plain
 from gradclip.engines.paddle_layout import PaddleValues, unit_axis
 from gradclip.engines.paddle_legacy import OPERATIONS as F
 from gradclip.engines.paddle_legacy import PaddleTensor
@@ -148,8 +148,8 @@ class PaddleEngine(Engine):
     def to_host(self, array: Wide | float) -> list[float]:
         if not isinstance(array, Wide):
             return [array]
-        found = np.atleast_1d(array.value.numpy() if array.name is None else _written(array.name)).astype(np.float64)
-        return list(np.where(np.abs(found) == LARGEST_FLOAT, np.copysign(np.inf, found), found).tolist())
+        found = array.value.numpy() if array.name is None else _written(array.name)
+        return list(np.atleast_1d(found).astype(np.float64).tolist())
 
     def _peaks(self, batch: PaddleBatch) -> Measure:
         """For each tensor the largest positive and the largest negative magnitude of its finite elements."""
@@ -269,8 +269,6 @@ def _of_tensor(bound: Operand, index: int) -> Operand:
 
 def _mapped(value: PaddleTensor, response: Response, low: Operand, high: Operand) -> PaddleTensor:
     if is_clamp(response):
-        if isinstance(high, float) and math.isinf(high):
-            return value
         return F.minimum(F.maximum(value, plain(low)), plain(high))
     wide, where = Wide(value), FUNCTIONS.where
     finite = Wide(F.isfinite(value))

@@ -8,7 +8,6 @@ and only equal numbers are equal.
 from __future__ import annotations
 
 import operator
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,8 +19,6 @@ from gradclip.engines.paddle_legacy import PaddleTensor
 from gradclip.rules.arrays import Operand
 
 WIDE = "float64"
-LARGEST_FLOAT = sys.float_info.max
-"""What stands for infinity in a program: with `FLAGS_check_nan_inf` Paddle ends one that has an infinite constant."""
 
 
 def _operator(function: Callable[[Any, Any], Any]) -> Callable[[Wide, Operand], Wide]:
@@ -79,7 +76,7 @@ def plain(number: Operand) -> PaddleTensor:
     if isinstance(number, bool):
         return F.full([1], number, "bool")
     if isinstance(number, int | float):
-        return F.full([1], min(max(float(number), -LARGEST_FLOAT), LARGEST_FLOAT), WIDE)
+        return F.full([1], float(number), WIDE)
     return F.cast(number, WIDE)
 
 
