@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 from gradclip.advice.recorded_clipping import ALWAYS as ALWAYS_CLIPPED
 from gradclip.advice.recorded_clipping import normalises
 from gradclip.doctor.problems import ALWAYS, NEVER, NONFINITE, OTHER_OPTIMIZER, PROBLEMS, UNREACHED
+from gradclip.telemetry.folder import warn_of
 from gradclip.telemetry.lines import fits, read_lines, shortened
-from gradclip.telemetry.runs import Run, folders_of, read_run, warn_of
+from gradclip.telemetry.runs import Run, folders_of, read_run
 from gradclip.watch.journal import ABOVE, CALLS, OVERFLOW, SCRIPT, Flaw
 
 ENOUGH = 200

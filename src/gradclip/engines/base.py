@@ -264,10 +264,9 @@ def strided(address: int, shape: Sequence[int], strides: Sequence[int], item: in
     return np.asarray(SimpleNamespace(__array_interface__={**described, "version": 3}))
 
 
-def apart(extents: Sequence[tuple[int, int]]) -> bool:
+def apart(starts: np.ndarray, ends: np.ndarray) -> bool:
     """Whether memories that begin and end so have nothing together: each ends before the next one begins."""
-    starts, ends = (sorted(side) for side in zip(*extents, strict=True))
-    return all(end <= start for end, start in zip(ends, starts[1:], strict=False))
+    return bool((np.sort(ends)[:-1] <= np.sort(starts)[1:]).all())
 
 
 def repeats(memories: Sequence[np.ndarray]) -> set[int]:

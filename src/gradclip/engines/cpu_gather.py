@@ -16,7 +16,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from gradclip.engines import cpu_table as layout
-from gradclip.engines.base import Gradient, UnsupportedGradient, Values, around, repeats, row_axes, strided
+from gradclip.engines.base import Gradient, UnsupportedGradient, Values, apart, around, repeats, row_axes, strided
 from gradclip.rules.scope import Scope, rows_of
 from gradclip.rules.segments import Shape
 
@@ -119,19 +119,14 @@ class Table:
     def has_overlap(self) -> bool:
         """Whether two spans have memory together: all pairs of a few are compared, and of many each with the next."""
         if self.overlaps is None:
-            if self.words[layout.SPANS] <= FEW:
-                self.overlaps = bool(entry("overlap")(self.address))
-            else:
-                starts, ends = self.extents()
-                starts.sort()
-                ends.sort()
-                self.overlaps = bool((ends[:-1] > starts[1:]).any())
+            few = self.words[layout.SPANS] <= FEW
+            self.overlaps = bool(entry("overlap")(self.address)) if few else not apart(*self.extents())
         return self.overlaps
 
     def extents(self) -> tuple[np.ndarray, np.ndarray]:
         """The addresses where the spans begin, and where they end."""
         spans = self.spans[: self.words[layout.SPANS]]
-        starts = spans[:, layout.ADDRESS].copy()
+        starts = spans[:, layout.ADDRESS]
         return starts, starts + spans[:, layout.ELEMENTS] * BYTES_OF_CODE[spans[:, layout.CODE]]
 
     def fit(self) -> None:

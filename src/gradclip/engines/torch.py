@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from gradclip.engines.base import (
@@ -141,8 +142,8 @@ class TorchEngine(Engine):
         return TorchBatch(found, [distinct(tensor) for tensor in found])
 
     def repeated(self, batch: TorchBatch) -> set[int]:
-        extents = [extent(tensor) for tensor in batch.tensors]
-        return set() if apart(extents) else repeats([memory(tensor) for tensor in batch.tensors])
+        starts, ends = np.array([extent(tensor) for tensor in batch.tensors]).T
+        return set() if apart(starts, ends) else repeats([memory(tensor) for tensor in batch.tensors])
 
     def refuse_unordered(self, batch: TorchBatch) -> None:
         for index, tensor in enumerate(batch.tensors):

@@ -15,7 +15,7 @@ from gradclip.engines.paddle_legacy import PaddleTensor
 from gradclip.paddle.clipper import Clipper
 from gradclip.paddle.parameters import gradient_of, parameters_of
 from gradclip.rules.arguments import checked_flag
-from gradclip.rules.norm import norm_of_order
+from gradclip.rules.norm import norm_of_order_or_word
 from gradclip.rules.recipes import ClipGradByValue
 from gradclip.rules.rule import Rule
 from gradclip.rules.scope import Global
@@ -46,7 +46,7 @@ def clip_grad_norm_(
     [0.6000000238418579, 0.800000011920929]
     """
     _refuse_static("clip_grad_norm_")
-    norm = norm_of_order(math.inf if isinstance(norm_type, str) and norm_type == "inf" else norm_type)
+    norm = norm_of_order_or_word(norm_type)
     raises = checked_flag(error_if_nonfinite, "error_if_nonfinite")
     rule = Rule(Global(), norm, Constant(checked_limit(max_norm, "max_norm")))
     clipper = OneCall(rule, on_nonfinite="raise" if raises else "keep")

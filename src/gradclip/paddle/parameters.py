@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 import paddle
 
 from gradclip.engines.paddle_legacy import PaddleTensor
+from gradclip.step.gradients import refuse_unpaired
 from gradclip.step.respond import report_nothing
 
 NeedClip: TypeAlias = Callable[[PaddleTensor], bool]
@@ -42,9 +43,7 @@ def parameters_of(source: Any) -> PaddleParameters:
         )
     if not items or not isinstance(items[0], tuple):
         return named_by_themselves(items)
-    for place, item in enumerate(items):
-        if not isinstance(item, tuple) or len(item) != 2:
-            raise TypeError(f"the first of the parameters is a pair (name, parameter), and that at {place} is none")
+    refuse_unpaired(items)
     names = [str(name) for name, _ in items]
     return PaddleParameters(_checked([parameter for _, parameter in items]), names.__getitem__)
 

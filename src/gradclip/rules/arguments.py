@@ -70,6 +70,8 @@ def _checked(value: object, what: str, where: str, holds: Callable[[float], bool
 
 def checked_flag(value: object, what: str) -> bool:
     """`value` as True or False, or the error that names it."""
+    if isinstance(value, bool):
+        return value
     flag = plain_number(value)
     if not isinstance(flag, bool | int) or flag not in (0, 1):
         raise TypeError(f"{what} is True or False, got {value!r}")

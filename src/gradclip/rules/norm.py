@@ -106,3 +106,8 @@ def norm_of_order(p: object) -> Norm:
     value = checked_order(p)
     named: dict[float, Norm] = {1.0: L1(), 2.0: L2(), math.inf: Linf()}
     return named.get(value) or Lp(value)
+
+
+def norm_of_order_or_word(p: object) -> Norm:
+    """The norm of order `p`, or of "inf", the one word that PyTorch and Paddle take."""
+    return norm_of_order(math.inf if isinstance(p, str) and p == "inf" else p)

@@ -117,10 +117,10 @@ def decide(
     else:
         threshold = rule.threshold.value(terms.step, xp)
     if rule.threshold.adapts or isinstance(threshold, int | float):
-        coefficient = _coefficient(unscaled, measure.scale, threshold, rule, xp)
+        coefficient = _coefficient(norm, unscaled, measure.scale, threshold, rule, xp)
     else:
         coefficient = _computed(
-            lambda limit: _coefficient(unscaled, measure.scale, limit, rule, xp), norm, threshold, xp
+            lambda limit: _coefficient(norm, unscaled, measure.scale, limit, rule, xp), norm, threshold, xp
         )
     action = _action(coefficient, rule, xp)
     return Decision(
@@ -185,10 +185,12 @@ def _adapted(
     return functions.where(limit > 0.0, limit, math.inf), state
 
 
-def _coefficient(unscaled: Array, scale: Array, threshold: Array, rule: Rule, xp: ArrayFunctions) -> Array:
-    """phi of norm / threshold, also where one of both is too large for float64: measures with a scale reach there."""
-    phi, norm = rule.response.coefficient, unscaled * scale
-    ratio = norm / threshold
+def _coefficient(norm: Array, unscaled: Array, scale: Array, threshold: Array, rule: Rule, xp: ArrayFunctions) -> Array:
+    """phi of norm / threshold, also where one of both is too large for float64: measures with a scale reach there.
+
+    `norm` is `unscaled * scale`.
+    """
+    phi, ratio = rule.response.coefficient, norm / threshold
     if ratio <= FAR if xp is SCALARS else isinstance(scale, float):
         return phi(ratio, xp)
     ratio = xp.where(xp.nonfinite(norm), unscaled / threshold * scale, ratio)

@@ -67,6 +67,13 @@ def checked_need_clip(function: Callable[..., bool] | None) -> Callable[..., boo
     return function
 
 
+def refuse_unpaired(items: Sequence[object]) -> None:
+    """Raise where a list whose first item is a pair (name, parameter) has one that is none."""
+    for place, item in enumerate(items):
+        if not isinstance(item, tuple) or len(item) != 2:
+            raise TypeError(f"the first of the parameters is a pair (name, parameter), and that at {place} is none")
+
+
 def is_one(number: object) -> bool:
     """Whether this is a number, or a tensor of one element."""
     return isinstance(number, Real) or (hasattr(number, "shape") and math.prod(number.shape) == 1)

@@ -8,11 +8,11 @@ from dataclasses import MISSING, dataclass, fields
 from types import UnionType
 from typing import Any, Protocol, get_args, get_origin, get_type_hints
 
-from gradclip.telemetry.lines import NewerSchema, shortened
+from gradclip.telemetry.lines import LARGEST, NewerSchema, shortened
 
 SCHEMA = 1
 MOST_OFFENDERS = 3
-MOST = 1 << 63
+MOST = LARGEST[int]
 TENSORS = "tensors."
 
 

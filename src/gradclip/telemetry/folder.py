@@ -69,8 +69,7 @@ class jsonl:  # noqa: N801  # a sink reads as a function: Telemetry(jsonl("runs/
             self.close()
             raise type(error)(error.errno, error.strerror, error.filename or str(self.path)) from None
         if self.path != self._wanted:
-            said = f"another process writes the run {self._wanted}, so this one is written to {self.path}"
-            warnings.warn(said, GradclipWarning, stacklevel=user_level())
+            warn_of(f"another process writes the run {self._wanted}, so this one is written to {self.path}")
 
     def __call__(self, event: Event) -> None:
         """Append the line of `event`."""
@@ -119,16 +118,21 @@ class jsonl:  # noqa: N801  # a sink reads as a function: Telemetry(jsonl("runs/
         """Go on in a new file: the old one is that of the process which this one was forked from, or was removed."""
         self.close()
         if os.getpid() == self._process:
-            said = f"{self.path / EVENTS} was removed while it was written: the run goes on in a new file"
-            warnings.warn(said, GradclipWarning, stacklevel=user_level())
+            warn_of(f"{self.path / EVENTS} was removed while it was written: the run goes on in a new file")
         self.begin(self._about)
 
 
 def checked_path(path: object, what: str = "a run is the name of a folder") -> Path:
     """`path` as a path, or the error that says what it is to be."""
-    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str) or not os.fspath(path):
+    name = os.fspath(path) if isinstance(path, str | os.PathLike) else None
+    if not isinstance(name, str) or not name:
         raise TypeError(f"{what}, got {path!r}: write 'runs/first'")
-    return Path(path)
+    return Path(name)
+
+
+def warn_of(said: object) -> None:
+    """Say what is wrong with a run on disk."""
+    warnings.warn(str(said), GradclipWarning, stacklevel=user_level())
 
 
 def locked(file: BinaryIO) -> bool:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gradclip.errors import GradclipWarning
-from gradclip.step.respond import user_level
 from gradclip.telemetry.event import Event
-from gradclip.telemetry.folder import EVENTS, RUN, checked_path, facts_in
+from gradclip.telemetry.folder import EVENTS, RUN, checked_path, facts_in, warn_of
 from gradclip.telemetry.lines import NewerSchema, read_lines
 
 HERE = Path()
@@ -68,8 +65,3 @@ def folders_of(path: str | os.PathLike[str]) -> list[Path]:
         key=lambda file: (len(file.name), file.name),
     )
     return [folder, *inner]
-
-
-def warn_of(said: object) -> None:
-    """Say what could not be read of a run."""
-    warnings.warn(str(said), GradclipWarning, stacklevel=user_level())

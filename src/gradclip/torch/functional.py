@@ -20,7 +20,7 @@ from gradclip.engines.torch import FUNCTIONS, TorchEngine, wide_of
 from gradclip.errors import GradclipWarning
 from gradclip.rules.arguments import checked_flag, plain_number, real_number
 from gradclip.rules.arrays import SCALARS, Operand
-from gradclip.rules.norm import Norm, norm_of_order
+from gradclip.rules.norm import Norm, norm_of_order_or_word
 from gradclip.rules.response import Rescale
 from gradclip.rules.rule import Rule
 from gradclip.rules.scope import Global
@@ -64,7 +64,7 @@ def clip_grad_norm_(
     engine, batch = _gathered(gradients)
     measure = engine.measure(batch, GLOBAL, rule.norm)
     decision = decide(measure, rule, {}, Terms())
-    if error_if_nonfinite is not False and checked_flag(error_if_nonfinite, "error_if_nonfinite"):
+    if checked_flag(error_if_nonfinite, "error_if_nonfinite"):
         _raise_if_nonfinite(engine.to_host(measure.nonfinite)[0], rule.norm)
     engine.apply_(batch, GLOBAL, decision.coefficient)
     return _as_tensor(decision.norm, engine, batch)
@@ -93,7 +93,7 @@ def get_total_norm(
     engine, batch = _gathered(found, unique=False)
     measure = engine.measure(batch, GLOBAL, rule.norm)
     norm = decide(measure, rule, {}, Terms()).norm
-    if error_if_nonfinite is not False and checked_flag(error_if_nonfinite, "error_if_nonfinite"):
+    if checked_flag(error_if_nonfinite, "error_if_nonfinite"):
         _raise_if_nonfinite(engine.to_host(measure.nonfinite)[0], rule.norm)
     return _as_tensor(norm, engine, batch)
 
@@ -154,9 +154,8 @@ def _rule(max_norm: float | None, norm_type: float | str) -> Rule:
 
 @lru_cache(maxsize=64, typed=True)
 def _global_rule(max_norm: float | None, norm_type: float | str) -> Rule:
-    """The rule of one call; "inf" is the one string that PyTorch documents."""
-    norm = norm_of_order(math.inf if isinstance(norm_type, str) and norm_type == "inf" else norm_type)
-    return Rule(GLOBAL, norm, Constant(checked_limit(max_norm, "max_norm")))
+    """The rule of one call."""
+    return Rule(GLOBAL, norm_of_order_or_word(norm_type), Constant(checked_limit(max_norm, "max_norm")))
 
 
 def _gradients(source: TensorOrTensors) -> list[torch.Tensor]:

@@ -114,14 +114,13 @@ class AttachedClipper(Clipper):
         if self._on_update:
             self._before = values_before(optimizer, self.model, self.need_clip)
             return None
-        place = next((place for place, given in enumerate(args[1:], 1) if callable(given)), 0)
-        name = next((name for name, given in kwargs.items() if callable(given)), "")
-        closure = args[place] if place else kwargs.get(name)
-        if closure is None:
+        given: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
+        name = next((name for name, value in given.items() if name != 0 and callable(value)), None)
+        if name is None:
             self._clip_for(optimizer)
             return None
 
-        evaluations = 0
+        closure, evaluations = given[name], 0
 
         def closure_then_clip() -> Any:
             nonlocal evaluations
@@ -130,9 +129,8 @@ class AttachedClipper(Clipper):
             self._clip_for(optimizer, loss, again=evaluations > 1)
             return loss
 
-        if not place:
-            return args, {**kwargs, name: closure_then_clip}
-        return (*args[:place], closure_then_clip, *args[place + 1 :]), kwargs
+        given[name] = closure_then_clip
+        return tuple(given[place] for place in range(len(args))), {name: given[name] for name in kwargs}
 
     def _clip_for(self, optimizer: Optimizer, loss: object = None, again: bool = False) -> None:
         """Clip for the step of `optimizer`; `loss` is what its closure returned, `again` in the same step."""
@@ -141,13 +139,10 @@ class AttachedClipper(Clipper):
             return
         if loss is not None:
             self.give_returned(loss)
-        several, left_out = len(self.optimizers) > 1, []
-        if several:
-            left_out = to_be_left_out([other for other in self.optimizers if other is not optimizer], optimizer)
+        left_out = self._left_out_beside(optimizer)
         if self._spans and torch._C._current_graph_task_id() != -1:
             raise RuntimeError(f"{STEP_IN_BACKWARD} ({self.rule!r})")
         divisor, overflow = getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None)
-        left_out = left_out if self.line.policy.warns else []  # the other policies have an answer for what they hold
         needs = self._needs_without(left_out) if left_out else self.need_clip
         gradients = gradients_of(of_optimizers(self.optimizers, self.model), needs)
         if self.reads_moments:
@@ -175,7 +170,7 @@ class AttachedClipper(Clipper):
         result = self.clip_gradients(gradients, engine)
         if self.can_skip:
             self._skip(result, engine, optimizer)
-        if several:
+        if len(self.optimizers) > 1:
             self._clipped = self._states_beside(optimizer, *left_out)
         if not again:  # near its minimum LBFGS evaluates hardly different places
             self._pinned.watch(result, engine)
@@ -195,6 +190,12 @@ class AttachedClipper(Clipper):
     def _was_clipped(self, optimizer: Optimizer) -> bool:
         """Whether the gradients of this optimizer are just those that were clipped when another one stepped."""
         return len(self.optimizers) > 1 and unchanged(optimizer, self._clipped)
+
+    def _left_out_beside(self, optimizer: Optimizer) -> list[Optimizer]:
+        """The others that a GradScaler leaves out, if no policy has an answer for what is not finite in them."""
+        others = [other for other in self.optimizers if other is not optimizer]
+        left_out = to_be_left_out(others, optimizer) if others else []
+        return left_out if self.line.policy.warns else []
 
     def _needs_without(self, left_out: list[Optimizer]) -> NeedClip:
         """`need_clip` that leaves out what a GradScaler leaves out: the others are clipped by what is finite."""

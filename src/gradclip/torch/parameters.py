@@ -10,7 +10,7 @@ import torch
 
 from gradclip.engines import choice, torch_layout
 from gradclip.rules.arrays import Operand
-from gradclip.step.gradients import Gradients
+from gradclip.step.gradients import Gradients, refuse_unpaired
 from gradclip.step.respond import report_nothing
 
 MANY = 32
@@ -63,9 +63,7 @@ def _listed(source: Any, items: list[Any]) -> TorchParameters:
         )
     if not items or not isinstance(items[0], tuple):
         return TorchParameters(items)
-    for place, item in enumerate(items):
-        if not isinstance(item, tuple) or len(item) != 2:
-            raise TypeError(f"the first of the parameters is a pair (name, parameter), and that at {place} is none")
+    refuse_unpaired(items)
     names = distinct(str(item[0]) for item in items)
     return TorchParameters([item[1] for item in items], names.__getitem__)
 

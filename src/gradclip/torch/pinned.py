@@ -36,10 +36,11 @@ class PinnedNorm:
             self._add(norms[0])
 
     def _add(self, norm: float) -> None:
-        if not math.isfinite(norm) or (self._norms and abs(norm - self._norms[-1]) > WIDTH * norm):
-            self._norms.clear()
         if not math.isfinite(norm):
+            self._norms.clear()
             return
+        if self._norms and abs(norm - self._norms[-1]) > WIDTH * norm:
+            self._norms.clear()
         self._norms.append(norm)
         if len(self._norms) >= STEPS:
             self._judge()

@@ -83,12 +83,7 @@ def NormalizedGradient(norm: Limit = 1.0, epsilon: float = 0.0, each_tensor: boo
     >>> NormalizedGradient()
     all tensors together: an L2 norm above 1 is normalised to it
     """
-    return Rule(
-        Tensor() if checked_flag(each_tensor, "each_tensor") else Global(),
-        L2(),
-        _threshold(norm, "norm"),
-        Normalize(epsilon),
-    )
+    return Rule(_scope(each_tensor), L2(), _threshold(norm, "norm"), Normalize(epsilon))
 
 
 def SmoothClip(
@@ -105,12 +100,7 @@ def SmoothClip(
     >>> SmoothClip(1.0)
     all tensors together: an L2 norm above 1 is bent smoothly below it (reciprocal)
     """
-    return Rule(
-        Tensor() if checked_flag(each_tensor, "each_tensor") else Global(),
-        L2(),
-        _threshold(clip_norm, "clip_norm"),
-        Smooth(kind),
-    )
+    return Rule(_scope(each_tensor), L2(), _threshold(clip_norm, "clip_norm"), Smooth(kind))
 
 
 def _scope(each_tensor: bool) -> Scope:
