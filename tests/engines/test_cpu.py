@@ -62,7 +62,12 @@ def measured(tensors, scope, norm, engine=ENGINE):
 def segments_of(tensor, scope):
     """An array whose first axis is that of the segments."""
     x = tensor.detach().double().numpy()
-    return np.moveaxis(x, scope.axis or 0, 0) if isinstance(scope, Row) and x.ndim >= 2 else x[None]
+    if not isinstance(scope, Row) or x.ndim < 2:
+        return x[None]
+    axes = scope.axis if isinstance(scope.axis, tuple) else (scope.axis or 0,)
+    in_front = np.moveaxis(x, axes, range(len(axes)))
+    rest = in_front.shape[len(axes) :]
+    return in_front.reshape(math.prod(in_front.shape[: len(axes)]), *rest)
 
 
 def norms(tensors, scope, p):
@@ -100,7 +105,7 @@ def mixed_batch(dtype=torch.float32):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("norm", [L2(), L1(), Linf(), Lp(3.0), Lp(0.5), RMS()], ids=repr)
-@pytest.mark.parametrize("scope", [Global(), Tensor(), Row(), Row(1), Row(-1)], ids=repr)
+@pytest.mark.parametrize("scope", [Global(), Tensor(), Row(), Row(1), Row(-1), Row((0, 1)), Row((-2, -1))], ids=repr)
 def test_each_norm_at_each_scope(scope, norm, dtype):
     tensors = mixed_batch(dtype)
     got, nonfinite = measured(tensors, scope, norm)
@@ -211,7 +216,7 @@ def test_halves_are_rounded_to_even(dtype):
 
 
 def test_a_coefficient_for_each_row_and_each_tensor():
-    for scope in (Row(), Row(1), Row(-1), Tensor()):
+    for scope in (Row(), Row(1), Row(-1), Row((0, 1)), Row((-2, -1)), Tensor()):
         tensors = mixed_batch()
         before = [tensor.clone() for tensor in tensors]
         sizes = [len(segments_of(t, scope)) for t in tensors]
@@ -395,17 +400,35 @@ def test_rows_that_lie_side_by_side_are_scaled_as_fp64_would(dtype, factor):
         assert_within(tensor[:, 1::2], values(old[:, 1::2]) * factor, 2.0)
 
 
-@pytest.mark.parametrize("axis", [0, 1, 2, 3])
+@pytest.mark.parametrize("axis", [0, 1, 2, 3, (0, 1), (1, 2), (2, 3), (0, 1, 2), (1, 2, 3)])
 def test_weights_in_another_order_of_memory_have_the_rows_of_their_axes(axis):
     """channels_last: axis 1 lies last in memory."""
     tensor = noise(6, 5, 4, 3).to(memory_format=torch.channels_last)
     old = tensor.clone()
     got, _ = measured([tensor], Row(axis), L2())
     np.testing.assert_allclose(got, norms([tensor], Row(axis), 2), rtol=TOLERANCE)
-    factors = 0.5 ** np.arange(tensor.shape[axis])
+    shape = [size if place in np.atleast_1d(axis) else 1 for place, size in enumerate(tensor.shape)]
+    factors = 0.5 ** (np.arange(math.prod(shape)) % 9)
     ENGINE.apply_(ENGINE.gather([tensor]), Row(axis), factors)
-    shape = [-1 if place == axis else 1 for place in range(4)]
     assert torch.equal(tensor, old * torch.tensor(factors, dtype=torch.float32).reshape(shape))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64], ids=str)
+def test_a_batch_may_be_measured_along_axes_that_another_order_of_memory_mixes(dtype):
+    """channels_last: axes 0 and 1 have two others between them. What one scope writes, the next one reads."""
+    tensor = torch.complex(noise(6, 5, 4, 3), noise(6, 5, 4, 3, seed=1)) if dtype.is_complex else noise(6, 5, 4, 3)
+    tensor = tensor.to(memory_format=torch.channels_last)
+    old, batch, sizes = tensor.clone(), ENGINE.gather([tensor]), tensor.abs()
+    for norm in (L1(), L2()):
+        for scope in (Row(0), Row((0, 1)), Row(1)):
+            found = np.asarray(ENGINE.measure(batch, scope, norm).total) ** (1 / norm.p)
+            np.testing.assert_allclose(found, norms([sizes], scope, norm.p), rtol=1e-6)
+    ENGINE.apply_(batch, Row(0), np.full(6, 0.5))
+    ENGINE.apply_(batch, Row((0, 1)), np.full(30, 0.25))
+    assert torch.equal(tensor, old * 0.125)
+    total = ENGINE.measure(batch, Tensor(), L2()).total[0]
+    assert total == pytest.approx(sizes.double().square().sum().item() / 64, rel=1e-6)
+    assert tensor.stride() == old.stride()
 
 
 def test_a_tensor_without_the_axis_is_refused_with_its_place():
@@ -495,7 +518,7 @@ def clipped_to_range(shape, dtype, scale, seed):
 @given(st.lists(parts, min_size=1, max_size=6), st.data())
 def test_any_batch_is_measured_and_scaled_as_fp64_would(parts, data):
     tensors = [clipped_to_range(*part) for part in parts]
-    scope = data.draw(st.sampled_from([Global(), Tensor(), Row(), Row(1), Row(-1)]))
+    scope = data.draw(st.sampled_from([Global(), Tensor(), Row(), Row(1), Row(-1), Row((-2, -1))]))
     norm = data.draw(st.sampled_from([L2(), L1(), Linf()]))
     got, nonfinite = measured(tensors, scope, norm)
     np.testing.assert_allclose(np.atleast_1d(got), norms(tensors, scope, norm.p), rtol=TOLERANCE)

@@ -66,17 +66,17 @@ def test_the_way_of_other_devices_gives_the_same_numbers():
         np.testing.assert_allclose(branched, exact, rtol=2.0**-23)
 
 
-@pytest.mark.parametrize(("scope", "totals"), [(Row(), [8.0] * 3), (Row(0), [12.0] * 2), (Row(-2), [6.0] * 4)])
+@pytest.mark.parametrize(("scope", "totals"), [(Row(), [8.0] * 3), (Row(0), [12.0] * 2), (Row(-3), [6.0] * 4)])
 def test_rows_lie_along_the_last_axis_unless_another_is_named(scope, totals):
-    """flax keeps the kernel of a convolution (width, in, out)."""
-    slots = [Slot(jnp.ones((2, 4, 3))), Slot(jnp.ones(5))]
+    """flax keeps the kernel of a convolution (height, width, in, out)."""
+    slots = [Slot(jnp.ones((2, 4, 1, 3))), Slot(jnp.ones(5))]
     batch = JAX.gather(slots)
     assert JAX.measure(batch, scope, L2()).total.tolist() == [*totals, 5.0]
     assert JAX.shapes(batch, scope)[0][0] == len(totals)
     factors = 0.5 ** np.arange(len(totals) + 1)
     JAX.apply_(batch, scope, jnp.asarray(factors))
-    axis = 2 if scope.axis is None else scope.axis % 3
-    expected = np.ones((2, 4, 3)) * factors[:-1].reshape([-1 if place == axis else 1 for place in range(3)])
+    axis = 3 if scope.axis is None else scope.axis % 4
+    expected = np.ones((2, 4, 1, 3)) * factors[:-1].reshape([-1 if place == axis else 1 for place in range(4)])
     np.testing.assert_array_equal(slots[0].value, expected)
     np.testing.assert_array_equal(slots[1].value, np.full(5, factors[-1]))
 

@@ -88,6 +88,14 @@ def test_a_row_written_before_it_had_an_axis_is_read():
     assert from_dict(data) == Rule(Row())
 
 
+def test_the_axes_of_a_row_are_read_back_from_json():
+    data = json.loads(json.dumps(Rule(Row((1, 2))).to_dict()))
+    assert data["scope"] == {"type": "Row", "axis": [1, 2]}
+    assert from_dict(data) == Rule(Row((1, 2)))
+    with pytest.raises(ValueError, match=r"rule\['scope'\] cannot be a Row: the axes of a Row are neighbours"):
+        from_dict(data | {"scope": {"type": "Row", "axis": [0, 2]}})
+
+
 @pytest.mark.parametrize("rule", standard_rules(), ids=repr)
 def test_mutated_data_is_read_right_or_refused_with_its_place(rule):
     """Of 2,000 all together; what is read is a rule that is written and read again."""

@@ -19,17 +19,34 @@ def test_the_rows_of_a_tensor_are_those_of_its_first_axis():
 
 def test_an_axis_is_a_whole_number_or_none():
     assert [Row().axis, Row(1).axis, Row(axis=-2).axis] == [None, 1, -2]
-    for wrong in (True, 1.0, "1"):
-        with pytest.raises(TypeError, match=r"whole number or None.*write Row\(1\)"):
+    for wrong in (True, 1.0, "1", (1, 2.0), (0, True), ("1", "2"), {1, 2}):
+        with pytest.raises(TypeError, match=r"a whole number, a tuple of them or None.*write Row\(1\)"):
+            Row(wrong)
+
+
+def test_several_axes_are_neighbours_and_have_no_order():
+    given = [(2, 1), [1, 2], (-1, -2), (-1, 0)]
+    assert [Row(axes).axis for axes in given] == [(1, 2), (1, 2), (-2, -1), (0, -1)]
+    assert Row((1,)) == Row(1)
+    for wrong, why in {
+        (): "none",
+        (1, 1): "twice",
+        (0, 2): "others lie",
+        (-1, -1): "twice",
+        (-1, -3): "others",
+    }.items():
+        with pytest.raises(ValueError, match=rf"are neighbours, got .*{why}.*: write Row\(\(1, 2\)\)"):
             Row(wrong)
 
 
 def test_rows_along_another_axis_are_another_scope_and_say_so():
     assert Row(1) != Row()
-    assert [scope.words for scope in (Row(), Row(0), Row(-1))] == [
+    assert [scope.words for scope in (Row(), Row(0), Row(-1), Row((1, 2)), Row((0, 1, 2)))] == [
         "each row",
         "each index of axis 0",
         "each index of axis -1",
+        "each index of the axes 1 and 2",
+        "each index of the axes 0, 1 and 2",
     ]
 
 
@@ -121,10 +138,12 @@ def test_there_is_a_name_for_each_segment():
 @pytest.mark.parametrize(
     ("scope", "axes", "fronted"),
     [
-        (Row(), [1, None, None, 1, 2], [(3, 2), (), (5,), (4, 0), (2, 3, 2)]),
-        (Row(0), [0, None, None, 0, 0], SHAPES),
-        (Row(1), [1, None, None, 1, 1], [(3, 2), (), (5,), (4, 0), (2, 3, 2)]),
-        (Row(-2), [0, None, None, 0, 1], [(2, 3), (), (5,), (0, 4), (2, 3, 2)]),
+        (Row(), [(1,), None, None, (1,), (2,)], [(3, 2), (), (5,), (4, 0), (2, 3, 2)]),
+        (Row(0), [(0,), None, None, (0,), (0,)], SHAPES),
+        (Row(1), [(1,), None, None, (1,), (1,)], [(3, 2), (), (5,), (4, 0), (2, 3, 2)]),
+        (Row(-2), [(0,), None, None, (0,), (1,)], [(2, 3), (), (5,), (0, 4), (2, 3, 2)]),
+        (Row((0, 1)), [(0, 1), None, None, (0, 1), (0, 1)], [(6,), (), (5,), (0,), (6, 2)]),
+        (Row((-2, -1)), [(0, 1), None, None, (0, 1), (1, 2)], [(6,), (), (5,), (0,), (4, 3)]),
         (Tensor(), [None] * 5, SHAPES),
     ],
 )
@@ -142,4 +161,23 @@ def test_a_shape_without_the_axis_is_refused_with_its_place():
 
 
 def test_a_tensor_is_seen_around_the_axis_of_its_rows():
-    assert [around((2, 3, 4, 5), axis) for axis in (None, 0, 2, 3)] == [(1, 1, 120), (1, 2, 60), (6, 4, 5), (24, 5, 1)]
+    found = [around((2, 3, 4, 5), kept) for kept in (None, (), (0,), (2,), (3,), (1, 2), (0, 1, 2, 3))]
+    whole = (1, 1, 120)
+    assert found == [whole, whole, (1, 2, 60), (6, 4, 5), (24, 5, 1), (2, 12, 5), (1, 120, 1)]
+
+
+def test_axes_that_are_no_neighbours_in_a_shape_are_refused_with_its_place():
+    """The last axis is next to the first of a matrix, and of nothing else; axis -2 of three is axis 1."""
+    assert row_axes(Row((0, -1)), [(2, 3)], len) == [(0, 1)]
+    for axes, why in (((0, -1), "between which others lie"), ((1, -2), "one of which is there twice")):
+        with pytest.raises(UnsupportedGradient, match=rf"shape \(2, 3, 4\) are .*, {why}, and") as caught:
+            row_axes(Row(axes), [(5,), (2, 3, 4)], len)
+        assert caught.value.index == 1
+
+
+def test_a_framework_may_have_several_axes_of_units_or_none():
+    shapes = [(4, 1), (2, 3, 4)]
+    found = row_axes(Row(), shapes, lambda shape: (1, 2) if len(shape) == 3 else ())
+    assert found == [(), (1, 2)]
+    assert rows_first(shapes, found) == [(4,), (12, 2)]
+    assert segments(Row(), Row(), rows_first(shapes, found), None, sized=True) == Segments(13, None, [4] + [2] * 12)

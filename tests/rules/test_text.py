@@ -26,6 +26,7 @@ from gradclip.rules.text import recipes_by_name, rule_from_text
         ("z-clip:z=3,max_norm=None", recipes.ZClip(z=3, max_norm=None)),
         ("agc:0.02,exclude=head*", recipes.AGC(0.02, exclude="head*")),
         ("agc:exclude=('head*', '*.bias')", recipes.AGC(exclude=("head*", "*.bias"))),
+        ("agc:axis=(1, 2)", recipes.AGC(axis=(1, 2))),
         ("uclip:value:2", recipes.UClip(ClipGradByValue(2.0))),
         ("uclip:(value:1 >> global:1,inf)", recipes.UClip(ClipGradByValue(1.0) >> ClipGradByGlobalNorm(1.0, math.inf))),
     ],

@@ -17,7 +17,7 @@ from numpy.lib.array_utils import byte_bounds
 from gradclip.rules.arrays import SCALARS, Array, ArrayFunctions, Operand
 from gradclip.rules.norm import Linf, Norm
 from gradclip.rules.response import Rescale, Response
-from gradclip.rules.scope import Element, Row, Scope
+from gradclip.rules.scope import Axes, Element, Row, Scope, wrong_axes
 from gradclip.rules.segments import Shape
 
 Gradient: TypeAlias = Any
@@ -26,6 +26,11 @@ Gradient: TypeAlias = Any
 Batch: TypeAlias = Any
 """What an engine gathers gradients to, of a class of its own."""
 
+
+Kept: TypeAlias = tuple[int, ...]
+"""Axes of a tensor that are neighbours, from the front: each of their indices together is a row."""
+
+FIRST: Kept = (0,)
 
 SAFE_TOTALS = (1e-280, 1e300)
 """Between these no sum of squares, or of magnitudes, has lost an element to the ends of float64."""
@@ -187,13 +192,16 @@ class Engine(Protocol):
     def zero_nonfinite_(self, batch: Batch) -> None:
         """Replace each non-finite element by zero."""
 
-    def unit_axis(self, shape: Shape) -> int:
-        """The axis of the output units in a weight of `shape` (two axes or more), as the framework's layers have it."""
+    def unit_axis(self, shape: Shape) -> Axes:
+        """The axis of the output units in a weight of `shape` (two axes or more), as the framework's layers have it.
+
+        Several where each index of all of them is a unit, and () where the whole weight is one.
+        """
 
     def shapes(self, batch: Batch, scope: Scope) -> list[Shape]:
-        """The shapes of the tensors as measured: of a sparse one, that of its values. The axis of `Row` comes first.
+        """The shapes of the tensors as measured: of a sparse one, that of its values. The number of rows comes first.
 
-        Raises `UnsupportedGradient` for a tensor that has not the axis.
+        Raises `UnsupportedGradient` for a tensor that has not the axis of `Row`.
         """
 
     def holds_float64(self, batch: Batch) -> bool:
@@ -221,41 +229,60 @@ class Engine(Protocol):
         return arrays
 
 
-def row_axes(scope: Scope, shapes: Sequence[Shape], unit_axis: Callable[[Shape], int]) -> list[int | None]:
-    """For each tensor the axis, from the front, whose indices are its segments; None where all of it is one segment."""
+def row_axes(scope: Scope, shapes: Sequence[Shape], unit_axis: Callable[[Shape], Axes]) -> list[Kept | None]:
+    """For each tensor the axes whose indices are its segments; None, or no axis, where all of it is one segment."""
     if not isinstance(scope, Row):
         return [None] * len(shapes)
     wanted = scope.axis
     return [
-        None if len(shape) < 2 else _row_axis(unit_axis(shape) if wanted is None else wanted, shape, index)
+        None if len(shape) < 2 else _kept_axes(unit_axis(shape) if wanted is None else wanted, shape, index)
         for index, shape in enumerate(shapes)
     ]
 
 
-def _row_axis(axis: int, shape: Shape, index: int) -> int:
-    """`axis` counted from the front."""
-    if not -len(shape) <= axis < len(shape):
+def _kept_axes(wanted: Axes, shape: Shape, index: int) -> Kept:
+    """The axes `wanted` of a tensor, from the front."""
+    given = (wanted,) if isinstance(wanted, int) else wanted
+    for axis in given:
+        if not -len(shape) <= axis < len(shape):
+            raise UnsupportedGradient(
+                index,
+                f"its shape {tuple(shape)} has no axis {axis} to take rows of: give it a rule of its own in Rules",
+            )
+    axes = tuple(sorted(axis % len(shape) for axis in given))
+    if axes and (wrong := wrong_axes(axes)):
         raise UnsupportedGradient(
-            index, f"its shape {tuple(shape)} has no axis {axis} to take rows of: give it a rule of its own in Rules"
+            index,
+            f"the axes {given} of its shape {tuple(shape)} are {axes}, {wrong}, and those of a Row are neighbours: give it "
+            "a rule of its own in Rules",
         )
-    return axis % len(shape)
+    return axes
 
 
-def rows_first(shapes: Sequence[Shape], axes: Sequence[int | None]) -> list[Shape]:
-    """`shapes` with the axis of the rows in front."""
-    if not any(axes):
-        return list(shapes)
+def rows_first(shapes: Sequence[Shape], axes: Sequence[Kept | None]) -> list[Shape]:
+    """`shapes` with the number of rows in front; one axis alone where a tensor of several is one segment."""
     return [
-        (shape[axis], *shape[:axis], *shape[axis + 1 :]) if axis else tuple(shape)
-        for shape, axis in zip(shapes, axes, strict=True)
+        shape if kept is None or kept == FIRST else _merged(shape, kept)
+        for shape, kept in zip(map(tuple, shapes), axes, strict=True)
     ]
 
 
-def around(shape: Sequence[int], axis: int | None) -> tuple[int, int, int]:
-    """A tensor of `shape` seen as [before, rows, after]: what lies before, at and after the axis of its rows."""
-    if axis is None:
+def _merged(shape: Shape, kept: Kept) -> Shape:
+    before, rows, after = around(shape, kept)
+    return (rows, *shape[: kept[0]], *shape[kept[-1] + 1 :]) if kept else (before * rows * after,)
+
+
+def around(shape: Sequence[int], kept: Kept | None) -> tuple[int, int, int]:
+    """A tensor of `shape` seen as [before, rows, after]: what lies before, at and after the axes of its rows."""
+    if not kept:
         return 1, 1, math.prod(shape)
-    return math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
+    first, end = kept[0], kept[-1] + 1
+    return math.prod(shape[:first]), math.prod(shape[first:end]), math.prod(shape[end:])
+
+
+def along(shape: Sequence[int], kept: Kept | None) -> list[int]:
+    """The shape of a number for each row, to multiply a tensor of `shape`."""
+    return [size if axis in (kept or ()) else 1 for axis, size in enumerate(shape)]
 
 
 def strided(address: int, shape: Sequence[int], strides: Sequence[int], item: int) -> np.ndarray:

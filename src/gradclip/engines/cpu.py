@@ -26,7 +26,6 @@ from gradclip.engines.base import (
     Tables,
     UnsupportedGradient,
     around,
-    rows_first,
 )
 from gradclip.engines.cpu_gather import Adapter, CpuBatch, Gatherer, Table, Via
 from gradclip.engines.cpu_walk import walk
@@ -34,7 +33,7 @@ from gradclip.engines.reference import NUMPY
 from gradclip.rules.arrays import SCALARS, Operand
 from gradclip.rules.norm import Norm
 from gradclip.rules.response import Normalize, Response, Smooth, Zero, is_clamp
-from gradclip.rules.scope import Element, Global, Row, Scope
+from gradclip.rules.scope import Axes, Element, Global, Row, Scope
 from gradclip.rules.segments import Shape
 
 KERNEL_OF_ORDER = {2.0: ("squares", layout.SUM), 1.0: ("magnitudes", layout.SUM), math.inf: ("peak", layout.MAX)}
@@ -74,6 +73,8 @@ class CpuEngine(Engine):
         if isinstance(scope, Element):
             self.refuse_unordered(batch)
             return peaks_of(self._each(batch.table, len(batch), "extremes", layout.MAX))
+        if batch.payloads:
+            batch.straighten(scope)
         if norm.p not in KERNEL_OF_ORDER:
             return self._powers(batch, batch.magnitudes(), scope, norm.p)
         measure = self._sums(batch, batch.table if norm.p == 2.0 else batch.magnitudes(), scope, norm.p)
@@ -145,6 +146,8 @@ class CpuEngine(Engine):
                 walk(batch.table, "scale", self._threads, parameters=batch.table.address + 8 * layout.ARGUMENT)
                 self._wrote(batch, range(len(batch)))
             return
+        if batch.payloads:
+            batch.straighten(scope)
         table, segments = segmented(batch, batch.table, scope)
         factors = np.ascontiguousarray(np.broadcast_to(coefficient, segments), np.float64)
         changed = factors != 1.0
@@ -201,11 +204,11 @@ class CpuEngine(Engine):
             every = len(indices) == len(batch)
             self._written(batch.sources if every else [batch.sources[index] for index in indices])
 
-    def unit_axis(self, shape: Shape) -> int:
+    def unit_axis(self, shape: Shape) -> Axes:
         return self._unit_axis(shape)
 
     def shapes(self, batch: CpuBatch, scope: Scope) -> list[Shape]:
-        return rows_first(batch.shapes(), batch.axes(scope))
+        return batch.rows_first(scope)
 
     def holds_float64(self, batch: CpuBatch) -> bool:
         return bool(batch.table.words[layout.CODES] >> 3 & 1)
@@ -230,7 +233,7 @@ def segmented(batch: CpuBatch, table: Table, scope: Scope) -> tuple[Table, int]:
 def owners(batch: CpuBatch, scope: Scope, chosen: np.ndarray) -> list[int]:
     """The places of the tensors of which a segment is `chosen`."""
     if isinstance(scope, Row):
-        rows = [around(shape, axis)[1] for shape, axis in zip(batch.shapes(), batch.axes(scope), strict=True)]
+        rows = [around(shape, kept)[1] for shape, kept in zip(batch.shapes(), batch.axes(scope), strict=True)]
         return list(np.unique(np.repeat(np.arange(len(batch)), rows)[chosen]).tolist())
     return list(np.flatnonzero(chosen).tolist())
 

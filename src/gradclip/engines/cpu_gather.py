@@ -11,13 +11,26 @@ import ctypes
 import functools
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Literal, Protocol
 
 import numpy as np
 
 from gradclip.engines import cpu_table as layout
-from gradclip.engines.base import Gradient, UnsupportedGradient, Values, apart, around, repeats, row_axes, strided
-from gradclip.rules.scope import Scope, rows_of
+from gradclip.engines.base import (
+    FIRST,
+    Gradient,
+    Kept,
+    UnsupportedGradient,
+    Values,
+    apart,
+    around,
+    repeats,
+    row_axes,
+    rows_first,
+    strided,
+)
+from gradclip.rules.scope import Axes, Scope, rows_of
 from gradclip.rules.segments import Shape
 
 Via = Literal["dlpack", "python"]
@@ -51,6 +64,7 @@ class Payload(Protocol):
     def writeback(self) -> Callable[[], object] | None: ...
     @property
     def order(self) -> Sequence[int] | None: ...
+    def straight(self) -> Payload: ...
 
 
 class Adapter(Protocol):
@@ -62,7 +76,7 @@ class Adapter(Protocol):
     def PARAMETER(self) -> type: ...  # the class of plain parameters
     @property
     def VALUES(self) -> Values: ...
-    def unit_axis(self, shape: Shape) -> int: ...
+    def unit_axis(self, shape: Shape) -> Axes: ...
     def memory(self, tensor: Gradient) -> np.ndarray: ...  # see `base.strided`
     def describable(self, tensors: Sequence[Gradient]) -> bool: ...  # may its C function be asked about all of them
     def payload(self, gradient: Gradient, index: int) -> Payload: ...
@@ -74,15 +88,16 @@ class Adapter(Protocol):
 class Table:
     """The memory of one table: its head, its spans and its parts; and what follows from them, until they change.
 
-    `shapes` are those of the tensors, `axes` those of the rows by scope, `rows` the table cut into rows, and `overlaps`
-    says whether two spans have memory together.
+    `shapes` are those of the tensors, `axes` those of the rows by scope, `rows_first` the shapes with these in front,
+    `rows` the table cut into rows, and `overlaps` says whether two spans have memory together.
     """
 
     __slots__ = (
         *("address", "axes", "head", "numbers", "overlaps", "owner", "parts"),
-        *("rows", "shapes", "spans", "words"),
+        *("rows", "rows_first", "shapes", "spans", "words"),
     )
-    axes: dict[Scope, list[int | None]]
+    axes: dict[Scope, list[Kept | None]]
+    rows_first: dict[Scope, list[Shape]]
     rows: dict[Scope, Table]
     shapes: list[Shape] | None
     overlaps: bool | None
@@ -100,7 +115,7 @@ class Table:
 
     def changed(self) -> None:
         """Forget what followed from what was here before."""
-        self.shapes, self.axes, self.rows, self.overlaps = None, {}, {}, None
+        self.shapes, self.axes, self.rows_first, self.rows, self.overlaps = None, {}, {}, {}, None
 
     def reserve_spans(self, spans: int) -> None:
         """Make room for `spans` rows and the one that closes the table."""
@@ -188,12 +203,30 @@ class CpuBatch:
             self._magnitudes = self._with_magnitudes() if self.payloads and self.complex else self.table
         return self._magnitudes
 
-    def axes(self, scope: Scope) -> list[int | None]:
-        """The axis of the rows of each gradient."""
+    def axes(self, scope: Scope) -> list[Kept | None]:
+        """The axes of the rows of each gradient."""
         known = self.table.axes
         if scope not in known:
             known[scope] = row_axes(scope, self.shapes(), self._unit_axis)
         return known[scope]
+
+    def rows_first(self, scope: Scope) -> list[Shape]:
+        """The shapes with the number of rows in front."""
+        known = self.table.rows_first
+        if scope not in known:
+            known[scope] = rows_first(self.shapes(), self.axes(scope))
+        return known[scope]
+
+    def straighten(self, scope: Scope) -> None:
+        """Copy gradients whose rows are no runs of memory, because it has other axes between theirs."""
+        axes = self.axes(scope)
+        mixed = [index for index, payload in self.payloads.items() if _is_mixed(axes[index], payload.order)]
+        for index in mixed:
+            payload = self.payloads[index] = self.payloads[index].straight()
+            place(self.table, index, payload.tensor, shape_of(payload))
+        if mixed:
+            self.table.changed()
+            self._magnitudes = None
 
     def rows(self, table: Table, scope: Scope) -> Table:
         """`table` cut into the rows of `scope`."""
@@ -208,16 +241,16 @@ class CpuBatch:
             table.rows[scope] = rows
         return table.rows[scope]
 
-    def _cuts(self, axes: Sequence[int | None]) -> np.ndarray | None:
+    def _cuts(self, axes: Sequence[Kept | None]) -> np.ndarray | None:
         """[T, 2]: how often all the rows of a tensor come one after another, and their number; None if once for all."""
-        if not any(axes):
+        if all(kept is None or kept == FIRST for kept in axes):
             return None
         cuts = []
-        for index, (shape, axis) in enumerate(zip(self.shapes(), axes, strict=True)):
+        for index, (shape, kept) in enumerate(zip(self.shapes(), axes, strict=True)):
             order = self.payloads[index].order if index in self.payloads else None
-            if order is not None and axis is not None:
-                shape, axis = tuple(shape[place] for place in order), order.index(axis)
-            before, rows, after = around(shape, axis)
+            if order is not None and kept:
+                shape, kept = tuple(shape[place] for place in order), _in_memory(kept, order)
+            before, rows, after = around(shape, kept)
             cuts.append((before if rows > 1 and before * after else 1, rows))
         return np.array(cuts, np.int64)
 
@@ -287,6 +320,17 @@ def shape_of(payload: Payload) -> Shape:
     shape = tuple((payload.tensor if payload.magnitudes is None else payload.magnitudes).shape)
     order = payload.order
     return shape if order is None else tuple(shape[order.index(axis)] for axis in range(len(shape)))
+
+
+def _in_memory(kept: Kept, order: Sequence[int]) -> Kept:
+    """Where the axes `kept` are in the `order` of memory."""
+    return tuple(map(order.index, kept))
+
+
+def _is_mixed(kept: Kept | None, order: Sequence[int] | None) -> bool:
+    """Whether the axes `kept` are no neighbours in memory, or have another order there."""
+    places = _in_memory(kept, order) if kept and order is not None else ()
+    return any(after - before != 1 for before, after in pairwise(places))
 
 
 def place(table: Table, index: int, tensor: Gradient, shape: tuple[int, ...]) -> None:

@@ -19,6 +19,7 @@ from gradclip.engines.base import (
     NO_FLOAT,
     NO_ORDER,
     Engine,
+    Kept,
     Measure,
     Slot,
     Tables,
@@ -34,7 +35,7 @@ from gradclip.engines.jax_shards import shardings_of, whole_of_shards
 from gradclip.rules.arrays import Operand
 from gradclip.rules.norm import Norm
 from gradclip.rules.response import Response, is_clamp
-from gradclip.rules.scope import Element, Global, Scope
+from gradclip.rules.scope import Axes, Element, Global, Scope
 from gradclip.rules.segments import Shape
 
 DTYPES = ("bfloat16", "float16", "float32", "float64", "complex64", "complex128")
@@ -144,14 +145,20 @@ class JaxBatch(NamedTuple):
         """What the slots hold now."""
         return [slot.value for slot in self.slots]
 
-    def axes(self, scope: Scope) -> list[int | None]:
-        """The axis of the rows of each gradient."""
+    def axes(self, scope: Scope) -> list[Kept | None]:
+        """The axes of the rows of each gradient."""
         return row_axes(scope, [array.shape for array in self.arrays], unit_axis)
 
 
-def unit_axis(shape: Shape) -> int:
-    """The axis of the output units: flax keeps the kernel of `Dense` (in, out), of `Conv` (height, width, in, out)."""
-    return len(shape) - 1
+def unit_axis(shape: Shape) -> Axes:
+    """The axis of the output units: flax keeps the kernel of `Dense` (in, out), of `Conv` (height, width, in, out).
+
+    Three axes are those of attention (in, heads, dim). As in Optax's `unitwise_norm`, axes of size 1 are none where
+    fewer than two others are left.
+    """
+    if sum(size != 1 for size in shape) < 2:
+        return ()
+    return (1, 2) if len(shape) == 3 else len(shape) - 1
 
 
 class JaxEngine(Engine):
@@ -200,13 +207,13 @@ class JaxEngine(Engine):
             else:
                 total, nonfinite = whole(batch.arrays, norm.p)
             return Measure(total, nonfinite, FUNCTIONS)
-        pairs = [([array], axis) for array, axis in zip(batch.arrays, batch.axes(scope), strict=True)]
+        pairs = [([array], kept) for array, kept in zip(batch.arrays, batch.axes(scope), strict=True)]
         scale: Array | float = 1.0
         lists = [(batch.arrays, None)] if together else pairs
         if plain:
-            total = _chained([totals(arrays, norm.p, axis) for arrays, axis in lists])
+            total = _chained([totals(arrays, norm.p, kept) for arrays, kept in lists])
         else:
-            parts = [scaled_totals(arrays, norm.p, axis, together) for arrays, axis in lists]
+            parts = [scaled_totals(arrays, norm.p, kept, together) for arrays, kept in lists]
             total, scale = (_chained(list(column)) for column in zip(*parts, strict=True))
         nonfinite = (~jnp.isfinite(total)).astype(total.dtype)
         if together:
@@ -219,10 +226,10 @@ class JaxEngine(Engine):
             _fill(batch.slots, scaled(batch.arrays, coefficient[0], zeroes))
             return
         place = 0
-        for slot, axis in zip(batch.slots, batch.axes(scope), strict=True):
-            count = around(slot.value.shape, axis)[1]
-            factor = coefficient[place] if axis is None else coefficient[place : place + count]
-            _fill([slot], scaled([slot.value], factor, zeroes, axis))
+        for slot, kept in zip(batch.slots, batch.axes(scope), strict=True):
+            count = around(slot.value.shape, kept)[1]
+            factor = coefficient[place : place + count] if kept else coefficient[place]
+            _fill([slot], scaled([slot.value], factor, zeroes, kept))
             place += count
 
     def clamp_(self, batch: JaxBatch, low: Operand, high: Operand) -> Measure:

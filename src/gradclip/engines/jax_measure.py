@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from gradclip.engines.base import LARGEST, SMALLEST, around
-from gradclip.engines.jax_numbers import BITS, NORMAL, along, magnitude, power, widened
+from gradclip.engines.base import LARGEST, SMALLEST, Kept, along, around
+from gradclip.engines.jax_numbers import BITS, NORMAL, magnitude, power, widened
 
 QUICK = (jnp.bfloat16, jnp.float16, jnp.float32)
 """The types that are summed in float32 first."""
@@ -55,36 +55,36 @@ def whole(arrays: list[Array], p: float) -> tuple[Array, Array]:
     return found
 
 
-@partial(jax.jit, static_argnames=("p", "axis"))
-def totals(arrays: list[Array], p: float, axis: int | None = None) -> Array:
-    """The sums of |x|^p (or maxima of |x|) in float64, in a vector: for each array, or each index of its `axis`."""
+@partial(jax.jit, static_argnames=("p", "kept"))
+def totals(arrays: list[Array], p: float, kept: Kept | None = None) -> Array:
+    """The sums of |x|^p (or maxima of |x|) in float64, in a vector: for each array, or each row of it."""
 
     def wide(arrays: list[Array]) -> Array:
-        return _joined([_total(magnitude(x), p, axis) for x in arrays])
+        return _joined([_total(magnitude(x), p, kept) for x in arrays])
 
     def quick(arrays: list[Array]) -> Array:
-        first = _joined([_total(_narrow(x), p, axis) for x in arrays]).astype(jnp.float64)
-        chosen: Array = lax.cond(jnp.all(_kept(first, _sizes(arrays, axis), p)), lambda arrays: first, wide, arrays)
+        first = _joined([_total(_narrow(x), p, kept) for x in arrays]).astype(jnp.float64)
+        chosen: Array = lax.cond(jnp.all(_kept(first, _sizes(arrays, kept), p)), lambda arrays: first, wide, arrays)
         return chosen
 
     if any(x.dtype not in QUICK for x in arrays):
         return wide(arrays)
     if all(x.dtype == jnp.float16 for x in arrays):  # its squares lie well inside float32
-        return _joined([_total(_narrow(x), p, axis) for x in arrays]).astype(jnp.float64)
+        return _joined([_total(_narrow(x), p, kept) for x in arrays]).astype(jnp.float64)
     found: Array = lax.platform_dependent(arrays, cpu=quick, default=wide)
     return found
 
 
-@partial(jax.jit, static_argnames=("p", "axis", "together"))
+@partial(jax.jit, static_argnames=("p", "kept", "together"))
 def scaled_totals(
-    arrays: list[Array], p: float, axis: int | None = None, together: bool = False
+    arrays: list[Array], p: float, kept: Kept | None = None, together: bool = False
 ) -> tuple[Array, Array]:
     """The sums of (|x| / s)^p and s, for any p: s is the largest |x|, so that no power leaves the range of float64.
 
     Where it is 0 or not finite, s is `SMALLEST` or `LARGEST`.
     """
     sizes = [magnitude(x) for x in arrays]
-    largest = [_total(size, math.inf, axis) for size in sizes]
+    largest = [_total(size, math.inf, kept) for size in sizes]
     if together:
         largest = [jnp.max(_joined(largest), keepdims=True)] * len(largest)
     scales = [
@@ -93,7 +93,7 @@ def scaled_totals(
     # XLA multiplies by the inverse, and that of the largest numbers would be denormal, which it takes for zero
     downs = [jnp.where(scale > 1.0, 1.0 / 16.0, 1.0) for scale in scales]
     sums = [
-        _total(power(size * _beside(down, size, axis) / _beside(scale * down, size, axis), p), 1.0, axis)
+        _total(power(size * _beside(down, size, kept) / _beside(scale * down, size, kept), p), 1.0, kept)
         for size, scale, down in zip(sizes, scales, downs, strict=True)
     ]
     return _joined(sums), scales[0] if together else _joined(scales)
@@ -128,9 +128,9 @@ def _joined(parts: list[Array]) -> Array:
     return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
 
 
-def _beside(scale: Array, sizes: Array, axis: int | None) -> Array:
+def _beside(scale: Array, sizes: Array, kept: Kept | None) -> Array:
     """`scale` [rows], or [1], shaped to divide the array."""
-    return scale[0] if axis is None else along(scale, axis, sizes.ndim)
+    return scale.reshape(along(sizes.shape, kept)) if kept else scale[0]
 
 
 def _narrow(x: Array) -> Array:
@@ -138,9 +138,9 @@ def _narrow(x: Array) -> Array:
     return jnp.abs(x.astype(jnp.float32))
 
 
-def _total(sizes: Array, p: float, axis: int | None = None) -> Array:
-    """The total of each index of `axis` [rows], or of all elements [1]."""
-    axes = tuple(place for place in range(sizes.ndim) if place != axis)
+def _total(sizes: Array, p: float, kept: Kept | None = None) -> Array:
+    """The total of each row [rows], or of all elements [1]."""
+    axes = tuple(place for place in range(sizes.ndim) if place not in (kept or ()))
     if math.isinf(p):
         total = jnp.max(sizes, axis=axes, initial=0.0)
     else:
@@ -148,9 +148,9 @@ def _total(sizes: Array, p: float, axis: int | None = None) -> Array:
     return total.reshape(-1)
 
 
-def _sizes(arrays: list[Array], axis: int | None) -> np.ndarray:
+def _sizes(arrays: list[Array], kept: Kept | None) -> np.ndarray:
     """The number of elements behind each total."""
-    numbers = [around(x.shape, axis)[1] for x in arrays]
+    numbers = [around(x.shape, kept)[1] for x in arrays]
     return np.concatenate([np.full(n, x.size / max(n, 1)) for x, n in zip(arrays, numbers, strict=True)])
 
 

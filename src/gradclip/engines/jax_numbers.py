@@ -78,11 +78,6 @@ def magnitude(x: Array) -> Array:
     return jnp.where(jnp.isinf(wide.real) | jnp.isinf(wide.imag), jnp.inf, jnp.abs(wide))
 
 
-def along(numbers: Array, axis: int, axes: int) -> Array:
-    """A number [rows] for each index of `axis`, shaped to multiply an array of so many `axes`."""
-    return numbers.reshape([-1 if place == axis else 1 for place in range(axes)])
-
-
 def root(a: Array) -> Array:
     """The square root; its gradient at 0 is 0."""
     above = a > 0

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from gradclip.engines.jax_numbers import along, widened
+from gradclip.engines.base import Kept, along
+from gradclip.engines.jax_numbers import widened
 
 FLOAT32 = (jnp.bfloat16, jnp.float16, jnp.float32)
 """The types that are multiplied in float32."""
@@ -19,27 +20,27 @@ ORDINARY = 2.0**64
 """Coefficients between this and its inverse are far from the ends of float32."""
 
 
-@partial(jax.jit, static_argnames=("zeroes", "axis"), inline=True)
-def scaled(arrays: list[Array], factor: Array, zeroes: bool, axis: int | None = None) -> list[Array]:
-    """Each array times `factor`, a scalar or one number for each index of `axis`; where it is 1 the bits stay.
+@partial(jax.jit, static_argnames=("zeroes", "kept"), inline=True)
+def scaled(arrays: list[Array], factor: Array, zeroes: bool, kept: Kept | None = None) -> list[Array]:
+    """Each array times `factor`, a scalar or one number for each row; where it is 1 the bits stay.
 
     On a CPU nothing is computed or written where it is 1 throughout. Other devices select, because there a branch
     would wait for the device. `zeroes` is false where no factor is 0.
     """
-    exact = partial(_each, partial(_exact, zeroes=zeroes), axis)
-    branched = partial(_branched, zeroes, axis)
+    exact = partial(_each, partial(_exact, zeroes=zeroes), kept)
+    branched = partial(_branched, zeroes, kept)
     products: list[Array] = lax.platform_dependent(arrays, factor, cpu=branched, default=exact)
     return products
 
 
-def _branched(zeroes: bool, axis: int | None, arrays: list[Array], factor: Array) -> list[Array]:
+def _branched(zeroes: bool, kept: Kept | None, arrays: list[Array], factor: Array) -> list[Array]:
     """Two branches one after the other, each with nothing on its other side: XLA copies every array in other forms."""
     size = jnp.abs(factor)
     ordinary = jnp.all(((size <= ORDINARY) & (size >= 1 / ORDINARY)) | (size == 0.0))
     changes = jnp.any(factor != 1.0)
     for needed, way in ((changes & ordinary, _quick), (changes & ~ordinary, _exact)):
-        written, kept = partial(_each, partial(way, zeroes=zeroes), axis), partial(_each, _untouched, axis)
-        arrays = lax.cond(needed, written, kept, arrays, factor)
+        written, same = partial(_each, partial(way, zeroes=zeroes), kept), partial(_each, _untouched, kept)
+        arrays = lax.cond(needed, written, same, arrays, factor)
     return arrays
 
 
@@ -65,8 +66,8 @@ def bounded(x: Array, low: ArrayLike, high: ArrayLike) -> Array:
     return jnp.where(outside, jnp.where(x > 0, high, low), x)
 
 
-def _each(way: Callable[[Array, Array], Array], axis: int | None, arrays: list[Array], factor: Array) -> list[Array]:
-    return [way(x, factor if axis is None else along(factor, axis, x.ndim)) for x in arrays]
+def _each(way: Callable[[Array, Array], Array], kept: Kept | None, arrays: list[Array], factor: Array) -> list[Array]:
+    return [way(x, factor.reshape(along(x.shape, kept)) if kept else factor) for x in arrays]
 
 
 def _untouched(x: Array, factor: Array) -> Array:

@@ -21,10 +21,12 @@ from gradclip.engines.base import (
     NO_ORDER,
     SMALLEST,
     Engine,
+    Kept,
     Measure,
     Slot,
     Tables,
     UnsupportedGradient,
+    along,
     around,
     row_axes,
     rows_first,
@@ -51,8 +53,8 @@ class PaddleBatch(NamedTuple):
     dtypes: list[str]
     shapes: list[Shape]
 
-    def axes(self, scope: Scope) -> list[int | None]:
-        """The axis of the rows of each gradient."""
+    def axes(self, scope: Scope) -> list[Kept | None]:
+        """The axes of the rows of each gradient."""
         return row_axes(scope, self.shapes, unit_axis)
 
 
@@ -115,7 +117,7 @@ class PaddleEngine(Engine):
     def measure(self, batch: PaddleBatch, scope: Scope, norm: Norm) -> Measure:
         if isinstance(scope, Element):
             return self._peaks(batch)
-        parts = [_rows(batch, index, axis) for index, axis in enumerate(batch.axes(scope))]
+        parts = [_rows(batch, index, kept) for index, kept in enumerate(batch.axes(scope))]
         scaled = norm.combine == "sum" and (norm.p not in (1.0, 2.0) or self.holds_float64(batch))
         totals, scales = zip(*(_total(part, norm.p, scaled) for part in parts), strict=True)
         total, scale = F.concat(totals), F.concat(scales) if scaled else None
@@ -174,10 +176,10 @@ def dtype_name(value: PaddleTensor) -> str:
 AROUND = [0, 2]
 
 
-def _rows(batch: PaddleBatch, index: int, axis: int | None) -> PaddleTensor:
+def _rows(batch: PaddleBatch, index: int, kept: Kept | None) -> PaddleTensor:
     """A gradient as [before, segments, after], wide; one without elements as a single 0 for each segment."""
     value, dtype, shape = batch.slots[index].value, batch.dtypes[index], batch.shapes[index]
-    cut = around(shape, axis)
+    cut = around(shape, kept)
     if 0 in shape:
         return F.zeros([1, cut[1], 1], WIDE)
     return F.reshape(_wide(value, dtype), list(cut))
@@ -233,10 +235,12 @@ def _factors(batch: PaddleBatch, scope: Scope, coefficient: PaddleTensor) -> Seq
     if not isinstance(scope, Row):
         return [F.slice(coefficient, [0], [index], [index + 1]) for index in range(len(batch.slots))]
     factors, start = [], 0
-    for shape, dtype, axis in zip(batch.shapes, batch.dtypes, batch.axes(scope), strict=True):
-        stop = start + around(shape, axis)[1]
-        axes = [-1 if place == (axis or 0) else 1 for place in range(len(shape) + (dtype in COMPLEX))]
-        factors.append(F.reshape(F.slice(coefficient, [0], [start], [stop]), axes))
+    for shape, dtype, kept in zip(batch.shapes, batch.dtypes, batch.axes(scope), strict=True):
+        stop = start + around(shape, kept)[1]
+        factor = F.slice(coefficient, [0], [start], [stop])
+        if 0 not in shape:  # Paddle takes a 0 of a new shape for the old one's number
+            factor = F.reshape(factor, along(shape, kept) + [1] * (dtype in COMPLEX))
+        factors.append(factor)
         start = stop
     return factors
 

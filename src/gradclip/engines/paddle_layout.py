@@ -41,6 +41,10 @@ class PaddlePayload(NamedTuple):
     writeback: Callable[[], object] | None = None
     order: None = None
 
+    def straight(self) -> PaddlePayload:
+        """Its axes are in their own order."""
+        return self
+
 
 def threads() -> int:
     """How many threads a walk may take. Paddle's own operators take one unless it is told otherwise (decision 0016)."""

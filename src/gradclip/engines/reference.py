@@ -18,6 +18,7 @@ from gradclip.engines.base import (
     SAFE_NORMS,
     SMALLEST,
     Engine,
+    Kept,
     Measure,
     Tables,
     UnsupportedGradient,
@@ -27,7 +28,7 @@ from gradclip.engines.base import (
 )
 from gradclip.rules.norm import Norm
 from gradclip.rules.response import Response, is_clamp
-from gradclip.rules.scope import Element, Global, Scope
+from gradclip.rules.scope import Axes, Element, Global, Scope
 from gradclip.rules.segments import Shape
 
 
@@ -142,10 +143,10 @@ class ReferenceEngine(Engine):
     waits = False
     values = NumpyValues()
 
-    def __init__(self, unit_axis: Callable[[Shape], int] = first_axis) -> None:
+    def __init__(self, unit_axis: Callable[[Shape], Axes] = first_axis) -> None:
         self._unit_axis = unit_axis
 
-    def unit_axis(self, shape: Shape) -> int:
+    def unit_axis(self, shape: Shape) -> Axes:
         return self._unit_axis(shape)
 
     def owns(self, tensor: object) -> bool:
@@ -170,7 +171,7 @@ class ReferenceEngine(Engine):
             self.refuse_unordered(batch)
             return _peaks(batch.values)
         axes = self._axes(batch, scope)
-        parts = [segment for value, axis in zip(batch.values, axes, strict=True) for segment in _segments(value, axis)]
+        parts = [segment for value, kept in zip(batch.values, axes, strict=True) for segment in _segments(value, kept)]
         if isinstance(scope, Global):
             parts = [np.concatenate([value.ravel() for value in batch.values])]
         totals, scales = zip(*(_total(np.abs(part), norm) for part in parts), strict=True)
@@ -180,8 +181,8 @@ class ReferenceEngine(Engine):
     def apply_(self, batch: NumpyBatch, scope: Scope, coefficient: np.ndarray, zeroes: bool = True) -> None:
         factors = iter(np.broadcast_to(coefficient, 1) if isinstance(scope, Global) else coefficient)
         shared = next(factors) if isinstance(scope, Global) else None
-        for tensor, value, axis in zip(batch.tensors, batch.values, self._axes(batch, scope), strict=True):
-            for out, part in zip(_segments(tensor, axis), _segments(value, axis), strict=True):
+        for tensor, value, kept in zip(batch.tensors, batch.values, self._axes(batch, scope), strict=True):
+            for out, part in zip(_segments(tensor, kept), _segments(value, kept), strict=True):
                 factor = shared if shared is not None else next(factors)
                 if factor != 1.0:
                     out[...] = part * factor if factor != 0.0 else 0.0
@@ -203,7 +204,7 @@ class ReferenceEngine(Engine):
     def shapes(self, batch: NumpyBatch, scope: Scope) -> list[Shape]:
         return rows_first([tensor.shape for tensor in batch.tensors], self._axes(batch, scope))
 
-    def _axes(self, batch: NumpyBatch, scope: Scope) -> list[int | None]:
+    def _axes(self, batch: NumpyBatch, scope: Scope) -> list[Kept | None]:
         return row_axes(scope, [tensor.shape for tensor in batch.tensors], self._unit_axis)
 
     def holds_float64(self, batch: NumpyBatch) -> bool:
@@ -213,9 +214,10 @@ class ReferenceEngine(Engine):
         return list(np.atleast_1d(array).tolist())
 
 
-def _segments(value: np.ndarray, axis: int | None) -> list[np.ndarray]:
+def _segments(value: np.ndarray, kept: Kept | None) -> list[np.ndarray]:
     """Views of the segments of one tensor."""
-    return [value[...]] if axis is None else list(np.moveaxis(value, axis, 0))
+    in_front = np.moveaxis(value, kept or (), range(len(kept or ())))
+    return [in_front[(*row, ...)] for row in np.ndindex(in_front.shape[: len(kept or ())])]
 
 
 def _total(magnitude: np.ndarray, norm: Norm) -> tuple[float, float]:

@@ -19,6 +19,7 @@ from gradclip.engines.base import (
     SAFE_NORMS,
     SMALLEST,
     Engine,
+    Kept,
     Measure,
     Tables,
     UnsupportedGradient,
@@ -112,8 +113,8 @@ class TorchBatch(NamedTuple):
     tensors: list[torch.Tensor]
     targets: list[torch.Tensor]
 
-    def axes(self, scope: Scope) -> list[int | None]:
-        """The axis of the rows of each gradient."""
+    def axes(self, scope: Scope) -> list[Kept | None]:
+        """The axes of the rows of each gradient."""
         return row_axes(scope, [tensor.shape for tensor in self.tensors], unit_axis)
 
 
@@ -163,12 +164,13 @@ class TorchEngine(Engine):
 
     def apply_(self, batch: TorchBatch, scope: Scope, coefficient: torch.Tensor, zeroes: bool = True) -> None:
         factors = _factors(batch, scope, coefficient)
-        for target, axis, factor in zip(batch.targets, batch.axes(scope), factors, strict=True):
-            view = parts(target) if axis is None else parts(target).movedim(axis, 0)
+        for target, kept, factor in zip(batch.targets, batch.axes(scope), factors, strict=True):
+            in_front = range(len(kept or ()))
+            view = parts(target).movedim(kept, tuple(in_front)) if kept else parts(target)
             if self.waits:
                 _scale_on_device(view, factor, zeroes)
             else:
-                _scale_where_needed(view, factor)
+                _scale_where_needed(view, factor, len(in_front))
 
     def map_(self, batch: TorchBatch, response: Response, low: Operand, high: Operand) -> None:
         self.refuse_unordered(batch)
@@ -227,7 +229,7 @@ class TorchEngine(Engine):
         if self.waits or not bool(flags.any()):
             return flags.to(norms.dtype)
         pairs = zip(batch.tensors, batch.axes(scope), strict=True)
-        counts = [(~torch.isfinite(rows(tensor, axis))).sum(dim=AROUND) for tensor, axis in pairs]
+        counts = [(~torch.isfinite(rows(tensor, kept))).sum(dim=AROUND) for tensor, kept in pairs]
         return torch.cat(counts).to(norms.dtype)
 
     def _peaks(self, batch: TorchBatch) -> Measure:
@@ -263,13 +265,13 @@ def _norms_one_by_one(
     batch: TorchBatch, scope: Scope, norm: Norm, scaled: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
     pairs = zip(batch.tensors, batch.axes(scope), strict=True)
-    norms, scales = zip(*(_norms(tensor, axis, norm, scaled) for tensor, axis in pairs), strict=True)
+    norms, scales = zip(*(_norms(tensor, kept, norm, scaled) for tensor, kept in pairs), strict=True)
     return torch.cat(norms), torch.cat(scales)
 
 
-def _norms(tensor: torch.Tensor, axis: int | None, norm: Norm, scaled: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def _norms(tensor: torch.Tensor, kept: Kept | None, norm: Norm, scaled: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """The norm of each segment of one tensor and its scale: 1, or if `scaled` and for other powers the largest |x|."""
-    cut, wide = rows(tensor, axis), wide_of(tensor)
+    cut, wide = rows(tensor, kept), wide_of(tensor)
     ones = torch.ones(cut.shape[1], dtype=wide, device=cut.device)
     if cut.numel() == 0:
         return torch.zeros_like(ones), SMALLEST * ones
@@ -293,9 +295,9 @@ def _scale_of(peak: torch.Tensor) -> torch.Tensor:
 AROUND = (0, 2)
 
 
-def rows(tensor: torch.Tensor, axis: int | None) -> torch.Tensor:
+def rows(tensor: torch.Tensor, kept: Kept | None) -> torch.Tensor:
     """`tensor` as [before, rows, after]: its segments lie along the middle axis."""
-    return tensor.reshape(around(tensor.shape, axis))
+    return tensor.reshape(around(tensor.shape, kept))
 
 
 def norm_of_all(norms: torch.Tensor, scales: torch.Tensor, norm: Norm) -> tuple[torch.Tensor, torch.Tensor]:
@@ -311,11 +313,19 @@ def _factors(batch: TorchBatch, scope: Scope, coefficient: torch.Tensor) -> Sequ
     if not isinstance(scope, Row):
         return list(coefficient.unbind())
     axes = batch.axes(scope)
-    sizes = [around(tensor.shape, axis)[1] for tensor, axis in zip(batch.tensors, axes, strict=True)]
+    sizes = [around(tensor.shape, kept)[1] for tensor, kept in zip(batch.tensors, axes, strict=True)]
     return [
-        factor[0] if axis is None else factor[: target.shape[axis]].reshape([-1] + [1] * (parts(target).dim() - 1))
-        for factor, target, axis in zip(torch.split(coefficient, sizes), batch.targets, axes, strict=True)
+        _factor(factor, tensor, target, kept) if kept else factor[0]
+        for factor, tensor, target, kept in zip(
+            torch.split(coefficient, sizes), batch.tensors, batch.targets, axes, strict=True
+        )
     ]
+
+
+def _factor(factor: torch.Tensor, tensor: torch.Tensor, target: torch.Tensor, kept: Kept) -> torch.Tensor:
+    """The coefficients of the rows of `tensor` that are in `target`, which holds each place of its memory once."""
+    there = factor.reshape([tensor.shape[axis] for axis in kept])[tuple(slice(target.shape[axis]) for axis in kept)]
+    return there.reshape(there.shape + (1,) * (parts(target).dim() - len(kept)))
 
 
 def _each(bound: torch.Tensor | float, count: int) -> Sequence[torch.Tensor | float]:
@@ -323,8 +333,11 @@ def _each(bound: torch.Tensor | float, count: int) -> Sequence[torch.Tensor | fl
     return bound.expand(count).unbind() if isinstance(bound, torch.Tensor) else [bound] * count
 
 
-def _scale_where_needed(target: torch.Tensor, factor: torch.Tensor) -> None:
-    """Scale on the CPU, where looking at the coefficient costs nothing; what keeps 1 is not written."""
+def _scale_where_needed(target: torch.Tensor, factor: torch.Tensor, in_front: int) -> None:
+    """Scale on the CPU, where looking at the coefficient costs nothing; what keeps 1 is not written.
+
+    The axes of the rows are the first ones of `target`, so many.
+    """
     if factor.dim() == 0:
         value = factor.item()
         if value == 0.0:
@@ -332,8 +345,8 @@ def _scale_where_needed(target: torch.Tensor, factor: torch.Tensor) -> None:
         elif value != 1.0:
             target.copy_(target.double() * value) if _needs_wide(target, value) else target.mul_(value)
         return
-    changed = (factor.reshape(-1) != 1.0).nonzero().reshape(-1)
-    if changed.numel():
+    changed = (factor != 1.0).reshape(factor.shape[:in_front]).nonzero(as_tuple=True)
+    if changed[0].numel():
         part, factors = target[changed], factor[changed]
         target[changed] = torch.where(factors == 0.0, 0.0, _product(part, factors)).to(target.dtype)
 

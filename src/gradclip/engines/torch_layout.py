@@ -37,6 +37,14 @@ class TorchPayload(NamedTuple):
     writeback: Callable[[], object] | None = None
     order: Sequence[int] | None = None
 
+    def straight(self) -> TorchPayload:
+        """A copy with the axes in their own order."""
+        order = [*(self.order or ()), *range(len(self.order or ()), self.tensor.dim())]
+        own = sorted(range(len(order)), key=order.__getitem__)
+        copy, size = self.tensor.permute(own).contiguous(), self.magnitudes
+        size = None if size is None else size.permute(own[: size.dim()]).contiguous()
+        return TorchPayload(copy, size, partial(self.tensor.copy_, copy.permute(order)))
+
 
 def threads() -> int:
     """How many threads PyTorch would use here: one in a data loader's worker."""

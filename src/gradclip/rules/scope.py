@@ -8,7 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from itertools import pairwise
+from typing import ClassVar, TypeAlias
+
+Axes: TypeAlias = int | tuple[int, ...]
+"""One axis or several, counted from the front, or from the back where they are negative."""
 
 
 @dataclass(frozen=True)
@@ -40,20 +44,42 @@ class Row(Scope):
     """Each output unit of a weight: one index of `axis`; a tensor of fewer than two axes is one unit.
 
     `axis` counts from the front, or from the back where it is negative: `Row(1)` is for the weights (in, out, height,
-    width) of a transposed convolution. None is where the framework's usual layers keep their output units
-    (`Engine.unit_axis`). A tensor without the axis is refused.
+    width) of a transposed convolution. Several axes that are neighbours have a unit for each index of all of them:
+    `Row((1, 2))` is for the weights (in, heads, dim) of an attention layer. None is where the framework's usual layers
+    keep their output units (`Engine.unit_axis`). A tensor without the axis is refused.
     """
 
-    axis: int | None = None
+    axis: Axes | None = None
     grain: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        if self.axis is not None and type(self.axis) is not int:
-            raise TypeError(f"the axis of a Row is a whole number or None, got {self.axis!r}: write Row(1) or Row(-1)")
+        if self.axis is None or type(self.axis) is int:
+            return
+        if not isinstance(self.axis, tuple | list) or any(type(axis) is not int for axis in self.axis):
+            raise TypeError(
+                f"the axis of a Row is a whole number, a tuple of them or None, got {self.axis!r}: write Row(1), "
+                "Row(-1) or Row((1, 2))"
+            )
+        axes = tuple(sorted(self.axis, key=lambda axis: (axis < 0, axis)))
+        if wrong := wrong_axes(axes):
+            raise ValueError(f"the axes of a Row are neighbours, got {self.axis!r}, {wrong}: write Row((1, 2))")
+        object.__setattr__(self, "axis", axes if len(axes) > 1 else axes[0])
 
     @property
     def words(self) -> str:
+        if isinstance(self.axis, tuple):
+            return f"each index of the axes {', '.join(map(str, self.axis[:-1]))} and {self.axis[-1]}"
         return "each row" if self.axis is None else f"each index of axis {self.axis}"
+
+
+def wrong_axes(axes: Sequence[int]) -> str:
+    """Why no tensor can be cut into rows along these sorted `axes`; nothing where one can."""
+    if not axes:
+        return "which are none"
+    steps = [b - a for a, b in pairwise(axes) if (a < 0) == (b < 0)]
+    if 0 in steps:
+        return "one of which is there twice"
+    return "between which others lie" if any(step > 1 for step in steps) else ""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from gradclip.engines.base import Engine, Gradient, Slot
 from gradclip.engines.reference import ReferenceEngine, first_axis
 from gradclip.errors import GradclipWarning, GradientAboveThreshold, NonFiniteGradient
 from gradclip.rules.rule import AnyRule
+from gradclip.rules.scope import Axes
 from gradclip.rules.segments import Shape
 from gradclip.step.gradients import Gradients
 from gradclip.step.result import Result
@@ -48,7 +49,7 @@ class Bench:
     `make(values, dtype)` makes a tensor of the dtype with this name, `read(tensor)` gives its numbers as NumPy floats.
     `stamp(tensor)` is anything that changes when the tensor is written. Without it a write is seen by
     its bits: so for an engine that waits for a device and multiplies by 1 sooner than ask.
-    `unit_axis(shape)` is the axis that `Row()` is to mean for a tensor of two axes or more.
+    `unit_axis(shape)` is the axis, or axes, that `Row()` is to mean for a tensor of two axes or more.
     `unread()` is a context in which reading a number of a tensor raises; it is asked of engines that wait for a device.
     """
 
@@ -57,7 +58,7 @@ class Bench:
     read: Callable[[Gradient], Values]
     dtype: str = "float32"
     stamp: Callable[[Gradient], object] | None = None
-    unit_axis: Callable[[Shape], int] = first_axis
+    unit_axis: Callable[[Shape], Axes] = first_axis
     unread: Callable[[], AbstractContextManager[object]] = field(default=nullcontext)
 
     @property

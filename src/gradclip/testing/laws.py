@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from gradclip.clipper import Clipper
-from gradclip.engines.base import Gradient, Slot, row_axes
+from gradclip.engines.base import Gradient, Kept, Slot, row_axes
 from gradclip.errors import NonFiniteGradient
 from gradclip.rules.arrays import SCALARS
 from gradclip.rules.codec import from_dict
@@ -367,8 +367,10 @@ def _zeros_like(tensor: Gradient) -> Values:
     return np.zeros(tuple(_held(tensor).shape))
 
 
-def _rows(values: Values, axis: int | None) -> list[Values]:
-    return [values] if axis is None else list(np.moveaxis(values, axis, 0))
+def _rows(values: Values, kept: Kept | None) -> list[Values]:
+    first, end = (kept[0], kept[-1] + 1) if kept else (0, 0)
+    shape = values.shape
+    return list(np.moveaxis(values.reshape(*shape[:first], math.prod(shape[first:end]), *shape[end:]), first, 0))
 
 
 def _along(g: Values, out: Values) -> float:

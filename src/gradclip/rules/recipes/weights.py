@@ -9,14 +9,14 @@ from gradclip.rules.combine import WeightRatio
 from gradclip.rules.norm import L2
 from gradclip.rules.response import Rescale
 from gradclip.rules.rule import Rule, Rules
-from gradclip.rules.scope import Row, Tensor
+from gradclip.rules.scope import Axes, Row, Tensor
 from gradclip.rules.threshold import Schedule
 
 __all__ = ["AGC", "LARC"]
 
 
 def AGC(
-    ratio: float | Schedule = 0.01, floor: float = 1e-3, exclude: str | Sequence[str] = (), axis: int | None = None
+    ratio: float | Schedule = 0.01, floor: float = 1e-3, exclude: str | Sequence[str] = (), axis: Axes | None = None
 ) -> Rule | Rules:
     """Rescale each output unit to a share of the norm of its weights: adaptive gradient clipping.
 
