@@ -253,14 +253,14 @@ def _kept_axes(wanted: Axes, shape: Shape, index: int) -> Kept:
     if axes and (wrong := wrong_axes(axes)):
         raise UnsupportedGradient(
             index,
-            f"the axes {given} of its shape {tuple(shape)} are {axes}, {wrong}, and those of a Row are neighbours: give it "
-            "a rule of its own in Rules",
+            f"the axes {given} of its shape {tuple(shape)} are {axes}, {wrong}, and those of a Row are neighbours: give "
+            "it a rule of its own in Rules",
         )
     return axes
 
 
 def rows_first(shapes: Sequence[Shape], axes: Sequence[Kept | None]) -> list[Shape]:
-    """`shapes` with the number of rows in front; one axis alone where a tensor of several is one segment."""
+    """`shapes` with the number of rows in front of another axis or more; one alone where a tensor is one segment."""
     return [
         shape if kept is None or kept == FIRST else _merged(shape, kept)
         for shape, kept in zip(map(tuple, shapes), axes, strict=True)
@@ -268,8 +268,10 @@ def rows_first(shapes: Sequence[Shape], axes: Sequence[Kept | None]) -> list[Sha
 
 
 def _merged(shape: Shape, kept: Kept) -> Shape:
-    before, rows, after = around(shape, kept)
-    return (rows, *shape[: kept[0]], *shape[kept[-1] + 1 :]) if kept else (before * rows * after,)
+    _, rows, after = around(shape, kept)
+    if not kept:
+        return (after,)
+    return rows, *((*shape[: kept[0]], *shape[kept[-1] + 1 :]) or (1,))
 
 
 def around(shape: Sequence[int], kept: Kept | None) -> tuple[int, int, int]:

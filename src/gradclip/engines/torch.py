@@ -165,12 +165,11 @@ class TorchEngine(Engine):
     def apply_(self, batch: TorchBatch, scope: Scope, coefficient: torch.Tensor, zeroes: bool = True) -> None:
         factors = _factors(batch, scope, coefficient)
         for target, kept, factor in zip(batch.targets, batch.axes(scope), factors, strict=True):
-            in_front = range(len(kept or ()))
-            view = parts(target).movedim(kept, tuple(in_front)) if kept else parts(target)
+            view = parts(target).movedim(kept, tuple(range(len(kept)))) if kept else parts(target)
             if self.waits:
                 _scale_on_device(view, factor, zeroes)
             else:
-                _scale_where_needed(view, factor, len(in_front))
+                _scale_where_needed(view, factor)
 
     def map_(self, batch: TorchBatch, response: Response, low: Operand, high: Operand) -> None:
         self.refuse_unordered(batch)
@@ -333,11 +332,8 @@ def _each(bound: torch.Tensor | float, count: int) -> Sequence[torch.Tensor | fl
     return bound.expand(count).unbind() if isinstance(bound, torch.Tensor) else [bound] * count
 
 
-def _scale_where_needed(target: torch.Tensor, factor: torch.Tensor, in_front: int) -> None:
-    """Scale on the CPU, where looking at the coefficient costs nothing; what keeps 1 is not written.
-
-    The axes of the rows are the first ones of `target`, so many.
-    """
+def _scale_where_needed(target: torch.Tensor, factor: torch.Tensor) -> None:
+    """Scale on the CPU, where looking at the coefficient costs nothing; what keeps 1 is not written."""
     if factor.dim() == 0:
         value = factor.item()
         if value == 0.0:
@@ -345,6 +341,7 @@ def _scale_where_needed(target: torch.Tensor, factor: torch.Tensor, in_front: in
         elif value != 1.0:
             target.copy_(target.double() * value) if _needs_wide(target, value) else target.mul_(value)
         return
+    in_front = max((axis + 1 for axis, size in enumerate(factor.shape) if size != 1), default=1)
     changed = (factor != 1.0).reshape(factor.shape[:in_front]).nonzero(as_tuple=True)
     if changed[0].numel():
         part, factors = target[changed], factor[changed]
