@@ -253,8 +253,8 @@ def _kept_axes(wanted: Axes, shape: Shape, index: int) -> Kept:
     if axes and (wrong := wrong_axes(axes)):
         raise UnsupportedGradient(
             index,
-            f"the axes {given} of its shape {tuple(shape)} are {axes}, {wrong}, and those of a Row are neighbours: give "
-            "it a rule of its own in Rules",
+            f"the axes {given} of its shape {tuple(shape)} are {axes}, {wrong}, and those of a Row are neighbours: "
+            "give it a rule of its own in Rules",
         )
     return axes
 

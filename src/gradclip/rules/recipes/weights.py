@@ -21,9 +21,11 @@ def AGC(
     """Rescale each output unit to a share of the norm of its weights: adaptive gradient clipping.
 
     Formula: `out_i = g_i * min(1, ratio * max(||w_i||, floor) / ||g_i||)` for each output unit i of a weight: one index
-    of the axis that the framework's layers give to their outputs, or of `axis`. A tensor of fewer than two axes is one
-    unit. `ratio` has no unit, `floor` that of the weights and lets weights of zero move. `exclude` names parameters by
-    pattern that are left alone: the original leaves out the last layer, `exclude="head.*"`.
+    of the axis that the framework's layers give to their outputs, or of `axis`, which may be several, `axis=(1, 2)`. A
+    tensor of fewer than two axes is one unit; in JAX, where three axes are those of attention (in, heads, dim), a
+    convolution over one dimension (width, in, out) needs `axis=-1` in a rule of its own. `ratio` has no unit, `floor`
+    that of the weights and lets weights of zero move. `exclude` names parameters by pattern that are left alone: the
+    original leaves out the last layer, `exclude="head.*"`.
     Source: A. Brock, S. De, S. L. Smith, K. Simonyan 2021, arXiv:2102.06171, section 4; the defaults are theirs for a
     batch of 4096.
     Differs from the original: (1) a zero gradient is left alone where the original divides by 1e-6; (2) the layer to
