@@ -22,7 +22,7 @@ def AGC(
 
     Formula: `out_i = g_i * min(1, ratio * max(||w_i||, floor) / ||g_i||)` for each output unit i of a weight: one index
     of the axis that the framework's layers give to their outputs, or of `axis`, which may be several, `axis=(1, 2)`. A
-    tensor of fewer than two axes is one unit; in JAX, where three axes are those of attention (in, heads, dim), a
+    tensor of fewer than two axes is one unit. Where the layers keep three axes for attention (in, heads, dim), a
     convolution over one dimension (width, in, out) needs `axis=-1` in a rule of its own. `ratio` has no unit, `floor`
     that of the weights and lets weights of zero move. `exclude` names parameters by pattern that are left alone: the
     original leaves out the last layer, `exclude="head.*"`.
