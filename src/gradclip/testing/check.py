@@ -58,7 +58,6 @@ def standard_rules() -> list[AnyRule]:
     half, unit = Constant(0.5), Constant(1.0)
     single = [Rule(s, n, half) for s in SCOPES for n in NORMS]
     single += [Rule(Row(1), L2(), half), Rule(Row(-1), Lp(3.0), half, Smooth())]
-    single += [Rule(Row((0, 1)), Lp(3.0), half), Rule(Row((-2, -1)), L2(), half, Smooth())]
     single += [Rule(s, L2(), half, r) for s in SCOPES for r in RESPONSES[1:]]
     single += [Rule(Tensor(), n, half, r) for n in NORMS if n != L2() for r in RESPONSES[1:]]
     by_value = [Rule(Element(), Linf(), half, r) for r in RESPONSES if not isinstance(r, SkipStep)]
@@ -91,6 +90,8 @@ def standard_rules() -> list[AnyRule]:
         Rule(Global(), L2(), Constant(1e9), Raise()),
         Rule(Tensor(), Linf(), half, Raise()),
         *adaptive_rules(),
+        Rule(Row((0, 1)), Lp(3.0), half),
+        Rule(Row((-2, -1)), L2(), half, Smooth()),
     ]
 
 
