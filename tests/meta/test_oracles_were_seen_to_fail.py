@@ -559,7 +559,7 @@ def call_raise():
 def keeping_what_was(self):
     """`Table.changed`, which forgets nothing."""
     if not hasattr(self, "rows"):
-        self.shapes, self.axes, self.rows, self.overlaps = None, {}, {}, None
+        self.shapes, self.axes, self.rows_first, self.rows, self.overlaps = None, {}, {}, {}, None
 
 
 TABLES = [
