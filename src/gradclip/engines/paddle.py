@@ -31,7 +31,7 @@ from gradclip.engines.base import (
     row_axes,
     rows_first,
 )
-from gradclip.engines.paddle_arrays import FUNCTIONS, WIDE, Wide, plain
+from gradclip.engines.paddle_arrays import FUNCTIONS, LARGEST_FLOAT, WIDE, Wide, may_be_infinite, plain
 from gradclip.engines.paddle_layout import PaddleValues, unit_axis
 from gradclip.engines.paddle_legacy import OPERATIONS as F
 from gradclip.engines.paddle_legacy import PaddleTensor
@@ -151,7 +151,10 @@ class PaddleEngine(Engine):
         if not isinstance(array, Wide):
             return [array]
         found = array.value.numpy() if array.name is None else _written(array.name)
-        return list(np.atleast_1d(found).astype(np.float64).tolist())
+        numbers = np.atleast_1d(found).astype(np.float64)
+        if not may_be_infinite():
+            numbers = np.where(np.abs(numbers) == LARGEST_FLOAT, np.copysign(np.inf, numbers), numbers)
+        return list(numbers.tolist())
 
     def _peaks(self, batch: PaddleBatch) -> Measure:
         """For each tensor the largest positive and the largest negative magnitude of its finite elements."""
@@ -273,6 +276,8 @@ def _of_tensor(bound: Operand, index: int) -> Operand:
 
 def _mapped(value: PaddleTensor, response: Response, low: Operand, high: Operand) -> PaddleTensor:
     if is_clamp(response):
+        if isinstance(high, float) and math.isinf(high):
+            return value
         return F.minimum(F.maximum(value, plain(low)), plain(high))
     wide, where = Wide(value), FUNCTIONS.where
     finite = Wide(F.isfinite(value))

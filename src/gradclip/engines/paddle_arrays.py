@@ -7,7 +7,9 @@ and only equal numbers are equal.
 
 from __future__ import annotations
 
+import math
 import operator
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +21,13 @@ from gradclip.engines.paddle_legacy import PaddleTensor
 from gradclip.rules.arrays import Operand
 
 WIDE = "float64"
+LARGEST_FLOAT = sys.float_info.max
+CHECK = "FLAGS_check_nan_inf"
+
+
+def may_be_infinite() -> bool:
+    """Whether a program may make an infinity: Paddle ends it at the first one under `FLAGS_check_nan_inf`."""
+    return not paddle.get_flags(CHECK)[CHECK]
 
 
 def _operator(function: Callable[[Any, Any], Any]) -> Callable[[Wide, Operand], Wide]:
@@ -76,8 +85,14 @@ def plain(number: Operand) -> PaddleTensor:
     if isinstance(number, bool):
         return F.full([1], number, "bool")
     if isinstance(number, int | float):
-        return F.full([1], float(number), WIDE)
+        return F.full([1], float(_constants(number) if math.isinf(number) else number), WIDE)
     return F.cast(number, WIDE)
+
+
+def _constants(numbers: float | Sequence[float | list[float]]) -> np.ndarray:
+    """`numbers` as float64; the largest one in the place of an infinity that may not be."""
+    found = np.asarray(numbers, np.float64)
+    return np.clip(found, -LARGEST_FLOAT, LARGEST_FLOAT) if np.isinf(found).any() and not may_be_infinite() else found
 
 
 class PaddleFunctions:
@@ -121,7 +136,7 @@ class PaddleFunctions:
     @staticmethod
     def array(values: Sequence[Operand], like: Wide) -> Wide:
         if all(isinstance(value, int | float | list) for value in values):
-            return Wide(F.assign(np.asarray(values, dtype=np.float64)))
+            return Wide(F.assign(_constants(values)))
         return Wide(F.concat([plain(value) for value in values]))
 
     @staticmethod
