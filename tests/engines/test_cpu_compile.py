@@ -75,6 +75,31 @@ def test_a_damaged_file_is_removed_and_made_anew_and_said_once(twice, suffix, da
     assert compile_c(SIGNATURE, twice).cache_hits == 1  # without a word
 
 
+def sparse(path):
+    with open(path, "wb") as file:
+        file.truncate(40 << 30)
+
+
+STRANGERS = {
+    "40 GB": sparse,
+    "a device without an end": lambda path: path.symlink_to("/dev/zero"),
+    "a pipe that nobody writes": os.mkfifo,
+}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files")
+@pytest.mark.parametrize("stranger", STRANGERS)
+@pytest.mark.parametrize("suffix", [".nbi", ".nbc", ".sha256"])
+def test_what_is_no_file_of_numba_is_not_read(twice, suffix, stranger):
+    compile_c(SIGNATURE, twice)
+    (path,) = Kept(twice).folder.glob(f"*{suffix}")
+    path.unlink()
+    STRANGERS[stranger](path)
+    with pytest.warns(GradclipWarning, match=r"damaged in .*made anew"):
+        assert compile_c(SIGNATURE, twice).ctypes(21) == 42
+    assert compile_c(SIGNATURE, twice).cache_hits == 1
+
+
 def test_a_missing_file_is_made_anew(twice):
     for suffix in (".nbi", ".nbc", ".sha256"):
         compile_c(SIGNATURE, twice)

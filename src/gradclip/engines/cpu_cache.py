@@ -21,6 +21,9 @@ try:
 except ModuleNotFoundError:  # on Windows; there two processes may compile the same at once, which is slower only
     fcntl = None  # type: ignore[assignment]  # the module has no stand-in
 
+MOST = 64 << 20
+"""In bytes: what is larger is none of these files, which have some 50 kB."""
+
 
 class Kept:
     """The files that numba keeps for `body`; `RuntimeError` where it finds no directory for them."""
@@ -46,7 +49,8 @@ class Kept:
 
     def remove_damaged(self) -> bool:
         """Remove files that are not as they were sealed; whether there were any."""
-        if not (files := self.files) or self._sealed() == digest(files):
+        files = self.files
+        if not files or (all(map(is_plain, files)) and self._sealed() == digest(files)):
             return False
         for file in files:
             file.unlink(missing_ok=True)
@@ -60,10 +64,12 @@ class Kept:
 
     def _sealed(self) -> bytes | None:
         """What the files were when they were sealed."""
-        try:
-            return self._seal.read_bytes()
-        except FileNotFoundError:
-            return None
+        return self._seal.read_bytes() if is_plain(self._seal) else None
+
+
+def is_plain(path: Path) -> bool:
+    """Whether this is a file that may be read as a whole, and no pipe, device or directory."""
+    return path.is_file() and path.stat().st_size <= MOST
 
 
 def digest(files: Sequence[Path]) -> bytes:
