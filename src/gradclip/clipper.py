@@ -8,6 +8,7 @@ from typing import Any
 from gradclip.engines.base import Engine
 from gradclip.errors import GradientAboveThreshold, NonFiniteGradient, NothingClipped, TooManySkips
 from gradclip.rules.rule import AnyRule, checked_rule
+from gradclip.rules.segments import Shape
 from gradclip.step.checkpoint import load_state, state_of
 from gradclip.step.gradients import Gradients, gathered, is_one, refuse_many
 from gradclip.step.layout import LineUp
@@ -147,6 +148,10 @@ class Clipper:
         limit = self.max_consecutive_skips
         if limit is not None and self.consecutive_skips > limit:
             raise too_many_skips(self.consecutive_skips, limit, self.step - 1)
+
+    def shapes(self) -> Mapping[str, Shape]:
+        """The shapes of what is clipped, by name, as far as they are known before it is given."""
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         """The memory as dicts, lists, numbers and strings: for any engine, under `weights_only=True` and in JSON.

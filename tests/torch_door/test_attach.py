@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import gradclip
+from gradclip import ClipGradByValue, UClip
 from gradclip.telemetry import Telemetry, memory
 from gradclip.torch import Clipper, attach
 from training import FUSED, OPTIMIZERS, RULE, backward, batch, by_hand, make_model, parameters_after
@@ -751,3 +752,17 @@ def test_a_wrong_argument_is_answered_at_the_call(options, words):
     with pytest.raises((TypeError, ValueError), match=words):
         attach(optimizer, RULE, **options)
     attach(optimizer, RULE)  # nothing is left of the call
+
+
+def test_what_is_carried_has_the_shape_of_its_parameter():
+    model = nn.Linear(2, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    clipper = attach(optimizer, UClip(ClipGradByValue(0.5)), model=model)
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    before = clipper.state_dict()
+    tampered = before | {"carried": before["carried"] | {"bias": torch.ones(4)}}
+    with pytest.raises(ValueError, match=r"the shape of carried\['bias'\] .* is \(4,\), expected \(3,\)"):
+        clipper.load_state_dict(tampered)
+    assert clipper.state_dict()["carried"].keys() == {"weight", "bias"}
+    clipper.load_state_dict(before)

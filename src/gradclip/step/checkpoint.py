@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from gradclip.rules.arrays import Array
 from gradclip.rules.plain import described
 from gradclip.rules.rule import AnyRule
+from gradclip.rules.segments import Shape
 from gradclip.step.layout import LineUp
 from gradclip.step.memory import Memories
 from gradclip.step.state_check import refuse_malformed
@@ -35,6 +36,8 @@ class HasState(Protocol):
     memories: Memories
     carried: dict[str, Any]
 
+    def shapes(self) -> Mapping[str, Shape]: ...
+
 
 def state_of(clipper: HasState, to_host: Callable[[Array], list[float]]) -> dict[str, Any]:
     """The state of a clipper: see `Clipper.state_dict`."""
@@ -59,7 +62,7 @@ def load_state(clipper: HasState, state: Mapping[str, Any]) -> None:
     if state.get("rule") != (_sentence_of_version_1(clipper.rule) if version == 1 else described(clipper.rule)):
         words = state.get("rule" if version == 1 else "words")
         raise ValueError(f"this state belongs to the rule {words!r}, the clipper has {clipper.rule!r}")
-    refuse_malformed(state, clipper.line)
+    refuse_malformed(state, clipper.line, clipper.shapes() if clipper.line.carries else {})
     clipper.step, clipper.consecutive_skips = int(state["step"]), int(state["consecutive_skips"])
     clipper.memories.load(state["thresholds"])
     clipper.carried = dict(state.get("carried", {}))

@@ -10,14 +10,18 @@ from typing import Any
 from gradclip.rules.arguments import real_number
 from gradclip.rules.rule import Rule
 from gradclip.rules.scope import Global
+from gradclip.rules.segments import Shape
 from gradclip.step.layout import LineUp
 from gradclip.step.part import ALL
 
 NOTHING_TAKEN = "nothing of the state was loaded: take the file that state_dict() wrote, or begin without it"
 
 
-def refuse_malformed(state: Mapping[str, Any], line: LineUp) -> None:
-    """Raise `ValueError`, with the key, for a state that no clipper of this rule could have written."""
+def refuse_malformed(state: Mapping[str, Any], line: LineUp, shapes: Mapping[str, Shape]) -> None:
+    """Raise `ValueError`, with the key, for a state that no clipper of this rule could have written.
+
+    `shapes` are those of the gradients by name, as far as they are known.
+    """
     _check_count("step", _part(state, "step"))
     _check_count("consecutive_skips", _part(state, "consecutive_skips"))
     _check_count("left_out", state.get("left_out", 0))  # of a clipper that GradScaler tells of the steps it leaves out
@@ -35,6 +39,9 @@ def refuse_malformed(state: Mapping[str, Any], line: LineUp) -> None:
     for name, tensor in carried.items():
         if not hasattr(tensor, "shape"):
             raise malformed(f"carried[{name!r}]", tensor, "a tensor")
+        shape = tuple(tensor.shape)
+        if shape != shapes.get(name, shape):
+            raise malformed(f"the shape of carried[{name!r}]", shape, f"{shapes[name]}, that of its gradient")
 
 
 def malformed(where: str, found: object, expected: str) -> ValueError:

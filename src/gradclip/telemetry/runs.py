@@ -23,6 +23,8 @@ class Run(list[Event]):
 
     def __init__(self, events: Iterable[Event] = (), about: Mapping[str, Any] | None = None, path: Path = HERE) -> None:
         super().__init__(events)
+        if not isinstance(about, Mapping | None):
+            raise TypeError(f"about is a dict of what is known of the run, or None, got {about!r}")
         self.about = dict(about or {})
         self.path = path
 

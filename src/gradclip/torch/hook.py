@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from gradclip.engines.base import Batch, Engine
 from gradclip.rules.rule import AnyRule
+from gradclip.rules.segments import Shape
 from gradclip.step.part import Part
 from gradclip.step.respond import report_nothing
 from gradclip.step.result import Result
@@ -88,6 +89,11 @@ class AttachedClipper(Clipper):
         for handle in self._handles:
             handle.remove()
         self.attached = False
+
+    def shapes(self) -> Mapping[str, Shape]:
+        """The shapes of the parameters, by name."""
+        found = of_optimizers(self.optimizers, self.model)
+        return {found.name(index): tuple(tensor.shape) for index, tensor in enumerate(found.tensors)}
 
     def state_dict(self) -> dict[str, Any]:
         """The memory, as that of every clipper; with telemetry also how many steps a GradScaler has left out."""
