@@ -102,12 +102,13 @@ FAR_OUT = {
 
 
 def true_norm(x: np.ndarray, norm) -> np.longdouble:
-    """In long double, whose exponents go on to 4932."""
+    """In long double, whose exponents go on to 4932; in units of the largest, or a power may still leave them."""
     sizes = np.abs(x.astype(np.longdouble)).ravel()
-    if norm.p == np.inf:
-        return sizes.max(initial=0.0)
-    total = np.sum(sizes ** np.longdouble(norm.p))
-    return (total / max(x.size if isinstance(norm, RMS) else 1, 1)) ** (1 / np.longdouble(norm.p))
+    largest = sizes.max(initial=0.0)
+    if norm.p == np.inf or largest == 0.0:
+        return largest
+    total = np.sum((sizes / largest) ** np.longdouble(norm.p))
+    return largest * (total / max(x.size if isinstance(norm, RMS) else 1, 1)) ** (1 / np.longdouble(norm.p))
 
 
 def clips_to_the_true_norm(bench, rule, arrays, segments) -> None:
@@ -146,6 +147,30 @@ def test_every_finite_fp64_gradient_is_clipped_by_its_true_norm(engine, limit):
             for arrays in FAR_OUT.values()
         ]
     all_hold(checks)
+
+
+@pytest.mark.parametrize("engine", BENCHES)
+def test_the_norm_of_a_small_order_may_be_no_fp64_number(engine):
+    """1000^(1 / 0.009) is 1e333, and 1 / 1e333 is zero."""
+    bench = replace(BENCHES[engine], dtype="float64")
+    ones = [np.ones((2, 1000)), np.zeros(3)]
+    for scope in (Global(), Tensor(), Row(0)):
+        outcome = bench.clip(Rule(scope, Lp(0.009), Constant(1.0)), ones)
+        assert not np.any(outcome.after[0])
+        assert outcome.result.nonfinite == 0
+
+
+@pytest.mark.parametrize("engine", [name for name in BENCHES if name not in FLUSHING])
+def test_every_order_is_right_of_denormal_numbers(engine):
+    """1e-312 is 2e11 of the smallest steps: 1e-11 and less for each rounding."""
+    bench, tiny = replace(BENCHES[engine], dtype="float64"), np.array([[1e-310, 2e-310]])
+    for scope, order in product((Global(), Tensor(), Row(0)), (0.3, 0.7, 3.0, 7.5, 200.0, 1000.0)):
+        after, zeros = bench.clip(Rule(scope, Lp(order), Constant(1e-311)), [tiny, np.zeros((2, 3))]).after
+        norm = true_norm(tiny, Lp(order))
+        np.testing.assert_allclose(
+            after, (tiny * (1e-311 / norm)).astype(float), rtol=3e-11, err_msg=f"{scope} {order}"
+        )
+        assert not np.any(zeros)
 
 
 @pytest.mark.parametrize("engine", [name for name in BENCHES if name not in FLUSHING])

@@ -68,6 +68,12 @@ def single_squares(tensor, axis, norm, scaled=False):
     return cut.pow(norm.p).sum((0, 2)).pow(1 / norm.p).double(), torch.ones(cut.shape[1], dtype=torch.float64)
 
 
+def single_powers(tensor, axis, order):
+    """The same of another order."""
+    cut = torch_engine.rows(tensor, axis).abs().float()
+    return cut.pow(order).sum((0, 2)).double(), torch.ones(cut.shape[1], dtype=torch.float64)
+
+
 def at_once(norms):
     """The same bug where the norms of all tensors are taken in one call."""
 
@@ -177,8 +183,8 @@ NUMBERS = [
         test_numbers.test_squares_beyond_fp32_do_not_spoil_the_norm,
         (DOOR, torch.bfloat16, 1e-25, 3.0),
         torch_engine,
-        "_norms",
-        single_squares,
+        "_power_sums",
+        single_powers,
     ),
     Plant(
         "fp32 accumulation",

@@ -144,13 +144,11 @@ def test_each_layer_of_each_example_is_clipped_under_vmap(name):
         np.testing.assert_allclose(found, other, rtol=4 * CLOSE)
 
 
-def test_differs_units_of_two_axes_are_refused():
-    """Constant numbers, as in Optax's test, give the same update by the units of one axis."""
-    gradient, weights = jnp.full((2, 2, 2, 3, 4), 2.0), jnp.ones((2, 2, 2, 3, 4))
-    with pytest.raises(TypeError, match="the axis of a Row is a whole number or None"):
-        AGC(0.5, axis=(3, 4))
+def test_units_may_have_two_axes():
+    """Optax names the axes that a norm is summed over, gradclip those that are kept."""
+    gradient, weights = jnp.arange(96.0).reshape(2, 2, 2, 3, 4), jnp.ones((2, 2, 2, 3, 4))
     theirs = stepped(optax.adaptive_grad_clip(0.5, axis=(0, 1, 2)), [gradient], [weights])
-    assert_close(stepped(clip(AGC(0.5)), [gradient], [weights]), theirs)
+    assert_close(stepped(clip(AGC(0.5, axis=(3, 4))), [gradient], [weights]), theirs)
 
 
 def test_differs_weights_of_six_axes_have_the_units_of_the_last():

@@ -124,7 +124,7 @@ def _in_arrays(stages: Sequence[Rule], norms: Sequence[float]) -> Iterator[tuple
 
     xp: ArrayFunctions = NUMPY
     measures = (Measure(np.array([norm]), np.array([not math.isfinite(norm)]), xp) for norm in norms)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(all="ignore"):
         yield from _played(stages, measures)
 
 

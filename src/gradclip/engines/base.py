@@ -39,6 +39,8 @@ SAFE_NORMS = (1e-140, 1e150)
 SMALLEST = 2.0**-1022
 LARGEST = 2.0**1020
 """Scales of segments that are zero, which add 0 to others, and of those that are not finite, which speak for all."""
+LEAST = math.ulp(0.0)
+"""Instead of `SMALLEST` where denormal numbers are calculated with: as a scale it is right for them, too."""
 
 
 class Measure(NamedTuple):

@@ -18,9 +18,9 @@ from gradclip.engines import cpu_kernels, cpu_respond
 from gradclip.engines import cpu_table as layout
 from gradclip.engines.base import (
     LARGEST,
+    LEAST,
     NO_ORDER,
     SAFE_TOTALS,
-    SMALLEST,
     Engine,
     Measure,
     Tables,
@@ -102,14 +102,14 @@ class CpuEngine(Engine):
         """The peak of each segment first, then the power sum in units of it: no power leaves the range of fp64."""
         if isinstance(scope, Global):
             peak, nonfinite = self._total(table, "peak", layout.MAX)
-            scale = (peak or SMALLEST) if peak < math.inf else LARGEST
+            scale = (peak or LEAST) if peak < math.inf else LARGEST
             share(table, scale, order)
             total, _ = self._total(table, "powers", layout.SUM, table.address + 8 * layout.ARGUMENT)
             return Measure(total, nonfinite, SCALARS, scale)
         table, segments = segmented(batch, table, scope)
         peaks = self._each(table, segments, "peak", layout.MAX)
         parameters = np.full((segments, 2), order)
-        parameters[:, 0] = np.where(peaks[:, 0] < math.inf, np.maximum(peaks[:, 0], SMALLEST), LARGEST)
+        parameters[:, 0] = np.where(peaks[:, 0] < math.inf, np.maximum(peaks[:, 0], LEAST), LARGEST)
         found = self._each(table, segments, "powers", layout.SUM, parameters.ctypes.data, 2)
         return Measure(found[:, 0], peaks[:, 2], NUMPY, parameters[:, 0])
 

@@ -14,9 +14,9 @@ import numpy as np
 
 from gradclip.engines.base import (
     LARGEST,
+    LEAST,
     NO_ORDER,
     SAFE_NORMS,
-    SMALLEST,
     Engine,
     Kept,
     Measure,
@@ -228,7 +228,7 @@ def _total(magnitude: np.ndarray, norm: Norm) -> tuple[float, float]:
     if not math.isfinite(peak):
         return peak, LARGEST
     if peak == 0.0:
-        return 0.0, SMALLEST
+        return 0.0, LEAST
     if norm.p in (1.0, 2.0) and SAFE_NORMS[0] < peak < SAFE_NORMS[1]:
         return float(np.sum(magnitude**norm.p)), 1.0
     return float(np.sum((magnitude / peak) ** norm.p)), peak

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from gradclip.engines.base import (
+    LEAST,
     NO_ORDER,
     SAFE_NORMS,
-    SMALLEST,
     Engine,
     Kept,
     Measure,
@@ -107,6 +107,10 @@ class TorchFunctions:
 FUNCTIONS = TorchFunctions()
 
 
+DIRECT = (1.0, 2.0, math.inf)
+"""The orders that PyTorch has kernels for."""
+
+
 class TorchBatch(NamedTuple):
     """The elements of each gradient, and the views of them to write."""
 
@@ -154,6 +158,8 @@ class TorchEngine(Engine):
     def measure(self, batch: TorchBatch, scope: Scope, norm: Norm) -> Measure:
         if isinstance(scope, Element):
             return self._peaks(batch)
+        if norm.p not in DIRECT:
+            return self._powers(batch, scope, norm.p)
         norms, scales = self._norms(batch, scope, norm)
         nonfinite = self._nonfinite(batch, scope, norms)
         if isinstance(scope, Global):
@@ -216,20 +222,32 @@ class TorchEngine(Engine):
         wide = norm.p in (1.0, 2.0) and self.holds_float64(batch)
         if wide and self.waits:
             return _norms_one_by_one(batch, scope, norm, scaled=True)
-        quick = _plain(batch, scope, norm)
+        quick = _plain(batch, scope)
         norms, scales = _norms_at_once(batch, norm) if quick else _norms_one_by_one(batch, scope, norm)
         if wide and bool(((norms <= SAFE_NORMS[0]) | (norms >= SAFE_NORMS[1])).any()):
             return _norms_one_by_one(batch, scope, norm, scaled=True)
         return norms, scales
 
-    def _nonfinite(self, batch: TorchBatch, scope: Scope, norms: torch.Tensor) -> torch.Tensor:
+    def _powers(self, batch: TorchBatch, scope: Scope, order: float) -> Measure:
+        """The sums of other powers, in units of the largest element of each segment."""
+        pairs = zip(batch.tensors, batch.axes(scope), strict=True)
+        sums, scales = zip(*(_power_sums(tensor, kept, order) for tensor, kept in pairs), strict=True)
+        total, scale = torch.cat(sums), torch.cat(scales)
+        nonfinite = self._nonfinite(batch, scope, total)
+        if isinstance(scope, Global):
+            largest = scale.amax().reshape(1)
+            total, scale = (total * (scale / largest) ** order).sum().reshape(1), largest
+            nonfinite = nonfinite.sum().reshape(1)
+        return Measure(total, nonfinite, FUNCTIONS, scale)
+
+    def _nonfinite(self, batch: TorchBatch, scope: Scope, found: torch.Tensor) -> torch.Tensor:
         """The non-finite elements of each segment; on an accelerator, where that costs a read, 1 for any number."""
-        flags = ~torch.isfinite(norms)
+        flags = ~torch.isfinite(found)
         if self.waits or not bool(flags.any()):
-            return flags.to(norms.dtype)
+            return flags.to(found.dtype)
         pairs = zip(batch.tensors, batch.axes(scope), strict=True)
         counts = [(~torch.isfinite(rows(tensor, kept))).sum(dim=AROUND) for tensor, kept in pairs]
-        return torch.cat(counts).to(norms.dtype)
+        return torch.cat(counts).to(found.dtype)
 
     def _peaks(self, batch: TorchBatch) -> Measure:
         """For each tensor the largest positive and the largest negative magnitude of its finite elements."""
@@ -249,9 +267,9 @@ def wide_of(tensor: torch.Tensor) -> torch.dtype:
     return torch.float32 if tensor.device.type == "mps" else torch.float64
 
 
-def _plain(batch: TorchBatch, scope: Scope, norm: Norm) -> bool:
-    """Whether one call can take all norms: real, not empty, of an order that PyTorch has a kernel for."""
-    known = norm.p in (1.0, 2.0, math.inf) and not isinstance(scope, Row) and wide_of(batch.tensors[0]) is torch.float64
+def _plain(batch: TorchBatch, scope: Scope) -> bool:
+    """Whether one call can take all norms: of tensors that are real and not empty."""
+    known = not isinstance(scope, Row) and wide_of(batch.tensors[0]) is torch.float64
     return known and all(tensor.numel() and tensor.dtype not in COMPLEX for tensor in batch.tensors)
 
 
@@ -269,12 +287,12 @@ def _norms_one_by_one(
 
 
 def _norms(tensor: torch.Tensor, kept: Kept | None, norm: Norm, scaled: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """The norm of each segment of one tensor and its scale: 1, or if `scaled` and for other powers the largest |x|."""
+    """The norm of each segment of one tensor and its scale: 1, or if `scaled` the largest |x|."""
     cut, wide = rows(tensor, kept), wide_of(tensor)
     ones = torch.ones(cut.shape[1], dtype=wide, device=cut.device)
     if cut.numel() == 0:
-        return torch.zeros_like(ones), SMALLEST * ones
-    if not scaled and wide is torch.float64 and norm.p in (1.0, 2.0, math.inf):
+        return torch.zeros_like(ones), _scale_of(torch.zeros_like(ones))
+    if not scaled and wide is torch.float64:
         dtype = torch.complex128 if tensor.dtype in COMPLEX else wide
         return torch.linalg.vector_norm(cut, norm.p, dim=AROUND, dtype=dtype).to(wide), ones
     magnitude = magnitudes(cut, wide)
@@ -285,10 +303,21 @@ def _norms(tensor: torch.Tensor, kept: Kept | None, norm: Norm, scaled: bool) ->
     return torch.linalg.vector_norm(magnitude / scale[:, None], norm.p, dim=AROUND), scale
 
 
+def _power_sums(tensor: torch.Tensor, kept: Kept | None, order: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """The sum of |x / scale|^p of each segment of one tensor, and its scale: the largest |x|."""
+    magnitude = magnitudes(rows(tensor, kept), wide_of(tensor))
+    if magnitude.numel() == 0:
+        nothing = torch.zeros(magnitude.shape[1], dtype=magnitude.dtype, device=magnitude.device)
+        return nothing, _scale_of(nothing)
+    scale = _scale_of(magnitude.amax(dim=AROUND))
+    return ((magnitude / scale[:, None]) ** order).sum(dim=AROUND), scale
+
+
 def _scale_of(peak: torch.Tensor) -> torch.Tensor:
     """The largest |x| as a scale."""
     kind = torch.finfo(peak.dtype)
-    return torch.where(torch.isfinite(peak), peak.clamp(min=kind.tiny), kind.max / 4)
+    least = LEAST if peak.dtype == torch.float64 else kind.tiny
+    return torch.where(torch.isfinite(peak), peak.clamp(min=least), kind.max / 4)
 
 
 AROUND = (0, 2)

@@ -109,5 +109,5 @@ def norm_of_order(p: object) -> Norm:
 
 
 def norm_of_order_or_word(p: object) -> Norm:
-    """The norm of order `p`, or of "inf", the one word that PyTorch and Paddle take."""
+    """The norm of order `p`, or of "inf", the one word for an order."""
     return norm_of_order(math.inf if isinstance(p, str) and p == "inf" else p)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import numpy as np
+
 from gradclip.engines.base import Batch, Engine
 from gradclip.rules.arrays import Operand
 from gradclip.rules.threshold import Step
@@ -29,6 +31,10 @@ class Listener(Protocol):
 
     @property
     def tensors(self) -> bool: ...
+
+
+decide_quietly = np.errstate(all="ignore")(decide_sweep)
+"""For arrays of NumPy, which would warn of numbers that a `where` does not choose."""
 
 
 class Runs(Protocol):
@@ -99,7 +105,8 @@ def decided(clipper: Runs, column: Column, found: Read, broken: Operand, step: S
     states = clipper.memories.states_of(column.key, owners, measure) if line.adapts else column.blank
     divisor = gradients.divisor
     terms = Terms(line.policy, step, divisor, found.given, broken, gradients.across)
-    plan = decide_sweep(measure, sweep.stages, segments, states, terms, found.weights)
+    decide = decide_quietly if isinstance(measure.total, np.ndarray) else decide_sweep
+    plan = decide(measure, sweep.stages, segments, states, terms, found.weights)
     if found.lifted:
         plan = plan._replace(coefficient=plan.coefficient.item())
     return Part(column.key, sweep, gradients.name, shapes, divisor, measure, plan, segments, owners, found.each)
