@@ -101,3 +101,18 @@ def test_a_function_in_float64_is_differentiated_in_float64():
     with jax.enable_x64(False):
         derivative = jax.grad(jax.jit(lambda x: in_float64(largest)(x).astype(jnp.float32)))
         assert derivative(jnp.array([1.0, -3.0])).tolist() == [0.0, -6.0]
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64])
+def test_by_value_denormal_numbers_are_compared_as_numbers(dtype):
+    """XLA on a CPU takes them for zero, which is below every bound."""
+    step = float(jnp.finfo(dtype).smallest_subnormal)
+    limit = 16 * step
+    given = [64 * step, -64 * step, limit / 2, -0.0, np.nan, np.inf, -np.inf, 1.0]
+    x = jnp.asarray(np.asarray(given).astype(dtype))
+    found = np.asarray(jax_scale.bounded(x, -limit, limit)).astype(np.float64)
+    kept = np.asarray(x[2]).astype(np.float64)
+    assert [float(found[place]) for place in (0, 1, 5, 6, 7)] == [limit, -limit, limit, -limit, limit]
+    assert found[2] == kept == limit / 2
+    assert np.isnan(found[4])
+    assert np.signbit(found[3])

@@ -142,6 +142,13 @@ def test_what_a_compiled_step_cannot_do_is_refused_with_what_to_do():
             clip(rule, on_nonfinite=policy)
 
 
+@pytest.mark.parametrize("rule", [ClipGradByGlobalNorm(1e-309), ClipGradByValue(1.0, -1e-310)], ids=["norm", "value"])
+def test_a_threshold_that_is_zero_to_jax_is_refused(rule):
+    """It would make NaN of gradients of zero."""
+    with pytest.raises(ValueError, match=r"a threshold of 1e-3.. is zero to JAX: write one from 2.23e-308"):
+        clip(rule)
+
+
 def test_a_schedule_follows_the_compiled_steps():
     tx = clip(ClipGradByNorm(Schedule((0, 4.0), (2, 2.0))))
     step, state = jax.jit(tx.update), tx.init({"a": jnp.zeros(1)})

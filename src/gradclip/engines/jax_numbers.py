@@ -70,6 +70,16 @@ def widened(x: Array) -> Array:
     return jnp.where(denormal, jnp.where(bits < 0, -magnitude, magnitude), x.astype(jnp.float64))
 
 
+def bits_of(bound: Array, dtype: Any) -> Array:
+    """The bits of a number from 0 in a float type; a denormal one is counted in steps, which are its bits."""
+    layout = BITS[jnp.dtype(dtype)]
+    bits = lax.bitcast_convert_type(bound.astype(dtype), layout.integer)
+    if dtype not in FLUSHED:
+        return bits
+    steps = jnp.minimum(bound, NORMAL) / layout.smallest
+    return jnp.where(bound < NORMAL, steps.astype(layout.integer), bits)
+
+
 def magnitude(x: Array) -> Array:
     """`|x|` in float64; infinite where either part of a complex number is."""
     wide = widened(x)

@@ -7,11 +7,12 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
 from gradclip.engines.base import Kept, along
-from gradclip.engines.jax_numbers import widened
+from gradclip.engines.jax_numbers import BITS, bits_of, widened
 
 FLOAT32 = (jnp.bfloat16, jnp.float16, jnp.float32)
 """The types that are multiplied in float32."""
@@ -60,10 +61,14 @@ def clamped(arrays: list[Array], low: Array, high: Array, outside: Array) -> lis
 
 
 def bounded(x: Array, low: ArrayLike, high: ArrayLike) -> Array:
-    """`x` with its elements in [low, high]; NaN stays."""
-    low, high = (jnp.asarray(bound).astype(x.dtype) for bound in (low, high))
-    outside = (x > high) | (x < low)  # a minimum of numbers would lose the denormal ones
-    return jnp.where(outside, jnp.where(x > 0, high, low), x)
+    """`x` with its elements in [low, high], which 0 is between; NaN stays. Bits are compared: see `jax_numbers`."""
+    layout = BITS[x.dtype]
+    limits = np.iinfo(layout.integer)
+    bits = lax.bitcast_convert_type(x, layout.integer)
+    negative, size = bits < 0, bits & limits.max
+    most = jnp.where(negative, bits_of(-jnp.asarray(low), x.dtype), bits_of(jnp.asarray(high), x.dtype))
+    outside = (size > most) & (size <= layout.exponent)
+    return lax.bitcast_convert_type(jnp.where(outside, most | (bits & limits.min), bits), x.dtype)
 
 
 def _each(way: Callable[[Array, Array], Array], kept: Kept | None, arrays: list[Array], factor: Array) -> list[Array]:

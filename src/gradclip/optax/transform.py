@@ -12,7 +12,7 @@ import optax
 from jax import Array
 
 from gradclip.clipper import Clipper
-from gradclip.engines.base import Slot
+from gradclip.engines.base import SMALLEST, Slot
 from gradclip.engines.jax import JAX
 from gradclip.engines.jax_numbers import in_float64
 from gradclip.optax.across import across_axes, refuse_mixed
@@ -21,6 +21,7 @@ from gradclip.optax.leaves import NeedClip, Tree, beside, chosen_leaves, leaves_
 from gradclip.optax.placed import Places, mesh_in_force
 from gradclip.optax.state import ClipState, begun, float_type, given_state, memory_of, need_of_state, state_of
 from gradclip.rules.rule import AnyRule, Carry, rules_in
+from gradclip.rules.threshold import Bounds, Constant
 from gradclip.step.gradients import Gradients, checked_need_clip
 
 
@@ -100,6 +101,7 @@ class Door:
     ) -> None:
         clipper = Clipper(rule, on_nonfinite=on_nonfinite)
         _refuse_host(clipper, inner)
+        _refuse_denormal(rule)
         self._new_clipper = partial(Clipper, rule, on_nonfinite=on_nonfinite)
         self._can_skip = clipper.can_skip
         self._inner = None if inner is None else optax.with_extra_args_support(inner)
@@ -232,3 +234,12 @@ def _refuse_host(clipper: Clipper, inner: optax.GradientTransformation | None) -
             "a transformation alone cannot skip a step, because the optimizer after it would still move its moments: "
             "wrap the optimizer, clip(rule, inner=optax.adam(1e-3), ...), instead of chaining them"
         )
+
+
+def _refuse_denormal(rule: AnyRule) -> None:
+    """Raise `ValueError` for a threshold that XLA takes for zero: nothing would be below it."""
+    for threshold in (single.threshold for single in rules_in(rule)):
+        if isinstance(threshold, Constant | Bounds):
+            limit = threshold.limit if isinstance(threshold, Constant) else min(threshold.max, -threshold.min)
+            if limit < SMALLEST:
+                raise ValueError(f"a threshold of {limit:g} is zero to JAX: write one from {SMALLEST:.3g}")
