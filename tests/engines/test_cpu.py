@@ -224,8 +224,9 @@ def test_a_coefficient_for_each_row_and_each_tensor():
         ENGINE.apply_(ENGINE.gather(tensors), scope, factors)
         own = np.split(factors, np.cumsum(sizes)[:-1])
         for tensor, old, c in zip(tensors, before, own, strict=True):
-            for part, whole, factor in zip(segments_of(tensor, scope), segments_of(old, scope), c, strict=True):
-                np.testing.assert_array_equal(part, whole * factor)  # powers of two: no rounding
+            parts, wholes = segments_of(tensor, scope), segments_of(old, scope)
+            factor = c.reshape(-1, *[1] * (parts.ndim - 1))
+            np.testing.assert_array_equal(parts, wholes * factor)  # powers of two: no rounding
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
