@@ -43,15 +43,15 @@ def transformation(rule, **options):
 
 
 def steps(tx, gradients):
-    """Two steps, of which the second is larger, by another factor for each tensor: all that comes out.
+    """Two steps, of which the second is larger, by another factor for each element: all that comes out.
 
-    Where all tensors had one ratio to their thresholds, rounding would decide which of them was clipped hardest.
+    Where all segments had one ratio to their thresholds, rounding would decide which of them was clipped hardest.
     """
     update, state, found = jax.jit(tx.update), tx.init(gradients), []
     params = {name: (1.0 + i) * g for i, (name, g) in enumerate(gradients.items())}
-    for size in (0.0, 1.0):
-        sized = {name: g * (1.0 + (1.3 + i) * size) for i, (name, g) in enumerate(gradients.items())}
-        updates, state = update(sized, state, params, loss=size, moments=gradients)
+    larger = {name: g * (1.0 + (1.3 + i) * abs(g)) for i, (name, g) in enumerate(gradients.items())}
+    for loss, sized in enumerate((gradients, larger)):
+        updates, state = update(sized, state, params, loss=float(loss), moments=gradients)
         found.append((updates, state))
     return found
 
