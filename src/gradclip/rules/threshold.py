@@ -186,9 +186,10 @@ class Schedule(Threshold):
             scheduled = self.function(step)
             return checked_limit(scheduled, f"the scheduled threshold at step {step}") if on_host else scheduled
         xp = SCALARS if on_host else xp
+        exact = xp.array([step], xp.where(step > 0, 0.0, 0.0))  # strict JAX multiplies no float by a whole number
         value: Array = self.points[-1][1]
         for (start, first), (stop, last) in reversed(list(pairwise(self.points))):
-            value = xp.where(step < stop, first + (last - first) * (step - start) / (stop - start), value)
+            value = xp.where(step < stop, first + (last - first) * (exact - start) / (stop - start), value)
         return xp.where(step > self.points[0][0], value, self.points[0][1])
 
     def __str__(self) -> str:
