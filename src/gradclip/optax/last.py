@@ -73,6 +73,8 @@ def last_of(result: Result, across: Across | None, dtype: DTypeLike) -> Last:
     threshold, coefficient, action = (
         jnp.concatenate([getattr(stage, name) for stage in stages]) for name in ("threshold", "coefficient", "action")
     )
+    if not len(coefficient):  # rows of which there are none
+        return nothing(dtype)
     hardest, skipped = _first_smallest(coefficient), jnp.any(action == SKIP)
     first, final = opening(result.parts), closing(result.parts)
     heads = [_stages(part, across)[0] for part in first]

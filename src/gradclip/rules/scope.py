@@ -61,7 +61,8 @@ class Row(Scope):
                 "Row(-1) or Row((1, 2))"
             )
         axes = tuple(sorted(self.axis, key=lambda axis: (axis < 0, axis)))
-        if wrong := wrong_axes(axes):
+        mixed = len({axis < 0 for axis in axes}) > 1  # what they are depends on the tensor
+        if wrong := "" if mixed and len(set(axes)) == len(axes) else wrong_axes(axes):
             raise ValueError(f"the axes of a Row are neighbours, got {self.axis!r}, {wrong}: write Row((1, 2))")
         object.__setattr__(self, "axis", axes if len(axes) > 1 else axes[0])
 

@@ -186,7 +186,7 @@ class Schedule(Threshold):
             scheduled = self.function(step)
             return checked_limit(scheduled, f"the scheduled threshold at step {step}") if on_host else scheduled
         xp = SCALARS if on_host else xp
-        exact = xp.array([step], xp.where(step > 0, 0.0, 0.0))  # strict JAX multiplies no float by a whole number
+        exact = xp.array([step], xp.where(step > 0, 0.0, 0.0))  # arrays may refuse to multiply a float by a whole one
         value: Array = self.points[-1][1]
         for (start, first), (stop, last) in reversed(list(pairwise(self.points))):
             value = xp.where(step < stop, first + (last - first) * (exact - start) / (stop - start), value)

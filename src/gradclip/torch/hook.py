@@ -20,9 +20,10 @@ from gradclip.step.part import Part
 from gradclip.step.respond import report_nothing
 from gradclip.step.result import Result
 from gradclip.telemetry import Telemetry
+from gradclip.torch.base_step import UpdateStep, is_nested
 from gradclip.torch.clipper import Clipper, drop
 from gradclip.torch.eager import eager
-from gradclip.torch.optimizers import STEP_IN_BACKWARD, is_nested, spans_tensors
+from gradclip.torch.optimizers import STEP_IN_BACKWARD, spans_tensors
 from gradclip.torch.parameters import NeedClip, gradients_of, of_optimizers, second_moments
 from gradclip.torch.pinned import PinnedNorm
 from gradclip.torch.scaler import begun, listen, stop_listening, to_be_left_out
@@ -74,10 +75,14 @@ class AttachedClipper(Clipper):
         self._left_out_states: dict[int, States] = {}
         if self.telemetry is not None:
             listen(self)
+        self._update_steps = {id(optimizer): UpdateStep(optimizer) for optimizer in optimizers}
         before, after = eager(self._before_step), eager(self._after_step)
         self._handles = [optimizer.register_step_pre_hook(before) for optimizer in optimizers]
         if self._on_update or self._through or self.can_skip:
             self._handles += [optimizer.register_step_post_hook(after) for optimizer in optimizers]
+        for optimizer in optimizers:
+            if (step := self._update_steps[id(optimizer)]).delegates:
+                self._handles.append(optimizer.register_step_post_hook(eager(step.after)))
         self.attached = True
 
     def detach(self) -> None:
@@ -115,22 +120,24 @@ class AttachedClipper(Clipper):
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The hook. A closure makes the gradients inside the step, so it is wrapped: run it, then clip."""
         begun(optimizer)
-        if is_nested(optimizer):
-            return None
         if self._on_update:
-            self._before = values_before(optimizer, self.model, self.need_clip)
+            if not is_nested(optimizer):
+                self._before = values_before(optimizer, self.model, self.need_clip)
+            return None
+        if not self._update_steps[id(optimizer)].is_this(optimizer):
             return None
         given: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
-        name = next((name for name, value in given.items() if name != 0 and callable(value)), None)
+        callables = [name for name, value in given.items() if name != 0 and callable(value)]
+        name = "closure" if "closure" in callables else next(iter(callables), None)
         if name is None:
             self._clip_for(optimizer)
             return None
 
         closure, evaluations = given[name], 0
 
-        def closure_then_clip() -> Any:
+        def closure_then_clip(*args: Any, **kwargs: Any) -> Any:
             nonlocal evaluations
-            loss = closure()
+            loss = closure(*args, **kwargs)
             evaluations += 1
             self._clip_for(optimizer, loss, again=evaluations > 1)
             return loss

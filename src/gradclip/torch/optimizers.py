@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,16 +9,13 @@ from torch.optim import Optimizer
 
 from gradclip.rules.rule import AnyRule, rules_in
 from gradclip.rules.scope import Global, Group
+from gradclip.torch.base_step import class_of_update, codes_of, stepping
 
 STEP_IN_BACKWARD = (
     "this optimizer steps inside backward(), one parameter at a time, so a norm over several tensors does not exist "
     "there: clip each tensor, ClipGradByNorm(...), or step after backward()"
 )
 
-HOOKED = "wrapper"
-"""The function that PyTorch puts around a step to run its hooks."""
-DEEPEST = 6
-"""Calls between the step of a class and that of its base."""
 BY_HAND = "clip by hand, gradclip.torch.Clipper(rule).clip_(optimizer) between backward() and step()"
 
 
@@ -37,6 +33,13 @@ def inside(optimizer: Any) -> Optimizer | None:
             )
         if not inner:
             break
+        classes = stepping(type(optimizer)) if isinstance(optimizer, Optimizer) else []
+        if classes and class_of_update(classes) is not classes[0]:
+            (name,) = inner
+            raise ValueError(
+                f"this {type(optimizer).__name__} steps by the step of its base and by the optimizer in .{name}, and "
+                f"one clip cannot come before both: {BY_HAND}"
+            )
         (optimizer,) = inner.values()
     return optimizer if isinstance(optimizer, Optimizer) else None
 
@@ -50,9 +53,20 @@ def _held(optimizer: Any) -> dict[str, Any]:
         if hasattr(optimizer, "optimizer"):
             return {"optimizer": optimizer.optimizer}
         return dict(_optimizers_in(getattr(optimizer, "__dict__", {})))
-    found = {id(inner): (name, inner) for name, inner in _optimizers_in(vars(optimizer))}
+    inner = {id(one): (name, one) for name, one in _optimizers_in(vars(optimizer))}
     mine = _parameters(optimizer)
-    return {name: inner for name, inner in found.values() if _parameters(inner) == mine}
+    whole = {name: one for name, one in inner.values() if _parameters(one) == mine}
+    return {name: one for name, one in whole.items() if _steps_by(type(optimizer), name)}
+
+
+def _steps_by(kind: type, name: str) -> bool:
+    """Whether a method of the class has the attribute and a step in it; one without a step of its own may by any."""
+    attribute = name.partition("[")[0].lstrip("_")
+    if not stepping(kind):
+        return True
+    methods = [method for one in kind.__mro__ if one not in (Optimizer, object) for method in vars(one).values()]
+    words = [{word.lstrip("_") for code in codes_of(method) for word in code.co_names} for method in methods]
+    return any({attribute, "step"} <= found for found in words)
 
 
 def _optimizers_in(attributes: Mapping[str, Any]) -> Iterator[tuple[str, Optimizer]]:
@@ -73,13 +87,14 @@ def unwrapped(optimizer: Any) -> Optimizer:
     """The PyTorch optimizer that makes the update of `optimizer`; what has none, or hears no hook, is refused."""
     if (found := inside(optimizer)) is None:
         raise TypeError(
-            f"expected a torch.optim.Optimizer or a wrapper with an .optimizer, got {type(optimizer).__name__}"
+            f"expected a torch.optim.Optimizer or a wrapper with an .optimizer, got {type(optimizer).__name__}: attach "
+            "to the optimizer in it"
         )
     name = type(found).__name__
     if not hasattr(found, "_optimizer_step_pre_hooks") or not getattr(type(found).step, "hooked", False):
         raise TypeError(
-            f"{name} never calls torch.optim.Optimizer.__init__, so no hook of its steps runs and nothing would be "
-            f"clipped: {BY_HAND}"
+            f"{name} never calls torch.optim.Optimizer.__init__, or its step was replaced in the class, so no hook of "
+            f"its steps runs and nothing would be clipped: {BY_HAND}"
         )
     if not _runs_hooks(found):
         raise TypeError(
@@ -107,6 +122,7 @@ def _runs_hooks(optimizer: Optimizer) -> bool:
         cells = getattr(function, "__closure__", None) or ()
         waiting += [getattr(function, name, None) for name in ("__func__", "__wrapped__", "__self__", "func")]
         waiting += [cell.cell_contents for cell in cells if _is_full(cell)]
+        waiting += getattr(function, "__defaults__", None) or ()
     return False
 
 
@@ -132,20 +148,3 @@ def refuse_step_in_backward(optimizers: list[Optimizer], rule: AnyRule) -> None:
 def spans_tensors(rule: AnyRule) -> bool:
     """Whether a part of `rule` takes one norm over several tensors."""
     return any(isinstance(single.scope, Global | Group) for single in rules_in(rule))
-
-
-def is_nested(optimizer: Optimizer) -> bool:
-    """Whether the step whose hooks run was called by another step of the same optimizer, whose hooks have run.
-
-    That is so where the step of a class calls that of its base, and PyTorch has put hooks around both.
-    """
-    frame = sys._getframe(1)
-    while frame is not None and frame.f_code.co_name != HOOKED:
-        frame = frame.f_back  # type: ignore[assignment]
-    hooked, depth = frame, 0
-    while frame is not None and depth < DEEPEST:
-        frame, depth = frame.f_back, depth + 1  # type: ignore[assignment]
-        if frame is not None and frame.f_code is hooked.f_code:
-            arguments = frame.f_locals.get("args", ())
-            return bool(arguments) and arguments[0] is optimizer
-    return False
