@@ -64,3 +64,12 @@ def test_axes_that_are_no_neighbours_are_refused_by_the_name_of_the_leaf():
     leaves = {"matrix": jnp.ones((2, 3)), "kernel": jnp.ones((2, 3, 4))}
     with pytest.raises(TypeError, match=r"'kernel'.*\(0, -1\) of its shape.*, between which others lie"):
         tx.update(leaves, tx.init(leaves))
+
+
+@pytest.mark.parametrize("shape", [(3, 0), (0, 3), (2, 3, 0)])
+def test_a_tree_that_has_no_units_is_left_as_it_is(shape):
+    leaves = {"kernel": jnp.ones(shape)}
+    tx = gradclip.optax.clip(AGC(0.1))
+    updates, state = tx.update(leaves, tx.init(leaves), leaves)
+    assert updates["kernel"].shape == shape
+    assert not state.last.clipped

@@ -181,3 +181,9 @@ def test_a_framework_may_have_several_axes_of_units_or_none():
     assert found == [(), (1, 2)]
     assert rows_first(shapes, found) == [(4,), (12, 2)]
     assert segments(Row(), Row(), rows_first(shapes, found), None, sized=True) == Segments(13, None, [4] + [2] * 12)
+
+
+def test_axes_from_both_ends_are_neighbours_where_the_tensor_says_so():
+    assert row_axes(Row((-3, 1, -1)), [(2, 3, 4)], len) == [(0, 1, 2)]
+    with pytest.raises(UnsupportedGradient, match="between which others lie"):
+        row_axes(Row((-3, 1, -1)), [(2, 3, 4, 5, 6)], len)

@@ -10,11 +10,13 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 
 from gradclip import EMA, AdaGC, AutoClip, ClipGradByGlobalNorm, History, Ratio, Row, Rule, Rules, Tensor, UClip, ZClip
 from gradclip.clipper import Clipper
 from gradclip.engines.reference import ReferenceEngine
 from gradclip.rules.rule import Carry
+from gradclip.step.checkpoint import same_data
 from gradclip.step.gradients import Gradients
 from gradclip.testing.check import adaptive_rules
 from mutating import mutated
@@ -146,3 +148,14 @@ def test_a_mutated_state_loads_right_or_is_refused_with_nothing_changed(rule):
         Clipper(rule).load_state_dict(clipper.state_dict())
         clipper.load_state_dict(before)
     assert refused >= 50
+
+
+@pytest.mark.parametrize("array", [np.array([1, 2]), torch.tensor([1.0, 2.0])])
+def test_an_array_in_the_rule_of_a_state_is_another_rule(array):
+    clipper = stepped(AutoClip(50, window=4))
+    state = clipper.state_dict()
+    state["rule"]["response"] = array
+    with pytest.raises(ValueError, match="this state belongs to the rule"):
+        clipper.load_state_dict(state)
+    assert same_data({"a": [1, (2.0, None)]}, {"a": (1, [2.0, None])})
+    assert not same_data({"a": [1]}, {"a": [1, 2]})

@@ -59,13 +59,27 @@ def load_state(clipper: HasState, state: Mapping[str, Any]) -> None:
     version = state.get("version")
     if version not in (1, VERSION):
         raise ValueError(f"expected a clipper state of version {VERSION}, found {version!r}")
-    if state.get("rule") != (_sentence_of_version_1(clipper.rule) if version == 1 else described(clipper.rule)):
+    rule = _sentence_of_version_1(clipper.rule) if version == 1 else described(clipper.rule)
+    if not same_data(state.get("rule"), rule):
         words = state.get("rule" if version == 1 else "words")
         raise ValueError(f"this state belongs to the rule {words!r}, the clipper has {clipper.rule!r}")
     refuse_malformed(state, clipper.line, clipper.shapes() if clipper.line.carries else {})
     clipper.step, clipper.consecutive_skips = int(state["step"]), int(state["consecutive_skips"])
     clipper.memories.load(state["thresholds"])
     clipper.carried = dict(state.get("carried", {}))
+
+
+def same_data(found: object, expected: object) -> bool:
+    """Whether two pieces of plain data are equal; arrays are none, and would answer for each element."""
+    if isinstance(expected, Mapping):
+        if not isinstance(found, Mapping) or found.keys() != expected.keys():
+            return False
+        return all(same_data(found[name], part) for name, part in expected.items())
+    if isinstance(expected, list | tuple):
+        if not isinstance(found, list | tuple) or len(found) != len(expected):
+            return False
+        return all(same_data(one, part) for one, part in zip(found, expected, strict=True))
+    return isinstance(found, int | float | str | None) and found == expected
 
 
 def _sentence_of_version_1(rule: AnyRule) -> str:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import NamedTuple
 
 from gradclip.engines.base import Engine, Measure
-from gradclip.rules.arrays import Array, Operand
+from gradclip.rules.arrays import SCALARS, Array, Operand
 from gradclip.rules.norm import RMS, Linf, Norm
 from gradclip.rules.scope import Element, Row, Scope, Tensor, rows_of
 from gradclip.rules.segments import Segments, segment_names, segments
@@ -146,4 +146,5 @@ def joined(norms: Sequence[float], sizes: Sequence[int], norm: Norm) -> float:
         return peak * math.sqrt(sum((n / peak) ** 2 * size for n, size in zip(norms, sizes, strict=True)) / sum(sizes))
     if norm.p == 2.0:
         return math.hypot(*norms)
-    return float(peak * math.fsum((n / peak) ** norm.p for n in norms) ** (1 / norm.p))
+    units: Operand = SCALARS.power(math.fsum((n / peak) ** norm.p for n in norms), 1 / norm.p)
+    return peak * float(units)
