@@ -6,7 +6,7 @@ import torch
 import gradclip
 import gradclip.torch.hook as door
 from gradclip.engines import torch_layout
-from gradclip.torch import attached, optimizers, parameters, pinned, step_attributes
+from gradclip.torch import attached, base_step, optimizers, parameters, pinned, step_attributes
 from gradclip.torch.hook import AttachedClipper
 from planting import Plant, nothing
 from torch_door import test_attach as traps
@@ -133,7 +133,9 @@ PLANTS = [
           unusual.test_sam_is_clipped_where_its_inner_step_uses_the_gradient,
           (True,), optimizers, "_held", lambda optimizer: {}, RuntimeError),
     Plant("a step inside a step is clipped again", unusual.test_a_step_that_calls_that_of_its_base_is_clipped_once,
-          (), door, "is_nested", lambda optimizer: False),
+          (), base_step.UpdateStep, "is_this", lambda self, optimizer: True),
+    Plant("the clip comes before the outer step", unusual.test_what_is_clipped_is_what_the_step_of_the_base_uses,
+          (unusual.ChangesGradients,), base_step, "calls", lambda code, owners: False),
     Plant("a replaced step is not seen", unusual.test_a_step_that_was_replaced_on_the_instance_is_refused,
           (), optimizers, "_runs_hooks", lambda optimizer: True),
     Plant("each evaluation of LBFGS is watched",

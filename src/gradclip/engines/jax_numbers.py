@@ -70,14 +70,13 @@ def widened(x: Array) -> Array:
     return jnp.where(denormal, jnp.where(bits < 0, -magnitude, magnitude), x.astype(jnp.float64))
 
 
-def bits_of(bound: Array, dtype: Any) -> Array:
-    """The bits of a number from 0 in a float type; a denormal one is counted in steps, which are its bits."""
-    layout = BITS[jnp.dtype(dtype)]
-    bits = lax.bitcast_convert_type(bound.astype(dtype), layout.integer)
+def narrowed(bound: Array, dtype: Any) -> Array:
+    """A number from 0 in a float type; a denormal one is counted in steps, which are its bits."""
+    plain, layout = bound.astype(dtype), BITS[jnp.dtype(dtype)]
     if dtype not in FLUSHED:
-        return bits
-    steps = jnp.minimum(bound, NORMAL) / layout.smallest
-    return jnp.where(bound < NORMAL, steps.astype(layout.integer), bits)
+        return plain
+    steps = (jnp.minimum(bound, NORMAL) / layout.smallest).astype(layout.integer)
+    return jnp.where(bound < NORMAL, lax.bitcast_convert_type(steps, dtype), plain)
 
 
 def magnitude(x: Array) -> Array:

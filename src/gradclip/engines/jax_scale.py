@@ -12,7 +12,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from gradclip.engines.base import Kept, along
-from gradclip.engines.jax_numbers import BITS, bits_of, widened
+from gradclip.engines.jax_numbers import BITS, narrowed, widened
 
 FLOAT32 = (jnp.bfloat16, jnp.float16, jnp.float32)
 """The types that are multiplied in float32."""
@@ -63,12 +63,11 @@ def clamped(arrays: list[Array], low: Array, high: Array, outside: Array) -> lis
 def bounded(x: Array, low: ArrayLike, high: ArrayLike) -> Array:
     """`x` with its elements in [low, high], which 0 is between; NaN stays. Bits are compared: see `jax_numbers`."""
     layout = BITS[x.dtype]
-    limits = np.iinfo(layout.integer)
-    bits = lax.bitcast_convert_type(x, layout.integer)
-    negative, size = bits < 0, bits & limits.max
-    most = jnp.where(negative, bits_of(-jnp.asarray(low), x.dtype), bits_of(jnp.asarray(high), x.dtype))
-    outside = (size > most) & (size <= layout.exponent)
-    return lax.bitcast_convert_type(jnp.where(outside, most | (bits & limits.min), bits), x.dtype)
+    below, above = (narrowed(jnp.asarray(bound), x.dtype) for bound in (-jnp.asarray(low), high))
+    bits, least, most = (lax.bitcast_convert_type(one, layout.integer) for one in (x, below, above))
+    negative, size = bits < 0, bits & np.iinfo(layout.integer).max
+    outside = (size > jnp.where(negative, least, most)) & (size <= layout.exponent)
+    return jnp.where(outside, jnp.where(negative, -below, above), x)
 
 
 def _each(way: Callable[[Array, Array], Array], kept: Kept | None, arrays: list[Array], factor: Array) -> list[Array]:

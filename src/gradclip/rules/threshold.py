@@ -186,7 +186,8 @@ class Schedule(Threshold):
             scheduled = self.function(step)
             return checked_limit(scheduled, f"the scheduled threshold at step {step}") if on_host else scheduled
         xp = SCALARS if on_host else xp
-        exact = xp.array([step], xp.where(step > 0, 0.0, 0.0))  # arrays may refuse to multiply a float by a whole one
+        # an array of whole numbers may refuse to be multiplied by a float
+        exact: Operand = step.astype("float64") if hasattr(step, "astype") else step
         value: Array = self.points[-1][1]
         for (start, first), (stop, last) in reversed(list(pairwise(self.points))):
             value = xp.where(step < stop, first + (last - first) * (exact - start) / (stop - start), value)
