@@ -27,7 +27,8 @@ bench: .venv/ready
 
 laws: .venv/ready
 	TESTS=long $(PYTEST) tests/laws tests/optax_door tests/meta tests/docs tests/experiments/test_profiles.py \
-		tests/paddle_door/test_static_rules.py tests/test_cli_in_a_shell.py tests/telemetry/test_faults.py
+		tests/paddle_door/test_static_rules.py tests/paddle_door/test_debug_flags.py tests/test_cli_in_a_shell.py \
+		tests/telemetry/test_faults.py
 
 docs: .venv/ready
 	$(BIN)/python docs/make_tables.py

@@ -160,8 +160,11 @@ def test_as_process_1_of_a_container_it_passes_signals_on(tmp_path, names, code)
     assert (out, process.returncode) == ("heard SIGTERM\n" if names else "", code)
 
 
-def test_a_watcher_that_is_killed_leaves_no_orphan(start, tmp_path):
-    process = start("")
+@pytest.mark.parametrize(
+    "before", [(), ("sh", "-c", 'trap "" TERM; exec "$@"', "sh")], ids=["a script", "that goes on"]
+)
+def test_a_watcher_that_is_killed_leaves_no_orphan(start, tmp_path, before):
+    process = start("", *before)
     process.kill()
     assert gone(int((tmp_path / "pid").read_text()))
 

@@ -36,7 +36,7 @@ class Passing:
 
     Where a terminal has this process in front, script and all are in one group, and the terminal itself tells the
     script of Ctrl-C. Elsewhere the script has a group of its own, so that what is sent to the group of this process
-    comes to the script once, by us. If this process is killed, the script is told to end (on Linux).
+    comes to the script once, by us. If this process is killed, so is the script (on Linux).
     """
 
     def __init__(self) -> None:
@@ -79,9 +79,9 @@ class Passing:
         if not self._in_front:
             os.setpgid(0, 0)
         if self._told is not None:
-            self._told(PARENT_DEATH, signal.SIGTERM)
+            self._told(PARENT_DEATH, signal.SIGKILL)
             if os.getppid() != self._parent:
-                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), signal.SIGKILL)
 
     def _pass(self, number: int, frame: FrameType | None) -> None:
         if signal.Signals(number).name in ENDING and number not in self._ignored:
