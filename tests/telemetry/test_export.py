@@ -94,6 +94,18 @@ def test_a_mistake_gets_one_line_with_the_cure(run, capsys, arguments, cure):
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize("form", ["--csv", "--parquet"])
+def test_a_table_of_hardly_anything_is_refused(tmp_path, capsys, form):
+    """2000 steps with a name of their own each are 4 million cells of which 2000 hold a number."""
+    sink = jsonl(tmp_path / "run")
+    for step in range(2000):
+        sink(replace(EVENTS[0], step=step, tensors={f"t{step}": 1.0}))
+    sink.close()
+    assert main(["export", str(tmp_path / "run"), form, str(tmp_path / "table")]) == 2
+    assert "a table of 4,000,000 cells, of which 2,000 hold a number: export it with --json" in capsys.readouterr().err
+    assert not (tmp_path / "table").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "cure"),
     [

@@ -41,6 +41,8 @@ def run(options: argparse.Namespace) -> int:
     name, file = ("--parquet", options.parquet) if options.parquet else ("--csv", options.csv)
     try:
         file.write_bytes(as_parquet(events) if options.parquet else as_csv(events))
+    except ValueError as error:
+        return mistake(str(error), "export")
     except OSError as error:
         return mistake(f"{name} {file}: {error.strerror}; give a file that can be written", "export")
     return 0

@@ -10,6 +10,9 @@ from typing import Any
 
 from gradclip.telemetry.event import KINDS, NAMES, TENSORS, Event
 
+MOST_CELLS, SPARSE = 1_000_000, 100
+"""A table of more cells, and of more than so many for each number in it, is none of a training."""
+
 
 def as_json(events: Sequence[Event]) -> bytes:
     """The events as one JSON document."""
@@ -43,8 +46,17 @@ def as_parquet(events: Sequence[Event]) -> bytes:
 
 
 def columns_of(events: Sequence[Event]) -> dict[str, list[Any]]:
-    """The columns of the table; `tensors.NAME` has the norm of a tensor, None where an event has none."""
+    """The columns of the table; `tensors.NAME` has the norm of a tensor, None where an event has none.
+
+    Raises `ValueError` for a large table that would be nearly empty: it would be the square of its run in size.
+    """
     columns = {name: [getattr(event, name) for event in events] for name in NAMES if name != "tensors"}
     norms = [event.tensors or {} for event in events]
     tensors = dict.fromkeys(name for tensor_norms in norms for name in tensor_norms)
+    cells, held = len(tensors) * len(events), sum(map(len, norms))
+    if cells > max(MOST_CELLS, SPARSE * held):
+        raise ValueError(
+            f"{len(tensors):,} names of tensors in {len(events):,} events make a table of {cells:,} cells, of which "
+            f"{held:,} hold a number: export it with --json"
+        )
     return columns | {TENSORS + name: [tensor_norms.get(name) for tensor_norms in norms] for name in tensors}
