@@ -249,3 +249,24 @@ for step in range(100000):
     steps = len(read_run(tmp_path / "run"))
     assert steps > 70
     assert f"gradclip: {steps} steps of SGD" in err
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_under_torchrun_each_process_hears_and_none_is_left(tmp_path, name):
+    """torchrun passes the signal on to its two processes, and ends when they have."""
+    own = LISTENS.replace('"written"', 'f"{os.getpid()}"').replace('"pid"', 'f"pid{os.getpid()}"')
+    (tmp_path / "listens.py").write_text(own, encoding="utf-8")
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "listens.py", name]
+    process = subprocess.Popen(
+        [*GRADCLIP, "watch", *torchrun], cwd=tmp_path, env=ENVIRONMENT, text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    until = time.monotonic() + 60
+    while len(found := list(tmp_path.glob("pid*"))) < 2:
+        assert time.monotonic() < until, "the processes were not started"
+        time.sleep(0.01)
+    process.send_signal(getattr(signal, name))
+    out, err = process.communicate(timeout=60)
+    assert out.count(f"heard {name}") == 2, err
+    assert process.returncode != 0
+    assert all(gone(int(pid.read_text())) for pid in found)
