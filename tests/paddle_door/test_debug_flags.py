@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import paddle
@@ -58,10 +59,16 @@ def test_in_a_static_graph(mode, rule):
 
 @pytest.mark.parametrize("rule", FEW[::3] + MEASURE_ONLY, ids=repr)
 def test_in_dynamic_mode_by_the_operations_of_paddle(rule):
-    weight, clipper = paddle.create_parameter([3, 2], "float32"), Clipper(rule, engine="paddle")
-    for _ in range(3):
-        weight.grad = paddle.full([3, 2], 2.0)
-        assert clipper.clip_([weight]).nonfinite == 0
+    """On a thread: under the flag Paddle writes down the Python calls at each operation, of a test more than fifty."""
+
+    def steps():
+        weight, clipper = paddle.create_parameter([3, 2], "float32"), Clipper(rule, engine="paddle")
+        for _ in range(3):
+            weight.grad = paddle.full([3, 2], 2.0)
+            assert clipper.clip_([weight]).nonfinite == 0
+
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(steps).result()
 
 
 def test_the_flag_is_on():
