@@ -126,6 +126,9 @@ class AttachedClipper(Clipper):
             return None
         if not self._update_steps[id(optimizer)].is_this(optimizer):
             return None
+        if len(args) == 1 and not kwargs:
+            self._clip_for(optimizer)
+            return None
         given: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
         callables = [name for name, value in given.items() if name != 0 and callable(value)]
         name = "closure" if "closure" in callables else next(iter(callables), None)
@@ -152,7 +155,7 @@ class AttachedClipper(Clipper):
             return
         if loss is not None:
             self.give_returned(loss)
-        left_out = self._left_out_beside(optimizer)
+        left_out = self._left_out_beside(optimizer) if len(self.optimizers) > 1 else []
         if self._spans and torch._C._current_graph_task_id() != -1:
             raise RuntimeError(f"{STEP_IN_BACKWARD} ({self.rule!r})")
         divisor, overflow = getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None)
@@ -207,7 +210,7 @@ class AttachedClipper(Clipper):
     def _left_out_beside(self, optimizer: Optimizer) -> list[Optimizer]:
         """The others that a GradScaler leaves out, if no policy has an answer for what is not finite in them."""
         others = [other for other in self.optimizers if other is not optimizer]
-        left_out = to_be_left_out(others, optimizer) if others else []
+        left_out = to_be_left_out(others, optimizer)
         return left_out if self.line.policy.warns else []
 
     def _needs_without(self, left_out: list[Optimizer]) -> NeedClip:
