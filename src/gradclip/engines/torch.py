@@ -306,10 +306,7 @@ def _norms(tensor: torch.Tensor, kept: Kept | None, norm: Norm, scaled: bool) ->
 def _power_sums(tensor: torch.Tensor, kept: Kept | None, order: float) -> tuple[torch.Tensor, torch.Tensor]:
     """The sum of |x / scale|^p of each segment of one tensor, and its scale: the largest |x|."""
     magnitude = magnitudes(rows(tensor, kept), wide_of(tensor))
-    if magnitude.numel() == 0:
-        nothing = torch.zeros(magnitude.shape[1], dtype=magnitude.dtype, device=magnitude.device)
-        return nothing, _scale_of(nothing)
-    scale = _scale_of(magnitude.amax(dim=AROUND))
+    scale = _scale_of(magnitude.amax(dim=AROUND) if magnitude.numel() else magnitude.sum(dim=AROUND))
     return ((magnitude / scale[:, None]) ** order).sum(dim=AROUND), scale
 
 

@@ -20,6 +20,7 @@ from gradclip.optax.last import last_of, nothing
 from gradclip.optax.leaves import NeedClip, Tree, beside, chosen_leaves, leaves_from, name_of, replaced, zeros_like
 from gradclip.optax.placed import Places, mesh_in_force
 from gradclip.optax.state import ClipState, begun, float_type, given_state, memory_of, need_of_state, state_of
+from gradclip.rules.arrays import Operand
 from gradclip.rules.rule import AnyRule, Carry, rules_in
 from gradclip.rules.threshold import Bounds, Constant
 from gradclip.step.gradients import Gradients, checked_need_clip
@@ -240,6 +241,7 @@ def _refuse_denormal(rule: AnyRule) -> None:
     """Raise `ValueError` for a threshold that XLA takes for zero: nothing would be below it."""
     for threshold in (single.threshold for single in rules_in(rule)):
         if isinstance(threshold, Constant | Bounds):
-            limit = threshold.limit if isinstance(threshold, Constant) else min(threshold.max, -threshold.min)
-            if limit < SMALLEST:
+            bounds: tuple[Operand, Operand] = threshold.bounds(0)
+            low, high = bounds
+            if (limit := min(-low, high)) < SMALLEST:
                 raise ValueError(f"a threshold of {limit:g} is zero to JAX: write one from {SMALLEST:.3g}")

@@ -61,8 +61,7 @@ class Row(Scope):
                 "Row(-1) or Row((1, 2))"
             )
         axes = tuple(sorted(self.axis, key=lambda axis: (axis < 0, axis)))
-        mixed = len({axis < 0 for axis in axes}) > 1  # what they are depends on the tensor
-        if wrong := "" if mixed and len(set(axes)) == len(axes) else wrong_axes(axes):
+        if wrong := wrong_axes(axes):
             raise ValueError(f"the axes of a Row are neighbours, got {self.axis!r}, {wrong}: write Row((1, 2))")
         object.__setattr__(self, "axis", axes if len(axes) > 1 else axes[0])
 
@@ -74,13 +73,14 @@ class Row(Scope):
 
 
 def wrong_axes(axes: Sequence[int]) -> str:
-    """Why no tensor can be cut into rows along these sorted `axes`; nothing where one can."""
+    """Why no tensor can be cut into rows along these sorted `axes`, those from the back last; nothing where one can."""
     if not axes:
         return "which are none"
-    steps = [b - a for a, b in pairwise(axes) if (a < 0) == (b < 0)]
+    steps = [b - a for a, b in pairwise(axes)]
     if 0 in steps:
         return "one of which is there twice"
-    return "between which others lie" if any(step > 1 for step in steps) else ""
+    from_both_ends = axes[-1] < 0 <= axes[0]  # what lies between them depends on the tensor
+    return "between which others lie" if not from_both_ends and max(steps, default=1) > 1 else ""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dis
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from types import CodeType
 from typing import Any
 
@@ -30,13 +30,13 @@ class UpdateStep:
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
-        classes = stepping(type(optimizer)) or [type(optimizer)]
-        self._single = len(classes) == 1
-        self._class = class_of_update(classes)
-        self.delegates = self._class is not classes[0]
+        kind = type(optimizer)
+        self._single = len(stepping(kind)) < 2
+        self._class = class_of_update(kind)
+        self.delegates = calls_its_base(kind)
         if self.delegates:
             hook(self._class)
-        self._outer = _under_hooks(type(optimizer).step)
+        self._outer, self._update = _under_hooks(kind.step), _under_hooks(self._class.step)
         self._reached = False
         self._before: list[int] = []
 
@@ -49,9 +49,8 @@ class UpdateStep:
         running = _running()
         if running is self._outer:
             self._reached, self._before = False, _versions(optimizer)
-        found = running is _under_hooks(self._class.__dict__["step"])
-        self._reached |= found
-        return found
+        self._reached |= running is self._update
+        return running is self._update
 
     def after(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The hook after a step: one that made an update without its base is said, and clipped before from then on."""
@@ -76,13 +75,19 @@ def stepping(kind: type) -> list[type]:
     return [one for step, one in found.items() if step is not _innermost(Optimizer.step)]
 
 
-def class_of_update(classes: Sequence[type]) -> type:
-    """The first of these whose step does not call that of the next."""
+def class_of_update(kind: type) -> Any:
+    """The first of the classes whose step does not call that of the next."""
+    classes = stepping(kind) or [kind]
     for place, one in enumerate(classes[:-1]):
         bases = {"super", *(base.__name__ for base in classes[place + 1 :])}
         if not any(calls(code, bases) for code in codes_of(vars(one)["step"])):
             return one
     return classes[-1]
+
+
+def calls_its_base(kind: type) -> bool:
+    """Whether the step of a class calls that of a base, which makes the update."""
+    return class_of_update(kind) is not (stepping(kind) or [kind])[0]
 
 
 def _innermost(function: Any) -> Any:

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from gradclip.rules.rule import AnyRule, rules_in
 from gradclip.rules.scope import Global, Group
-from gradclip.torch.base_step import class_of_update, codes_of, stepping
+from gradclip.torch.base_step import calls_its_base, codes_of, stepping
 
 STEP_IN_BACKWARD = (
     "this optimizer steps inside backward(), one parameter at a time, so a norm over several tensors does not exist "
@@ -33,8 +33,7 @@ def inside(optimizer: Any) -> Optimizer | None:
             )
         if not inner:
             break
-        classes = stepping(type(optimizer)) if isinstance(optimizer, Optimizer) else []
-        if classes and class_of_update(classes) is not classes[0]:
+        if isinstance(optimizer, Optimizer) and calls_its_base(type(optimizer)):
             (name,) = inner
             raise ValueError(
                 f"this {type(optimizer).__name__} steps by the step of its base and by the optimizer in .{name}, and "
