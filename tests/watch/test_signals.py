@@ -201,7 +201,9 @@ def test_under_timeout_the_script_hears_once(start):
     assert (out, process.returncode) == ("heard SIGTERM\n", 124)
 
 
-def test_ctrl_c_in_a_terminal_is_heard_once(tmp_path):
+@pytest.mark.parametrize("sender", ["the terminal", "a process"])
+def test_an_interrupt_in_a_terminal_is_heard_once(tmp_path, sender):
+    """Ctrl-C comes to script and watcher; what an editor sends to the process that it started comes to the watcher."""
     (tmp_path / "listens.py").write_text(LISTENS, encoding="utf-8")
     pid, terminal = pty.fork()
     if not pid:
@@ -210,7 +212,10 @@ def test_ctrl_c_in_a_terminal_is_heard_once(tmp_path):
     seen = b""
     while b"ready" not in seen:
         seen += os.read(terminal, 1000)
-    os.write(terminal, b"\x03")
+    if sender == "the terminal":
+        os.write(terminal, b"\x03")
+    else:
+        os.kill(pid, signal.SIGINT)
     try:
         while chunk := os.read(terminal, 1000):
             seen += chunk

@@ -67,7 +67,7 @@ class Linf(Norm):
 
 @dataclass(frozen=True)
 class Lp(Norm):
-    """The p-norm for a finite p > 0: `(sum |x|^p)^(1/p)`."""
+    """The p-norm for a finite p of 0.1 and above: `(sum |x|^p)^(1/p)`."""
 
     def __post_init__(self) -> None:
         keep(self, "p", checked_order(self.p))
@@ -88,21 +88,30 @@ class RMS(Norm):
         return xp.sqrt(total / xp.maximum(size, 1.0))
 
 
+LEAST_ORDER = 0.1
+"""Below it an element 1e308 times smaller than the largest counts in the sum, and no float64 holds their ratio."""
+
+
 def checked_order(p: object) -> float:
     """`p` as a float, or the error that says which orders exist."""
     value = real_number(p)
     if value is None:
-        raise TypeError(f"the order of a norm is a number in (0, inf], got {p!r}: write 2.0 or float('inf')")
+        raise TypeError(f"the order of a norm is a number in [0.1, inf], got {p!r}: write 2.0 or float('inf')")
+    if value > 0 and not value >= LEAST_ORDER:
+        raise ValueError(
+            f"the order of a norm lies in [0.1, inf], got {value}: write 2.0, 1.0 or float('inf'); "
+            "below 0.1 the sum is of elements further apart than float64 can hold"
+        )
     if not value > 0:
         raise ValueError(
-            f"the order of a norm lies in (0, inf], got {value}: write 2.0, 1.0 or float('inf'); "
+            f"the order of a norm lies in [0.1, inf], got {value}: write 2.0, 1.0 or float('inf'); "
             "orders of 0 and below are not norms, and with them a single zero element would switch clipping off"
         )
     return value
 
 
 def norm_of_order(p: object) -> Norm:
-    """The norm of order `p` in (0, inf]."""
+    """The norm of order `p` in [0.1, inf]."""
     value = checked_order(p)
     named: dict[float, Norm] = {1.0: L1(), 2.0: L2(), math.inf: Linf()}
     return named.get(value) or Lp(value)

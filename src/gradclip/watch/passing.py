@@ -35,7 +35,7 @@ class Passing:
     """Passes the signals of this process on to a script, from before it is started until it has ended.
 
     Where a terminal has this process in front, script and all are in one group, and the terminal itself tells the
-    script of Ctrl-C. Elsewhere the script has a group of its own, so that what is sent to the group of this process
+    script of Ctrl-C; a SIGINT that a process sent, as editors do to end a script, is passed on (on Linux). Elsewhere the script has a group of its own, so that what is sent to the group of this process
     comes to the script once, by us. If this process is killed, so is the script (on Linux).
     """
 
@@ -46,6 +46,7 @@ class Passing:
         self._script: Script | None = None
         self._ignored: list[int] = []
         self._waiting: list[int] = []
+        self._blocked: list[int] = []
         self._last: dict[int, float] = {}
         self._parent = os.getpid()
         self._told = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
@@ -61,7 +62,8 @@ class Passing:
         try:
             for number in before:
                 signal.signal(number, self._pass)
-            yield
+            with self._interrupts():
+                yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -72,8 +74,34 @@ class Passing:
         while self._waiting:
             script.send_signal(self._waiting.pop(0))
 
+    @contextlib.contextmanager
+    def _interrupts(self) -> Iterator[None]:
+        """While a thread hears SIGINT in the handler's place where a terminal sends it, too: it learns from whom it is."""
+        if not self._in_front or not hasattr(signal, "sigtimedwait"):
+            yield
+            return
+        over = threading.Event()
+
+        def hear() -> None:
+            while not over.is_set():
+                heard = signal.sigtimedwait([signal.SIGINT], 0.1)
+                if heard is not None:
+                    self._heard(signal.SIGINT, by_process=heard.si_code <= 0)
+
+        self._blocked = [signal.SIGINT]
+        signal.pthread_sigmask(signal.SIG_BLOCK, self._blocked)
+        thread = threading.Thread(target=hear)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, self._blocked)
+
     def begin(self) -> None:
         """What the script's process does before it becomes the script."""
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._blocked)
         for number in self._ignored:
             signal.signal(number, signal.SIG_IGN)
         if not self._in_front:
@@ -84,9 +112,13 @@ class Passing:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     def _pass(self, number: int, frame: FrameType | None) -> None:
+        self._heard(number, by_process=number != signal.SIGINT or not self._in_front)
+
+    def _heard(self, number: int, by_process: bool) -> None:
+        """Pass a signal on, unless it is a terminal's, which the script has heard as well."""
         if signal.Signals(number).name in ENDING and number not in self._ignored:
             self.asked = self.asked or number
-        if number == signal.SIGINT and self._in_front:
+        if not by_process:
             return
         now = time.monotonic()
         if now - self._last.get(number, -ONCE) < ONCE:

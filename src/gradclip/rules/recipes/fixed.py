@@ -33,7 +33,7 @@ def ClipGradByValue(max: Limit, min: float | None = None) -> Rule:
 def ClipGradByNorm(clip_norm: Limit, norm_type: float = 2.0) -> Rule:
     """Rescale each tensor alone to a norm of at most `clip_norm`.
 
-    Formula: `out = g * min(1, clip_norm / ||g||_p)` with p = `norm_type` in (0, inf]. `clip_norm` has the unit of the
+    Formula: `out = g * min(1, clip_norm / ||g||_p)` with p = `norm_type` in [0.1, inf]. `clip_norm` has the unit of the
     gradient, is above 0 (`None` or infinity: measure only) and may be a `Schedule`. Shape, dtype and direction of each
     tensor stay; the direction of all tensors together does not. Raises `ValueError` or `TypeError` for other values.
     Source: R. Pascanu, T. Mikolov, Y. Bengio 2013, arXiv:1211.5063, section 3.2, applied to each tensor.
@@ -47,7 +47,7 @@ def ClipGradByNorm(clip_norm: Limit, norm_type: float = 2.0) -> Rule:
 def ClipGradByGlobalNorm(clip_norm: Limit, norm_type: float = 2.0) -> Rule:
     """Rescale all tensors by one factor, so that their norm taken together is at most `clip_norm`.
 
-    Formula: `out_i = g_i * min(1, clip_norm / (sum_j ||g_j||_p^p)^(1/p))` with p = `norm_type` in (0, inf].
+    Formula: `out_i = g_i * min(1, clip_norm / (sum_j ||g_j||_p^p)^(1/p))` with p = `norm_type` in [0.1, inf].
     `clip_norm` has the unit of the gradient, is above 0 (`None` or infinity: measure only) and may be a `Schedule`.
     Shapes, dtypes and the direction of the whole gradient stay. Raises `ValueError` or `TypeError` for other values.
     Source: R. Pascanu, T. Mikolov, Y. Bengio 2013, arXiv:1211.5063, section 3.2.
