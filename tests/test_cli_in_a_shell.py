@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import gradclip
 from effort import only_long
 from gradclip.cli import command_line, completion_command, main, methods_command
 from gradclip.experiments.tasks.titles import TASKS
-from gradclip.telemetry import Event, jsonl
+from gradclip.telemetry import Event, jsonl, read_run
 
 SOURCE = Path(gradclip.__file__).parents[1]
 EVENT = Event(0, "all tensors together", "cpu", 5.0, 1.0, 1.0, 0.2, True, time=1.0, tensors={"w": 5.0})
@@ -84,6 +85,28 @@ def test_a_reader_that_goes_away_is_no_error(folder):
     )
     os.close(writer)
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&- <&-"])
+def test_without_its_streams_the_command_does_what_it_does(folder, closed):
+    """A daemon has none. The script runs and is recorded."""
+    command = f"{shlex.quote(sys.executable)} -m gradclip watch --out closed train.py {closed}"
+    done = subprocess.run(command, shell=True, cwd=folder, env=environment(), stderr=subprocess.PIPE, timeout=60)
+    try:
+        assert (done.returncode, b"Traceback" in done.stderr) == (0, False)
+        assert len(read_run(folder / "closed")) == 5
+    finally:
+        shutil.rmtree(folder / "closed")
+
+
+@pytest.mark.parametrize("arguments", [["methods"], ["report", "--json", "run"], ["doctor", "run"]], ids=" ".join)
+def test_a_full_disk_is_said_and_no_verdict(folder, arguments):
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "gradclip", *arguments]
+        done = subprocess.run(
+            command, cwd=folder, env=environment(), stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+    assert (done.returncode, done.stderr) == (2, "gradclip: its output cannot be written: No space left on device\n")
 
 
 def test_who_interrupts_gets_a_line_and_130(monkeypatch, capsys):

@@ -1,5 +1,6 @@
 """What a result tells of a clip."""
 
+import copy
 import math
 import pickle
 import weakref
@@ -7,6 +8,7 @@ import weakref
 import pytest
 import torch
 
+import gradclip
 from doors import DOORS, parameter
 from gradclip import (
     RMS,
@@ -191,3 +193,31 @@ def test_a_chain_of_two_norms_in_one_read_gives_the_first_norm_after_the_stage_t
     rule = Rule(Tensor(), RMS(), Constant(2.0)) >> ClipGradByGlobalNorm(1.0)
     result = door.clip_([parameter(3.0, 4.0)], rule)
     assert (result.norm_before, result.norm_after) == pytest.approx((math.sqrt(12.5), 2.0))
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        ClipGradByGlobalNorm(1.0),
+        gradclip.AutoClip(50, window=3),
+        gradclip.UClip(ClipGradByNorm(1.0)),
+        Rules({"a": ClipGradByNorm(1.0), "*": gradclip.AdaGC()}) >> ClipGradByGlobalNorm(0.5),
+    ],
+    ids=repr,
+)
+def test_a_clipper_and_its_result_may_be_copied_and_saved(door, rule):
+    """As part of a module that is averaged, or saved as a whole."""
+    clipper = Clipper(rule, engine=door.engine)
+    for size in (1.0, 2.0):
+        clipper.clip_({"a": parameter(3.0 * size, 4.0), "b": parameter(12.0 * size)})
+    for copied in (copy.deepcopy(clipper), pickle.loads(pickle.dumps(clipper))):
+        assert copied.last.segments == clipper.last.segments
+        one, other = two(), two()
+        assert copied.clip_(one).segments == copy.deepcopy(clipper).clip_(other).segments
+        assert [p.grad.tolist() for p in one.values()] == [p.grad.tolist() for p in other.values()]
+    result = pickle.loads(pickle.dumps(clipper.last))
+    assert (result.norm_before, result.segments, repr(result)) == (
+        clipper.last.norm_before,
+        clipper.last.segments,
+        repr(clipper.last),
+    )

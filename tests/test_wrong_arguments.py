@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
+import numpy as np
 import paddle
 import pytest
 import torch
@@ -111,6 +112,25 @@ def test_the_methods_of_a_clipper(name):
 def test_a_given_number_of_a_wrong_kind(recwarn):
     clipper = gradclip.torch.Clipper(gradclip.SkipSpikes(loss=True))
     assert_answered(lambda loss: clipper.give(loss=loss), lambda: {"loss": 1.0}, lambda _: clipper.clip_(model()))
+
+
+@pytest.mark.parametrize("loss", [torch.tensor(1j), torch.empty((), device="meta"), np.array([1.0, 2.0])], ids=repr)
+def test_what_is_not_one_real_number_is_refused_when_it_is_given(loss):
+    with pytest.raises((TypeError, ValueError), match=r"the loss is (a real|one) number, got"):
+        gradclip.torch.Clipper(gradclip.SkipSpikes(loss=True)).give(loss=loss)
+
+
+@pytest.mark.parametrize("engine", ["cpu", "torch"])
+@pytest.mark.parametrize("loss", [np.array([1.0]), torch.ones(1, 1), np.float32(1.0)], ids=repr)
+def test_one_number_may_be_any_array_of_one(engine, loss):
+    clipper = gradclip.torch.Clipper(gradclip.SkipSpikes(loss=True), engine=engine)
+    clipper.give(loss=loss)
+    assert not clipper.clip_(model()).skipped
+
+
+def test_a_limit_without_a_number_is_refused():
+    with pytest.raises(TypeError, match=r"clip_norm is a tensor on the device 'meta', which has no number: write 1\.0"):
+        ClipGradByNorm(torch.empty((), device="meta"))
 
 
 EVENT = Event(0, "all", "cpu", 5.0, 1.0, 1.0, 0.2, True)

@@ -153,13 +153,13 @@ def test_every_finite_fp64_gradient_is_clipped_by_its_true_norm(engine, limit):
 def test_the_norm_of_a_small_order_may_be_no_fp64_number(engine):
     """1000^(1 / 0.1) is 1e30, times 1e290 is 1e320; 1 / 1e320 is 2024 of the smallest steps: half of one is 2.5e-4."""
     bench = replace(BENCHES[engine], dtype="float64")
-    alike, written = [np.full((1, 1000), 1e290), np.zeros(3)], 0.0 if engine in FLUSHING else 1e-30
+    alike, written = [np.full((1, 1000), 1e290), np.zeros(3)], 0.0 if engine == "jax" else 1e-30
     for scope in (Global(), Tensor(), Row(0)):
         outcome = bench.clip(Rule(scope, Lp(0.1), Constant(1.0)), alike)
-        assert outcome.after[0] == pytest.approx(np.full((1, 1000), written), rel=3e-4)
+        np.testing.assert_allclose(outcome.after[0], written, rtol=3e-4)
         assert not np.any(outcome.after[1])
         assert outcome.result.nonfinite == 0
-        assert outcome.result.norm_after in (0.0, np.inf)  # no error of a float's power
+        assert outcome.result.norm_after == (0.0 if engine == "jax" else 1.0)  # no error of a float's power
 
 
 @pytest.mark.parametrize("engine", [name for name in BENCHES if name not in FLUSHING])

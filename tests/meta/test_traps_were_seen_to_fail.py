@@ -116,6 +116,8 @@ PLANTS = [
     Plant("gradients made later are taken for clipped",
           traps.test_gradients_that_one_optimizer_gets_after_the_other_stepped_are_clipped_as_well,
           (), AttachedClipper, "_was_clipped", in_turns),
+    Plant("what waits for its step is clipped again", traps.test_a_gradient_that_waits_for_its_optimizer_is_clipped_once,
+          (), AttachedClipper, "_needs_without", lambda self, left_out: self.need_clip),
     Plant("scaled and unscaled gradients mix", traps.test_two_optimizers_under_grad_scaler_must_be_unscaled_first,
           (), door, "to_be_left_out", lambda others, stepping: []),
     Plant("attached twice", traps.test_attaching_twice_is_attaching_once, (), attached, "already_attached", nothing),

@@ -1,4 +1,4 @@
-"""Under strict dtype promotion and the flags of JAX that look for NaN and infinities."""
+"""Under strict promotion of types and ranks, and the flags of JAX that look for NaN and infinities."""
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,8 @@ def walked(rule, dtypes):
 def require_the_same_under_the_flags(rule, dtypes):
     """The same bits as without the flags, and the types of the gradients."""
     expected = walked(rule, dtypes)
-    with jax.numpy_dtype_promotion("strict"), jax.debug_nans(True), jax.debug_infs(True):
+    strict = jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise")
+    with strict[0], strict[1], jax.debug_nans(True), jax.debug_infs(True):
         found = walked(rule, dtypes)
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         assert jax.typeof(one) == jax.typeof(other)
@@ -52,6 +53,8 @@ def test_a_compiled_step_makes_no_infinity_and_joins_no_two_types(rule):
 def test_what_is_asked_of_the_flags_is_that_they_raise():
     with jax.numpy_dtype_promotion("strict"), pytest.raises(ValueError, match="promotion"):
         jnp.ones(1, jnp.float32) + jnp.ones(1, jnp.bfloat16)
+    with jax.numpy_rank_promotion("raise"), pytest.raises(ValueError, match="rank_promotion"):
+        jnp.ones((2, 2)) + jnp.ones(2)
     with jax.debug_infs(True), pytest.raises(FloatingPointError):
         jax.jit(lambda x: 1.0 / x)(jnp.zeros(()))
 

@@ -5,7 +5,28 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gradclip import L1, L2, RMS, ClipGradByValue, Constant, Element, Global, Linf, Lp, Row, Rule, Smooth, Tensor
+from gradclip import (
+    L1,
+    L2,
+    RMS,
+    AdaGC,
+    AutoClip,
+    ClipGradByGlobalNorm,
+    ClipGradByNorm,
+    ClipGradByValue,
+    Constant,
+    Element,
+    Global,
+    Linf,
+    Lp,
+    NormalizedGradient,
+    PercentileClip,
+    Row,
+    Rule,
+    Smooth,
+    StableSPAM,
+    Tensor,
+)
 from gradclip.optax import clip
 
 
@@ -55,3 +76,37 @@ def test_a_second_derivative_is_that_of_the_formula():
     """x / |x| along the first axis at [3, 4]: d2/dy2 of x / sqrt(x^2 + y^2) = x (2 y^2 - x^2) / r^5 = 69 / 3125."""
     hessian = jax.jit(jax.hessian(lambda v: clipped(Rule())(v)[0]))(jnp.array([3.0, 4.0]))
     assert float(hessian[1, 1]) == pytest.approx(69 / 3125, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        ClipGradByNorm(1.0) >> ClipGradByGlobalNorm(1.0),
+        Rule(Row(0)) >> Rule(Tensor()),
+        AutoClip(50, window=3),
+        PercentileClip(30, window=3),
+        AdaGC(warmup=1),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("wide", [False, True], ids=["float32", "float64"])
+def test_backwards_the_derivative_is_that_forwards(rule, wide):
+    """Rules that pick numbers of one array for another; after two steps, at a gradient that is clipped."""
+    with jax.enable_x64(wide):
+        tx, steps = clip(rule), [jnp.array([[0.3, 0.4], [0.1, 0.0]]), jnp.array([[0.6, 0.0], [0.2, 0.1]])]
+        state = tx.init({"w": steps[0]})
+        for gradient in steps:
+            _, state = tx.update({"w": gradient}, state)
+
+        def function(values):
+            return tx.update({"w": values}, state)[0]["w"]
+
+        at = jnp.array([[3.0, 4.0], [1.0, 2.0]])
+        forwards, backwards = jax.jacfwd(function)(at), jax.jit(jax.jacrev(function))(at)
+        assert np.abs(forwards).max() > 0.01
+        np.testing.assert_allclose(backwards, forwards, atol=1e-14 if wide else 1e-6)  # a few roundings of 1
+
+
+@pytest.mark.parametrize("rule", [StableSPAM(), NormalizedGradient(), NormalizedGradient(epsilon=0.1)], ids=repr)
+def test_what_has_no_slope_at_zero_has_a_finite_one(rule):
+    assert np.isfinite(jax.jacrev(clipped(rule))(jnp.zeros(2))).all()

@@ -12,9 +12,13 @@ import pytest
 from flax import nnx
 
 from gradclip import (
+    AGC,
     L2,
+    LARC,
+    AdaGC,
     ClipGradByGlobalNorm,
     ClipGradByNorm,
+    ClipGradByValue,
     Element,
     Global,
     Linf,
@@ -25,6 +29,8 @@ from gradclip import (
     Schedule,
     Smooth,
     Tensor,
+    UClip,
+    WeightRatio,
 )
 from gradclip.optax import clip, event_of
 
@@ -99,6 +105,22 @@ def test_inside_multi_transform_without_all_updates_each_part_has_a_norm_of_its_
     np.testing.assert_allclose([updates["a"][0], updates["b"][0]], [-1.0, -10.0], rtol=1e-6)
 
 
+@pytest.mark.parametrize("rule", [AGC(0.01), LARC(), ClipGradByNorm(1.0), ClipGradByValue(0.5)], ids=repr)
+def test_a_rule_that_shares_nothing_needs_no_other_updates(rule):
+    weights = {"a": jnp.ones(2), "b": jnp.ones(3)}
+    both = stepped(parts(lambda: clip(rule)), weights, all_updates=weights)[0]
+    alone = stepped(parts(lambda: clip(rule)), weights)[0]
+    assert jax.tree.all(jax.tree.map(lambda x, y: bool((x == y).all()), both, alone))
+
+
+@pytest.mark.parametrize(
+    "rule", [AdaGC(), Rule(threshold=WeightRatio(0.1)), UClip(ClipGradByGlobalNorm(1.0))], ids=repr
+)
+def test_a_rule_that_has_something_of_each_leaf_is_to_stand_before_the_parts(rule):
+    with pytest.raises(ValueError, match=r"put clip before multi_transform, optax\.chain"):
+        stepped(parts(lambda: clip(rule)), all_updates=GRADIENTS)
+
+
 def test_all_updates_that_lack_a_leaf_are_refused_by_its_name():
     with pytest.raises(ValueError, match="all_updates has no leaf 'b'"):
         stepped(parts(lambda: clip(RULE)), all_updates={"a": GRADIENTS["a"]})
@@ -134,6 +156,7 @@ COMPUTED = [
     Rule(Tensor(), L2(), threshold=Schedule(lambda step: 1.0 - step), response=Normalize()),
     Rule(Element(), Linf(), threshold=Schedule(lambda step: 1.0 - step)),
     Rule(Element(), Linf(), threshold=Schedule(lambda step: 1.0 - step), response=Smooth()),
+    Rule(Element(), Linf(), threshold=Schedule(lambda step: jnp.asarray(1.0 - step, jnp.float32)), response=Smooth()),
 ]
 
 

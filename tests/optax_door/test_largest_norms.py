@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gradclip import ClipGradByGlobalNorm, ClipGradByNorm, Constant, Rule
+from gradclip import ClipGradByGlobalNorm, ClipGradByNorm, Constant, NormalizedGradient, Rule
 from gradclip.optax import ClipState, Last, clip, event_of
 
 OPEN = Rule(threshold=Constant(None))
@@ -89,3 +89,11 @@ def test_a_state_that_was_saved_before_is_taken_or_refused_by_name():
         del saved["last"][name]
     with pytest.raises(ValueError, match="excess_before"):
         flax.serialization.from_state_dict(tx.init(gradients), saved)
+
+
+def test_a_coefficient_that_float32_cannot_hold_is_its_largest_number():
+    """1 / 1e-40, of a gradient whose update is [1, 0]."""
+    tx, gradients = clip(NormalizedGradient()), {"w": jnp.array([1e-40, 0.0])}
+    updates, state = jax.jit(tx.update)(gradients, tx.init(gradients))
+    np.testing.assert_allclose(updates["w"], [1.0, 0.0], rtol=1e-6)
+    assert float(state.last.coefficient) == float(np.finfo(np.float32).max)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gradclip import L2, Global, Rule, Tensor
+from gradclip import L2, AdaGC, AutoClip, Global, NormGrowth, Rule, Schedule, Tensor, ZClip
 from gradclip.optax import clip
 from remembering import Following
 
@@ -72,3 +72,38 @@ def test_a_restored_state_goes_on_bit_for_bit():
     for size in (0.3, 7.0):
         (one, state), (other, restored) = step(gradients(size), state), step(gradients(size), restored)
         assert bits((one, state)) == bits((other, restored))
+
+
+@pytest.mark.parametrize("rule", [Rule(threshold=Schedule(lambda step: 4.0 - step)), AutoClip(50, window=5), RULE])
+def test_a_state_of_numpy_arrays_is_taken_as_it_is_and_not_changed(rule):
+    """As it is read from a file: writable, or not."""
+    tx = clip(rule)
+    _, state = tx.update(gradients(1.0), tx.init(PARAMS), PARAMS)
+    expected = tx.update(gradients(2.0), state, PARAMS)
+    for read in (jax.tree.map(np.array, state), jax.device_get(state)):
+        before = bits(read)
+        for _ in range(2):
+            assert bits(tx.update(gradients(2.0), read, PARAMS)) == bits(expected)
+        assert bits(read) == before
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (ZClip(), "is of another rule: it keeps"),
+        (NormGrowth(), "is of another rule: it keeps"),
+        (Rule(), "is of another rule: it keeps"),
+        (AutoClip(50, window=6), "is of another rule: 'norms' has 5 numbers, not 6"),
+    ],
+    ids=repr,
+)
+def test_the_state_of_another_rule_is_refused(other, words):
+    state = clip(AutoClip(50, window=5)).init(PARAMS)
+    with pytest.raises(ValueError, match=words):
+        clip(other).update(gradients(1.0), state, PARAMS)
+
+
+def test_the_state_of_another_tree_is_refused():
+    tx = clip(AdaGC())
+    with pytest.raises(ValueError, match="is of other gradients: 'count' is of 1 tensors, and there are 2"):
+        tx.update(gradients(1.0), tx.init({"a": jnp.zeros(2)}), PARAMS)

@@ -3,15 +3,18 @@
 import json
 import random
 
+import numpy as np
 import pytest
 
 from gradclip import (
+    AGC,
     Bounds,
     ClipGradByGlobalNorm,
     ClipGradByNorm,
     ClipGradByValue,
     Constant,
     Element,
+    Given,
     Linf,
     Normalize,
     Row,
@@ -124,9 +127,21 @@ def test_mutated_data_is_read_right_or_refused_with_its_place(rule):
         ("threshold", {"type": "Constant", "limit": 1, "x": 2}, r"rule\['threshold'\] is a Constant, which has no 'x'"),
         ("threshold", {"type": ["Constant"]}, r"rule\['threshold'\] has the unknown type \['Constant'\]"),
         ("threshold", {"type": "Schedule"}, r"rule\['threshold'\] is a Schedule, which needs its 'points'"),
+        ("norm", {"type": "Norm", "p": -2.0}, r"rule\['norm'\] cannot be a Norm: the order of a norm lies in"),
+        ("norm", {"type": "Norm", "p": "abc"}, r"rule\['norm'\] cannot be a Norm: the order of a norm is a number"),
+        ("norm", {"type": "Norm", "p": 2.0}, r"rule cannot be a Rule: norm must be a Norm, got Norm\(p=2.0\)"),
+        ("threshold", {"type": "Threshold"}, r"rule cannot be a Rule: threshold must be a Threshold, got Threshold"),
+        ("scope", {"type": "Scope"}, r"rule cannot be a Rule: scope must be a Scope, got Scope"),
         ("scope", 3, "rule cannot be a Rule: scope must be a Scope, got 3"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_place(part, value, words):
     with pytest.raises(ValueError, match=words):
         from_dict(Rule().to_dict() | {part: value})
+
+
+def test_names_of_numpy_are_plain_strings():
+    """Or a state that holds them is not read back by torch.load(weights_only=True)."""
+    name = np.array(["head"])[0]
+    assert type(AGC(exclude=name).parts[0][0]) is str
+    assert type(Given(Constant(1.0), np.str_("loss")).name) is str

@@ -13,8 +13,10 @@ from gradclip import (
     ClipGradByValue,
     Constant,
     Element,
+    Given,
     Global,
     Group,
+    History,
     Linf,
     Lp,
     Normalize,
@@ -24,12 +26,23 @@ from gradclip import (
     Rule,
     Rules,
     Schedule,
+    SecondMoment,
     SkipStep,
     Smooth,
     Tensor,
+    WeightRatio,
+    ZClip,
     Zero,
+    min_of,
+    until,
 )
+from gradclip.rules.estimators import Estimator
+from gradclip.rules.levels import Level
+from gradclip.rules.norm import Norm
+from gradclip.rules.response import Response
 from gradclip.rules.rule import checked_rule, rules_in
+from gradclip.rules.scope import Scope
+from gradclip.rules.threshold import Threshold
 
 
 def test_the_default_rule_is_a_global_l2_norm_of_1():
@@ -122,6 +135,13 @@ def test_every_rule_inside_is_found_in_order():
         (lambda: ClipGradByNorm(1.0) >> 1.0, r">> joins two rules, got 1.0"),
         (lambda: Rules({"*": 1.0}), r"Rules maps a pattern to a rule or None, got '\*': 1.0"),
         (lambda: Rules({1: None}), r"Rules maps a pattern"),
+        (lambda: Rule(norm=Norm(2.0)), r"norm must be a Norm, got Norm\(p=2.0\): write L2\(\)"),
+        (lambda: Rule(scope=Scope()), r"scope must be a Scope, got Scope\(\): write Global\(\)"),
+        (lambda: Rule(threshold=Threshold()), r"threshold must be a Threshold, got Threshold\(\)"),
+        (lambda: Rule(response=Response()), r"response must be a Response, got Response\(\)"),
+        (lambda: min_of(1.0, Threshold()), r"Threshold\(\) is what thresholds derive from"),
+        (lambda: Given(Threshold()), r"Given takes a threshold, got Threshold\(\)"),
+        (lambda: History(Estimator(), Level()), r"a History takes an estimator and a level, got Estimator\(\)"),
         (lambda: checked_rule(1.0), r"expected a clipping rule, got 1.0: write for example ClipGradByGlobalNorm"),
     ],
 )
@@ -134,6 +154,15 @@ def test_what_is_no_rule_is_refused_with_a_remedy(make, remedy):
     ("make", "remedy"),
     [
         (lambda: Rule(Tensor(), L2(), Bounds(1.0, -1.0)), r"Bounds\(max, min\) clips by value: write scope=Element"),
+        (lambda: ClipGradByValue(WeightRatio(0.1)), r"one for a norm of the gradient.*write scope=Tensor\(\), or AGC"),
+        (lambda: Rule(Element(), threshold=min_of(1.0, WeightRatio(0.1))), r"one for a norm of the gradient"),
+        (lambda: Given(WeightRatio(0.1)), r"Given compares one number with one threshold of it.*Given\(History"),
+        (lambda: Given(min_of(1.0, WeightRatio(0.1))), r"Given compares one number with one threshold of it"),
+        (lambda: Given(Given(Constant(1.0), "x")), r"Given compares one number with one threshold of it"),
+        (lambda: Given(SecondMoment()), r"Given compares one number with one threshold of it"),
+        (lambda: Norm(-2.0), r"the order of a norm lies in \[0.1, inf\], got -2.0"),
+        (lambda: ZClip(readmit=1 << 53), r"readmit is a whole number of steps from 1 or None"),
+        (lambda: until(1 << 53, 1.0, None), r"until takes a whole number of steps from 1"),
         (lambda: Rules({}), r'Rules needs at least one pattern: Rules\(\{"\*"'),
         (lambda: Chain(()), r"a chain needs at least one rule"),
         (

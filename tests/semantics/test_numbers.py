@@ -102,6 +102,7 @@ def test_a_norm_that_fp64_cannot_hold_is_infinite_and_clipped_all_the_same(door)
     p = parameter(*[1.7e308] * 4, dtype=torch.float64)
     result = door.clip_([p])
     assert (result.norm_before, result.nonfinite) == (math.inf, 0)
+    assert (result.norm_after, result.segments[0].norm_after) == (1.0, 1.0)
     assert p.grad.tolist() == pytest.approx([0.5] * 4, rel=1e-14)
 
 

@@ -261,6 +261,31 @@ def test_two_optimizers_that_step_at_their_own_pace_are_both_clipped():
         assert moved == pytest.approx([0.5**0.5 if step % 2 == 0 else 0.0, 0.5**0.5], rel=1e-6)
 
 
+def test_a_gradient_that_waits_for_its_optimizer_is_clipped_once():
+    """As that of a generator, while the critic makes several steps."""
+    (a, b), (slow, fast), clipper = hundreds()
+    a.grad = torch.full((1,), 100.0)
+    for _ in range(3):
+        b.grad = torch.full((1,), 100.0)
+        fast.step()
+        assert a.grad.item() == pytest.approx(0.5**0.5, rel=1e-6)
+    assert clipper.last.norm_before == 100.0
+    slow.step()
+    assert a.item() == pytest.approx(-(0.5**0.5), rel=1e-6)
+    a.grad = torch.full((1,), 100.0)
+    slow.step()
+    assert a.item() == pytest.approx(-(0.5**0.5) - 1.0, rel=0.5)
+
+
+def test_the_result_of_an_attached_clipper_is_saved_with_the_names():
+    model = make_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    clipper = attach(optimizer, gradclip.ClipGradByNorm(1e-3), model=model)
+    backward(model, 0)
+    optimizer.step()
+    assert pickle.loads(pickle.dumps(clipper.last)).segments == clipper.last.segments
+
+
 def test_gradients_that_one_optimizer_gets_after_the_other_stepped_are_clipped_as_well():
     (a, b), (first, second), _ = hundreds()
     for _ in range(3):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,25 @@ def test_whatever_is_left_of_a_run_the_exit_code_is_that_of_the_script(tmp_path:
     answer = watch("--out", "run", "train.py", folder=tmp_path)
     assert answer.returncode == 5, answer.stderr
     assert "Traceback" not in answer.stderr
+
+
+@pytest.mark.parametrize("place", ["dangling", "circle", "/proc/run", "a" * 300])
+def test_a_place_that_no_run_can_have_is_refused_before_the_script_runs(tmp_path: Path, place: str) -> None:
+    (tmp_path / "dangling").symlink_to("nowhere")
+    (tmp_path / "circle").symlink_to("circle")
+    (tmp_path / "train.py").write_text("raise AssertionError")
+    answer = watch("--out", place, "train.py", folder=tmp_path)
+    assert (answer.returncode, answer.stdout) == (2, ""), answer.stderr
+    assert re.fullmatch(r"gradclip watch: --out .*; give a folder that .*\n", answer.stderr)
+
+
+@pytest.mark.parametrize("first", ['open("run", "w")', 'os.symlink("nowhere", "run")'])
+def test_a_script_that_takes_the_place_of_its_run_trains_on_and_is_told(tmp_path: Path, first: str) -> None:
+    (tmp_path / "train.py").write_text(f"import os\n{first}\n{TRAINING.format(once='pass')}")
+    answer = watch("--out", "run", "train.py", folder=tmp_path)
+    assert answer.returncode == 5, answer.stderr
+    assert "gradclip watch: nothing more is recorded, FileExistsError" in answer.stderr
+    assert "gradclip watch: nothing was recorded" in answer.stderr
 
 
 def test_names_of_any_bytes_are_shown_escaped(tmp_path: Path) -> None:

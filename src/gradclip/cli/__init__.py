@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import os
 import sys
 import warnings
@@ -23,7 +24,7 @@ from gradclip.cli import (
     suggest_command,
     watch_command,
 )
-from gradclip.cli.common import Parser, meant
+from gradclip.cli.common import MISTAKE, Parser, meant
 
 INTERRUPTED = 130
 COMMANDS = (
@@ -54,7 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command: Callable[[argparse.Namespace], int] = options.command
     try:
         with said_plainly():
-            return command(options)
+            code = command(options)
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt as interrupt:
         print("gradclip: interrupted", file=sys.stderr)
         (number,) = interrupt.args or (SIGINT,)
@@ -63,6 +66,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of our output has gone (`gradclip demo | head`): nobody is left to tell, at exit neither.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            raise
+        print(f"gradclip: its output cannot be written: {error.strerror}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return MISTAKE
 
 
 @contextlib.contextmanager
@@ -87,6 +96,9 @@ def said_plainly() -> Iterator[None]:
 
 def entry() -> NoReturn:
     """What the shell calls: end with the exit code of the command, or by the signal that ended the script."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed, as daemons close theirs
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names are bytes, and text may not be
     code = main()

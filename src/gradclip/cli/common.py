@@ -99,11 +99,13 @@ def no_folder(folder: Path | None) -> str | None:
 
 def no_new_folder(folder: Path) -> str | None:
     """What keeps a folder from being made."""
-    if folder.exists():
+    if os.path.lexists(folder):
         return f"--out {folder}: there is something already; give a folder that is not there"
-    parent = next(place for place in folder.absolute().parents if place.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        return f"--out {folder}: cannot be written; give a folder that can be"
+    try:
+        folder.mkdir(parents=True)
+        folder.rmdir()
+    except OSError as error:
+        return f"--out {folder}: cannot be written ({error.strerror}); give a folder that can be"
     return None
 
 

@@ -48,16 +48,11 @@ def run(options: argparse.Namespace) -> int:
         return mistake(wrong, "watch")
     ended = run_watched(script, folder, options.steps, options.rule, sys.stderr if options.json else None)
     code = ended.code
-    if not folder.exists():
-        print(
-            f"gradclip watch: nothing was recorded: no optimizer of PyTorch made a step in sight (exit code {code})",
-            file=sys.stderr,
-        )
+    if not folder.is_dir():
+        why = f"{folder} is a file" if folder.exists() else "no optimizer of PyTorch made a step in sight"
+        print(f"gradclip watch: nothing was recorded: {why} (exit code {code})", file=sys.stderr)
     else:
-        try:
-            print_recorded(folder, code, options.json)
-        except (OSError, ValueError) as error:
-            print(f"gradclip watch: what was recorded cannot be read: {error} (exit code {code})", file=sys.stderr)
+        print_recorded(folder, code, options.json)
     return -ended.signal or code
 
 
@@ -67,7 +62,11 @@ def print_recorded(folder: Path, code: int, as_json: bool) -> None:
     from gradclip.doctor.findings_text import findings_as_text
     from gradclip.telemetry.runs import folders_of, read_run
 
-    runs, findings = [read_run(place) for place in folders_of(folder)], diagnose(folder)
+    try:
+        runs, findings = [read_run(place) for place in folders_of(folder)], diagnose(folder)
+    except (OSError, ValueError) as error:
+        print(f"gradclip watch: what was recorded cannot be read: {error} (exit code {code})", file=sys.stderr)
+        return
     if as_json:
         counts = {str(run.path): {"steps": len(run), "clipped": sum(event.clipped for event in run)} for run in runs}
         print(json.dumps({"exit": code, "runs": counts, "findings": [finding.to_dict() for finding in findings]}))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from gradclip.engines.base import (
     UnsupportedGradient,
     around,
 )
+from gradclip.engines.choice import compiled_for
 from gradclip.engines.cpu_gather import Adapter, CpuBatch, Gatherer, Table, Via
 from gradclip.engines.cpu_walk import walk
 from gradclip.engines.reference import NUMPY
@@ -54,6 +55,10 @@ class CpuEngine(Engine):
         self._owns = adapter.on_cpu
         self._unit_axis = adapter.unit_axis
         self._gather = Gatherer(adapter, via)
+        self._module = adapter.__name__
+
+    def __reduce__(self) -> tuple[Callable[[str], Engine], tuple[str]]:
+        return compiled_for, (self._module,)
 
     def owns(self, tensor: object) -> bool:
         return self._owns(tensor)

@@ -68,8 +68,10 @@ class Payload(Protocol):
 
 
 class Adapter(Protocol):
-    """What a CPU engine needs to know of a framework; a module of functions will do."""
+    """What a CPU engine needs to know of a framework: a module of functions."""
 
+    @property
+    def __name__(self) -> str: ...  # by which it is imported
     @property
     def TENSOR(self) -> type: ...  # the class of plain tensors; a subclass may mean anything
     @property

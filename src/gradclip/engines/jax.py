@@ -29,7 +29,7 @@ from gradclip.engines.base import (
     rows_first,
 )
 from gradclip.engines.jax_measure import peaks, scaled_totals, totals, whole
-from gradclip.engines.jax_numbers import power, root, widened
+from gradclip.engines.jax_numbers import ordered, power, root, taken, widened
 from gradclip.engines.jax_scale import bounded, clamped, scaled
 from gradclip.engines.jax_shards import shardings_of, whole_of_shards
 from gradclip.rules.arrays import Operand
@@ -67,7 +67,7 @@ class JaxFunctions:
 
     @staticmethod
     def maximum(a: Array, b: Array) -> Array:
-        return jnp.maximum(a, b)
+        return jnp.maximum(_wide(a), _wide(b))
 
     @staticmethod
     def nonfinite(a: Array) -> Array:
@@ -83,11 +83,11 @@ class JaxFunctions:
 
     @staticmethod
     def take(a: Array, index: Array) -> Array:
-        return a[..., index]
+        return taken(a, index)
 
     @staticmethod
     def sort(a: Array) -> Array:
-        return jnp.sort(a, axis=0)
+        return ordered(a)
 
     @staticmethod
     def sum(a: Array) -> Array:
@@ -104,6 +104,11 @@ class JaxFunctions:
 
 
 FUNCTIONS = JaxFunctions()
+
+
+def _wide(a: Operand) -> Operand:
+    """A limit that a program has computed may be float32, of which the smallest numbers of float64 would be zero."""
+    return a if isinstance(a, int | float) else a.astype(jnp.float64)
 
 
 class JaxValues:

@@ -7,13 +7,18 @@ that is multiplied there becomes zero, as in every other operation of the progra
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+
+_narrow: ContextVar[bool | None] = ContextVar("_narrow", default=None)
+"""Whether the program around has no float64; None outside of `in_float64`."""
 
 
 def in_float64(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -23,16 +28,62 @@ def in_float64(function: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     def wide(*given: Any) -> Any:
-        with jax.enable_x64(True):
+        with _float64():
             return function(*given)
 
     def derivative(given: Any, tangents: Any) -> Any:
-        with jax.enable_x64(True):
+        with _float64():
             return jax.jvp(wide, given, tangents)
 
     traced = jax.custom_jvp(wide)
     traced.defjvp(derivative)
     return traced
+
+
+@contextlib.contextmanager
+def _float64() -> Iterator[None]:
+    """While JAX makes float64, and lets arrays of other ranks meet, which a program may have forbidden."""
+    known = _narrow.get()
+    token = _narrow.set(jax.dtypes.canonicalize_dtype(jnp.float64) == jnp.float32 if known is None else known)
+    try:
+        with jax.enable_x64(True), jax.numpy_rank_promotion("allow"):
+            yield
+    finally:
+        _narrow.reset(token)
+
+
+def taken(a: Array, index: Any) -> Array:
+    """The elements of the last axis at `index`."""
+    return _picked(lambda a: a[..., index], lambda a: lambda tangent: tangent[..., index], a)
+
+
+def ordered(a: Array) -> Array:
+    """`a` sorted along its first axis."""
+
+    def along(a: Array) -> Callable[[Array], Array]:
+        order = jnp.argsort(a, axis=0)
+        return lambda tangent: jnp.take_along_axis(tangent, order, axis=0)
+
+    return _picked(lambda a: jnp.sort(a, axis=0), along, a)
+
+
+def _picked(pick: Callable[[Array], Array], pick_as: Callable[[Array], Callable[[Array], Array]], a: Array) -> Array:
+    """`pick(a)`, elements of `a`; `pick_as(a)` picks those of another array.
+
+    The derivative is transposed when nobody asks for float64 any more, and JAX then makes the zeros that it adds to of
+    float32. So the tangent is float32 where the program around has nothing wider.
+    """
+    if not _narrow.get():
+        return pick(a)
+    narrowly = jax.custom_jvp(pick)
+
+    @narrowly.defjvp
+    def derivative(given: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+        (a,), (tangent,) = given, tangents
+        return pick(a), pick_as(a)(tangent.astype(jnp.float32)).astype(a.dtype)
+
+    found: Array = narrowly(a)
+    return found
 
 
 class Bits(NamedTuple):

@@ -114,7 +114,7 @@ def _typed(
         norm_before=norm_before,
         norm_after=norm_after,
         threshold=jnp.clip(threshold, -most, most).astype(dtype),
-        coefficient=jnp.asarray(coefficient).astype(dtype),
+        coefficient=jnp.minimum(jnp.asarray(coefficient), most).astype(dtype),
         clipped=jnp.asarray(clipped).astype(jnp.bool_),
         nonfinite=jnp.asarray(nonfinite).astype(jnp.int32),
         skipped=jnp.asarray(skipped).astype(jnp.bool_),

@@ -60,8 +60,9 @@ def need_of_state(rule: AnyRule, inner: object) -> str | None:
 
 def given_state(state: object, need: str | None) -> ClipState:
     """The state that `update` was given, or a first one for none where there is no `need` of one."""
-    if isinstance(state, ClipState):
-        return state
+    if isinstance(state, ClipState):  # of NumPy where it was read from a file, which arithmetic in place would change
+        arrays: ClipState = jax.tree.map(jnp.asarray, state._replace(inner=()))
+        return arrays._replace(inner=state.inner)
     if state is not None and not isinstance(state, optax.EmptyState):
         raise TypeError(f"the state of clip is a ClipState, got {type(state).__name__}: {BEGIN}")
     if need is not None:

@@ -22,8 +22,10 @@ from gradclip.optax.placed import Places, mesh_in_force
 from gradclip.optax.state import ClipState, begun, float_type, given_state, memory_of, need_of_state, state_of
 from gradclip.rules.arrays import Operand
 from gradclip.rules.rule import AnyRule, Carry, rules_in
+from gradclip.rules.scope import Global, Group
 from gradclip.rules.threshold import Bounds, Constant
 from gradclip.step.gradients import Gradients, checked_need_clip
+from gradclip.step.state_check import refuse_other_memory
 
 
 def clip(
@@ -103,6 +105,7 @@ class Door:
         clipper = Clipper(rule, on_nonfinite=on_nonfinite)
         _refuse_host(clipper, inner)
         _refuse_denormal(rule)
+        self._line = clipper.line
         self._new_clipper = partial(Clipper, rule, on_nonfinite=on_nonfinite)
         self._can_skip = clipper.can_skip
         self._inner = None if inner is None else optax.with_extra_args_support(inner)
@@ -111,6 +114,12 @@ class Door:
         self._carries = isinstance(rule, Carry)
         self._remembers = self._carries or any(single.threshold.adapts for single in rules_in(rule))
         self._reads_weights = any(single.threshold.reads_weights for single in rules_in(rule))
+        singles = rules_in(rule)
+        self._shares_nothing = not any(isinstance(single.scope, Global | Group) for single in singles)
+        self._of_each_leaf = self._carries or any(
+            single.threshold.reads_weights or (single.threshold.adapts and not isinstance(single.scope, Global))
+            for single in singles
+        )
         self._reads_given, self._reads_moments = clipper.reads_given, clipper.reads_moments
 
     def init(self, params: Tree) -> ClipState:
@@ -140,7 +149,15 @@ class Door:
     ) -> tuple[Tree, ClipState]:
         """Clip `updates`, or `all_updates`, of which they are a part; then the wrapped optimizer steps, if any."""
         state = given_state(state, self._needs_state)
-        tree = updates if all_updates is None else all_updates
+        if all_updates is None or self._shares_nothing:
+            tree, all_updates = updates, None
+        elif self._of_each_leaf:
+            raise ValueError(
+                f"{self._line.rule!r}: a part of multi_transform has not what this rule reads or keeps of each leaf of "
+                "all_updates: put clip before multi_transform, optax.chain(clip(rule), optax.multi_transform(...))"
+            )
+        else:
+            tree = all_updates
         clipped, after = self._clipped(tree, state, params, self._axes, self._given(extra), extra.get("moments"))
         if all_updates is not None:
             clipped = leaves_from(updates, clipped)
@@ -171,6 +188,7 @@ class Door:
         leaves = chosen_leaves(tree, self._need_clip)
         if not leaves:
             return tree, state._replace(step=state.step + 1, last=nothing(float_type()))
+        refuse_other_memory(state.thresholds, self._line, len(leaves))
         names = [name_of(path) for path in leaves]
         others = {
             "weights": beside(params, leaves) if self._reads_weights and params is not None else None,

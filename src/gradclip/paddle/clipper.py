@@ -25,7 +25,7 @@ from gradclip.paddle.parameters import (
     put_gradient,
 )
 from gradclip.rules.rule import AnyRule
-from gradclip.step.gradients import Gradients, checked_need_clip
+from gradclip.step.gradients import Gradients, checked_need_clip, one_float
 from gradclip.step.memory import Memories
 from gradclip.step.respond import report_none_found
 from gradclip.step.result import Result
@@ -169,9 +169,9 @@ def engine_for(gradients: list[PaddleTensor], name: str | None = None) -> Engine
 def number_for(engine: Engine, number: PaddleTensor | float) -> Wide | float:
     """A number or a tensor of one element as an array [1]; a float for the compiled engine."""
     if not isinstance(number, paddle.Tensor):
-        return float(number)
+        return one_float(number)
     if engine is not PADDLE:
-        return float(number.item())
+        return one_float(number)
     return Wide(paddle.reshape(number.detach().astype(WIDE), [1]))
 
 

@@ -31,8 +31,8 @@ def clip_grad_norm_(
 ) -> PaddleTensor:
     """Rescale the gradients so that their norm taken together is at most `max_norm`; return the norm before.
 
-    Formula: `g * min(1, max_norm / ||all g||_p)`, p = `norm_type` in [0.1, inf] or "inf". `max_norm` has the unit of the
-    gradient and is above 0; None or infinity measures only. `parameters` is a tensor, an iterable, a layer or an
+    Formula: `g * min(1, max_norm / ||all g||_p)`, p = `norm_type` in [0.1, inf] or "inf". `max_norm` has the unit of
+    the gradient and is above 0; None or infinity measures only. `parameters` is a tensor, an iterable, a layer or an
     optimizer. The norm is a 0-D tensor of float32, or of float64 for float64 gradients and for norms beyond float32. A
     non-finite gradient is left as it is, and the non-finite norm is returned; with `error_if_nonfinite=True` it raises
     `NonFiniteGradient`, a `RuntimeError`, before anything is written.

@@ -8,6 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from numbers import Real
+from typing import TypeGuard, TypeVar
+
+Part = TypeVar("Part")
 
 
 def plain_number(value: object) -> object:
@@ -40,7 +43,21 @@ def real_number(value: object) -> float | None:
         return None
 
 
-def keep(part: object, name: str, number: float) -> None:
+MOST = 1 << 53
+"""Whole numbers below this are counted exactly in float64."""
+
+
+def is_whole(value: object, least: int) -> bool:
+    """Whether `value` is a whole number from `least` that arrays of float64 count exactly."""
+    return type(value) is int and least <= value < MOST
+
+
+def is_part(value: object, kind: type[Part]) -> TypeGuard[Part]:
+    """Whether `value` is of a class derived from `kind`, which itself is only what parts derive from."""
+    return isinstance(value, kind) and type(value) is not kind
+
+
+def keep(part: object, name: str, number: object) -> None:
     """Set a field of a frozen part to the plain number that was made of it."""
     object.__setattr__(part, name, number)
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from gradclip.rules.arguments import checked_factor, checked_least, keep
+from gradclip.rules.arguments import checked_factor, checked_least, is_part, is_whole, keep
 from gradclip.rules.arrays import SCALARS, Array, ArrayFunctions
-from gradclip.rules.threshold import Constant, Limit, Observed, Schedule, SecondMoment, State, Step, Threshold
+from gradclip.rules.threshold import Bounds, Constant, Limit, Observed, Schedule, SecondMoment, State, Step, Threshold
 
 CLOSED = 2.0**-1000
 """A threshold that no gradient passes; 0 would be none."""
@@ -122,7 +122,7 @@ class Switched(Combined):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if type(self.steps) is not int or self.steps < 1 or len(self.parts) != 2:
+        if not is_whole(self.steps, 1) or len(self.parts) != 2:
             raise ValueError(f"until takes a whole number of steps from 1, got {self.steps!r}: until(100, 1.0, None)")
         object.__setattr__(self, "reads_step", True)
 
@@ -148,12 +148,19 @@ class Given(Threshold):
     adapts: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.threshold, Threshold):
+        threshold = self.threshold
+        if not is_part(threshold, Threshold):
             raise TypeError(
-                f"Given takes a threshold, got {self.threshold!r}: write Given(History(Window(128), Sigma(6.0)))"
+                f"Given takes a threshold, got {threshold!r}: write Given(History(Window(128), Sigma(6.0)))"
+            )
+        if threshold.reads_weights or threshold.reads_given or isinstance(threshold, SecondMoment | Bounds):
+            raise ValueError(
+                f"Given compares one number with one threshold of it, got {threshold!r}, which is one for gradients: "
+                "write Given(History(Window(128), Sigma(6.0)))"
             )
         if not isinstance(self.name, str) or not self.name:
             raise TypeError(f"the name of a given number is a word such as 'loss', got {self.name!r}")
+        keep(self, "name", str(self.name))
         object.__setattr__(self, "reads_given", frozenset({self.name}))
         for flag in ("keeps_rows", "reads_step"):
             object.__setattr__(self, flag, getattr(self.threshold, flag))
@@ -201,6 +208,9 @@ def until(steps: int, first: Limit, then: Limit) -> Threshold:
 
 def _thresholds(*limits: Limit) -> tuple[Threshold, ...]:
     """Numbers as constants."""
+    for limit in limits:
+        if type(limit) is Threshold:
+            raise TypeError(f"{limit!r} is what thresholds derive from: write Constant(1.0) or History(...)")
     return tuple(limit if isinstance(limit, Threshold) else Constant(limit) for limit in limits)
 
 

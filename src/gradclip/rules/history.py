@@ -6,14 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from gradclip.rules.arguments import checked_flag, checked_word, keep
+from gradclip.rules.arguments import checked_flag, checked_word, is_part, is_whole, keep
 from gradclip.rules.arrays import Array, ArrayFunctions
 from gradclip.rules.estimators import Estimator
 from gradclip.rules.levels import Level
 from gradclip.rules.threshold import Observed, State, Threshold
 
-MOST = 1 << 53
-"""Whole numbers below this are counted exactly in float64."""
 FEEDS = {
     "raw": "",
     "limit": "learning the limit for an outlier",
@@ -52,11 +50,11 @@ class History(Threshold):
         _check_parts(self.estimator, self.level)
         checked_word(self.feed, "feed", FEEDS)
         keep(self, "current", checked_flag(self.current, "current"))
-        if type(self.warmup) is not int or not 1 <= self.warmup < MOST:
+        if not is_whole(self.warmup, 1):
             raise ValueError(f"warmup is a whole number of norms from 1, got {self.warmup!r}")
         if self.estimator.rows and self.warmup > self.estimator.rows:
             raise ValueError(f"{self.estimator} can never be {self.warmup} norms: give a warmup of at most its length")
-        if self.readmit is not None and (type(self.readmit) is not int or self.readmit < 1):
+        if self.readmit is not None and not is_whole(self.readmit, 1):
             raise ValueError(f"readmit is a whole number of steps from 1 or None, got {self.readmit!r}")
         if self.feed == "raw" and self.readmit is not None:
             raise ValueError("with feed='raw' every norm is learnt: readmit says nothing there, leave it out")
@@ -122,7 +120,7 @@ class History(Threshold):
 
 
 def _check_parts(estimator: object, level: object) -> None:
-    if not isinstance(estimator, Estimator) or not isinstance(level, Level):
+    if not is_part(estimator, Estimator) or not is_part(level, Level):
         raise TypeError(
             f"a History takes an estimator and a level, got {estimator!r} and {level!r}: write "
             "History(EMA(0.97), Ratio(2.0)) or History(Window(128), Sigma(6.0))"

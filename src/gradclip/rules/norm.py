@@ -19,6 +19,9 @@ class Norm:
 
     p: float = 2.0
 
+    def __post_init__(self) -> None:
+        keep(self, "p", checked_order(self.p))
+
     @property
     def words(self) -> str:
         """What it is in the sentence of a rule."""
@@ -68,9 +71,6 @@ class Linf(Norm):
 @dataclass(frozen=True)
 class Lp(Norm):
     """The p-norm for a finite p of 0.1 and above: `(sum |x|^p)^(1/p)`."""
-
-    def __post_init__(self) -> None:
-        keep(self, "p", checked_order(self.p))
 
     @property
     def words(self) -> str:

@@ -98,7 +98,7 @@ class Normalize(Response):
         keep(self, "epsilon", checked_least(self.epsilon, "the epsilon of Normalize", "Normalize(1e-6)"))
 
     def coefficient(self, ratio: Array, xp: ArrayFunctions) -> Array:
-        safe = xp.maximum(ratio + self.epsilon, 1e-300)
+        safe = xp.maximum(xp.where(ratio > 0.0, ratio + self.epsilon, 1.0), 1e-300)  # at 0 its slope counts, too
         return xp.where(ratio > 0.0, 1.0 / safe, 1.0)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, overload
 
+from gradclip.rules.arguments import is_part
 from gradclip.rules.norm import L2, Linf, Norm
 from gradclip.rules.plain import to_dict
 from gradclip.rules.response import RAISE, Rescale, Response
@@ -48,7 +49,7 @@ class Rule(Chainable):
 
     def __post_init__(self) -> None:
         for name, kind in (("scope", Scope), ("norm", Norm), ("threshold", Threshold), ("response", Response)):
-            if not isinstance(getattr(self, name), kind):
+            if not is_part(getattr(self, name), kind):
                 raise TypeError(f"{name} must be a {kind.__name__}, got {getattr(self, name)!r}: {_example(name)}")
             _refuse_hidden_arguments(name, type(getattr(self, name)))
         if isinstance(self.scope, Element):
@@ -57,6 +58,11 @@ class Rule(Chainable):
             raise ValueError("Bounds(max, min) clips by value: write scope=Element(), or Constant(limit) for a norm")
         if isinstance(self.threshold, SecondMoment) and not isinstance(self.scope, Element):
             raise ValueError("SecondMoment() is another threshold for each element: write scope=Element()")
+        if self.threshold.reads_weights and isinstance(self.scope, Element):
+            raise ValueError(
+                f"{self.threshold} is one for a norm of the gradient, and clipping by value has none: write "
+                "scope=Tensor(), or AGC(0.01) for each unit"
+            )
 
     @property
     def stages(self) -> tuple[Rule]:
@@ -158,7 +164,7 @@ def _pairs(parts: object) -> tuple[tuple[str, Rule | Chain | None], ...]:
         if not isinstance(item, tuple | list) or len(item) != 2:
             example = 'Rules({"*.bias": None, "*": ClipGradByGlobalNorm(1.0)})'
             raise TypeError(f"Rules takes patterns with a rule or None for each, got {item!r}: write {example}")
-    return tuple((pattern, rule) for pattern, rule in items)
+    return tuple((str(pattern) if isinstance(pattern, str) else pattern, rule) for pattern, rule in items)
 
 
 @dataclass(frozen=True, repr=False)

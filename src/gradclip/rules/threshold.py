@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
-from gradclip.rules.arguments import keep, real_number
+from gradclip.rules.arguments import is_whole, keep, real_number
 from gradclip.rules.arrays import SCALARS, Array, ArrayFunctions, Operand
 
 State: TypeAlias = Mapping[str, Array]
@@ -144,7 +144,7 @@ class SecondMoment(Threshold):
 
     def __post_init__(self) -> None:
         keep(self, "factor", checked_limit(self.factor, "the factor of the second moment"))
-        if type(self.warmup) is not int or self.warmup < 0:
+        if not is_whole(self.warmup, 0):
             raise ValueError(f"warmup is a whole number of steps from 0, got {self.warmup!r}: write 20")
         object.__setattr__(self, "reads_step", self.warmup > 0)
 

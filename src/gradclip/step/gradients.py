@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from numbers import Real
 from typing import NamedTuple
 
@@ -42,11 +43,15 @@ class Gradients(NamedTuple):
         name, groups = self.name, self.groups
         return self._replace(
             tensors=[self.tensors[i] for i in indices],
-            name=lambda i: name(indices[i]),
+            name=partial(_name_at, name, indices),
             groups=None if groups is None else [groups[i] for i in indices],
             weights=_some_of(self.weights, indices),
             moments=_some_of(self.moments, indices),
         )
+
+
+def _name_at(name: Callable[[int], str], indices: list[int], i: int) -> str:
+    return name(indices[i])
 
 
 def _some_of(every: Callable[[], list[Gradient]] | None, indices: list[int]) -> Callable[[], list[Gradient]] | None:
@@ -79,12 +84,19 @@ def is_one(number: object) -> bool:
     return isinstance(number, Real) or (hasattr(number, "shape") and math.prod(number.shape) == 1)
 
 
+def one_float(number: Operand) -> float:
+    """The number of what is one number; what lies on a device is waited for."""
+    return float(number.item() if hasattr(number, "item") else number)
+
+
 def refuse_many(name: str, number: object) -> None:
     """Raise for what is not one number."""
     if not isinstance(number, Real) and not hasattr(number, "shape"):
         raise TypeError(f"the {name} is a number or a tensor of one element, got {number!r}")
     if isinstance(number, int) and abs(number) >> 1023:
         raise ValueError(f"the {name} is a number that a float holds, got one of {number.bit_length()} bits")
+    if getattr(number, "is_meta", False) or "complex" in str(getattr(number, "dtype", "")):
+        raise TypeError(f"the {name} is a real number, got {number!r}")
     if not is_one(number):
         shape = tuple(number.shape)
         raise ValueError(f"the {name} is one number, got a tensor of shape {shape}: give its mean")

@@ -178,7 +178,8 @@ class Result:
             sizes += part.segments[stage].sizes or [1] * len(found)
             if after:
                 factors = self._spread(decision.coefficient, len(found))
-                found = [n if c == 1.0 else n * c if c else 0.0 for n, c in zip(found, factors, strict=True)]
+                limits = self._spread(decision.threshold, len(found))
+                found = list(map(length_after, found, factors, limits))
             values += found
         return joined(values, sizes, norms.pop() if len(norms) == 1 else Linf())
 
@@ -189,7 +190,7 @@ class Result:
         thresholds = self._spread(decision.threshold, len(before))
         names = names_in(part, rule.scope, len(before))
         return [
-            Segment(name, n, n if c == 1.0 else n * c if c else 0.0, t, c, ACTION_NAMES[int(action)])
+            Segment(name, n, length_after(n, c, t), t, c, ACTION_NAMES[int(action)])
             for name, n, t, c, action in zip(names, before, thresholds, factors, actions, strict=True)
         ]
 
@@ -197,3 +198,10 @@ class Result:
         """One number for all segments, or one each, as a list."""
         values = [value] if isinstance(value, int | float) else self.to_host(value)
         return values * count if len(values) == 1 else values
+
+
+def length_after(norm: float, coefficient: float, threshold: float) -> float:
+    """A norm after its segment was scaled; one that float64 cannot hold comes out at its threshold."""
+    if coefficient in (0.0, 1.0):
+        return norm if coefficient else 0.0
+    return threshold if math.isinf(norm) else norm * coefficient

@@ -9,7 +9,7 @@ from typing import Any
 
 from gradclip.rules.arguments import real_number
 from gradclip.rules.rule import Rule
-from gradclip.rules.scope import Global
+from gradclip.rules.scope import Global, Tensor
 from gradclip.rules.segments import Shape
 from gradclip.step.layout import LineUp
 from gradclip.step.part import ALL
@@ -42,6 +42,26 @@ def refuse_malformed(state: Mapping[str, Any], line: LineUp, shapes: Mapping[str
         shape = tuple(tensor.shape)
         if shape != shapes.get(name, shape):
             raise malformed(f"the shape of carried[{name!r}]", shape, f"{shapes[name]}, that of its gradient")
+
+
+def refuse_other_memory(thresholds: Mapping[str, Mapping[str, Any]], line: LineUp, tensors: int) -> None:
+    """Raise `ValueError` where the arrays of a memory are not those that this rule keeps for so many tensors."""
+    for text, memory in thresholds.items():
+        rule = _rule_of(text, line)
+        expected = {} if rule is None else rule.threshold.memory_rows()
+        if rule is None or (expected is not None and set(memory) != set(expected)):
+            raise ValueError(f"this state is of another rule: it keeps {sorted(memory)}, and {line.rule!r} does not")
+        by_name = any(phase.names is not None for phase in line.phases)
+        segments = {Global: 1, Tensor: None if by_name else tensors}.get(type(rule.scope))
+        for name, array in memory.items():
+            rows = len(array) if expected is None or not expected[name] else expected[name]
+            found = tuple(array.shape)
+            if array.ndim == 2 and len(array) != rows:
+                raise ValueError(f"this state is of another rule: {name!r} has {len(array)} numbers, not {rows}")
+            if segments is not None and found and found[-1] != segments:
+                raise ValueError(
+                    f"this state is of other gradients: {name!r} is of {found[-1]} tensors, and there are {segments}"
+                )
 
 
 def malformed(where: str, found: object, expected: str) -> ValueError:

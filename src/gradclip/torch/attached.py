@@ -63,11 +63,12 @@ def attach(
     """Clip the gradients of an optimizer by `rule` in each of its steps, before it updates the parameters.
 
     `attach(optimizer, rule)`; or `attach(a, b, rule=rule)` for several optimizers under one norm. `model` gives the
-    parameters their names. A group with `need_clip: False`, a parameter with the attribute `need_clip=False` and one
-    that the function `need_clip` refuses are neither measured nor scaled. `through_grad_scale` hands the coefficient
-    of a global rule to a fused optimizer instead of writing the gradients a second time. `place="update"` applies the
-    rule to what the step has moved, `p - p_old`, instead of to the gradients; it keeps a copy of the parameters
-    during the step, and takes one optimizer and no rule that skips or raises.
+    parameters their names. Whichever steps first clips the gradients of all, and those that wait for their own
+    optimizer are left as they are until they change. A group with `need_clip: False`, a parameter with the attribute
+    `need_clip=False` and one that the function `need_clip` refuses are neither measured nor scaled.
+    `through_grad_scale` hands the coefficient of a global rule to a fused optimizer instead of writing the gradients a
+    second time. `place="update"` applies the rule to what the step has moved, `p - p_old`, instead of to the gradients;
+    it keeps a copy of the parameters during the step, and takes one optimizer and no rule that skips or raises.
 
     `telemetry` hears of every step: `gradclip.telemetry.Telemetry`.
 

@@ -11,7 +11,7 @@ from gradclip.engines import choice, torch_layout
 from gradclip.engines import torch as torch_engine
 from gradclip.engines.base import Engine
 from gradclip.rules.rule import AnyRule
-from gradclip.step.gradients import Gradients, checked_need_clip
+from gradclip.step.gradients import Gradients, checked_need_clip, one_float
 from gradclip.step.respond import report_none_found
 from gradclip.step.result import Result
 from gradclip.telemetry import Telemetry
@@ -108,11 +108,11 @@ def number_for(engine: Engine, number: torch.Tensor | float, like: torch.Tensor)
     """A number or a tensor of one element as an array [1] on the device of `like`; a float for the compiled engine."""
     number = number.detach() if isinstance(number, torch.Tensor) else number
     if not isinstance(engine, torch_engine.TorchEngine):
-        return float(number)
+        return one_float(number)
     wide = torch_engine.wide_of(like)
     if isinstance(number, torch.Tensor):
         return number.reshape(1).to(like.device, wide)
-    return torch.full((1,), float(number), dtype=wide, device=like.device)
+    return torch.full((1,), one_float(number), dtype=wide, device=like.device)
 
 
 def drop(parameters: list[torch.Tensor]) -> None:

@@ -46,10 +46,10 @@ def clip_grad_norm_(
 ) -> torch.Tensor:
     """Rescale the gradients in place so that their norm taken together is at most `max_norm`; return the norm before.
 
-    Formula: `g * min(1, max_norm / ||all g||_p)`, p = `norm_type` in [0.1, inf] or "inf". `max_norm` has the unit of the
-    gradient and is above 0; None or infinity measures only. The norm is a 0-dim tensor of float32, or of float64 for
-    float64 gradients and for norms beyond float32. A non-finite gradient is left as it is, and the non-finite norm is
-    returned; with `error_if_nonfinite=True` it raises `RuntimeError` before anything is written.
+    Formula: `g * min(1, max_norm / ||all g||_p)`, p = `norm_type` in [0.1, inf] or "inf". `max_norm` has the unit of
+    the gradient and is above 0; None or infinity measures only. The norm is a 0-dim tensor of float32, or of float64
+    for float64 gradients and for norms beyond float32. A non-finite gradient is left as it is, and the non-finite norm
+    is returned; with `error_if_nonfinite=True` it raises `RuntimeError` before anything is written.
     Source: R. Pascanu, T. Mikolov, Y. Bengio 2013, arXiv:1211.5063; arguments as `torch.nn.utils.clip_grad_norm_`.
 
     >>> weight = torch.nn.Parameter(torch.zeros(2))

@@ -159,7 +159,10 @@ class AttachedClipper(Clipper):
         if self._spans and torch._C._current_graph_task_id() != -1:
             raise RuntimeError(f"{STEP_IN_BACKWARD} ({self.rule!r})")
         divisor, overflow = getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None)
-        needs = self._needs_without(left_out) if left_out else self.need_clip
+        waiting = (
+            [other for other in self.optimizers if unchanged(other, self._clipped)] if len(self.optimizers) > 1 else []
+        )
+        needs = self._needs_without([*left_out, *waiting]) if left_out or waiting else self.need_clip
         gradients = gradients_of(of_optimizers(self.optimizers, self.model), needs)
         if self.reads_moments:
             weights = gradients.weights or list
@@ -214,7 +217,7 @@ class AttachedClipper(Clipper):
         return left_out if self.line.policy.warns else []
 
     def _needs_without(self, left_out: list[Optimizer]) -> NeedClip:
-        """`need_clip` that leaves out what a GradScaler leaves out: the others are clipped by what is finite."""
+        """`need_clip` that leaves out what a GradScaler leaves out, and what was clipped and waits for its step."""
         theirs = {id(p) for other in left_out for group in other.param_groups for p in group["params"]}
         return lambda p: id(p) not in theirs and (self.need_clip is None or self.need_clip(p))
 

@@ -79,24 +79,39 @@ def of_optimizers(optimizers: list[torch.optim.Optimizer], model: torch.nn.Modul
             places.append((len(tensors), group, number))
             tensors += group["params"]
             groups += [number] * len(group["params"])
-    looked_up = False
-    known: dict[int, tuple[str, torch.Tensor]] = {}
-    own_names: list[str] = []
+    return TorchParameters(tensors, OptimizerNames(tensors, places, model), groups)
 
-    def name(index: int) -> str:
-        nonlocal known, looked_up
-        if model is not None and not known:
-            known = _names.setdefault(model, {})
-        if model is not None and id(tensors[index]) not in known and not looked_up:
-            looked_up = True
+
+class OptimizerNames:
+    """Names the i-th parameter of optimizers: as the model has it, or the optimizer, or by its place there."""
+
+    def __init__(
+        self, tensors: list[torch.Tensor], places: list[tuple[int, dict[str, Any], int]], model: torch.nn.Module | None
+    ) -> None:
+        self._tensors, self._places, self._model = tensors, places, model
+        self._looked_up = False
+        self._own: list[str] = []
+
+    def __call__(self, index: int) -> str:
+        known_as, _ = self._in_model(index).get(id(self._tensors[index]), ("", None))
+        if not known_as and not self._own:
+            self._own = list(distinct(_name_in(self._places, i) for i in range(len(self._tensors))))
+        return known_as or self._own[index]
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[list[str], str]]:
+        """A copy is of the names alone, without parameters."""
+        return getattr, (list(map(self, range(len(self._tensors)))), "__getitem__")
+
+    def _in_model(self, index: int) -> dict[int, tuple[str, torch.Tensor]]:
+        """What is known of the model, looked up anew, once, where parameter `index` is not in it."""
+        if self._model is None:
+            return {}
+        known = _names.setdefault(self._model, {})
+        if id(self._tensors[index]) not in known and not self._looked_up:
+            self._looked_up = True
             known.clear()
-            known.update({id(tensor): (name, tensor) for name, tensor in plain_module(model).named_parameters()})
-        known_as, _ = known.get(id(tensors[index]), ("", None))
-        if not known_as and not own_names:
-            own_names.extend(distinct(_name_in(places, i) for i in range(len(tensors))))
-        return known_as or own_names[index]
-
-    return TorchParameters(tensors, name, groups)
+            known.update({id(tensor): (name, tensor) for name, tensor in plain_module(self._model).named_parameters()})
+        return known
 
 
 def distinct(names: Iterable[str]) -> list[str]:

@@ -35,8 +35,9 @@ class Passing:
     """Passes the signals of this process on to a script, from before it is started until it has ended.
 
     Where a terminal has this process in front, script and all are in one group, and the terminal itself tells the
-    script of Ctrl-C; a SIGINT that a process sent, as editors do to end a script, is passed on (on Linux). Elsewhere the script has a group of its own, so that what is sent to the group of this process
-    comes to the script once, by us. If this process is killed, so is the script (on Linux).
+    script of Ctrl-C; a SIGINT that a process sent, as editors do to end a script, is passed on (on Linux). Elsewhere
+    the script has a group of its own, so that what is sent to the group of this process comes to the script once, by
+    us. If this process is killed, so is the script (on Linux).
     """
 
     def __init__(self) -> None:
@@ -76,7 +77,7 @@ class Passing:
 
     @contextlib.contextmanager
     def _interrupts(self) -> Iterator[None]:
-        """While a thread hears SIGINT in the handler's place where a terminal sends it, too: it learns from whom it is."""
+        """Where a terminal sends SIGINT, too, a thread hears it in the handler's place: it learns from whom it is."""
         if not self._in_front or not hasattr(signal, "sigtimedwait"):
             yield
             return

@@ -99,12 +99,17 @@ class RunWriter:
 
 
 def claim_folder(folder: Path) -> Path:
-    """`folder`, or the first of run-2, run-3, ... in it that nobody has; it is made, so nobody else takes it."""
+    """`folder`, or the first of run-2, run-3, ... in it that nobody has; it is made, so nobody else takes it.
+
+    Raises `OSError` where there is something that is no folder, or where none can be made.
+    """
     place, number = folder, 1
     while True:
         try:
             place.mkdir(parents=True)
         except FileExistsError:
+            if not folder.is_dir():
+                raise
             number += 1
             place = folder / f"run-{number}"
         else:

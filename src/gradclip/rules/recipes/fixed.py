@@ -76,7 +76,8 @@ def NormalizedGradient(norm: Limit = 1.0, epsilon: float = 0.0, each_tensor: boo
     """Give the gradient always the same norm, from above and from below.
 
     Formula: `out = g / (||g|| / norm + epsilon)` for all tensors together, or for each where `each_tensor`. A zero
-    gradient stays zero.
+    gradient stays zero. `norm` is one that the dtype of the gradients holds (float16: up to 65504), or what is larger
+    becomes infinite.
     Source: E. Hazan, K. Levy, S. Shalev-Shwartz 2015, arXiv:1507.02030 (normalised gradient descent).
     Differs from the original: (1) it is any optimizer's gradient, not the step of plain descent.
 
@@ -112,6 +113,8 @@ def _threshold(value: Limit, name: str) -> Threshold:
     if isinstance(value, Threshold):
         return value
     if has_no_axes(value) and has_no_axes(plain_number(value)):
+        if getattr(value, "is_meta", False):
+            raise TypeError(f"{name} is a tensor on the device 'meta', which has no number: write 1.0")
         return computed(value)
     try:
         return Constant(value)
