@@ -50,6 +50,18 @@ def test_a_script_that_catches_the_error_of_a_wrong_call_is_recorded_on(tmp_path
     assert [event.step for event in read_run(tmp_path / "run")] == list(range(40))
 
 
+def test_a_script_that_takes_a_norm_that_is_none_is_recorded_on(tmp_path: Path) -> None:
+    """Of order 0, -1 and 0.05, as PyTorch lets it."""
+    script = TRAINING.format(once="pass").replace(
+        "clip(parameters, 1.0)", "clip(parameters, 1.0, (0, -1, 0.05)[step % 3])"
+    )
+    (tmp_path / "train.py").write_text(script)
+    answer = watch("--out", "run", "train.py", folder=tmp_path)
+    assert answer.returncode == 5, answer.stderr
+    assert {event.norm for event in read_run(tmp_path / "run")} == {"Lp"}
+    assert len(read_run(tmp_path / "run")) == 40
+
+
 @pytest.mark.parametrize("once", ['shutil.rmtree("run")', 'os.remove("run/events.jsonl")'])
 def test_a_script_that_removes_its_run_is_recorded_on_and_told(tmp_path: Path, once: str) -> None:
     (tmp_path / "train.py").write_text(TRAINING.format(once=f"{once}; optimizer.step()"))

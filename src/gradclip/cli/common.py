@@ -98,12 +98,14 @@ def no_folder(folder: Path | None) -> str | None:
 
 
 def no_new_folder(folder: Path) -> str | None:
-    """What keeps a folder from being made."""
+    """What keeps a folder from being made, which is tried and undone."""
     if os.path.lexists(folder):
         return f"--out {folder}: there is something already; give a folder that is not there"
     try:
+        new = [place for place in (folder.absolute(), *folder.absolute().parents) if not place.exists()]
         folder.mkdir(parents=True)
-        folder.rmdir()
+        for place in new:
+            place.rmdir()
     except OSError as error:
         return f"--out {folder}: cannot be written ({error.strerror}); give a folder that can be"
     return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -20,14 +19,6 @@ def compiled(adapter: Any) -> Engine | None:
     from gradclip.engines.cpu import CpuEngine
 
     return CpuEngine(adapter)
-
-
-def compiled_for(module: str) -> Engine:
-    """The compiled engine of the adapter that is this module: what a copy of one becomes, in other processes too."""
-    engine = compiled(importlib.import_module(module))
-    if engine is None:
-        raise ModuleNotFoundError('what was saved was clipped by the compiled engine: pip install "gradclip[cpu]"')
-    return engine
 
 
 @cache

@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable, Sequence
+from functools import cache
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -27,7 +29,6 @@ from gradclip.engines.base import (
     UnsupportedGradient,
     around,
 )
-from gradclip.engines.choice import compiled_for
 from gradclip.engines.cpu_gather import Adapter, CpuBatch, Gatherer, Table, Via
 from gradclip.engines.cpu_walk import walk
 from gradclip.engines.reference import NUMPY
@@ -57,8 +58,8 @@ class CpuEngine(Engine):
         self._gather = Gatherer(adapter, via)
         self._module = adapter.__name__
 
-    def __reduce__(self) -> tuple[Callable[[str], Engine], tuple[str]]:
-        return compiled_for, (self._module,)
+    def __reduce__(self) -> tuple[Callable[[str], CpuEngine], tuple[str]]:
+        return engine_for, (self._module,)
 
     def owns(self, tensor: object) -> bool:
         return self._owns(tensor)
@@ -220,6 +221,12 @@ class CpuEngine(Engine):
 
     def to_host(self, array: np.ndarray | float) -> list[float]:
         return [array] if isinstance(array, float | int) else list(np.atleast_1d(array).tolist())
+
+
+@cache
+def engine_for(module: str) -> CpuEngine:
+    """The engine with the adapter that is this module: what a copy of an engine becomes, in other processes too."""
+    return CpuEngine(import_module(module))
 
 
 def share(table: Table, *parameters: float) -> None:

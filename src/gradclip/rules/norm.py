@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from gradclip.rules.arguments import keep, real_number
 from gradclip.rules.arrays import Array, ArrayFunctions
 
+LEAST_ORDER = 0.1
+"""Below it an element 1e308 times smaller than the largest counts in the sum, and no float64 holds their ratio."""
+
 
 @dataclass(frozen=True)
 class Norm:
@@ -88,10 +91,6 @@ class RMS(Norm):
         return xp.sqrt(total / xp.maximum(size, 1.0))
 
 
-LEAST_ORDER = 0.1
-"""Below it an element 1e308 times smaller than the largest counts in the sum, and no float64 holds their ratio."""
-
-
 def checked_order(p: object) -> float:
     """`p` as a float, or the error that says which orders exist."""
     value = real_number(p)
@@ -110,11 +109,14 @@ def checked_order(p: object) -> float:
     return value
 
 
+NORMS: dict[float, Norm] = {1.0: L1(), 2.0: L2(), math.inf: Linf()}
+"""The orders whose norms have a name of their own."""
+
+
 def norm_of_order(p: object) -> Norm:
     """The norm of order `p` in [0.1, inf]."""
     value = checked_order(p)
-    named: dict[float, Norm] = {1.0: L1(), 2.0: L2(), math.inf: Linf()}
-    return named.get(value) or Lp(value)
+    return NORMS.get(value) or Lp(value)
 
 
 def norm_of_order_or_word(p: object) -> Norm:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from gradclip.rules.norm import norm_of_order
+from gradclip.rules.norm import NORMS, Lp
 from gradclip.step.result import Result
 from gradclip.telemetry.event import Event
 from gradclip.watch.gradient_norms import GradientNorms, combined_norm
@@ -121,8 +121,8 @@ def effect_of(applied: Applied, read: Mapping[int, tuple[float, float]]) -> Clip
 
 
 def norm_name(order: float) -> str:
-    """The name of the norm of this order, as events have it."""
-    return type(norm_of_order(order)).__name__
+    """The name of the norm of this order, as events have it; a script may take one that is none."""
+    return type(NORMS.get(order, Lp())).__name__
 
 
 def norm_after(effect: ClipEffect) -> float:
