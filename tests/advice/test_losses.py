@@ -2,8 +2,8 @@
 
 import math
 
-from gradclip.advice.losses import differ, final_loss, losses_of, lower
 from gradclip.telemetry import Event
+from gradclip.verdict.losses import differ, final_loss, losses_of, lower
 
 
 def losses(*values):

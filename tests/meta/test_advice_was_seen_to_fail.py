@@ -7,12 +7,12 @@ import math
 import pytest
 
 import gradclip.advice.bootstrap
-import gradclip.advice.losses
 import gradclip.advice.replay
 import gradclip.advice.search
 import gradclip.advice.shape
 import gradclip.advice.suggestion
 import gradclip.advice.trainings
+import gradclip.verdict.losses
 from advice import test_by_trial, test_losses, test_replay, test_search, test_suggest
 from advice.streams import lognormal
 from gradclip.advice.suggestion import Choice
@@ -40,7 +40,7 @@ def replayed(text, norms):
 
 
 def apart_and_lower(losses, others):
-    return gradclip.advice.losses.differ(losses, others) and sum(losses) < sum(others)
+    return gradclip.verdict.losses.differ(losses, others) and sum(losses) < sum(others)
 
 
 def single_steps(count):
@@ -82,11 +82,11 @@ PLANTS = [
     Plant("a search never looks closer", searched, (2.0, 1.0), SEARCH, "SERIES", (1.0, 1.0, 3.0, 3.0)),
     Plant("a search moves by too little", searched, (1e-3, 30.0), SEARCH, "SERIES", [1.0 + n / 9 for n in range(81)]),
     Plant("the whole run counts as its end", test_losses.test_the_final_loss_is_the_mean_of_the_last_tenth, (),
-          gradclip.advice.losses, "PART", 1),
+          gradclip.verdict.losses, "PART", 1),
     Plant("the last loss is that of the end", test_losses.test_the_final_loss_is_the_mean_of_the_last_tenth, (),
-          gradclip.advice.losses, "end_of", lambda run: [run[-1].loss]),
+          gradclip.verdict.losses, "end_of", lambda run: [run[-1].loss]),
     Plant("any gain is taken for one", test_by_trial.test_a_gain_within_the_noise_of_the_steps_is_none, (0.01, True),
-          gradclip.advice.losses, "SURE", 0.0),
+          gradclip.verdict.losses, "SURE", 0.0),
     Plant("hard batches are taken for noise", test_by_trial.test_a_gain_within_the_noise_of_the_steps_is_none,
           (0.2, False), gradclip.advice.trainings, "lower", apart_and_lower),
 ]  # fmt: skip

@@ -9,15 +9,15 @@ from statistics import stdev
 import pytest
 from markupsafe import Markup
 
-import gradclip.report.divergence
 import gradclip.report.downsampling
 import gradclip.report.html
 import gradclip.report.loss_chart
 import gradclip.report.loss_ranking
 import gradclip.report.norm_chart
-import gradclip.report.numbers
 import gradclip.report.summary
-import gradclip.report.verdict
+import gradclip.verdict.divergence
+import gradclip.verdict.judge
+import gradclip.verdict.numbers
 from planting import RED, Plant
 from report import (
     test_divergence,
@@ -84,31 +84,31 @@ PLANTS = [
           test_numbers.test_a_spike_is_measured_against_the_steps_around_it, (),
           test_numbers, "usual_norms", median_of_all),
     Plant("a NaN that was zeroed has escaped", test_numbers.test_a_nan_escapes_where_the_step_is_taken_with_it, (),
-          gradclip.report.numbers, "escaped", gradclip.report.numbers.broken),
+          gradclip.verdict.numbers, "escaped", gradclip.verdict.numbers.broken),
     Plant("skipping is not acting", test_verdict.test_skipping_the_spikes_helps_as_well, (),
-          gradclip.report.numbers, "acted", lambda event: event.clipped),
-    Plant("always is never said", test_verdict.check_verdict, ("always",), gradclip.report.verdict, "ALWAYS", 2.0),
+          gradclip.verdict.numbers, "acted", lambda event: event.clipped),
+    Plant("always is never said", test_verdict.check_verdict, ("always",), gradclip.verdict.judge, "ALWAYS", 2.0),
     Plant("a median that is clipped is not often", test_verdict.check_verdict, ("often",),
-          gradclip.report.verdict, "OFTEN", 1.0),
+          gradclip.verdict.judge, "OFTEN", 1.0),
     Plant("every n-th loss is drawn", test_loss_chart.check_spike_stays, (),
           gradclip.report.norm_chart, "thin", every_nth),
     Plant("a mean is no surer than a loss", test_loss_ranking.check_different_are_told_apart_mostly, (),
-          gradclip.advice.losses, "standard_error", error_of_one_loss),
+          gradclip.verdict.losses, "standard_error", error_of_one_loss),
     Plant("a mean is surer than it is", test_loss_ranking.check_alike_are_told_apart_rarely, (),
-          gradclip.advice.losses, "standard_error", error_without_blocks),
+          gradclip.verdict.losses, "standard_error", error_without_blocks),
     Plant("one standard error is sure", test_loss_ranking.check_alike_are_told_apart_rarely, (),
-          gradclip.advice.losses, "SURE", 1.0),
+          gradclip.verdict.losses, "SURE", 1.0),
     Plant("a rise of any size is a divergence", test_divergence.check_healthy,
-          ("a term whose weight grows to eight times",), gradclip.report.divergence, "FAR", 1.0),
+          ("a term whose weight grows to eight times",), gradclip.verdict.divergence, "FAR", 1.0),
     Plant("a rise is none before a million times", test_divergence.check_diverged, ("blown up",),
-          gradclip.report.divergence, "FAR", 1e6),
+          gradclip.verdict.divergence, "FAR", 1e6),
     Plant("one batch of NaN is a divergence", test_divergence.check_healthy, ("nine NaN at the end",),
-          gradclip.report.divergence, "IN_A_ROW", 1),
+          gradclip.verdict.divergence, "IN_A_ROW", 1),
     Plant("one low loss is the beginning", test_divergence.check_healthy, ("a low first batch",),
-          gradclip.report.divergence, "rose", far_above_the_first),
+          gradclip.verdict.divergence, "rose", far_above_the_first),
     Plant("ten losses are an end", test_divergence.check_healthy, ("too short to say",),
-          gradclip.report.divergence, "END", 10),
-    Plant("a few steps are enough", test_verdict.check_verdict, ("few",), gradclip.report.verdict, "FEW", 0),
+          gradclip.verdict.divergence, "END", 10),
+    Plant("a few steps are enough", test_verdict.check_verdict, ("few",), gradclip.verdict.judge, "FEW", 0),
 ]  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from gradclip.report import summarise
-from gradclip.report.divergence import diverged, rose
+from gradclip.verdict.divergence import diverged, rose
 from report.example_runs import falling, noise, run_of, with_losses
 
 STEPS = 400

@@ -5,9 +5,9 @@ import random
 
 import pytest
 
-from gradclip.advice.losses import differ, standard_error
 from gradclip.report import summarise
 from gradclip.report.loss_ranking import compare_losses
+from gradclip.verdict.losses import differ, standard_error
 from report.example_runs import noise, run_of, with_losses
 
 

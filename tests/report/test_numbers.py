@@ -7,8 +7,8 @@ import pytest
 
 from gradclip.advice.shape import quantile
 from gradclip.report.bins import counts, log_edges
-from gradclip.report.numbers import numbers_of, usual_norms
 from gradclip.telemetry import Run
+from gradclip.verdict.numbers import numbers_of, usual_norms
 from report.example_runs import run_of, step, with_losses
 
 

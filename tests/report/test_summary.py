@@ -8,11 +8,11 @@ import pytest
 
 from gradclip.report import summarise
 from gradclip.report.layers import heat_of, layers_of
-from gradclip.report.numbers import usual_norms
 from gradclip.report.tiles import facts_of, tiles_of
 from gradclip.report.what_if import LONGEST, what_if
 from gradclip.report.worst import worst_parameters, worst_steps
 from gradclip.telemetry import Run
+from gradclip.verdict.numbers import usual_norms
 from report.example_runs import noise, run_of, with_losses, with_tensors
 
 

@@ -5,8 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from gradclip.report import summarise, verdict
-from report.example_runs import noise, run_of
+from gradclip.report import summarise
+from gradclip.verdict import judge as verdict
+from gradclip.verdict.judge import verdict_on
+from report.example_runs import noise, run_of, with_losses
 
 CALM, SPIKY = noise(400), noise(400, spikes={50, 250})
 KINDS = {
@@ -14,7 +16,7 @@ KINDS = {
     "broken": run_of([math.nan] * 30),
     "non-finite": run_of([*CALM, math.nan, math.inf], threshold=5.0),
     "zero": run_of([0.0] * 30, threshold=1.0),
-    "few": run_of([1.0] * 19, threshold=0.5),
+    "few": run_of([1.0] * 29, threshold=0.5),
     "measured, spiky": run_of(SPIKY),
     "measured, calm": run_of(CALM),
     "never": run_of(CALM, threshold=5.0),
@@ -23,23 +25,27 @@ KINDS = {
     "often": run_of(CALM, threshold=0.9),
     "trims": run_of(CALM, threshold=1.5),
     "misses": run_of([*SPIKY, 100.0], threshold=60.0),
-    "helps": run_of(SPIKY, threshold=5.0),
+    "guard": run_of(SPIKY, threshold=5.0),
+    "rising": with_losses(run_of(CALM, threshold=0.4), [0.01 * (step + 1) for step in range(400)]),
+    "diverged": with_losses(run_of(CALM), [1.0] * 380 + [math.nan] * 20),
 }
 SAID = {
     "empty": "No step was recorded",
     "broken": "Every one of the 30 steps has NaN or infinity",
     "non-finite": "2 steps of 402 took NaN or infinity into the optimizer",
     "zero": "Every gradient is zero",
-    "few": "Only 19 steps with a finite norm",
-    "measured, spiky": "Nothing was clipped, and 2 spikes, up to ",
-    "measured, calm": "Nothing was clipped and nothing stood out (at most ",
-    "never": "reached the threshold of 5, so training would be the same without it",
-    "never, spiky": "Clipping never acted, and 2 spikes, up to ",
-    "always": "Clipping acted on 100 % of the steps: the threshold of 0.4 is a hidden learning rate",
+    "few": "Only 29 steps with a finite norm: too few to judge the clipping by, 30 are needed",
+    "measured, spiky": "Nothing was clipped in 400 steps, and 2 spikes, up to ",
+    "measured, calm": "Nothing was clipped in 400 steps, and nothing stood out (at most ",
+    "never": "reached the threshold of 5, so training would have been the same without it; ",
+    "never, spiky": "Clipping never acted in 400 steps, and 2 spikes, up to ",
+    "always": "Clipping acted on 400 of 400 steps (100 %): the threshold of 0.4 is a hidden learning rate",
     "often": "it shortens ordinary steps, not only those that stand out",
     "trims": "none of which stood out",
     "misses": "on 1 of 3 spikes (up to ",
-    "helps": "Clipping helps: it acted on both spikes (up to ",
+    "guard": "Clipping acted on 2 of 400 steps (0.5 %), on both spikes (up to ",
+    "rising": "Clipping acted on 400 of 400 steps (100 %), and the loss rose from 0.205 to 3.81 all the same: the",
+    "diverged": "Training diverged: from step 380 to the end the loss is not finite; nothing was clipped in 400 steps",
 }
 
 
@@ -56,27 +62,33 @@ def test_a_planted_run_gets_its_verdict_in_one_sentence(kind):
     check_verdict(kind)
 
 
-def test_clipping_helps_and_nothing_to_clip_are_good_and_broken_runs_are_bad():
+def test_a_guard_and_nothing_to_clip_are_good_and_broken_runs_are_bad():
     levels = {kind: summarise([run])[0].verdict.level for kind, run in KINDS.items()}
-    assert {kind for kind, level in levels.items() if level == verdict.GOOD} == {"helps", "measured, calm"}
-    assert {kind for kind, level in levels.items() if level == verdict.BAD} == {"empty", "broken", "non-finite", "zero"}
+    assert {kind for kind, level in levels.items() if level == verdict.GOOD} == {"guard", "measured, calm"}
+    assert {kind for kind, level in levels.items() if level == verdict.BAD} == {
+        "empty",
+        "broken",
+        "non-finite",
+        "zero",
+        "diverged",
+    }
 
 
 def test_a_non_finite_step_that_was_skipped_spoils_no_verdict():
     (summary,) = summarise([run_of([*SPIKY, math.nan], threshold=5.0, skipped=True)])
-    assert summary.verdict.kind == "helps"
+    assert summary.verdict.kind == "guard"
 
 
-def test_skipping_the_spikes_helps_as_well():
+def test_skipping_the_spikes_guards_as_well():
     run = run_of(SPIKY)
     for place in (50, 250):
         run[place] = replace(run[place], skipped=True, norm_after=0.0, threshold=5.0)
-    assert summarise([run])[0].verdict.kind == "helps"
+    assert summarise([run])[0].verdict.kind == "guard"
 
 
 def test_an_only_spike_is_called_so():
     (summary,) = summarise([run_of(noise(200, {100}), threshold=5.0)])
-    assert "it acted on its only spike" in summary.verdict.sentence
+    assert "on the only spike (up to " in summary.verdict.sentence
 
 
 def test_a_threshold_that_moves_is_not_given_in_numbers():
@@ -90,4 +102,34 @@ def test_to_adam_a_threshold_that_always_acts_is_no_learning_rate():
     run.about["optimizer"] = "Adam"
     (summary,) = summarise([run])
     assert "makes every batch count alike" in summary.verdict.sentence
-    assert "learning rate" not in summary.verdict.sentence
+    assert "a constant factor on all gradients does not change the length" in summary.verdict.sentence
+    assert "hidden learning rate" not in summary.verdict.sentence
+
+
+@pytest.mark.parametrize(
+    ("steps", "words"),
+    [
+        (range(10), ", all in the first 10, "),
+        (range(390, 400), ", all in the last 10, "),
+        ([3, 399], "(0.5 %), none of which"),
+        ([399], "(0.3 %), none of which"),
+    ],
+)
+def test_where_the_clipped_steps_lie_is_said(steps, words):
+    run = run_of(CALM)
+    for step in steps:
+        run[step] = replace(
+            run[step], clipped=True, threshold=1.0, norm_after=run[step].norm_before / 2, coefficient=0.5
+        )
+    assert words in summarise([run])[0].verdict.sentence.replace("\N{NO-BREAK SPACE}", " ")
+
+
+def test_a_mistake_comes_before_every_number():
+    assert verdict_on(KINDS["guard"], 1).sentence.startswith("The clipping has 1 mistake, which gradclip doctor names")
+    assert verdict_on(KINDS["never"], 2).kind == "mistaken"
+    assert verdict_on(run_of([]), 2).kind == "empty"
+
+
+@pytest.mark.parametrize("losses", [[-1.0] * 200 + [5.0] * 200, [1.0] * 400, [0.0] * 200 + [5.0] * 200, [None] * 400])
+def test_only_a_loss_above_zero_that_ends_at_twice_its_beginning_has_risen(losses):
+    assert verdict_on(with_losses(run_of(CALM, threshold=0.4), losses)).kind == "always"

@@ -13,9 +13,9 @@ import torch
 
 import gradclip
 from gradclip import GradclipWarning
-from gradclip.advice.recorded_clipping import normalises
 from gradclip.telemetry import Event, Telemetry, jsonl, read_run
 from gradclip.torch import Clipper
+from gradclip.verdict.numbers import normalises
 from training import RULE
 
 EVENT = Event(0, "all", "cpu", 5.0, 1.0, 1.0, 0.2, True, time=1.0, tensors={"w": 5.0})

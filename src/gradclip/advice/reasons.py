@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
-from gradclip.advice.recorded_clipping import ALWAYS, OFTEN, RecordedClipping
-from gradclip.advice.shape import WIDE, Shape, quantile
+from gradclip.advice.shape import WIDE, Shape
+from gradclip.verdict.judge import OFTEN, Verdict
+from gradclip.verdict.numbers import Numbers, quantile
 
 MANY = 0.02
 
@@ -78,54 +78,26 @@ REASONS = {
 }
 
 
-def caveats_of(shape: Shape, record: RecordedClipping, threshold: float) -> Iterator[str]:
+def caveats_of(shape: Shape, numbers: Numbers, verdict: Verdict, threshold: float) -> Iterator[str]:
     """What to mind."""
-    yield _on_recorded_clipping(shape, record, threshold)
-    if record.broken > MANY:
+    yield f"{verdict.sentence.removesuffix('.')}{_longer(shape, numbers, threshold)}"
+    if numbers.thresholds is None and not numbers.clipped:
+        yield "ask again after a run that is clipped, for clipping changes the norms that follow"
+    if numbers.nonfinite > MANY * numbers.steps:
         yield (
-            f"{percent(record.broken)} of the steps are not finite, which no threshold cures: lower the learning rate, "
-            'or leave them out with on_nonfinite="skip"'
+            f"{percent(numbers.nonfinite / numbers.steps)} of the steps are not finite, which no threshold cures: "
+            'lower the learning rate, or leave them out with on_nonfinite="skip"'
         )
 
 
-def _on_recorded_clipping(shape: Shape, record: RecordedClipping, threshold: float) -> str:
-    """What the clipping of the run did, and what that means."""
-    if record.rate == 0.0 and math.isinf(record.threshold):
-        return "this run was not clipped; ask again after one that is, for clipping changes the norms that follow"
-    if record.rate == 0.0:
-        return (
-            f"no step of this run was clipped: its threshold, {record.threshold:.3g}, was never reached and did nothing"
-        )
-    if record.rate >= OFTEN:
-        return f"{_hidden_rate(record)}{_longer(shape, record, threshold)}"
-    return f"{percent(record.rate)} of the steps of this run were clipped, and clipping changes the norms that follow"
-
-
-def _hidden_rate(record: RecordedClipping) -> str:
-    """What it means that ordinary steps are clipped."""
-    who = (
-        "every step of this run was" if record.rate == 1.0 else f"{percent(record.rate)} of the steps of this run were"
-    )
-    limit = f", {record.threshold:.3g}," if math.isfinite(record.threshold) else ""
-    if record.normalised:
-        return (
-            f"{who} clipped: its threshold{limit} makes every gradient as long as the others, and to this optimizer, "
-            "whose step does not grow with the gradient, every batch then counts alike"
-        )
-    why = ", for nearly every update has the length that it gives" if record.rate >= ALWAYS else ""
-    return (
-        f"{who} clipped: its threshold{limit} is a hidden learning rate{why}. {percent(record.kept)} of the gradient "
-        "was kept"
-    )
-
-
-def _longer(shape: Shape, record: RecordedClipping, threshold: float) -> str:
+def _longer(shape: Shape, numbers: Numbers, threshold: float) -> str:
     """What goes with a higher threshold than that of a run whose ordinary steps were clipped."""
-    if shape.runaway is not None or record.normalised or not threshold > record.threshold:
+    often = numbers.clip_rate >= OFTEN and not numbers.normalised
+    if shape.runaway is not None or not often or not threshold > numbers.threshold:
         return ""
     return (
-        f"; with {threshold:g} instead, steps become longer: multiply the learning rate by {record.kept:.2g} with it, "
-        "or leave both if training goes well"
+        f"; with {threshold:g} instead, steps become longer: multiply the learning rate by {numbers.kept:.2g} with it "
+        f"({percent(numbers.kept)} of the gradient was kept), or leave both if training goes well"
     )
 
 

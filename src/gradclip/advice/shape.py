@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, geometric_mean, median, pvariance
 
+from gradclip.verdict.numbers import quantile
+
 BLOCKS, QUARTERS = 20, 4
 SHORTEST_BLOCK, MOST_BLOCKS = 10, 100
 """A warm-up is looked for in blocks of at least ten steps, and of at least a hundredth of the run."""
@@ -92,21 +94,6 @@ def shape_of(norms: Sequence[float]) -> Shape:
         width=ordinary / quantile(recent, 0.5),
         spikes=sum(norm > FAR * ordinary for norm in recent) / len(recent),
     )
-
-
-def quantile(norms: Sequence[float], share: float) -> float:
-    """The norm that this share of the norms lies below, interpolated linearly; NaN of none.
-
-    >>> quantile([1.0, 2.0, 4.0], 0.75)
-    3.0
-    """
-    if not norms:
-        return math.nan
-    ordered = sorted(norms)
-    place = share * (len(ordered) - 1)
-    low = min(int(place), len(ordered) - 1)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (place - low) * (ordered[high] - ordered[low])
 
 
 def runaway_of(norms: Sequence[float]) -> int | None:

@@ -12,15 +12,15 @@ from typing import Any, NamedTuple
 
 from gradclip.advice.bootstrap import quantile_range
 from gradclip.advice.reasons import caveats_of, reason_of
-from gradclip.advice.recorded_clipping import MOST, OFTEN, RecordedClipping, recorded_clipping
 from gradclip.advice.replay import replay
-from gradclip.advice.shape import SHORTEST_BLOCK, WIDE, Shape, quantile, shape_of
+from gradclip.advice.shape import SHORTEST_BLOCK, WIDE, Shape, shape_of
 from gradclip.rules.norm import L1, L2, RMS, Linf
 from gradclip.rules.text import rule_from_text
 from gradclip.telemetry.event import Event
+from gradclip.verdict.judge import FEW, OFTEN, Verdict, verdict_on
+from gradclip.verdict.losses import MOST
+from gradclip.verdict.numbers import Numbers, numbers_of, quantile
 
-FEWEST = 40
-"""Of so many norms two lie above their 95 % quantile; of fewer there is nothing to say about rare ones."""
 RATE = 0.05
 """How fast a tracked quantile walks: at most by 5 % a step."""
 RECIPES = {"global": "ClipGradByGlobalNorm", "quantileclip": "QuantileClip"}
@@ -91,28 +91,30 @@ def expression_of(rule: str) -> str:
     return f"{RECIPES[name]}({arguments.replace(',', ', ')})"
 
 
-def suggest(run: Sequence[Event]) -> Suggestion:
+def suggest(run: Sequence[Event], mistakes: int = 0) -> Suggestion:
     """The threshold that the events of a run suggest, or why there is none.
+
+    `mistakes` is how many `gradclip.doctor.diagnose` finds in the script: of the norms of such a run nothing follows.
 
     >>> calm = [Event(i, "", "cpu", 1.0 + i % 10 / 10, 1.0 + i % 10 / 10, 9.0, 1.0, False) for i in range(1000)]
     >>> found = suggest(calm)
     >>> found.kind, found.expression, found.clip_rate
     ('steady', 'ClipGradByGlobalNorm(1.9)', 0.0)
     """
-    norms = usable(run)
-    if refused := refusal(run, norms):
+    norms, numbers, verdict = usable(run), numbers_of(run), verdict_on(run, mistakes)
+    if refused := refusal(run, norms, verdict):
         return Suggestion(*refused, len(norms))
-    shape, record = shape_of(norms), recorded_clipping(run)
-    found = proposal(shape, record)
-    inside = found.low <= record.threshold <= found.high and shape.kind not in ("drifting", "runaway")
+    shape = shape_of(norms)
+    found = proposal(shape, numbers)
+    inside = found.low <= numbers.threshold <= found.high and shape.kind not in ("drifting", "runaway")
     known = Suggestion(
         kind=shape.kind,
         reason=reason_of(shape, found.threshold),
         steps=len(norms),
         warmup=shape.warmup,
         warm=len(shape.warm),
-        leave=shape.kind == "constant" or record.rate >= OFTEN or inside,
-        caveats=tuple(caveats_of(shape, record, found.threshold)),
+        leave=shape.kind == "constant" or numbers.clip_rate >= OFTEN or inside,
+        caveats=tuple(caveats_of(shape, numbers, verdict, found.threshold)),
     )
     if shape.kind == "constant":
         return known
@@ -130,12 +132,10 @@ class Proposal(NamedTuple):
     clip_rate: float
 
 
-def proposal(shape: Shape, record: RecordedClipping) -> Proposal:
+def proposal(shape: Shape, numbers: Numbers) -> Proposal:
     """What norms of this shape ask for."""
     share, factor = CHOICES["wide" if shape.kind == "drifting" and shape.width > WIDE else shape.kind]
-    most = (
-        math.inf if shape.runaway is None else factor * record.threshold
-    )  # the one that it ran away under is too high
+    most = math.inf if shape.runaway is None else factor * numbers.threshold  # under which it ran away
     found = (quantile(shape.recent, share), *quantile_range(shape.recent, share))
     threshold, low, high = (rounded(min(factor * norm, most)) for norm in found)
     rule = f"quantileclip:{share:g},rate={RATE:g}" if shape.kind == "drifting" else f"global:{threshold:g}"
@@ -147,8 +147,10 @@ def usable(run: Sequence[Event]) -> list[float]:
     return [event.norm_before for event in run if 1.0 / MOST < event.norm_before < MOST]
 
 
-def refusal(run: Sequence[Event], norms: Sequence[float]) -> tuple[str, str] | None:
+def refusal(run: Sequence[Event], norms: Sequence[float], verdict: Verdict) -> tuple[str, str] | None:
     """Why a run suggests nothing, as a word and a sentence; `norms` are the usable ones."""
+    if verdict.kind == "mistaken":
+        return "mistakes", verdict.sentence
     if other := next((event.norm for event in run if event.norm != L2.__name__), None):
         return "another norm", (
             f"the run recorded {OTHER_NORMS.get(other, 'another norm')}, and a threshold for the global norm needs the "
@@ -156,14 +158,14 @@ def refusal(run: Sequence[Event], norms: Sequence[float]) -> tuple[str, str] | N
         )
     if run and all(event.norm_before == 0.0 for event in run):
         return "zeros", "every norm is 0: no gradient reached the parameters that were clipped"
-    if len(norms) >= FEWEST:
+    if len(norms) >= FEW:
         return None
     way = "record a longer run"
     if norms:
         first = rounded(CHOICES["runaway"].factor * min(norms))
         way += f"; where training breaks before that, record it under ClipGradByGlobalNorm({first:g})"
     return "too little data", (
-        f"{len(norms)} of {len(run)} recorded steps have a finite norm above 0, and {FEWEST} are needed: {way}"
+        f"{len(norms)} of {len(run)} recorded steps have a finite norm above 0, and {FEW} are needed: {way}"
     )
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from signal import SIGINT
 from typing import Any
 
-from gradclip.advice.losses import end_of, final_loss, losses_of, lower
 from gradclip.advice.search import MOST, rule_of, search, start_from
 from gradclip.advice.suggestion import expression_of
 from gradclip.telemetry.runs import folders_of, read_run
+from gradclip.verdict.losses import end_of, final_loss, losses_of, lower
 from gradclip.watch.launch import run_watched
 
 AS_IT_IS = "as-it-is"

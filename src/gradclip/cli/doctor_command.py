@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +52,17 @@ def run(options: argparse.Namespace) -> int:
 
 
 def print_findings(place: Path, as_json: bool) -> int:
-    """Say what is wrong with the run in `place`."""
-    from gradclip.doctor import diagnose
-    from gradclip.doctor.findings_text import findings_as_text
+    """Say what is wrong with the run in `place`, or the verdict on it."""
+    from gradclip.doctor.checkup import checked_runs, checkup_as_text
 
     try:
-        findings = diagnose(place)
+        checked = checked_runs(place)
     except (OSError, ValueError) as error:
         return mistake(str(error), "doctor")
-    print(json.dumps([finding.to_dict() for finding in findings]) if as_json else findings_as_text(findings))
-    return 1 if findings else 0
+    if as_json:
+        findings = [finding.to_dict() for one in checked for finding in one.findings]
+        verdicts = {str(one.run.path): asdict(one.verdict) for one in checked}
+        print(json.dumps({"findings": findings, "verdicts": verdicts}))
+    else:
+        print(checkup_as_text(checked))
+    return int(any(one.is_sick for one in checked))

@@ -67,13 +67,14 @@ def run(options: argparse.Namespace) -> int:
 def from_run(folder: Path, as_json: bool) -> int:
     """Say what the norms of a run suggest."""
     from gradclip.advice.suggestion import suggest
-    from gradclip.telemetry.runs import read_run
+    from gradclip.doctor.diagnosis import mistakes_in, runs_in
 
     try:
-        events = read_run(folder)
+        runs = runs_in(folder)
+        mistakes = sum(map(len, mistakes_in(runs)))
     except (OSError, ValueError) as error:
         return mistake(str(error), "suggest")
-    found = suggest(events)
+    found = suggest(runs[0], mistakes)
     print(json.dumps(found.to_dict(), allow_nan=False) if as_json else suggestion_as_text(found))
     return 0 if found.leave or found.rule is not None else 1
 

@@ -6,6 +6,7 @@ import argparse
 import json
 import shlex
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -58,24 +59,30 @@ def run(options: argparse.Namespace) -> int:
 
 def print_recorded(folder: Path, code: int, as_json: bool) -> None:
     """Say what was recorded, what the doctor says of it, and what to do next."""
-    from gradclip.doctor import diagnose
-    from gradclip.doctor.findings_text import findings_as_text
-    from gradclip.telemetry.runs import folders_of, read_run
+    from gradclip.doctor.checkup import checked_runs, checkup_as_text
 
     try:
-        runs, findings = [read_run(place) for place in folders_of(folder)], diagnose(folder)
+        checked = checked_runs(folder)
     except (OSError, ValueError) as error:
         print(f"gradclip watch: what was recorded cannot be read: {error} (exit code {code})", file=sys.stderr)
         return
     if as_json:
-        counts = {str(run.path): {"steps": len(run), "clipped": sum(event.clipped for event in run)} for run in runs}
-        print(json.dumps({"exit": code, "runs": counts, "findings": [finding.to_dict() for finding in findings]}))
+        runs = {
+            str(run.path): {
+                "steps": len(run),
+                "clipped": sum(event.clipped for event in run),
+                "verdict": asdict(verdict),
+                "findings": [finding.to_dict() for finding in findings],
+            }
+            for run, findings, verdict in checked
+        }
+        print(json.dumps({"exit": code, "runs": runs}))
         return
     print(file=sys.stderr)
-    for run in runs:
+    for run in [one.run for one in checked]:
         rate = sum(event.clipped for event in run) / max(1, len(run))
         optimizer = run.about.get("optimizer", "an optimizer")
         print(f"gradclip: {len(run)} steps of {optimizer}, {rate:.0%} of them clipped: {run.path}", file=sys.stderr)
-    if any(runs):
-        print(findings_as_text(findings), file=sys.stderr)
+    if any(one.run for one in checked):
+        print(checkup_as_text(checked), file=sys.stderr)
         print(f"see it: gradclip report {shlex.quote(str(folder))}", file=sys.stderr)

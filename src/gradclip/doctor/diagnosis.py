@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any, NamedTuple
 
-from gradclip.advice.recorded_clipping import ALWAYS as ALWAYS_CLIPPED
-from gradclip.advice.recorded_clipping import normalises
-from gradclip.doctor.problems import ALWAYS, NEVER, NONFINITE, OTHER_OPTIMIZER, PROBLEMS, UNREACHED
-from gradclip.telemetry.folder import warn_of
+from gradclip.doctor.problems import NEVER, NONFINITE, OTHER_OPTIMIZER, PROBLEMS
+from gradclip.telemetry.folder import EVENTS, warn_of
 from gradclip.telemetry.lines import fits, read_lines, shortened
 from gradclip.telemetry.runs import Run, folders_of, read_run
 from gradclip.watch.journal import ABOVE, CALLS, OVERFLOW, SCRIPT, Flaw
 
-ENOUGH = 200
-"""The steps below which nothing is said of how often a threshold acts."""
-FAR_BELOW = 0.1
-"""A threshold never acts if the largest norm is below this share of it: a guard that is merely not needed is right."""
 RARE = 0.2
 """A call that is wrong in fewer of the steps has a reason there: a step that the script left out, an evaluation."""
 MOST_NAMED = 3
@@ -70,22 +63,40 @@ def diagnose(folder: str | os.PathLike[str]) -> list[Finding]:
     A run of telemetry has the numbers only, so of it only what the numbers tell is found. Raises `FileNotFoundError`
     where there is no run.
     """
-    records = [recorded_run(place) for place in folders_of(folder)]
-    found = [
-        finding
-        for run in records
-        for finding in (
-            *findings_in_calls(run),
-            *findings_in_numbers(run),
-            *finding_of_unused_thresholds(run, records),
-        )
-    ]
-    return [*found, *findings_across_optimizers(records)]
+    return [found for each in findings_in(runs_in(folder)) for found in each]
 
 
-def recorded_run(folder: Path) -> RecordedRun:
+def runs_in(folder: str | os.PathLike[str]) -> list[Run]:
+    """The run in `folder`, and those in it of further optimizers."""
+    return [read_run(place) for place in folders_of(folder)]
+
+
+def mistakes_in(runs: Sequence[Run]) -> list[list[Finding]]:
+    """For each run what is wrong with the script that made it, so that its norms do not mean what they say."""
+    return [[found for found in each if found.problem != NONFINITE] for each in findings_in(runs)]
+
+
+def findings_in(runs: Sequence[Run]) -> list[list[Finding]]:
+    """For each run, of one optimizer, what is wrong with its clipping."""
+    records = [recorded_run(run) for run in runs]
+    found = []
+    for record in records:
+        beside = [other for other in records if root_of(other) == root_of(record)]
+        across = findings_across_optimizers(record, beside)
+        unused = finding_of_unused_thresholds(record, beside)
+        found.append([*findings_in_calls(record), *findings_in_numbers(record), *unused, *across])
+    return found
+
+
+def root_of(record: RecordedRun) -> Path:
+    """The folder of the whole script."""
+    folder = record.run.path
+    return folder.parent if (folder.parent / EVENTS).is_file() else folder
+
+
+def recorded_run(run: Run) -> RecordedRun:
     """The run of one optimizer; lines of its calls that are damaged are left out with a warning."""
-    run, file = read_run(folder), folder / CALLS
+    file = run.path / CALLS
     lines: list[dict[str, Any]] = []
 
     def take(line: Any) -> None:
@@ -114,34 +125,12 @@ def findings_in_calls(record: RecordedRun) -> Iterator[Finding]:
 
 
 def findings_in_numbers(record: RecordedRun) -> Iterator[Finding]:
-    """What the numbers of a run show: thresholds without effect and with too much, and steps on what is not finite."""
+    """What the numbers of a run show: steps on what is not finite."""
     taken = [event for event in record.run if not event.skipped]
     place = line_in(record.calls[-1][0]["calls"][-1]) if record.calls and record.calls[-1][0]["calls"] else ""
     if bad := [event for event in taken if event.nonfinite]:
         offenders = some_of([name for event in bad for name in event.offenders])
         yield finding(NONFINITE, place, bad[0].step, len(bad), len(record.run), offenders=offenders)
-    held = [e for e in taken if math.isfinite(e.norm_before) and math.isfinite(e.threshold) and e.norm_before > 0.0]
-    if len(held) < ENOUGH:
-        return
-    late, largest = held[len(held) // 2 :], max(event.norm_before for event in held)
-    rate = sum(event.clipped for event in late) / len(late)
-    if rate >= ALWAYS_CLIPPED:
-        cut = [event for event in held if event.clipped]
-        facts = {
-            "rate": rate,
-            "median": median(event.norm_before for event in late),
-            **meaning_of_always(record.run.about),
-        }
-        yield finding(ALWAYS, place, cut[0].step, len(cut), len(record.run), **facts)
-    if largest < FAR_BELOW * min(event.threshold for event in held):
-        yield finding(UNREACHED, place, held[0].step, len(held), len(record.run), largest=largest)
-
-
-def meaning_of_always(about: Mapping[str, Any]) -> dict[str, str]:
-    """What a threshold that always acts means: a learning rate, but not to optimizers that divide by the gradient."""
-    if normalises(about):
-        return {"means": "so every batch counts alike, however large its gradient", "rates": ""}
-    return {"means": "so it is a hidden learning rate, not a guard", "rates": " and lower the learning rate"}
 
 
 def finding_of_unused_thresholds(record: RecordedRun, every: list[RecordedRun]) -> Iterator[Finding]:
@@ -165,25 +154,24 @@ def finding_of_unused_thresholds(record: RecordedRun, every: list[RecordedRun]) 
             )
 
 
-def findings_across_optimizers(every: list[RecordedRun]) -> Iterator[Finding]:
+def findings_across_optimizers(record: RecordedRun, every: list[RecordedRun]) -> Iterator[Finding]:
     """An optimizer that nothing clips beside one that something does, and whose norms exceed the threshold there."""
-    clipped = [record for record in every if record.clips]
-    place = next((call for record in clipped for line, _ in record.calls for call in line["calls"]), "")
-    for record in every:
-        beside = [other for other in clipped if train_together(record.run, other.run)]
-        limit = min((event.threshold for other in beside for event in other.run), default=math.inf)
-        above = [event for event in record.run if event.norm_before > ABOVE * limit]
-        silent = record.calls and not any(
-            line["calls"] or line["flaws"] or line.get("measured") for line, _ in record.calls
-        )
-        shapes = record.run.about.get("parameters", {})
-        if above and silent and sum(map(math.prod, shapes.values())) > 1:
-            facts = {
-                "optimizer": f"the {record.run.about.get('optimizer', 'optimizer')} that holds {some_of(list(shapes))}",
-                "optimizers": len(every),
-                "largest": max(event.norm_before for event in above),
-            }
-            yield finding(OTHER_OPTIMIZER, line_in(place), above[0].step, len(above), len(record.run), **facts)
+    clipped = [other for other in every if other.clips]
+    place = next((call for other in clipped for line, _ in other.calls for call in line["calls"]), "")
+    beside = [other for other in clipped if train_together(record.run, other.run)]
+    limit = min((event.threshold for other in beside for event in other.run), default=math.inf)
+    above = [event for event in record.run if event.norm_before > ABOVE * limit]
+    silent = record.calls and not any(
+        line["calls"] or line["flaws"] or line.get("measured") for line, _ in record.calls
+    )
+    shapes = record.run.about.get("parameters", {})
+    if above and silent and sum(map(math.prod, shapes.values())) > 1:
+        facts = {
+            "optimizer": f"the {record.run.about.get('optimizer', 'optimizer')} that holds {some_of(list(shapes))}",
+            "optimizers": len(every),
+            "largest": max(event.norm_before for event in above),
+        }
+        yield finding(OTHER_OPTIMIZER, line_in(place), above[0].step, len(above), len(record.run), **facts)
 
 
 def train_together(run: Run, other: Run) -> bool:

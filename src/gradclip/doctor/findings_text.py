@@ -2,16 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from gradclip.doctor.diagnosis import Finding
-
-
-def findings_as_text(findings: Sequence[Finding]) -> str:
-    """The findings, each with its place, since when, and the cure."""
-    if not findings:
-        return "nothing is wrong with the clipping"
-    return "\n\n".join(map(finding_as_text, findings))
 
 
 def finding_as_text(finding: Finding) -> str:

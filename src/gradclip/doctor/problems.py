@@ -8,8 +8,6 @@ import gradclip.watch.journal as journal
 
 NEVER = "never-clipped"
 OTHER_OPTIMIZER = "one-optimizer-of-several"
-ALWAYS = "always-exceeded"
-UNREACHED = "never-reached"
 NONFINITE = "non-finite"
 
 
@@ -75,15 +73,6 @@ PROBLEMS = {
     NEVER: Problem(
         "nothing clips the gradients, although {option} is {value:g}: larger elements went through",
         "call clip_grad_norm_(model.parameters(), {option}) between backward() and optimizer.step()",
-    ),
-    ALWAYS: Problem(
-        "cuts {rate:.0%} of the steps of the second half (the median norm is {median:.3g}), {means}",
-        "raise the threshold{rates}: gradclip suggest proposes one",
-    ),
-    UNREACHED: Problem(
-        "never acts: the largest norm, {largest:.3g}, is less than a tenth of the threshold, so a gradient ten times "
-        "as large as any would pass",
-        "lower the threshold: gradclip suggest proposes one",
     ),
     NONFINITE: Problem(
         "lets the optimizer step on gradients that are not finite ({offenders})",

@@ -9,9 +9,9 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from gradclip.report.formatting import short, shortened
 from gradclip.report.layers import Heat
 from gradclip.report.style import BROKEN, MUTED, layout, log_ticks, positive
+from gradclip.verdict.formatting import short, shortened
 
 LONGEST_NAME = 26
 MOST_TICKS = 5

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Sequence
 import plotly.graph_objects as go
 
 from gradclip.report.bins import counts, log_edges
-from gradclip.report.formatting import count, short
 from gradclip.report.norm_chart import thresholds_shown
 from gradclip.report.style import DASH, THRESHOLD, colour_of, layout, log_range, log_ticks, positive
 from gradclip.report.summary import Summary
+from gradclip.verdict.formatting import count, short
 
 LOWEST = 0.6
 """Where the axis of counts begins: a bin with one step is seen."""

@@ -18,12 +18,12 @@ from gradclip.report.heat_map import heat_map
 from gradclip.report.histogram import histogram
 from gradclip.report.loss_ranking import compare_losses
 from gradclip.report.norm_chart import POINTS, norm_chart, thresholds_shown
-from gradclip.report.numbers import AROUND, SPIKE
 from gradclip.report.style import DARK
 from gradclip.report.summary import HOW_TO_TENSORS, Summary, summary_of
 from gradclip.report.tiles import facts_of, tiles_of
 from gradclip.report.what_if import CANNOT_KNOW
 from gradclip.telemetry.runs import Run
+from gradclip.verdict.numbers import AROUND, SPIKE
 
 ICONS = {"good": "✓", "look": "!", "bad": "✕"}
 

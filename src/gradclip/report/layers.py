@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gradclip.report.downsampling import buckets
-from gradclip.report.formatting import count
 from gradclip.telemetry.event import Event
+from gradclip.verdict.formatting import count
 
 ROWS, FEWEST_ROWS = 48, 8
 COLUMNS = 160

@@ -10,13 +10,13 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from gradclip.advice.losses import losses_of
 from gradclip.report.downsampling import buckets
-from gradclip.report.formatting import count, short
 from gradclip.report.norm_chart import POINTS, few, line, mark, range_of_steps
 from gradclip.report.style import BROKEN, colour_of, layout, log_axis, log_range
 from gradclip.report.summary import Summary
 from gradclip.telemetry.event import Event
+from gradclip.verdict.formatting import count, short
+from gradclip.verdict.losses import losses_of
 
 LEAST = 3
 """So many finite losses are a chart."""

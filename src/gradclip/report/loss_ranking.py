@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from gradclip.advice.losses import FEWEST, differ, end_of
-from gradclip.report.formatting import short
 from gradclip.report.summary import Summary
-from gradclip.report.verdict import BAD, GOOD, LOOK, Verdict
+from gradclip.verdict.formatting import short
+from gradclip.verdict.judge import BAD, GOOD, LOOK, Verdict
+from gradclip.verdict.losses import FEWEST, differ, end_of
 
 MOST_NAMED = 3
 

@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterable, Sequence
 import plotly.graph_objects as go
 
 from gradclip.report.downsampling import thin
-from gradclip.report.formatting import short, shortened
-from gradclip.report.numbers import acted, broken
 from gradclip.report.style import (
     BROKEN,
     CLIPPED,
@@ -25,6 +23,8 @@ from gradclip.report.style import (
 )
 from gradclip.report.summary import Summary
 from gradclip.telemetry.event import Event
+from gradclip.verdict.formatting import short, shortened
+from gradclip.verdict.numbers import acted, broken
 
 POINTS, MARKS = 2400, 600
 """At most so many points are drawn of a line, and so many marks of a kind: a wide chart has half as many pixels across,

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from gradclip.advice.recorded_clipping import normalises
-from gradclip.report.divergence import diverged
+from gradclip.doctor.diagnosis import mistakes_in
 from gradclip.report.layers import Heat, heat_of
-from gradclip.report.numbers import Numbers, numbers_of, usual_norms
-from gradclip.report.verdict import Verdict, verdict_of
 from gradclip.report.what_if import WhatIf, what_if
 from gradclip.report.worst import WorstParameter, WorstStep, worst_parameters, worst_steps
 from gradclip.telemetry.runs import Run
+from gradclip.verdict.divergence import diverged
+from gradclip.verdict.judge import Verdict, verdict_of
+from gradclip.verdict.numbers import Numbers, numbers_of, usual_norms
 
 HOW_TO_TENSORS = "The norm of each tensor is not in this run. Telemetry(..., tensors=True) records it at no cost."
 
@@ -56,32 +56,26 @@ def summarise(runs: Sequence[Run]) -> list[Summary]:
         raise TypeError(f"a report is about a list of runs, got {runs!r}: write [read_run(path)]")
     if not runs:
         raise ValueError("a report is about one run or more, got none")
-    return [summary_of(run, name) for run, name in zip(runs, names_of(runs), strict=True)]
+    mistakes = map(len, mistakes_in(runs))
+    return [summary_of(*facts) for facts in zip(runs, names_of(runs), mistakes, strict=True)]
 
 
-def summary_of(run: Run, name: str) -> Summary:
-    """The summary of one run that is called `name`."""
+def summary_of(run: Run, name: str, mistakes: int = 0) -> Summary:
+    """The summary of one run that is called `name`, in whose script so many mistakes were found."""
     usual = usual_norms([event.norm_before for event in run])
-    numbers = numbers_of(run, usual, scope_of(run))
+    numbers = numbers_of(run, usual)
     return Summary(
         name=name,
         rule=run[-1].rule if run else str(run.about.get("sentence", "")),
         run=run,
         usual=usual,
         numbers=numbers,
-        verdict=verdict_of(numbers, normalises(run.about), diverged(run)),
+        verdict=verdict_of(numbers, diverged(run), mistakes),
         worst_steps=worst_steps(run, usual),
         worst_parameters=worst_parameters(run),
         heat=heat_of(run),
         what_if=what_if(run),
     )
-
-
-def scope_of(run: Run) -> str | None:
-    """The scope of the rule as its `run.json` names it; None where that does not say."""
-    rule = run.about.get("rule")
-    scope = rule.get("scope") if isinstance(rule, dict) else None
-    return str(scope["type"]) if isinstance(scope, dict) and "type" in scope else None
 
 
 def names_of(runs: Sequence[Run]) -> list[str]:

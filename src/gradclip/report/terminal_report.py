@@ -9,17 +9,17 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from statistics import median_low
 
-from gradclip.advice.losses import losses_of
 from gradclip.report.bins import counts, log_edges
 from gradclip.report.downsampling import buckets
-from gradclip.report.formatting import SPACE, known, percent, short, shortened, times
 from gradclip.report.loss_ranking import compare_losses
-from gradclip.report.numbers import acted, broken
 from gradclip.report.summary import HOW_TO_TENSORS, Summary
 from gradclip.report.tiles import facts_of, tiles_of
-from gradclip.report.verdict import BAD, GOOD, LOOK, Verdict
 from gradclip.report.what_if import CANNOT_KNOW
 from gradclip.telemetry.event import Event
+from gradclip.verdict.formatting import SPACE, known, percent, short, shortened, times
+from gradclip.verdict.judge import BAD, GOOD, LOOK, Verdict
+from gradclip.verdict.losses import losses_of
+from gradclip.verdict.numbers import acted, broken
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 PAGE, WIDTH, BAR, BINS, LAYERS, NAME = 100, 72, 40, 12, 16, 32

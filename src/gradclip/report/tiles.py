@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from gradclip.report.formatting import count, known, percent, short
-from gradclip.report.numbers import Numbers, broken
 from gradclip.report.summary import Summary
+from gradclip.verdict.formatting import count, known, percent, short
+from gradclip.verdict.numbers import Numbers, broken
 
 
 @dataclass(frozen=True)

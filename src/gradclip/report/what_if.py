@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gradclip.advice.replay import replay
-from gradclip.advice.shape import quantile
 from gradclip.advice.suggestion import suggest
-from gradclip.report.formatting import count, short
-from gradclip.report.numbers import SPIKE, acted, broken, kept
 from gradclip.rules.text import rule_from_text
 from gradclip.telemetry.event import Event
+from gradclip.verdict.formatting import count, short
+from gradclip.verdict.numbers import SPIKE, acted, broken, kept, quantile
 
 LONGEST = 20_000
 """The last so many steps of a longer run are replayed."""

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from gradclip.report.formatting import short
-from gradclip.report.numbers import broken
 from gradclip.telemetry.event import Event
+from gradclip.verdict.formatting import short
+from gradclip.verdict.numbers import broken
 
 MOST = 10
 MOST_BROKEN = 3

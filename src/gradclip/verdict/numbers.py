@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
-from gradclip.advice.losses import final_loss, losses_of, mean_loss, part_of
-from gradclip.advice.shape import quantile
 from gradclip.telemetry.event import Event
+from gradclip.verdict.losses import final_loss, losses_of, mean_loss, part_of
 
 SPIKE = 10.0
 """A norm of more than so many usual ones is a spike. Ordinary noise does not come there: for a log-normal norm with a
@@ -19,6 +19,9 @@ coefficient of variation of 0.5 it is the 5-sigma event, less than one step in a
 AROUND = 100
 """The usual norm is the median over a block of so many steps: long enough that a burst of bad steps does not move it,
 short enough to follow a norm that falls as training goes on."""
+
+NORMALISING = ("adam", "lion", "lamb", "adafactor", "adagrad", "rmsprop", "muon", "sophia", "rprop")
+"""Optimizers whose step does not grow with the gradient, by a part of their names."""
 
 ROUNDING = 1e-3
 """Relative difference up to which a norm counts as scaled by one coefficient. Each element of a bfloat16 gradient is
@@ -36,6 +39,10 @@ class Numbers:
     `losses` counts the steps with a loss, `nonfinite_losses` those of them whose loss is NaN or infinite; `first_loss`
     and `final_loss` are the means of the first and of the last tenth of them: infinite where one there is not finite,
     None where no step has a loss.
+
+    `acted_from` and `acted_to` are the first and the last step on which the rule acted, -1 where it never did.
+    `threshold` is the median of the thresholds, infinite where there was none, NaN where it was not one for the norm of
+    all tensors together. `normalised`: the optimizer is known as one whose step does not grow with the gradient.
     """
 
     steps: int
@@ -46,7 +53,10 @@ class Numbers:
     skipped: int
     nonfinite: int
     escaped: int
+    acted_from: int
+    acted_to: int
     median: float
+    p90: float
     p99: float
     largest: float
     kept: float
@@ -57,6 +67,8 @@ class Numbers:
     """The smallest and the largest finite one; None where no step had one."""
     global_threshold: bool
     """Whether the threshold is one for the norm of the whole gradient, and not one for each part of it."""
+    threshold: float
+    normalised: bool
     losses: int
     nonfinite_losses: int
     first_loss: float | None
@@ -68,8 +80,10 @@ class Numbers:
         return self.clipped / self.finite if self.finite else math.nan
 
 
-def numbers_of(events: Sequence[Event], usual: Sequence[float], scope: str | None = None) -> Numbers:
-    """The numbers of the steps, whose usual norms are `usual`; `scope` is that of the rule, where it is known."""
+def numbers_of(events: Sequence[Event], usual: Sequence[float] | None = None) -> Numbers:
+    """The numbers of the steps of a run, whose usual norms are `usual`."""
+    about = getattr(events, "about", {})
+    usual = usual_norms([event.norm_before for event in events]) if usual is None else usual
     finite = [event for event in events if not broken(event)]
     norms = sorted(event.norm_before for event in finite)
     thresholds = [event.threshold for event in events if math.isfinite(event.threshold)]
@@ -79,18 +93,21 @@ def numbers_of(events: Sequence[Event], usual: Sequence[float], scope: str | Non
         if not broken(event)
     ]
     spikes = [event for ratio, event in ratios if ratio > SPIKE]
-    global_threshold = scope in (None, "Global") and all(map(is_scaled, finite))
-    losses = losses_of(events)
+    global_threshold = scope_in(about) in (None, "Global") and all(map(is_scaled, finite))
+    losses, acting = losses_of(events), [event.step for event in finite if acted(event)]
     return Numbers(
         steps=len(events),
         first=events[0].step if events else 0,
         last=events[-1].step if events else 0,
         finite=len(finite),
-        clipped=sum(map(acted, finite)),
+        clipped=len(acting),
         skipped=sum(event.skipped for event in events),
         nonfinite=len(events) - len(finite),
         escaped=sum(map(escaped, events)),
+        acted_from=acting[0] if acting else -1,
+        acted_to=acting[-1] if acting else -1,
         median=quantile(norms, 0.5),
+        p90=quantile(norms, 0.9),
         p99=quantile(norms, 0.99),
         largest=norms[-1] if norms else math.nan,
         kept=kept(finite),
@@ -99,11 +116,26 @@ def numbers_of(events: Sequence[Event], usual: Sequence[float], scope: str | Non
         prominence=max((ratio for ratio, _ in ratios if not math.isnan(ratio)), default=math.nan),
         thresholds=(min(thresholds), max(thresholds)) if thresholds else None,
         global_threshold=global_threshold,
+        threshold=median(e.threshold for e in finite) if global_threshold and finite else math.nan,
+        normalised=normalises(about),
         losses=len(losses),
         nonfinite_losses=sum(not math.isfinite(loss) for loss in losses),
         first_loss=mean_loss(losses[: part_of(losses)]),
         final_loss=final_loss(events),
     )
+
+
+def scope_in(about: Mapping[str, Any]) -> str | None:
+    """The scope of the rule as what is known of a run names it; None where that does not say."""
+    rule = about.get("rule")
+    scope = rule.get("scope") if isinstance(rule, dict) else None
+    return str(scope["type"]) if isinstance(scope, dict) and "type" in scope else None
+
+
+def normalises(about: Mapping[str, Any]) -> bool:
+    """Whether the optimizers of a run, where they are known, make steps whose length does not follow the gradient."""
+    names = about.get("optimizer", "").lower().split(", ")
+    return all(any(kind in name for kind in NORMALISING) for name in names)
 
 
 def broken(event: Event) -> bool:
@@ -146,3 +178,18 @@ def usual_norms(norms: Sequence[float]) -> list[float]:
         counted = [norm for norm in norms[start:end] if 0 < norm < math.inf]
         usual += [median(counted) if counted else math.nan] * (end - start)
     return usual
+
+
+def quantile(norms: Sequence[float], share: float) -> float:
+    """The norm that this share of the norms lies below, interpolated linearly; NaN of none.
+
+    >>> quantile([1.0, 2.0, 4.0], 0.75)
+    3.0
+    """
+    if not norms:
+        return math.nan
+    ordered = sorted(norms)
+    place = share * (len(ordered) - 1)
+    low = min(int(place), len(ordered) - 1)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (place - low) * (ordered[high] - ordered[low])

@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from statistics import fmean
 
-from gradclip.advice.losses import losses_of, part_of
-from gradclip.report.formatting import short
 from gradclip.telemetry.event import Event
+from gradclip.verdict.formatting import short
+from gradclip.verdict.losses import losses_of, part_of
 
 IN_A_ROW = 10
 """A batch may have a loss that is not finite (an empty one, an impossible alignment), and training goes on. So many in

@@ -8,8 +8,10 @@ import math
 from collections.abc import Sequence
 from statistics import fmean, stdev
 
-from gradclip.advice.recorded_clipping import MOST
 from gradclip.telemetry.event import Event
+
+MOST = 1e150
+"""A number above it counts as not finite: it is no level but a breakdown, and its sums leave the range of a float."""
 
 PART = 10
 """The loss of the beginning and that of the end are means over one of so many equal parts of the steps."""

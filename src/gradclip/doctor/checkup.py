@@ -1,0 +1,50 @@
+"""What is wrong with the runs of a script, and the verdict on each: what `watch` and `doctor` say."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from gradclip.doctor.diagnosis import Finding, findings_in, runs_in
+from gradclip.doctor.findings_text import finding_as_text
+from gradclip.doctor.problems import NONFINITE
+from gradclip.telemetry.runs import Run
+from gradclip.verdict.judge import BAD, UNJUDGED, Verdict, verdict_on
+
+
+class CheckedRun(NamedTuple):
+    """The run of one optimizer, what is wrong with its clipping, and the verdict on it."""
+
+    run: Run
+    findings: list[Finding]
+    verdict: Verdict
+
+    @property
+    def is_sick(self) -> bool:
+        """Whether something is wrong; that there is too little to judge by is not."""
+        return bool(self.findings) or (self.verdict.level == BAD and self.verdict.kind != "empty")
+
+
+def checked_runs(folder: str | os.PathLike[str]) -> list[CheckedRun]:
+    """The runs in `folder`, one for each optimizer, checked; `FileNotFoundError` where there is no run."""
+    runs = runs_in(folder)
+    found = []
+    for run, findings in zip(runs, findings_in(runs), strict=True):
+        mistakes = sum(finding.problem != NONFINITE for finding in findings)
+        found.append(CheckedRun(run, findings, verdict_on(run, mistakes)))
+    return found
+
+
+def checkup_as_text(checked: Sequence[CheckedRun]) -> str:
+    """What is wrong, each thing with its place and cure, and the verdicts on the runs of which nothing is."""
+    return "\n\n".join(text for one in checked for text in texts_of(one, len(checked) > 1))
+
+
+def texts_of(checked: CheckedRun, named: bool) -> list[str]:
+    """The findings of a run, or its verdict, with the name of its optimizer where there are several."""
+    if checked.findings:
+        return list(map(finding_as_text, checked.findings))
+    optimizer = f"{checked.run.about.get('optimizer', 'an optimizer')} ({checked.run.path.name}): " if named else ""
+    judged = checked.verdict.kind not in UNJUDGED
+    return [f"{optimizer}{'no mistake was found. ' if judged else ''}{checked.verdict.sentence}"]
