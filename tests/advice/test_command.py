@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 
@@ -64,7 +65,34 @@ def test_too_little_data_is_exit_code_1(recorded, capsys):
 def test_json_is_one_document(recorded, capsys):
     norms = lognormal(500)
     assert main(["suggest", recorded(norms), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == suggest(run_of(norms)).to_dict()
+    assert json.loads(capsys.readouterr().out) == {"optimizer": "an optimizer", **suggest(run_of(norms)).to_dict()}
+
+
+def test_each_optimizer_of_a_script_gets_a_suggestion_of_its_own(tmp_path, capsys):
+    for folder, variable, level in (("run", "opt_g", 1.0), ("run/run-2", "opt_d", 50.0)):
+        sink = jsonl(tmp_path / folder)
+        sink.begin({"optimizer": "RMSprop", "variable": variable, "where": "gan.py:9"})
+        for event in run_of(lognormal(500, level=level)):
+            sink(event)
+        sink.close()
+    assert main(["suggest", str(tmp_path / "run")]) == 0
+    first, second = capsys.readouterr().out.split("\n\n")
+    assert first.startswith(f"RMSprop opt_g (gan.py:9), {tmp_path / 'run'}\nClipGradByGlobalNorm(1.")
+    assert second.startswith(f"RMSprop opt_d (gan.py:9), {tmp_path / 'run' / 'run-2'}\nClipGradByGlobalNorm(8")
+    assert main(["suggest", "--json", str(tmp_path / "run")]) == 0
+    every = json.loads(capsys.readouterr().out)["optimizers"]
+    assert [one["rule"].startswith("global:") for one in every] == [True, True]
+
+
+def test_of_a_script_that_clips_in_a_wrong_way_nothing_is_proposed(recorded, capsys):
+    folder = recorded(lognormal(500))
+    flawed = {"step": 0, "calls": ["clip"], "flaws": [["micro-step", "train.py:9", ""]], "missing": []}
+    (Path(folder) / "calls.jsonl").write_text(json.dumps(flawed) + "\n")
+    assert main(["suggest", folder]) == 1
+    out = " ".join(capsys.readouterr().out.split())
+    assert out.startswith("no proposal why The clipping has 1 mistake, which gradclip doctor names")
+    assert main(["report", "--text", folder]) == 0
+    assert "The clipping has 1 mistake, which gradclip doctor names" in " ".join(capsys.readouterr().out.split())
 
 
 def test_no_run_is_a_mistake_in_the_call(tmp_path, capsys):

@@ -85,7 +85,7 @@ PLANTS = [
           test_numbers, "usual_norms", median_of_all),
     Plant("a NaN that was zeroed has escaped", test_numbers.test_a_nan_escapes_where_the_step_is_taken_with_it, (),
           gradclip.verdict.numbers, "escaped", gradclip.verdict.numbers.broken),
-    Plant("skipping is not acting", test_verdict.test_skipping_the_spikes_helps_as_well, (),
+    Plant("skipping is not acting", test_verdict.test_skipping_the_spikes_guards_as_well, (),
           gradclip.verdict.numbers, "acted", lambda event: event.clipped),
     Plant("always is never said", test_verdict.check_verdict, ("always",), gradclip.verdict.judge, "ALWAYS", 2.0),
     Plant("a median that is clipped is not often", test_verdict.check_verdict, ("often",),
@@ -109,6 +109,12 @@ PLANTS = [
     Plant("ten losses are an end", test_divergence.check_healthy, ("too short to say",),
           gradclip.verdict.divergence, "END", 10),
     Plant("a few steps are enough", test_verdict.check_verdict, ("few",), gradclip.verdict.judge, "FEW", 0),
+    Plant("mistakes are passed over", test_verdict.test_a_mistake_comes_before_every_number, (),
+          gradclip.verdict.judge, "mistaken", lambda mistakes: test_verdict.verdict.Verdict("guard", "good", "Well.")),
+    Plant("a loss that rises is not seen", test_verdict.check_verdict, ("rising",),
+          gradclip.verdict.judge, "ROSE", 10.0),
+    Plant("it is not said where clipping acted", test_verdict.test_where_the_clipped_steps_lie_is_said,
+          (range(10), ", all in the first 10, "), gradclip.verdict.judge, "when", lambda numbers: ""),
 ]  # fmt: skip
 
 

@@ -74,16 +74,8 @@ PLANTS = [
           script_thresholds, "NAMED", script_thresholds.re.compile(".*")),
     Plant("a library is the user's", whose_a_file_is, (), call_site, "PACKAGES", ()),
     Plant("a line holds for one step", in_folder(test_diagnosis.test_a_flaw_counts_as_long_as_its_line_holds), (),
-          diagnosis, "recorded_run", lambda folder: diagnosis.RecordedRun(diagnosis.read_run(folder), [
-              (json.loads(line), 1) for line in (folder / "calls.jsonl").read_text().splitlines()])),
-    Plant("few steps are enough", in_folder(test_diagnosis.test_of_few_steps_nothing_is_said), (),
-          diagnosis, "ENOUGH", 1),
-    Plant("a guard that was not needed is wrong",
-          in_folder(test_diagnosis.test_a_threshold_ten_times_above_all_norms_guards_nothing, 0.9, False), (),
-          diagnosis, "FAR_BELOW", 1.0),
-    Plant("always is not said",
-          in_folder(test_diagnosis.test_from_95_percent_of_the_second_half_on_a_threshold_always_acts, 95, True), (),
-          diagnosis, "ALWAYS_CLIPPED", 0.99),
+          diagnosis, "recorded_run", lambda run: diagnosis.RecordedRun(run, [
+              (json.loads(line), 1) for line in (run.path / "calls.jsonl").read_text().splitlines()])),
 ]  # fmt: skip
 
 

@@ -34,7 +34,7 @@ def test_the_page_goes_into_the_folder_of_the_run_and_the_verdict_is_printed(fol
     assert main(["report", folder]) == 0
     assert (tmp_path / "first" / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
     verdict, written = capsys.readouterr().out.splitlines()
-    assert verdict.startswith("Clipping helps: it acted on its only spike")
+    assert verdict.startswith("Clipping acted on 1 of 60 steps")
     assert written == f"written: {tmp_path / 'first' / 'report.html'}"
 
 
@@ -48,13 +48,13 @@ def test_several_runs_stand_on_one_page(folder, tmp_path, capsys):
 def test_json_is_one_document(folder, capsys):
     assert main(["report", folder, "--json"]) == 0
     (run,) = json.loads(capsys.readouterr().out)["runs"]
-    assert (run["run"], run["steps"], run["verdict"]["kind"]) == (folder, 60, "helps")
+    assert (run["run"], run["steps"], run["verdict"]["kind"]) == (folder, 60, "guard")
 
 
 def test_text_has_the_order_of_the_page(folder, capsys):
     assert main(["report", folder, "--text"]) == 0
     told = capsys.readouterr().out
-    parts = ["Clipping helps", "Clip rate", "Norm over the steps", "How many steps", "Layers", "Worst steps", "What if"]
+    parts = ["Clipping acted", "Clip rate", "Norm over the steps", "How many steps", "Layers", "Worst steps", "What if"]
     places = [told.index(part) for part in parts]
     assert places == sorted(places)
     assert "\033" not in told
@@ -162,7 +162,7 @@ def test_the_name_of_a_run_does_not_reach_the_terminal_by_the_comparison_either(
 
 def test_the_sentence_of_the_verdict_is_told_whole():
     run = run_of(noise(60, {30}), 5.0)
-    assert summarise([run])[0].verdict.sentence.endswith("left 98.3\N{NO-BREAK SPACE}% of the steps alone.")
+    assert summarise([run])[0].verdict.sentence.endswith("times the usual norm) among them: it is a guard.")
     assert summarise([run])[0].verdict.sentence in told(run)
 
 

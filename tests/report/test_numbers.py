@@ -13,7 +13,8 @@ from report.example_runs import run_of, step, with_losses
 
 
 def numbers(run, scope=None):
-    return numbers_of(run, usual_norms([event.norm_before for event in run]), scope)
+    about = {} if scope is None else {"rule": {"scope": {"type": scope}}}
+    return numbers_of(Run(run, about), usual_norms([event.norm_before for event in run]))
 
 
 def test_the_numbers_of_five_steps():

@@ -26,7 +26,7 @@ KINDS = {
     "trims": run_of(CALM, threshold=1.5),
     "misses": run_of([*SPIKY, 100.0], threshold=60.0),
     "guard": run_of(SPIKY, threshold=5.0),
-    "rising": with_losses(run_of(CALM, threshold=0.4), [0.01 * (step + 1) for step in range(400)]),
+    "rising": with_losses(run_of(CALM, threshold=0.4), [1.0 + 0.01 * step for step in range(400)]),
     "diverged": with_losses(run_of(CALM), [1.0] * 380 + [math.nan] * 20),
 }
 SAID = {
@@ -43,8 +43,8 @@ SAID = {
     "often": "it shortens ordinary steps, not only those that stand out",
     "trims": "none of which stood out",
     "misses": "on 1 of 3 spikes (up to ",
-    "guard": "Clipping acted on 2 of 400 steps (0.5 %), on both spikes (up to ",
-    "rising": "Clipping acted on 400 of 400 steps (100 %), and the loss rose from 0.205 to 3.81 all the same: the",
+    "guard": "Clipping acted on 2 of 400 steps (0.5 %), both spikes (up to ",
+    "rising": "Clipping acted on 400 of 400 steps (100 %), and the loss rose from 1.19 to 4.79 all the same: the",
     "diverged": "Training diverged: from step 380 to the end the loss is not finite; nothing was clipped in 400 steps",
 }
 
@@ -88,7 +88,7 @@ def test_skipping_the_spikes_guards_as_well():
 
 def test_an_only_spike_is_called_so():
     (summary,) = summarise([run_of(noise(200, {100}), threshold=5.0)])
-    assert "on the only spike (up to " in summary.verdict.sentence
+    assert ", the only spike (up to " in summary.verdict.sentence
 
 
 def test_a_threshold_that_moves_is_not_given_in_numbers():
@@ -112,7 +112,7 @@ def test_to_adam_a_threshold_that_always_acts_is_no_learning_rate():
         (range(10), ", all in the first 10, "),
         (range(390, 400), ", all in the last 10, "),
         ([3, 399], "(0.5 %), none of which"),
-        ([399], "(0.3 %), none of which"),
+        ([399], "(0.2 %), none of which"),
     ],
 )
 def test_where_the_clipped_steps_lie_is_said(steps, words):
@@ -122,6 +122,13 @@ def test_where_the_clipped_steps_lie_is_said(steps, words):
             run[step], clipped=True, threshold=1.0, norm_after=run[step].norm_before / 2, coefficient=0.5
         )
     assert words in summarise([run])[0].verdict.sentence.replace("\N{NO-BREAK SPACE}", " ")
+
+
+def test_where_a_clipped_training_diverges_the_learning_rate_is_likelier():
+    losses = [1.0] * 380 + [math.nan] * 20
+    sentence = verdict_on(with_losses(run_of(CALM, threshold=0.4), losses)).sentence
+    assert sentence.endswith("(100\N{NO-BREAK SPACE}%): the learning rate is a likelier cause than the threshold.")
+    assert "learning rate" not in verdict_on(with_losses(run_of(CALM, threshold=5.0), losses)).sentence
 
 
 def test_a_mistake_comes_before_every_number():

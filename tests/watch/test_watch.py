@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gradclip.telemetry import read_run
+from gradclip.telemetry.runs import folders_of
 from gradclip.watch.launch import folder_for, with_python
 from watching import SCRIPTS, SOURCE, python, watch
 
@@ -47,7 +48,7 @@ def test_a_run_has_the_norms_the_names_and_what_the_script_clipped(tmp_path: Pat
     assert clipped
     assert all(event.norm_before > 2.0 >= event.norm_after > 1.99 for event in clipped)
     assert all(event.norm_before == event.norm_after <= 2.0 for event in run if not event.clipped)
-    assert f"60 steps of SGD, {len(clipped) / 60:.0%} of them clipped: run" in answer.stderr
+    assert f":12), {len(clipped) / 60:.0%} of them clipped: run" in answer.stderr
     assert "see it: gradclip report run" in answer.stderr
 
 
@@ -132,6 +133,49 @@ def test_json_is_the_only_thing_on_the_output(tmp_path: Path) -> None:
     assert told["exit"] == 0
     assert told["runs"]["run"]["steps"] == 5
     assert [finding["problem"] for run in told["runs"].values() for finding in run["findings"]] == ["twice"]
+
+
+def test_where_nothing_is_recorded_it_is_said_what_was_looked_for_and_the_exit_code_is_2(tmp_path: Path) -> None:
+    script = "import torch\nw = torch.ones(2, requires_grad=True)\nw.sum().backward()\nw.data -= w.grad\n"
+    (tmp_path / "script.py").write_text(script, encoding="utf-8")
+    answer = watch("script.py", folder=tmp_path)
+    assert answer.returncode == 2
+    assert "no optimizer of PyTorch made a step in sight; an update that the script writes itself" in answer.stderr
+
+
+def test_each_optimizer_has_its_name_in_the_script_and_the_line_of_its_step(tmp_path: Path) -> None:
+    script = """
+import torch
+
+class Trainer:
+    def __init__(self):
+        self.critic = torch.optim.Adam([torch.nn.Parameter(torch.ones(2))])
+
+    def step(self, optimizer):
+        for group in optimizer.param_groups:
+            group["params"][0].grad = torch.ones(2)
+        optimizer.step()
+
+class Wrapper:
+    def __init__(self, inner):
+        self.inner = inner
+
+trainer = Trainer()
+actor = torch.optim.Adam([torch.nn.Parameter(torch.ones(2))])
+wrapped = Wrapper(torch.optim.Adam([torch.nn.Parameter(torch.ones(2))]))
+for _ in range(3):
+    for each in (actor, trainer.critic, wrapped.inner):
+        trainer.step(each)
+trainer.step(torch.optim.Adam([torch.nn.Parameter(torch.ones(2))]))
+"""
+    (tmp_path / "script.py").write_text(script, encoding="utf-8")
+    answer = watch("--out", "run", "script.py", folder=tmp_path)
+    runs = [read_run(place) for place in folders_of(tmp_path / "run")]
+    known = [run.optimizer for run in runs]
+    names = "actor", "trainer.critic", "wrapped.inner", "optimizer"
+    assert known == [f"Adam {name} (script.py:11)" for name in names]
+    assert "3 steps of Adam actor (script.py:11), 0% of them clipped" in answer.stderr
+    assert "Adam trainer.critic (script.py:11): Only 3 steps with a finite norm: too few to judge" in answer.stderr
 
 
 def test_a_call_that_is_wrong_fails_as_it_does_without_us(tmp_path: Path) -> None:

@@ -80,9 +80,7 @@ REASONS = {
 
 def caveats_of(shape: Shape, numbers: Numbers, verdict: Verdict, threshold: float) -> Iterator[str]:
     """What to mind."""
-    yield f"{verdict.sentence.removesuffix('.')}{_longer(shape, numbers, threshold)}"
-    if numbers.thresholds is None and not numbers.clipped:
-        yield "ask again after a run that is clipped, for clipping changes the norms that follow"
+    yield f"{verdict.sentence.removesuffix('.')}{_and_then(shape, numbers, threshold)}"
     if numbers.nonfinite > MANY * numbers.steps:
         yield (
             f"{percent(numbers.nonfinite / numbers.steps)} of the steps are not finite, which no threshold cures: "
@@ -90,8 +88,10 @@ def caveats_of(shape: Shape, numbers: Numbers, verdict: Verdict, threshold: floa
         )
 
 
-def _longer(shape: Shape, numbers: Numbers, threshold: float) -> str:
-    """What goes with a higher threshold than that of a run whose ordinary steps were clipped."""
+def _and_then(shape: Shape, numbers: Numbers, threshold: float) -> str:
+    """What goes with a higher threshold than that of a run whose ordinary steps were clipped, or with a first one."""
+    if not numbers.clipped:
+        return "; ask again after a run that is clipped, for clipping changes the norms that follow"
     often = numbers.clip_rate >= OFTEN and not numbers.normalised
     if shape.runaway is not None or not often or not threshold > numbers.threshold:
         return ""

@@ -40,7 +40,8 @@ COMMANDS = (
 )
 EXIT_CODES = (
     "Exit codes: 0 done and well; 1 done, and not well (the demo is not as described, the doctor finds something, a "
-    "run is too short for a suggestion); 2 a mistake in the call; 130 interrupted. `watch` has the code of the script."
+    "run is too short for a suggestion); 2 a mistake in the call; 130 interrupted. `watch` has the code of the script, "
+    "and 2 where that is 0 and nothing was recorded."
 )
 
 

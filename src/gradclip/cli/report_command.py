@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gradclip.cli.common import add_json, mistake
 
 if TYPE_CHECKING:
+    from gradclip.report.summary import Summary
     from gradclip.telemetry.runs import Run
 
 PAGE = "report.html"
@@ -76,6 +77,11 @@ def _write(runs: list[Run], path: Path) -> int:
     if comparison := compare_losses(summaries):
         print(comparison.sentence)
     for summary in summaries:
-        print(f"{summary.name}: {summary.verdict.sentence}" if len(summaries) > 1 else summary.verdict.sentence)
+        print(f"{named(summary)}: {summary.verdict.sentence}" if len(summaries) > 1 else summary.verdict.sentence)
     print(f"written: {path}")
     return 0
+
+
+def named(summary: Summary) -> str:
+    """The name of a run, and its optimizer if that is known."""
+    return f"{summary.name}, {summary.run.optimizer}" if "optimizer" in summary.run.about else summary.name

@@ -65,18 +65,25 @@ def run(options: argparse.Namespace) -> int:
 
 
 def from_run(folder: Path, as_json: bool) -> int:
-    """Say what the norms of a run suggest."""
+    """Say what the norms of a run suggest, for each optimizer of it."""
     from gradclip.advice.suggestion import suggest
     from gradclip.doctor.diagnosis import mistakes_in, runs_in
 
     try:
         runs = runs_in(folder)
-        mistakes = sum(map(len, mistakes_in(runs)))
+        mistakes = list(map(len, mistakes_in(runs)))
     except (OSError, ValueError) as error:
         return mistake(str(error), "suggest")
-    found = suggest(runs[0], mistakes)
-    print(json.dumps(found.to_dict(), allow_nan=False) if as_json else suggestion_as_text(found))
-    return 0 if found.leave or found.rule is not None else 1
+    names = [run.optimizer if len(runs) == 1 else f"{run.optimizer}, {run.path}" for run in runs]
+    found = dict(zip(names, map(suggest, runs, mistakes), strict=True))
+    if as_json:
+        every = [{"optimizer": optimizer, **one.to_dict()} for optimizer, one in found.items()]
+        print(json.dumps(every[0] if len(every) == 1 else {"optimizers": every}, allow_nan=False))
+    elif len(runs) == 1:
+        print(*map(suggestion_as_text, found.values()))
+    else:
+        print("\n\n".join(f"{optimizer}\n{suggestion_as_text(one)}" for optimizer, one in found.items()))
+    return 0 if any(one.leave or one.rule is not None for one in found.values()) else 1
 
 
 def by_trial(options: argparse.Namespace, script: list[str]) -> int:

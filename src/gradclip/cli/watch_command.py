@@ -10,7 +10,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gradclip.cli.common import add_json, add_script, mistake, no_new_folder, no_script, script_in, wrong_rules
+from gradclip.cli.common import MISTAKE, add_json, add_script, mistake, no_new_folder, no_script, script_in, wrong_rules
+
+UNSEEN = (
+    "no optimizer of PyTorch made a step in sight; an update that the script writes itself, such as "
+    "p.data.add_(p.grad, alpha=-lr), is not one"
+)
 
 
 def add(commands: Any) -> None:
@@ -21,8 +26,8 @@ def add(commands: Any) -> None:
         help="run your training script as it is and record its clipping",
         description="Runs a PyTorch training script that nobody changed, and the processes that it starts, and records "
         "the gradient norms of each optimizer and what the script's own clipping did. The exit code is that of the "
-        "script. Options of gradclip stand before the script: gradclip watch --out runs/first train.py --epochs 3; "
-        "gradclip watch torchrun --nproc-per-node 2 train.py",
+        "script, 2 where it is 0 and nothing was recorded. Options of gradclip stand before the script: gradclip watch "
+        "--out runs/first train.py --epochs 3; gradclip watch torchrun --nproc-per-node 2 train.py",
     )
     watch.add_argument("--out", type=Path, metavar="RUN", help="the folder of the run (default: runs/NAME-TIME)")
     watch.add_argument(
@@ -50,10 +55,10 @@ def run(options: argparse.Namespace) -> int:
     ended = run_watched(script, folder, options.steps, options.rule, sys.stderr if options.json else None)
     code = ended.code
     if not folder.is_dir():
-        why = f"{folder} is a file" if folder.exists() else "no optimizer of PyTorch made a step in sight"
+        why = f"{folder} is a file" if folder.exists() else UNSEEN
         print(f"gradclip watch: nothing was recorded: {why} (exit code {code})", file=sys.stderr)
-    else:
-        print_recorded(folder, code, options.json)
+        return -ended.signal or code or MISTAKE
+    print_recorded(folder, code, options.json)
     return -ended.signal or code
 
 
@@ -81,8 +86,7 @@ def print_recorded(folder: Path, code: int, as_json: bool) -> None:
     print(file=sys.stderr)
     for run in [one.run for one in checked]:
         rate = sum(event.clipped for event in run) / max(1, len(run))
-        optimizer = run.about.get("optimizer", "an optimizer")
-        print(f"gradclip: {len(run)} steps of {optimizer}, {rate:.0%} of them clipped: {run.path}", file=sys.stderr)
+        print(f"gradclip: {len(run)} steps of {run.optimizer}, {rate:.0%} of them clipped: {run.path}", file=sys.stderr)
     if any(one.run for one in checked):
         print(checkup_as_text(checked), file=sys.stderr)
         print(f"see it: gradclip report {shlex.quote(str(folder))}", file=sys.stderr)

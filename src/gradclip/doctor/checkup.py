@@ -10,7 +10,7 @@ from gradclip.doctor.diagnosis import Finding, findings_in, runs_in
 from gradclip.doctor.findings_text import finding_as_text
 from gradclip.doctor.problems import NONFINITE
 from gradclip.telemetry.runs import Run
-from gradclip.verdict.judge import BAD, UNJUDGED, Verdict, verdict_on
+from gradclip.verdict.judge import BAD, Verdict, verdict_on
 
 
 class CheckedRun(NamedTuple):
@@ -45,6 +45,5 @@ def texts_of(checked: CheckedRun, named: bool) -> list[str]:
     """The findings of a run, or its verdict, with the name of its optimizer where there are several."""
     if checked.findings:
         return list(map(finding_as_text, checked.findings))
-    optimizer = f"{checked.run.about.get('optimizer', 'an optimizer')} ({checked.run.path.name}): " if named else ""
-    judged = checked.verdict.kind not in UNJUDGED
-    return [f"{optimizer}{'no mistake was found. ' if judged else ''}{checked.verdict.sentence}"]
+    optimizer = f"{checked.run.optimizer}: " if named else ""
+    return [f"{optimizer}{checked.verdict.sentence}"]

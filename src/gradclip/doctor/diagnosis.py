@@ -167,7 +167,7 @@ def findings_across_optimizers(record: RecordedRun, every: list[RecordedRun]) ->
     shapes = record.run.about.get("parameters", {})
     if above and silent and sum(map(math.prod, shapes.values())) > 1:
         facts = {
-            "optimizer": f"the {record.run.about.get('optimizer', 'optimizer')} that holds {some_of(list(shapes))}",
+            "optimizer": f"the {record.run.optimizer} that holds {some_of(list(shapes))}",
             "optimizers": len(every),
             "largest": max(event.norm_before for event in above),
         }

@@ -56,6 +56,10 @@ PROBLEMS = {
         "computes an infinite norm of finite gradients and multiplies them by zero",
         "clip with gradclip.torch.clip_grad_norm_, whose norm does not overflow",
     ),
+    journal.NO_LIMIT: Problem(
+        "has no limit above 0: with 0 every gradient becomes 0 and nothing is learnt, with less it is turned round",
+        "give a limit above 0; where 0 is to mean off, call it only where the limit is above 0",
+    ),
     journal.GROUP_EXCLUDED: Problem(
         "leaves a whole parameter group of the optimizer unclipped: {missing}",
         "give it the parameters of all groups, or say on purpose which are left out: "

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from gradclip.report import formatting, loss_chart
+from gradclip.report import loss_chart
 from gradclip.report.heat_map import heat_map
 from gradclip.report.histogram import histogram
 from gradclip.report.loss_ranking import compare_losses
@@ -23,6 +23,7 @@ from gradclip.report.summary import HOW_TO_TENSORS, Summary, summary_of
 from gradclip.report.tiles import facts_of, tiles_of
 from gradclip.report.what_if import CANNOT_KNOW
 from gradclip.telemetry.runs import Run
+from gradclip.verdict import formatting
 from gradclip.verdict.numbers import AROUND, SPIKE
 
 ICONS = {"good": "✓", "look": "!", "bad": "✕"}

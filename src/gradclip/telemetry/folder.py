@@ -34,7 +34,9 @@ FACTS: dict[str, Any] = {
     "rule": (type(None), dict),
     "script": {"arguments?": [str], "thresholds?": [THRESHOLD]},
     "parameters": Each([int]),
-    **dict.fromkeys(("sentence", "framework", "framework_version", "optimizer", "python", "gradclip"), str),
+    **dict.fromkeys(
+        ("sentence", "framework", "framework_version", "optimizer", "variable", "where", "python", "gradclip"), str
+    ),
 }
 """The kinds of what a `run.json` says."""
 

@@ -28,6 +28,12 @@ class Run(list[Event]):
         self.about = dict(about or {})
         self.path = path
 
+    @property
+    def optimizer(self) -> str:
+        """The optimizer as a person knows it: its class, its name in the script and the line of its step."""
+        kind, variable, where = (self.about.get(name, "") for name in ("optimizer", "variable", "where"))
+        return " ".join(filter(None, [kind or "an optimizer", variable, where and f"({where})"]))
+
 
 def read_run(path: str | os.PathLike[str]) -> Run:
     """The run in the folder `path` (or of an `events.jsonl`).

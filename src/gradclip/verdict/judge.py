@@ -38,10 +38,6 @@ class Verdict:
     sentence: str
 
 
-UNJUDGED = ("empty", "broken", "non-finite", "mistaken", "zero", "few")
-"""The kinds of runs whose norms tell nothing of a threshold."""
-
-
 def verdict_on(run: Sequence[Event], mistakes: int = 0) -> Verdict:
     """The verdict on the events of a run, in whose script so many `mistakes` were found."""
     return verdict_of(numbers_of(run), diverged(run), mistakes)
@@ -62,7 +58,7 @@ def verdict_of(numbers: Numbers, diverged: str | None = None, mistakes: int = 0)
     if numbers.escaped:
         return broken(numbers)
     if diverged:
-        return Verdict("diverged", BAD, f"{diverged.removesuffix('.')}; {in_small(did(numbers))}.")
+        return Verdict("diverged", BAD, f"{diverged.removesuffix('.')}; {in_small(did(numbers))}{likelier(numbers)}.")
     if numbers.largest == 0:
         return Verdict("zero", BAD, "Every gradient is zero: either nothing is trained, or the norm is read too late.")
     if numbers.finite < FEW:
@@ -118,8 +114,7 @@ def acting(numbers: Numbers) -> Verdict:
             "rising",
             LOOK,
             f"{did(numbers)}, and the loss rose from {short(numbers.first_loss or 0.0)} to "
-            f"{short(numbers.final_loss or 0.0)} all the same: the learning rate is a likelier cause than the "
-            "threshold.",
+            f"{short(numbers.final_loss or 0.0)} all the same{likelier(numbers)}.",
         )
     if numbers.clip_rate >= ALWAYS:
         return always(numbers)
@@ -170,7 +165,12 @@ def caught(numbers: Numbers) -> Verdict:
             "misses", LOOK, f"{did(numbers)}, on {numbers.caught:,} of {number} ({top}): the rest went through."
         )
     which = {1: "the only spike", 2: "both spikes"}.get(numbers.spikes, f"all {number}")
-    return Verdict("guard", GOOD, f"{did(numbers)}, on {which} ({top}) among them: it is a guard.")
+    return Verdict("guard", GOOD, f"{did(numbers)}, {which} ({top}) among them: it is a guard.")
+
+
+def likelier(numbers: Numbers) -> str:
+    """What broke a training whose steps were nearly all of the length of the threshold."""
+    return ": the learning rate is a likelier cause than the threshold" if numbers.clip_rate > OFTEN else ""
 
 
 def rose(numbers: Numbers) -> bool:

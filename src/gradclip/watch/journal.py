@@ -27,6 +27,7 @@ TWO_KNOBS = "two-knobs"
 GROUP_EXCLUDED = "group-excluded"
 SOME_ONLY = "some-parameters-only"
 OVERFLOW = "overflow"
+NO_LIMIT = "threshold-of-zero"
 
 
 def nothing() -> None:
@@ -162,7 +163,7 @@ def examine(
             scale = None if entry.optimizer == optimizer else scale
         elif entry.parameters & parameters or not (entry.parameters and entry.are_parameters):
             flaw = flaw_of(entry, has_gradients, zeroed, scale)
-            if flaw in (None, BEFORE_UNSCALE) and (has_gradients or not entry.measures):
+            if flaw in (None, BEFORE_UNSCALE, NO_LIMIT) and (has_gradients or not entry.measures):
                 flaws += repeated(entry, [earlier.clip for earlier in applied], [last > at for at in places])
                 applied.append(Applied(entry, 1.0 if scale is None else scale))
                 places.append(place)
@@ -172,7 +173,7 @@ def examine(
 
 
 def flaw_of(clip: ClipCall, has_gradients: bool, zeroed: bool, scale: Any) -> str | None:
-    """What is wrong with a call by itself, of which only a loss scale lets it act all the same."""
+    """What is wrong with a call by itself, of which only a loss scale and its limit let it act all the same."""
     if clip.measures:
         return None
     if not clip.given:
@@ -181,6 +182,8 @@ def flaw_of(clip: ClipCall, has_gradients: bool, zeroed: bool, scale: Any) -> st
         return NO_PARAMETERS
     if not has_gradients:
         return BEFORE_BACKWARD if zeroed or not clip.gradients else AFTER_STEP
+    if clip.kind != RULE and not clip.threshold > 0.0:
+        return NO_LIMIT
     return None if scale is None else BEFORE_UNSCALE
 
 

@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch.optim import Optimizer
 
 from gradclip.step.result import Result
 from gradclip.telemetry.folder import jsonl
 from gradclip.telemetry.observed import event_of
+from gradclip.watch.call_site import caller
 from gradclip.watch.gradient_norms import combined_norm
 from gradclip.watch.journal import ABOVE, CALLS, SCRIPT, Flaw, Loss
 from gradclip.watch.step_events import WatchedStep, event_of_step, loss_of
+from gradclip.watch.variable_name import variable_of
 
 MOST, LONGEST = 50, 1.0
 """How many steps are read together, which costs a third of reading each by itself, and how long one may wait."""
@@ -43,12 +46,13 @@ class RunWriter:
         self._thresholds: list[dict[str, Any]] = []
         self._pattern: dict[str, Any] | None = None
 
-    def begin(self, optimizer: str, shapes: dict[str, list[int]], thresholds: list[dict[str, Any]]) -> None:
-        """Write what is known before the first step."""
+    def begin(self, optimizer: Optimizer, shapes: dict[str, list[int]], thresholds: list[dict[str, Any]]) -> None:
+        """Write what is known before the first step, in which this is called."""
         self._thresholds = thresholds
         script = {"arguments": sys.argv, "thresholds": thresholds}
         versions = {"framework": "torch", "framework_version": torch.__version__}
-        self._sink.begin({**versions, "optimizer": optimizer, "parameters": shapes, SCRIPT: script})
+        known = {"optimizer": type(optimizer).__name__, "variable": variable_of(optimizer), "where": caller()[0]}
+        self._sink.begin({**versions, **known, "parameters": shapes, SCRIPT: script})
 
     def add_step(self, step: WatchedStep, flaw: str | None, missing: list[int]) -> None:
         """Add a step, and read all that are waiting if they are many, or the first waits for `LONGEST` seconds."""

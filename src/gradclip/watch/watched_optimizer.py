@@ -50,7 +50,7 @@ class WatchedOptimizer:
         self.writer = RunWriter(claim_folder(folder), names)
         self.thresholds = thresholds_of_script(optimizer)
         shapes = {names[id(p)]: list(p.shape) for p in parameters}
-        self.writer.begin(type(optimizer).__name__, shapes, self.thresholds)
+        self.writer.begin(optimizer, shapes, self.thresholds)
 
     def add_step(self, optimizer: Optimizer, entries: Iterable[Entry], skipped: Any, hears_backward: bool) -> None:
         """Write the step that the optimizer is about to make, after what `entries` say was done since the last."""

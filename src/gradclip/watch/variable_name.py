@@ -1,0 +1,44 @@
+"""What the script calls an object: several optimizers of one class are told apart by it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from types import FrameType
+from typing import Any
+
+from gradclip.watch.call_site import package_of
+
+
+def variable_of(thing: object) -> str:
+    """The name that the script has for `thing`, "" if none is found: of its outermost function that has one.
+
+    That is the one that tells things apart: further in they are all called `optimizer`. An attribute has a name, too.
+    """
+    for frame in reversed(list(_frames_of_the_script())):
+        for names in (frame.f_locals, frame.f_globals):
+            found = _name_in(names, thing)
+            if found:
+                return found
+    return ""
+
+
+def _frames_of_the_script() -> Iterator[FrameType]:
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if not package_of(frame.f_code.co_filename):
+            yield frame
+        frame = frame.f_back
+
+
+def _name_in(names: Mapping[str, Any], thing: object) -> str:
+    """The first of the names that is that of the thing, or of what has it as an attribute."""
+    for name, value in list(names.items()):
+        if value is thing:
+            return name
+        # asking an object itself for an attribute may run code of the script
+        attributes = vars(value) if type(value).__dictoffset__ and not isinstance(value, type) else {}
+        for attribute, one in list(attributes.items()):
+            if one is thing:
+                return f"{name}.{attribute}"
+    return ""
