@@ -3,7 +3,6 @@
 import math
 import re
 import shutil
-import time
 from pathlib import Path
 
 import pytest
@@ -48,7 +47,7 @@ def pages(tmp_path_factory):
         "two": page([run, run_of(noise(300, {50}), path="runs/other")]),
         "hostile": page([hostile_run()]),
         "losses": page([losing("first", 1.0), losing("second", 2.0)]),
-        "notebook": f"<!doctype html><meta charset=utf-8><body>{2 * show(run)._repr_html_()}</body>",
+        "notebook": f"<!doctype html><meta charset=utf-8><body>{''.join(show(run)._repr_html_() for _ in 'ab')}</body>",
     }
     for name, text in texts.items():
         (folder / f"{name}.html").write_text(text, encoding="utf-8")
@@ -159,19 +158,18 @@ def test_tapping_a_chart_on_a_phone_shows_what_is_there(opened):
     expect(tab.get_by_text("Tap a chart to read it.")).to_be_visible()
 
 
-def test_100_000_steps_are_there_in_less_than_3_seconds(opened, tmp_path):
+def test_of_100_000_steps_no_more_is_drawn_than_a_screen_can_show(opened, tmp_path):
+    """A chart of 1000 pixels shows the lowest and the highest of what falls on each; with the clipped steps, 3000."""
     run = with_losses(run_of(noise(100_000, {54_321}), 5.0), falling(100_000))
     (tmp_path / "long.html").write_text(page([run]), encoding="utf-8")
-    seconds = []
-    for _ in range(5):  # the best counts: what others do on the machine is not the page's to answer for
-        begin = time.perf_counter()
-        tab = opened("long", tmp_path)
-        seconds.append(time.perf_counter() - begin)
-        assert "its only spike" in tab.locator(".verdict").inner_text()
-        tab.close()
-        if seconds[-1] < 3:
-            break
-    assert min(seconds) < 3
+    tab = opened("long", tmp_path)
+    assert "the only spike" in tab.locator(".verdict").inner_text()
+    every = (
+        "[...document.querySelectorAll('.js-plotly-plot')].flatMap(plot => plot.data.map(one => (one.x || []).length))"
+    )
+    drawn = tab.evaluate(every)
+    assert 0 < max(drawn) <= 3000, drawn
+    assert (tmp_path / "long.html").stat().st_size < 8e6  # of which 5 are the library that draws
 
 
 @pytest.mark.parametrize("name", ["one", "two", "hostile", "losses"])
