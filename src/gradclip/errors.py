@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 __all__ = ["GradclipWarning", "GradientAboveThreshold", "NonFiniteGradient", "NothingClipped", "TooManySkips"]
 
 
@@ -26,3 +29,15 @@ class TooManySkips(RuntimeError):
 
 class GradclipWarning(UserWarning):
     """Clipping that does less than its user will expect."""
+
+
+@contextlib.contextmanager
+def needing(door: str, extra: str, *packages: str) -> Iterator[None]:
+    """While a door is imported: where one of its packages is not there, the error says how to install them."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in packages:
+            raise
+        words = f'{door} needs {" and ".join(packages)}: pip install "gradclip[{extra}]"'
+        raise ModuleNotFoundError(words, name=error.name) from None

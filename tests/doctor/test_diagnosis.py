@@ -156,3 +156,60 @@ def test_the_command_reads_a_run(tmp_path: Path, capsys) -> None:
     (tmp_path / "empty").mkdir()
     assert main(["doctor", str(tmp_path / "empty")]) == 2
     assert "is no run" in capsys.readouterr().err
+
+
+FLAWED = {"step": 0, "calls": [CALL], "flaws": [["twice", "train.py:2", ""]]}
+
+
+@pytest.fixture
+def flawed(tmp_path: Path, monkeypatch) -> str:
+    """A run whose script clips twice, in the folder where the command is called."""
+    monkeypatch.chdir(tmp_path)
+    return str(written(tmp_path / "run", [event(i, 0.5 + i % 2) for i in range(100)], [FLAWED]))
+
+
+@pytest.mark.parametrize("way", ["--accept", "pyproject.toml", "the line", "the line above"])
+def test_what_is_meant_as_it_is_is_shown_as_accepted(way: str, flawed: str, capsys) -> None:
+    options = ["--accept", "twice"] if way == "--accept" else []
+    if way == "pyproject.toml":
+        Path("pyproject.toml").write_text('[tool.gradclip]\naccept = ["twice"]\n')
+    elif way == "the line":
+        Path("train.py").write_text("\nclip()  # gradclip: accept overflow, twice\n")
+    elif way == "the line above":
+        Path("train.py").write_text("# gradclip: accept twice\nclip()\n")
+    assert main(["doctor", *options, flawed]) == 0
+    out = capsys.readouterr().out
+    assert "train.py:2: clips gradients that were clipped already" in out
+    assert "meant as it is: twice is accepted" in out
+    assert "Clipping acted on 50 of 100 steps" in out
+    assert main(["doctor", "--json", *options, flawed]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [finding["accepted"] for finding in document["findings"]] == [True]
+    assert document["verdicts"][flawed]["kind"] == "trims"
+    if way != "--accept":
+        assert main(["suggest", flawed]) == 0
+        assert main(["report", "--text", flawed]) == 0
+        assert "Clipping acted on 50" in capsys.readouterr().out.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    "text", ["# gradclip: accept overflow\nclip()", "clip()\nclip()\n# gradclip: accept twice", ""]
+)
+def test_what_is_said_elsewhere_or_of_another_finding_accepts_nothing(text: str, flawed: str, capsys) -> None:
+    Path("train.py").write_text(text)
+    Path("pyproject.toml").write_text('[tool.other]\naccept = ["twice"]\n')
+    assert main(["doctor", flawed]) == 1
+    assert "or    --accept twice, if it is meant as it is" in capsys.readouterr().out
+
+
+def test_a_finding_that_there_is_not_cannot_be_accepted(flawed: str, capsys) -> None:
+    assert main(["doctor", "--accept", "twcie", flawed]) == 2
+    assert "--accept twcie: there is no such finding, there are after-step, " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("settings", ["[tool.gradclip]\naccept = 3", "[tool", '[tool.gradclip]\naccept = [["twice"]]'])
+@pytest.mark.parametrize("command", [["doctor"], ["suggest"], ["report", "--text"]], ids=" ".join)
+def test_settings_that_cannot_be_read_are_a_mistake_in_the_call(command, settings: str, flawed: str, capsys) -> None:
+    Path("pyproject.toml").write_text(settings)
+    assert main([*command, flawed]) == 2
+    assert capsys.readouterr().err.startswith(f"gradclip {command[0]}: pyproject.toml")

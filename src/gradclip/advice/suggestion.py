@@ -54,7 +54,8 @@ class Suggestion:
     `rule` is a text for `gradclip.rules.text.rule_from_text`, None where there is nothing to propose. `threshold` is
     the number to clip the global norm at (where the level of the norms moves, that of the end of the run); `low` and
     `high` are a range for it with a confidence of 90 %, None of fewer than ten steps. `clip_rate` is what `rule` would
-    have done to the `warm` steps, those after the `warmup` (or before the norms ran away), of all usable `steps`.
+    have done to the `warm` steps, those after the `warmup` (or before the norms ran away), and `whole_rate` what to all
+    usable `steps`.
     `kind` is the shape of the norms in a word. With `leave` the run is best left as it is.
     """
 
@@ -68,6 +69,7 @@ class Suggestion:
     low: float | None = None
     high: float | None = None
     clip_rate: float | None = None
+    whole_rate: float | None = None
     leave: bool = False
     caveats: tuple[str, ...] = ()
 
@@ -119,6 +121,7 @@ def suggest(run: Sequence[Event], mistakes: int = 0) -> Suggestion:
     if shape.kind == "constant":
         return known
     known = replace(known, rule=found.rule, threshold=found.threshold, clip_rate=found.clip_rate)
+    known = replace(known, whole_rate=replay(norms, rule_from_text(found.rule)).clip_rate)
     return replace(known, low=found.low, high=found.high) if len(shape.recent) >= SHORTEST_BLOCK else known
 
 

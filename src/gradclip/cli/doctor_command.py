@@ -16,11 +16,19 @@ from gradclip.cli.common import add_json, add_script, mistake, no_script, script
 def add(commands: Any) -> None:
     doctor = commands.add_parser(
         "doctor",
-        usage="gradclip doctor [--steps N] [--json] (train.py [ARGUMENTS] | -m MODULE ... | RUN)",
+        usage="gradclip doctor [--accept ID] [--steps N] [--json] (train.py [ARGUMENTS] | -m MODULE ... | RUN)",
         help="find what is wrong with your clipping, where, and the cure",
         description="Runs an unchanged PyTorch training script (or takes a run that `gradclip watch` or telemetry "
         "recorded), and names what is wrong with its clipping, where, since which step, and the cure. Exit code 0: "
         "nothing is wrong; 1: something is; 2: a mistake in the call, or the script did not train.",
+    )
+    doctor.add_argument(
+        "--accept",
+        action="append",
+        default=[],
+        metavar="ID",
+        help="a finding that is meant as it is, by its name; also in pyproject.toml, [tool.gradclip] accept = [ID], or "
+        "in a comment at its line, # gradclip: accept ID",
     )
     add_json(doctor)
     add_script(doctor, "train.py [ARGUMENTS] | RUN", "the script to run, a program such as torchrun, or a recorded run")
@@ -28,14 +36,23 @@ def add(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from gradclip.doctor.accepted import accepted_here
+    from gradclip.doctor.problems import PROBLEMS
+
     options = with_run_last(options)
     script = script_in(options)
     if not script:
         return mistake("give a script to run, or a run to read: gradclip doctor train.py", "doctor")
+    if unknown := [name for name in options.accept if name not in PROBLEMS]:
+        return mistake(f"--accept {unknown[0]}: there is no such finding, there are {', '.join(PROBLEMS)}", "doctor")
+    try:
+        accepted_here()
+    except ValueError as error:
+        return mistake(str(error), "doctor")
     if Path(script[0]).is_dir() and script[1:]:
         return mistake(f"one run at a time, got {' '.join(script)}", "doctor")
     if Path(script[0]).is_dir():
-        return print_findings(Path(script[0]), options.json)
+        return print_findings(Path(script[0]), options.accept, options.json)
     from gradclip.watch.launch import run_watched
 
     if wrong := no_script(script, "doctor"):
@@ -47,16 +64,16 @@ def run(options: argparse.Namespace) -> int:
             return mistake(
                 f"the script made no optimizer step (its exit code: {code}): there is nothing to say", "doctor"
             )
-        found = print_findings(place, options.json)
+        found = print_findings(place, options.accept, options.json)
         return found or (mistake(f"the script itself ended with {code}", "doctor") if code else found)
 
 
-def print_findings(place: Path, as_json: bool) -> int:
+def print_findings(place: Path, accept: list[str], as_json: bool) -> int:
     """Say what is wrong with the run in `place`, or the verdict on it."""
     from gradclip.doctor.checkup import checked_runs, checkup_as_text
 
     try:
-        checked = checked_runs(place)
+        checked = checked_runs(place, accept)
     except (OSError, ValueError) as error:
         return mistake(str(error), "doctor")
     if as_json:

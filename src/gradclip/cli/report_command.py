@@ -36,9 +36,11 @@ def add(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from gradclip.doctor.accepted import accepted_here
     from gradclip.telemetry.runs import folders_of, read_run
 
     try:
+        accepted_here()  # settings that cannot be read are said before anything else
         runs = [read_run(folder) for path in options.runs for folder in folders_of(path)]
     except (OSError, ValueError) as error:
         return mistake(str(error), "report")

@@ -139,13 +139,19 @@ def suggestion_as_text(found: Suggestion) -> str:
     if found.expression is not None:
         lines += [f"otherwise {found.expression}" if found.leave else found.expression]
         lines += labelled("in PyTorch", f"gradclip.attach(optimizer, gradclip.{found.expression})")
-        lines += labelled("clip rate", f"{found.clip_rate:.1%} of the {found.warm} steps that it is taken from")
+        part = f", {found.clip_rate:.1%} of the {found.warm} {part_of(found)}" if found.warm < found.steps else ""
+        lines += labelled("clip rate", f"{found.whole_rate:.1%} of all {found.steps} steps{part}")
         if found.low is not None:
             lines += labelled("range", f"{found.low:g} to {found.high:g} for the threshold, with a confidence of 90 %")
     elif not found.leave:
         lines += ["no proposal"]
     lines += labelled("why", found.reason)
     return "\n".join(lines + [line for caveat in found.caveats for line in labelled("mind", caveat)])
+
+
+def part_of(found: Suggestion) -> str:
+    """Which steps a suggestion is taken from, where not from all."""
+    return f"after the first {found.warmup}" if found.warmup else "before the norms ran away"
 
 
 def labelled(name: str, text: str) -> list[str]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from gradclip.doctor.diagnosis import Finding, findings_in, runs_in
+from gradclip.doctor.diagnosis import Finding, findings_in, is_mistake, runs_in
 from gradclip.doctor.findings_text import finding_as_text
-from gradclip.doctor.problems import NONFINITE
 from gradclip.telemetry.runs import Run
 from gradclip.verdict.judge import BAD, Verdict, verdict_on
 
@@ -23,16 +22,19 @@ class CheckedRun(NamedTuple):
     @property
     def is_sick(self) -> bool:
         """Whether something is wrong; that there is too little to judge by is not."""
-        return bool(self.findings) or (self.verdict.level == BAD and self.verdict.kind != "empty")
+        wrong = any(not finding.accepted for finding in self.findings)
+        return wrong or (self.verdict.level == BAD and self.verdict.kind not in ("empty", "mistaken"))
 
 
-def checked_runs(folder: str | os.PathLike[str]) -> list[CheckedRun]:
-    """The runs in `folder`, one for each optimizer, checked; `FileNotFoundError` where there is no run."""
+def checked_runs(folder: str | os.PathLike[str], accept: Collection[str] = ()) -> list[CheckedRun]:
+    """The runs in `folder`, one for each optimizer, checked; `accept` names what is meant as it is.
+
+    Raises `FileNotFoundError` where there is no run.
+    """
     runs = runs_in(folder)
     found = []
-    for run, findings in zip(runs, findings_in(runs), strict=True):
-        mistakes = sum(finding.problem != NONFINITE for finding in findings)
-        found.append(CheckedRun(run, findings, verdict_on(run, mistakes)))
+    for run, findings in zip(runs, findings_in(runs, accept), strict=True):
+        found.append(CheckedRun(run, findings, verdict_on(run, sum(map(is_mistake, findings)))))
     return found
 
 
@@ -43,7 +45,8 @@ def checkup_as_text(checked: Sequence[CheckedRun]) -> str:
 
 def texts_of(checked: CheckedRun, named: bool) -> list[str]:
     """The findings of a run, or its verdict, with the name of its optimizer where there are several."""
-    if checked.findings:
-        return list(map(finding_as_text, checked.findings))
+    found = list(map(finding_as_text, checked.findings))
+    if any(not finding.accepted for finding in checked.findings):
+        return found
     optimizer = f"{checked.run.optimizer}: " if named else ""
-    return [f"{optimizer}{checked.verdict.sentence}"]
+    return [*found, f"{optimizer}{checked.verdict.sentence}"]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gradclip.doctor.accepted import accepted_here, is_accepted
 from gradclip.doctor.problems import NEVER, NONFINITE, OTHER_OPTIMIZER, PROBLEMS
 from gradclip.telemetry.folder import EVENTS, warn_of
 from gradclip.telemetry.lines import fits, read_lines, shortened
@@ -25,7 +26,10 @@ CLIPS = {"measured", "unclipped"}
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong: its name, a sentence, the line of the call, the first step and how many of how many."""
+    """One thing that is wrong: its name, a sentence, the line of the call, the first step and how many of how many.
+
+    What the project has `accepted` is meant as it is.
+    """
 
     problem: str
     sentence: str
@@ -34,6 +38,7 @@ class Finding:
     since: int
     steps: int
     of: int
+    accepted: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """The finding as plain data."""
@@ -73,18 +78,24 @@ def runs_in(folder: str | os.PathLike[str]) -> list[Run]:
 
 def mistakes_in(runs: Sequence[Run]) -> list[list[Finding]]:
     """For each run what is wrong with the script that made it, so that its norms do not mean what they say."""
-    return [[found for found in each if found.problem != NONFINITE] for each in findings_in(runs)]
+    return [[found for found in each if is_mistake(found)] for each in findings_in(runs)]
 
 
-def findings_in(runs: Sequence[Run]) -> list[list[Finding]]:
-    """For each run, of one optimizer, what is wrong with its clipping."""
-    records = [recorded_run(run) for run in runs]
+def is_mistake(finding: Finding) -> bool:
+    """Whether it is one of the script, which nobody means."""
+    return finding.problem != NONFINITE and not finding.accepted
+
+
+def findings_in(runs: Sequence[Run], accept: Collection[str] = ()) -> list[list[Finding]]:
+    """For each run, of one optimizer, what is wrong with its clipping; `accept` names what is meant as it is."""
+    records, accepted = [recorded_run(run) for run in runs], {*accept, *accepted_here()}
     found = []
     for record in records:
         beside = [other for other in records if root_of(other) == root_of(record)]
         across = findings_across_optimizers(record, beside)
         unused = finding_of_unused_thresholds(record, beside)
-        found.append([*findings_in_calls(record), *findings_in_numbers(record), *unused, *across])
+        every = [*findings_in_calls(record), *findings_in_numbers(record), *unused, *across]
+        found.append([replace(one, accepted=is_accepted(one.problem, one.where, accepted)) for one in every])
     return found
 
 

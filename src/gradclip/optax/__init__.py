@@ -1,8 +1,11 @@
 """Optax: a rule as a gradient transformation, `optax.chain(gradclip.optax.clip(rule), optax.adam(1e-3))`."""
 
-from gradclip.optax.last import Last
-from gradclip.optax.state import ClipState
-from gradclip.optax.telemetry import event_of
-from gradclip.optax.transform import clip
+from gradclip.errors import needing
+
+with needing("gradclip.optax", "jax", "jax", "optax"):
+    from gradclip.optax.last import Last
+    from gradclip.optax.state import ClipState
+    from gradclip.optax.telemetry import event_of
+    from gradclip.optax.transform import clip
 
 __all__ = ["ClipState", "Last", "clip", "event_of"]

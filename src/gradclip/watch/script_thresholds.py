@@ -20,6 +20,10 @@ NAMED = re.compile(
 )
 
 
+LIGHTNING, CLIP = ("lightning", "pytorch_lightning"), "gradient_clip_val"
+"""A Trainer of Lightning has the threshold, and hands it to a module that may forget to apply it."""
+
+
 def thresholds_of_script(optimizer: Any = None) -> list[dict[str, Any]]:
     """The thresholds in the variables of the user's functions that are being executed, and in settings among them.
 
@@ -60,7 +64,13 @@ def settings(value: Any) -> Mapping[str, Any]:
         return vars(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}
+    if type(value).__name__ == "Trainer" and package_of_class(value) in LIGHTNING:
+        return {CLIP: getattr(value, CLIP, None)}
     return {}
+
+
+def package_of_class(value: object) -> str:
+    return type(value).__module__.partition(".")[0]
 
 
 def is_number(value: Any) -> bool:

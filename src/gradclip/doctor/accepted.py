@@ -1,0 +1,40 @@
+"""What a project means as it is: findings that it accepts, by an option, in its settings, or in the line itself."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Collection
+from pathlib import Path
+
+COMMENT = re.compile(r"#\s*gradclip:\s*accept\s+([\w, -]+)")
+SETTINGS = Path("pyproject.toml")
+"""In the folder where the command is called: `[tool.gradclip]`, `accept = ["one-optimizer-of-several"]`."""
+
+
+def accepted_here() -> frozenset[str]:
+    """The problems that the settings of the project accept; `ValueError` where these cannot be read."""
+    if not SETTINGS.is_file():
+        return frozenset()
+    try:
+        found = tomllib.loads(SETTINGS.read_text(encoding="utf-8")).get("tool", {}).get("gradclip", {})
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{SETTINGS} cannot be read: {error}") from None
+    accepted = found.get("accept", []) if isinstance(found, dict) else []
+    if not isinstance(accepted, list) or not all(isinstance(name, str) for name in accepted):
+        raise ValueError(f'{SETTINGS}: tool.gradclip.accept is a list of names such as ["twice"], got {accepted!r}')
+    return frozenset(accepted)
+
+
+def is_accepted(problem: str, where: str, accepted: Collection[str]) -> bool:
+    """Whether a finding is meant: named among `accepted`, or in a comment at its line or the one above."""
+    return problem in accepted or problem in _accepted_at(where)
+
+
+def _accepted_at(where: str) -> set[str]:
+    file, _, number = where.rpartition(":")
+    if not number.isdecimal() or not Path(file).is_file():
+        return set()
+    lines = Path(file).read_text(encoding="utf-8", errors="replace").splitlines()
+    beside = lines[max(int(number) - 2, 0) : int(number)]
+    return {name.strip() for line in beside for found in COMMENT.findall(line) for name in found.split(",")}
