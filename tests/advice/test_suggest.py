@@ -18,7 +18,7 @@ from gradclip.advice.replay import replay
 from gradclip.advice.suggestion import suggest
 from gradclip.rules.text import rule_from_text
 from gradclip.telemetry import Event, Run
-from gradclip.verdict.judge import FEW
+from gradclip.verdict.numbers import FEW
 
 
 def population_quantile(share, sigma=0.3):

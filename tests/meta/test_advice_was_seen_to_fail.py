@@ -9,10 +9,10 @@ import pytest
 import gradclip.advice.bootstrap
 import gradclip.advice.replay
 import gradclip.advice.search
-import gradclip.advice.shape
 import gradclip.advice.suggestion
 import gradclip.advice.trainings
 import gradclip.verdict.losses
+import gradclip.verdict.shape
 from advice import test_by_trial, test_losses, test_replay, test_search, test_suggest
 from advice.streams import lognormal
 from gradclip.advice.suggestion import Choice
@@ -52,7 +52,7 @@ def searched(bottom, start):
     test_search.check_search_finds_the_valley(SEARCH.search, bottom, start)
 
 
-SUGGEST, SHAPE, SEARCH = gradclip.advice.suggestion, gradclip.advice.shape, gradclip.advice.search
+SUGGEST, SHAPE, SEARCH = gradclip.advice.suggestion, gradclip.verdict.shape, gradclip.advice.search
 DRAWN = lognormal(60)
 PLANTS = [
     Plant("the norm after clipping is read", test_suggest.test_it_is_the_norm_before_clipping_that_counts, (),

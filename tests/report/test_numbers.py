@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from gradclip.advice.shape import quantile
 from gradclip.report.bins import counts, log_edges
 from gradclip.telemetry import Run
 from gradclip.verdict.numbers import numbers_of, usual_norms
+from gradclip.verdict.shape import quantile
 from report.example_runs import run_of, step, with_losses
 
 

@@ -11,6 +11,8 @@ from gradclip.verdict.judge import verdict_on
 from report.example_runs import noise, run_of, with_losses
 
 CALM, SPIKY = noise(400), noise(400, spikes={50, 250})
+HUMP = [20.0 * norm if step < 40 and step % 3 else norm for step, norm in enumerate(CALM)]
+"""Forty steps in which the training starts, and calm ones after them."""
 KINDS = {
     "empty": run_of([]),
     "broken": run_of([math.nan] * 30),
@@ -26,6 +28,7 @@ KINDS = {
     "trims": run_of(CALM, threshold=1.5),
     "misses": run_of([*SPIKY, 100.0], threshold=60.0),
     "guard": run_of(SPIKY, threshold=5.0),
+    "start": run_of(HUMP, threshold=3.0),
     "rising": with_losses(run_of(CALM, threshold=0.4), [1.0 + 0.01 * step for step in range(400)]),
     "diverged": with_losses(run_of(CALM), [1.0] * 380 + [math.nan] * 20),
 }
@@ -43,6 +46,7 @@ SAID = {
     "often": "it shortens ordinary steps, not only those that stand out",
     "trims": "none of which stood out",
     "misses": "on 1 of 3 spikes (up to ",
+    "start": "Clipping acted on 26 of 400 steps (6.5 %), all of them in the first 40, where the training starts: it is",
     "guard": "Clipping acted on 2 of 400 steps (0.5 %), both spikes (up to ",
     "rising": "Clipping acted on 400 of 400 steps (100 %), and the loss rose from 1.19 to 4.79 all the same: the",
     "diverged": "Training diverged: from step 380 to the end the loss is not finite; nothing was clipped in 400 steps",
@@ -64,7 +68,7 @@ def test_a_planted_run_gets_its_verdict_in_one_sentence(kind):
 
 def test_a_guard_and_nothing_to_clip_are_good_and_broken_runs_are_bad():
     levels = {kind: summarise([run])[0].verdict.level for kind, run in KINDS.items()}
-    assert {kind for kind, level in levels.items() if level == verdict.GOOD} == {"guard", "measured, calm"}
+    assert {kind for kind, level in levels.items() if level == verdict.GOOD} == {"guard", "start", "measured, calm"}
     assert {kind for kind, level in levels.items() if level == verdict.BAD} == {
         "empty",
         "broken",
@@ -129,6 +133,14 @@ def test_where_a_clipped_training_diverges_the_learning_rate_is_likelier():
     sentence = verdict_on(with_losses(run_of(CALM, threshold=0.4), losses)).sentence
     assert sentence.endswith("(100\N{NO-BREAK SPACE}%): the learning rate is a likelier cause than the threshold.")
     assert "learning rate" not in verdict_on(with_losses(run_of(CALM, threshold=5.0), losses)).sentence
+
+
+def test_a_hump_at_the_start_is_no_spike():
+    late = verdict_on(run_of([*HUMP, 4.0], threshold=3.0))
+    assert (late.kind, "nearly all, 26, of them in the first 40" in late.sentence) == ("start", True)
+    assert verdict_on(run_of([*HUMP, 4.0, 4.0], threshold=3.0)).kind == "trims"
+    assert verdict_on(run_of(HUMP)).kind == "measured, calm"
+    assert verdict_on(run_of([*HUMP, 50.0])).kind == "measured, spiky"
 
 
 def test_a_mistake_comes_before_every_number():

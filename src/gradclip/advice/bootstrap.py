@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 from itertools import accumulate
 
-from gradclip.verdict.numbers import quantile
+from gradclip.verdict.quantiles import quantile
 
 DRAWS, SEED = 400, 0
 CONFIDENCE = 0.9

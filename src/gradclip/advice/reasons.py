@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradclip.advice.shape import WIDE, Shape
 from gradclip.verdict.judge import OFTEN, Verdict
-from gradclip.verdict.numbers import Numbers, quantile
+from gradclip.verdict.numbers import Numbers
+from gradclip.verdict.quantiles import quantile
+from gradclip.verdict.shape import WIDE, Shape
 
 MANY = 0.02
 

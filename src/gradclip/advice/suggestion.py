@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 from gradclip.advice.bootstrap import quantile_range
 from gradclip.advice.reasons import caveats_of, reason_of
 from gradclip.advice.replay import replay
-from gradclip.advice.shape import SHORTEST_BLOCK, WIDE, Shape, shape_of
 from gradclip.rules.norm import L1, L2, RMS, Linf
 from gradclip.rules.text import rule_from_text
 from gradclip.telemetry.event import Event
-from gradclip.verdict.judge import FEW, OFTEN, Verdict, verdict_on
+from gradclip.verdict.judge import OFTEN, Verdict, verdict_on
 from gradclip.verdict.losses import MOST
-from gradclip.verdict.numbers import Numbers, numbers_of, quantile
+from gradclip.verdict.numbers import FEW, Numbers, numbers_of
+from gradclip.verdict.quantiles import quantile
+from gradclip.verdict.shape import SHORTEST_BLOCK, WIDE, Shape, shape_of
 
 RATE = 0.05
 """How fast a tracked quantile walks: at most by 5 % a step."""

@@ -11,7 +11,8 @@ from gradclip.advice.suggestion import suggest
 from gradclip.rules.text import rule_from_text
 from gradclip.telemetry.event import Event
 from gradclip.verdict.formatting import count, short
-from gradclip.verdict.numbers import SPIKE, acted, broken, kept, quantile
+from gradclip.verdict.numbers import SPIKE, acted, broken, kept
+from gradclip.verdict.quantiles import quantile
 
 LONGEST = 20_000
 """The last so many steps of a longer run are replayed."""

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from gradclip.telemetry.event import Event
 from gradclip.verdict.divergence import diverged
 from gradclip.verdict.formatting import count, percent, short, times
-from gradclip.verdict.numbers import Numbers, numbers_of
-
-FEW = 30
-"""With fewer finite steps nobody judges: of a share of 5 % it may well have seen no step, or two."""
+from gradclip.verdict.numbers import FEW, Numbers, numbers_of
 
 ALWAYS, OFTEN = 0.95, 0.5
 """Shares of clipped steps. From the first on nearly every step comes out with the same length, whatever the gradient
 was; from the second on ordinary steps are clipped, and not only those that stand out."""
+
+RARELY = 0.05
+"""Up to this share of the clipped steps may come after the start of a training that is guarded at its start."""
 
 ROSE = 2.0
 """A loss that ends at so many times its beginning has risen."""
@@ -152,6 +152,8 @@ def always(numbers: Numbers) -> Verdict:
 
 def caught(numbers: Numbers) -> Verdict:
     """The rule leaves most steps alone: did it act on those that stand out?"""
+    if numbers.acted_late <= RARELY * numbers.clipped:
+        return start(numbers)
     if not numbers.spikes:
         return Verdict(
             "trims",
@@ -173,6 +175,18 @@ def likelier(numbers: Numbers) -> str:
     return ": the learning rate is a likelier cause than the threshold" if numbers.clip_rate > OFTEN else ""
 
 
+def start(numbers: Numbers) -> Verdict:
+    """The rule acts while the norms of the start have not come down yet, and hardly later."""
+    early, late = numbers.clipped - numbers.acted_late, numbers.acted_late
+    all_but = f"nearly all, {early:,}, of them" if late else "all of them"
+    begun = numbers.warm - numbers.first
+    return Verdict(
+        "start",
+        GOOD,
+        f"{acted_on(numbers)}, {all_but} in the first {begun:,}, where the training starts: it is a guard.",
+    )
+
+
 def rose(numbers: Numbers) -> bool:
     """Whether the loss ended far above where it began; one that may be negative has no such measure."""
     first, final = numbers.first_loss, numbers.final_loss
@@ -185,8 +199,12 @@ def did(numbers: Numbers) -> str:
         return f"Nothing was clipped in {count(numbers.steps, 'step')}"
     if not numbers.clipped:
         return f"Clipping never acted in {count(numbers.steps, 'step')}"
+    return f"{acted_on(numbers)}{when(numbers)}"
+
+
+def acted_on(numbers: Numbers) -> str:
     share = f"{numbers.clipped:,} of {count(numbers.steps, 'step')} ({percent(numbers.clip_rate)})"
-    return f"Clipping acted on {share}{when(numbers)}"
+    return f"Clipping acted on {share}"
 
 
 def when(numbers: Numbers) -> str:

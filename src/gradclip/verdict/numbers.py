@@ -10,7 +10,12 @@ from statistics import median
 from typing import Any
 
 from gradclip.telemetry.event import Event
-from gradclip.verdict.losses import final_loss, losses_of, mean_loss, part_of
+from gradclip.verdict.losses import MOST, final_loss, losses_of, mean_loss, part_of
+from gradclip.verdict.quantiles import quantile
+from gradclip.verdict.shape import shape_of
+
+FEW = 30
+"""With fewer finite steps nobody judges: of a share of 5 % it may well have seen no step, or two."""
 
 SPIKE = 10.0
 """A norm of more than so many usual ones is a spike. Ordinary noise does not come there: for a log-normal norm with a
@@ -33,14 +38,16 @@ class Numbers:
     """What is counted and measured over the steps of one run; norms have the unit of the gradient.
 
     `clipped` counts the finite steps on which the rule acted: made smaller, or left out. `escaped` counts the steps
-    that took NaN or infinity into the optimizer. `spikes` are norms above SPIKE usual ones, `caught` those of them on
-    which the rule acted, `prominence` is the largest norm in usual ones. Numbers that no step has are NaN.
+    that took NaN or infinity into the optimizer. `spikes` are norms above SPIKE usual ones after the start of the
+    training, which ends before the step `warm`, `caught` those of them on which the rule acted, `prominence` is the
+    largest norm there in usual ones. Numbers that no step has are NaN.
 
     `losses` counts the steps with a loss, `nonfinite_losses` those of them whose loss is NaN or infinite; `first_loss`
     and `final_loss` are the means of the first and of the last tenth of them: infinite where one there is not finite,
     None where no step has a loss.
 
-    `acted_from` and `acted_to` are the first and the last step on which the rule acted, -1 where it never did.
+    `acted_from` and `acted_to` are the first and the last step on which the rule acted, -1 where it never did;
+    `acted_late` counts those from `warm` on.
     `threshold` is the median of the thresholds, infinite where there was none, NaN where it was not one for the norm of
     all tensors together. `normalised`: the optimizer is known as one whose step does not grow with the gradient.
     """
@@ -55,6 +62,8 @@ class Numbers:
     escaped: int
     acted_from: int
     acted_to: int
+    acted_late: int
+    warm: int
     median: float
     p90: float
     p99: float
@@ -84,13 +93,13 @@ def numbers_of(events: Sequence[Event], usual: Sequence[float] | None = None) ->
     """The numbers of the steps of a run, whose usual norms are `usual`."""
     about = getattr(events, "about", {})
     usual = usual_norms([event.norm_before for event in events]) if usual is None else usual
-    finite = [event for event in events if not broken(event)]
+    finite, warm = [event for event in events if not broken(event)], first_warm(events)
     norms = sorted(event.norm_before for event in finite)
     thresholds = [event.threshold for event in events if math.isfinite(event.threshold)]
     ratios = [
         (event.norm_before / usual_norm, event)
         for event, usual_norm in zip(events, usual, strict=True)
-        if not broken(event)
+        if not broken(event) and event.step >= warm
     ]
     spikes = [event for ratio, event in ratios if ratio > SPIKE]
     global_threshold = scope_in(about) in (None, "Global") and all(map(is_scaled, finite))
@@ -106,6 +115,8 @@ def numbers_of(events: Sequence[Event], usual: Sequence[float] | None = None) ->
         escaped=sum(map(escaped, events)),
         acted_from=acting[0] if acting else -1,
         acted_to=acting[-1] if acting else -1,
+        acted_late=sum(step >= warm for step in acting),
+        warm=warm,
         median=quantile(norms, 0.5),
         p90=quantile(norms, 0.9),
         p99=quantile(norms, 0.99),
@@ -130,6 +141,13 @@ def scope_in(about: Mapping[str, Any]) -> str | None:
     rule = about.get("rule")
     scope = rule.get("scope") if isinstance(rule, dict) else None
     return str(scope["type"]) if isinstance(scope, dict) and "type" in scope else None
+
+
+def first_warm(events: Sequence[Event]) -> int:
+    """The number of the step that the start of the training ends before, as the norms show it; 0 of few norms."""
+    usable = [event for event in events if 1.0 / MOST < event.norm_before < MOST]
+    warmup = shape_of([event.norm_before for event in usable]).warmup if len(usable) >= FEW else 0
+    return usable[warmup].step if 0 < warmup < len(usable) else 0
 
 
 def normalises(about: Mapping[str, Any]) -> bool:
@@ -178,18 +196,3 @@ def usual_norms(norms: Sequence[float]) -> list[float]:
         counted = [norm for norm in norms[start:end] if 0 < norm < math.inf]
         usual += [median(counted) if counted else math.nan] * (end - start)
     return usual
-
-
-def quantile(norms: Sequence[float], share: float) -> float:
-    """The norm that this share of the norms lies below, interpolated linearly; NaN of none.
-
-    >>> quantile([1.0, 2.0, 4.0], 0.75)
-    3.0
-    """
-    if not norms:
-        return math.nan
-    ordered = sorted(norms)
-    place = share * (len(ordered) - 1)
-    low = min(int(place), len(ordered) - 1)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (place - low) * (ordered[high] - ordered[low])

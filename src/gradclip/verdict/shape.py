@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, geometric_mean, median, pvariance
 
-from gradclip.verdict.numbers import quantile
+from gradclip.verdict.quantiles import quantile
 
 BLOCKS, QUARTERS = 20, 4
 SHORTEST_BLOCK, MOST_BLOCKS = 10, 100
