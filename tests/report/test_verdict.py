@@ -137,7 +137,7 @@ def test_where_a_clipped_training_diverges_the_learning_rate_is_likelier():
 
 def test_a_hump_at_the_start_is_no_spike():
     late = verdict_on(run_of([*HUMP, 4.0], threshold=3.0))
-    assert (late.kind, "nearly all, 26, of them in the first 40" in late.sentence) == ("start", True)
+    assert (late.kind, "nearly all (26) of them in the first 40" in late.sentence) == ("start", True)
     assert verdict_on(run_of([*HUMP, 4.0, 4.0], threshold=3.0)).kind == "trims"
     assert verdict_on(run_of(HUMP)).kind == "measured, calm"
     assert verdict_on(run_of([*HUMP, 50.0])).kind == "measured, spiky"

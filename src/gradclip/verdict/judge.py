@@ -177,14 +177,10 @@ def likelier(numbers: Numbers) -> str:
 
 def start(numbers: Numbers) -> Verdict:
     """The rule acts while the norms of the start have not come down yet, and hardly later."""
-    early, late = numbers.clipped - numbers.acted_late, numbers.acted_late
-    all_but = f"nearly all, {early:,}, of them" if late else "all of them"
-    begun = numbers.warm - numbers.first
-    return Verdict(
-        "start",
-        GOOD,
-        f"{acted_on(numbers)}, {all_but} in the first {begun:,}, where the training starts: it is a guard.",
-    )
+    early = numbers.clipped - numbers.acted_late
+    which = f"nearly all ({early:,}) of them" if numbers.acted_late else "all of them"
+    where = f"{which} in the first {numbers.warm - numbers.first:,}, where the training starts"
+    return Verdict("start", GOOD, f"{acted_on(numbers)}, {where}: it is a guard.")
 
 
 def rose(numbers: Numbers) -> bool:
