@@ -2,6 +2,8 @@
 
 import argparse
 import dataclasses
+import os
+import subprocess
 import sys
 import types
 from importlib.machinery import ModuleSpec
@@ -11,11 +13,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from gradclip.telemetry import read_run
 from gradclip.watch.call_site import caller, package_of
 from gradclip.watch.import_hook import ImportHook
 from gradclip.watch.parameter_names import parameter_names
 from gradclip.watch.run_writer import claim_folder
 from gradclip.watch.script_thresholds import thresholds, thresholds_of_script
+from watching import SOURCE
 
 
 def test_a_module_is_told_of_once_it_is_whole(tmp_path: Path, monkeypatch) -> None:
@@ -130,3 +134,61 @@ def test_what_a_running_function_was_asked_for() -> None:
 def test_each_run_has_a_folder_of_its_own(tmp_path: Path) -> None:
     places = [claim_folder(tmp_path / "run") for _ in range(3)]
     assert places == [tmp_path / "run", tmp_path / "run" / "run-2", tmp_path / "run" / "run-3"]
+
+
+TRAINS = """
+import torch
+optimizer = torch.optim.SGD([weight := torch.nn.Parameter(torch.ones(2))], lr=0.1)
+for _ in range(4):
+    weight.grad = torch.full((2,), 3.0)
+    torch.nn.utils.clip_grad_norm_([weight], 1.0)
+    optimizer.step()
+"""
+ANOTHER_HOOK = """
+import importlib.machinery, sys
+class Hook:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            for finder in sys.meta_path:
+                if finder is not self and (spec := finder.find_spec(name, path, target)) is not None:
+                    return spec
+sys.meta_path.insert(0, Hook())
+"""
+AT_THE_START = {
+    "PyTorch is imported": "import torch",
+    "it fails": "raise RuntimeError('no')",
+    "it lacks a package": "import there_is_no_such_package",
+    "another hook asks all finders": ANOTHER_HOOK,
+}
+
+
+@pytest.mark.parametrize("start", AT_THE_START)
+def test_what_the_user_does_at_the_start_of_python_is_no_obstacle(start: str, tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(AT_THE_START[start], encoding="utf-8")
+    (tmp_path / "train.py").write_text(TRAINS, encoding="utf-8")
+    command = [sys.executable, "-m", "gradclip", "watch", "--out", "run", "train.py"]
+    paths = os.pathsep.join([str(tmp_path / "site"), str(SOURCE)])
+    environment = {**os.environ, "PYTHONPATH": paths}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    run = read_run(tmp_path / "run")
+    assert [event.clipped for event in run] == [True] * 4
+    assert ("Error in sitecustomize" in done.stderr) == (start in ("it fails", "it lacks a package"))
+
+
+def test_what_was_imported_before_the_watch_began_is_watched(tmp_path: Path) -> None:
+    """As by a `.pth` of the environment, which comes before everything else."""
+    (tmp_path / "train.py").write_text(f"{BEGINS}{TRAINS}", encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE), "GRADCLIP_WATCH": str(tmp_path / "run")}
+    command = [sys.executable, "train.py"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert [event.clipped for event in read_run(tmp_path / "run")] == [True] * 4
+
+
+BEGINS = """
+import torch
+from gradclip.watch.start import wait_for_torch
+wait_for_torch()
+"""

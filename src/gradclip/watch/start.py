@@ -17,7 +17,14 @@ text of the rule that takes the place of the script's own clipping (empty: none 
 
 
 def wait_for_torch() -> None:
-    """Watch what this process does with PyTorch."""
+    """Watch what this process does with PyTorch, which something at the start of Python may have imported already."""
+    if "torch" in sys.modules:
+        import torch.nn.utils
+
+        wrap_clipping(torch.nn.utils.clip_grad)
+        wrap_clipping(torch.nn.utils)
+        watch(torch)
+        return
     sys.meta_path.insert(0, ImportHook({"torch.nn.utils.clip_grad": wrap_clipping, "torch": watch}))
 
 
