@@ -27,6 +27,10 @@ PROBLEMS = {
         "clips before backward(), when there are no gradients of this step yet",
         "move the call between backward() and optimizer.step()",
     ),
+    journal.BEFORE_CLOSURE: Problem(
+        "clips before step(closure), whose closure makes the gradients anew, so the new ones are not clipped",
+        "move the call into the closure, after backward()",
+    ),
     journal.BEFORE_UNSCALE: Problem(
         "clips gradients that still carry the loss scale, so the threshold means another norm whenever the scale moves",
         "call scaler.unscale_(optimizer) before it",

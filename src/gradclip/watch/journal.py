@@ -28,6 +28,7 @@ GROUP_EXCLUDED = "group-excluded"
 SOME_ONLY = "some-parameters-only"
 OVERFLOW = "overflow"
 NO_LIMIT = "threshold-of-zero"
+BEFORE_CLOSURE = "before-closure"
 
 
 def nothing() -> None:
@@ -199,6 +200,15 @@ def repeated(clip: ClipCall, before: list[ClipCall], accumulated: list[bool]) ->
             return [Flaw(TWO_KNOBS, mine.where, other.by or clip.by)]
         return [Flaw(MICRO_STEP if more else TWICE, clip.where, clip.by)]
     return []
+
+
+def of_closure(examined: Examined) -> Examined:
+    """What was wrong before a step that made its gradients itself, in a closure: a clip of older ones is not late."""
+    flaws = [
+        flaw._replace(name=BEFORE_CLOSURE) if flaw.name in (AFTER_STEP, BEFORE_BACKWARD) else flaw
+        for flaw in examined.flaws
+    ]
+    return examined._replace(flaws=flaws)
 
 
 def left_out(groups: list[list[int]], applied: Iterable[Applied]) -> tuple[str | None, list[int]]:

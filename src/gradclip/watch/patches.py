@@ -221,7 +221,7 @@ def before_step(recorder: Recorder, optimizer: Any, args: tuple[Any, ...], kwarg
         nonlocal noted
         loss = closure(*arguments, **options)
         if not noted:  # LBFGS evaluates it again within a step
-            recorder.before_step(optimizer)
+            recorder.before_step(optimizer, by_closure=True)
             noted = True
         recorder.closure_evaluated(optimizer)
         return loss

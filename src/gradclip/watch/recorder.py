@@ -108,11 +108,11 @@ class Recorder(Fallible):
         self._log.add(clip._replace(norm=norm))
 
     @safe
-    def before_step(self, optimizer: Optimizer) -> None:
-        """An optimizer is about to use its gradients."""
+    def before_step(self, optimizer: Optimizer, by_closure: bool = False) -> None:
+        """An optimizer is about to use its gradients, which the closure of its step may have made."""
         begun(optimizer)
         found = getattr(optimizer, "found_inf", None)
-        self._add_step(optimizer, skipped=False if found is None else found > 0)
+        self._add_step(optimizer, skipped=False if found is None else found > 0, by_closure=by_closure)
 
     @safe
     def after_step(self, optimizer: Optimizer) -> None:
@@ -147,10 +147,10 @@ class Recorder(Fallible):
         for watched in self._watched.values():
             watched.close()
 
-    def _add_step(self, optimizer: Optimizer, skipped: Any) -> WatchedOptimizer:
+    def _add_step(self, optimizer: Optimizer, skipped: Any, by_closure: bool = False) -> WatchedOptimizer:
         """Write the step of an optimizer, which is watched from now on if it is new."""
         watched = self._watched.get(id(optimizer)) or self._new(optimizer)
-        watched.add_step(optimizer, self._log.since(watched.position), skipped, self._hears_backward)
+        watched.add_step(optimizer, self._log.since(watched.position), skipped, self._hears_backward, by_closure)
         return watched
 
     def _count(self, watched: WatchedOptimizer) -> None:

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from gradclip.torch.attached import clipper_of
 from gradclip.watch.gradient_norms import measure_gradients
-from gradclip.watch.journal import TWO_KNOBS, Entry, Examined, Flaw, Loss, examine, left_out
+from gradclip.watch.journal import TWO_KNOBS, Entry, Examined, Flaw, Loss, examine, left_out, of_closure
 from gradclip.watch.parameter_names import parameter_names
 from gradclip.watch.run_writer import RunWriter, claim_folder
 from gradclip.watch.script_thresholds import thresholds_of_script
@@ -52,12 +52,15 @@ class WatchedOptimizer:
         shapes = {names[id(p)]: list(p.shape) for p in parameters}
         self.writer.begin(optimizer, shapes, self.thresholds)
 
-    def add_step(self, optimizer: Optimizer, entries: Iterable[Entry], skipped: Any, hears_backward: bool) -> None:
+    def add_step(
+        self, optimizer: Optimizer, entries: Iterable[Entry], skipped: Any, hears_backward: bool, by_closure: bool
+    ) -> None:
         """Write the step that the optimizer is about to make, after what `entries` say was done since the last."""
         if self.writer is None:
             return
         parameters = frozenset(id(p) for group in optimizer.param_groups for p in group["params"])
         examined = examine(entries, id(optimizer), parameters, has_gradients=not hears_backward)
+        examined = of_closure(examined) if by_closure else examined
         if clipper_of(optimizer) is not None and not bool(skipped):
             acting = [applied.clip for applied in examined.applied if not applied.clip.measures]
             self.losses = examined.losses
