@@ -135,6 +135,12 @@ def test_where_a_clipped_training_diverges_the_learning_rate_is_likelier():
     assert "learning rate" not in verdict_on(with_losses(run_of(CALM, threshold=5.0), losses)).sentence
 
 
+def test_a_spike_that_went_through_comes_before_the_start():
+    run = run_of([*HUMP, 50.0], threshold=3.0)
+    run[-1] = replace(run[-1], clipped=False, norm_after=50.0, threshold=60.0, coefficient=1.0)
+    assert verdict_on(run).kind == "misses"
+
+
 def test_a_hump_at_the_start_is_no_spike():
     late = verdict_on(run_of([*HUMP, 4.0], threshold=3.0))
     assert (late.kind, "nearly all (26) of them in the first 40" in late.sentence) == ("start", True)

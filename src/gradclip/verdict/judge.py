@@ -152,6 +152,11 @@ def always(numbers: Numbers) -> Verdict:
 
 def caught(numbers: Numbers) -> Verdict:
     """The rule leaves most steps alone: did it act on those that stand out?"""
+    number, top = count(numbers.spikes, "spike"), f"up to {times(numbers.prominence)} times the usual norm"
+    if numbers.caught < numbers.spikes:
+        return Verdict(
+            "misses", LOOK, f"{did(numbers)}, on {numbers.caught:,} of {number} ({top}): the rest went through."
+        )
     if numbers.acted_late <= RARELY * numbers.clipped:
         return start(numbers)
     if not numbers.spikes:
@@ -160,11 +165,6 @@ def caught(numbers: Numbers) -> Verdict:
             LOOK,
             f"{did(numbers)}, none of which stood out (at most {times(numbers.prominence)} times the usual norm): it "
             "trims ordinary steps.",
-        )
-    number, top = count(numbers.spikes, "spike"), f"up to {times(numbers.prominence)} times the usual norm"
-    if numbers.caught < numbers.spikes:
-        return Verdict(
-            "misses", LOOK, f"{did(numbers)}, on {numbers.caught:,} of {number} ({top}): the rest went through."
         )
     which = {1: "the only spike", 2: "both spikes"}.get(numbers.spikes, f"all {number}")
     return Verdict("guard", GOOD, f"{did(numbers)}, {which} ({top}) among them: it is a guard.")
