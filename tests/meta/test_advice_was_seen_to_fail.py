@@ -13,11 +13,12 @@ import gradclip.advice.suggestion
 import gradclip.advice.trainings
 import gradclip.verdict.losses
 import gradclip.verdict.shape
-from advice import test_by_trial, test_losses, test_replay, test_search, test_suggest
+from advice import test_by_trial, test_replay, test_search, test_suggest
 from advice.streams import lognormal
 from gradclip.advice.suggestion import Choice
 from gradclip.rules.text import rule_from_text
 from planting import Plant
+from verdict import test_losses
 
 
 def after_clipping(run):

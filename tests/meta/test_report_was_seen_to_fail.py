@@ -19,16 +19,8 @@ import gradclip.verdict.divergence
 import gradclip.verdict.judge
 import gradclip.verdict.numbers
 from planting import RED, Plant
-from report import (
-    test_divergence,
-    test_downsampling,
-    test_loss_chart,
-    test_loss_ranking,
-    test_numbers,
-    test_page,
-    test_summary,
-    test_verdict,
-)
+from report import test_downsampling, test_loss_chart, test_loss_ranking, test_page, test_summary
+from verdict import test_divergence, test_numbers, test_verdict
 
 
 def every_nth(values, most):
