@@ -213,3 +213,11 @@ def test_settings_that_cannot_be_read_are_a_mistake_in_the_call(command, setting
     Path("pyproject.toml").write_text(settings)
     assert main([*command, flawed]) == 2
     assert capsys.readouterr().err.startswith(f"gradclip {command[0]}: pyproject.toml")
+
+
+@pytest.mark.parametrize(("command", "code"), [("doctor", 1), ("suggest", 1), ("report --text", 0)])
+def test_the_file_of_the_events_is_the_run_as_well(command: str, code: int, flawed: str, capsys) -> None:
+    assert main([*command.split(), f"{flawed}/events.jsonl"]) == code
+    by_file = capsys.readouterr().out
+    assert main([*command.split(), flawed]) == code
+    assert by_file == capsys.readouterr().out

@@ -64,7 +64,12 @@ def script_in(options: argparse.Namespace) -> list[str]:
 def with_run_last(options: argparse.Namespace) -> argparse.Namespace:
     """The options of a call. A run has no arguments, so what stands behind it is read as options of ours."""
     first, *rest = script_in(options) or [""]
-    return options.form.parse_args([*rest, first], options) if rest and Path(first).is_dir() else options
+    return options.form.parse_args([*rest, first], options) if rest and is_run(first) else options
+
+
+def is_run(given: str) -> bool:
+    """Whether this is a recorded run: its folder, or the file of its events."""
+    return Path(given).is_dir() or (given.endswith(".jsonl") and Path(given).is_file())
 
 
 def no_script(command: Sequence[str], name: str) -> str | None:

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gradclip.cli.common import add_json, add_script, mistake, no_script, script_in, with_run_last
+from gradclip.cli.common import add_json, add_script, is_run, mistake, no_script, script_in, with_run_last
 
 
 def add(commands: Any) -> None:
@@ -49,9 +49,9 @@ def run(options: argparse.Namespace) -> int:
         accepted_here()
     except ValueError as error:
         return mistake(str(error), "doctor")
-    if Path(script[0]).is_dir() and script[1:]:
+    if is_run(script[0]) and script[1:]:
         return mistake(f"one run at a time, got {' '.join(script)}", "doctor")
-    if Path(script[0]).is_dir():
+    if is_run(script[0]):
         return print_findings(Path(script[0]), options.accept, options.json)
     from gradclip.watch.launch import run_watched
 

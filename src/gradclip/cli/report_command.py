@@ -27,7 +27,7 @@ def add(commands: Any) -> None:
         "norms and the loss over the steps, the layers, the worst steps and parameters, and other rules replayed. "
         "Several runs stand side by side, and their losses say which trained better.",
     )
-    report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="the folder of a run")
+    report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="the folder of a run, or its events.jsonl")
     form = report.add_mutually_exclusive_group()
     form.add_argument("--out", type=Path, metavar="FILE.html", help=f"where the page goes (default: RUN/{PAGE})")
     form.add_argument("--text", action="store_true", help="print the report instead of writing a page")

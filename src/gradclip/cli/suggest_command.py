@@ -14,6 +14,7 @@ from gradclip.cli.common import (
     add_json,
     add_script,
     count,
+    is_run,
     mistake,
     no_new_folder,
     no_script,
@@ -55,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
     given = script_in(options)
     if not given:
         return mistake("give a run to read, or a script to train: gradclip suggest RUN", "suggest")
-    if not Path(given[0]).is_dir():
+    if not is_run(given[0]):
         return by_trial(options, given)
     if given[1:]:
         return mistake(f"one run at a time, got {' '.join(given)}", "suggest")
