@@ -199,12 +199,31 @@ def test_what_is_said_elsewhere_or_of_another_finding_accepts_nothing(text: str,
     Path("train.py").write_text(text)
     Path("pyproject.toml").write_text('[tool.other]\naccept = ["twice"]\n')
     assert main(["doctor", flawed]) == 1
-    assert "or    --accept twice, if it is meant as it is" in capsys.readouterr().out
+    assert "or    if it is meant as it is: gradclip doctor --accept twice" in capsys.readouterr().out
 
 
 def test_a_finding_that_there_is_not_cannot_be_accepted(flawed: str, capsys) -> None:
     assert main(["doctor", "--accept", "twcie", flawed]) == 2
     assert "--accept twcie: there is no such finding, there are after-step, " in capsys.readouterr().err
+
+
+def test_a_loss_that_is_meant_to_rise_can_be_accepted(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = str(written(tmp_path / "run", [event(i, 0.5 + i % 2, loss=1.02**i) for i in range(300)]))
+    assert main(["doctor", folder]) == 1
+    assert "or    if the loss is meant to rise: gradclip doctor --accept diverged" in capsys.readouterr().out
+    assert main(["doctor", "--accept", "diverged", folder]) == 0
+    assert "or    if the loss is meant to rise: it is accepted" in capsys.readouterr().out
+
+
+def test_steps_on_what_is_not_finite_can_be_accepted(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    bad = {"nonfinite": 3, "offenders": ("weight",)}
+    events = [event(i, math.nan, **bad) if i == 9 else event(i, 1.0) for i in range(40)]
+    folder = str(written(tmp_path / "run", events))
+    assert main(["doctor", folder]) == 1
+    assert capsys.readouterr().out.startswith("the script lets the optimizer step on gradients that are not finite")
+    assert main(["doctor", "--accept", "non-finite", folder]) == 0
 
 
 @pytest.mark.parametrize("settings", ["[tool.gradclip]\naccept = 3", "[tool", '[tool.gradclip]\naccept = [["twice"]]'])

@@ -149,6 +149,31 @@ def test_a_hump_at_the_start_is_no_spike():
     assert verdict_on(run_of([*HUMP, 50.0])).kind == "measured, spiky"
 
 
+def test_a_beginning_that_breaks_at_once_is_not_hidden_by_its_mean():
+    sentence = verdict_on(
+        with_losses(run_of(CALM, threshold=0.4), [8.6, 3e4, *[7e4] * 198, *[1e5, 4e4] * 100])
+    ).sentence
+    assert "the loss rose from 8.6 to 7e+04 all the same: the learning rate is a likelier cause" in sentence
+
+
+def test_where_norms_explode_to_infinity_the_training_broke_and_no_single_step():
+    """Of a NaN that came out of nothing the steps that took it are what is wrong."""
+    losses = [1.0] * 75 + [math.nan] * 25
+    for norms, kind in (([1.5**step for step in range(75)], "diverged"), ([1.0] * 75, "non-finite")):
+        assert verdict_on(with_losses(run_of([*norms, *[math.nan] * 25]), losses)).kind == kind
+
+
+def test_steps_that_a_scaler_left_out_are_not_counted_among_those_that_were_clipped():
+    run = run_of([math.inf, math.inf, *[2.0] * 58], threshold=0.4, skipped=True)
+    assert "on 58 of 58 finite steps (100\N{NO-BREAK SPACE}%)" in verdict_on(run).sentence
+
+
+def test_clipping_by_value_is_no_learning_rate():
+    run = run_of(CALM, threshold=0.4)
+    run[0] = replace(run[0], rule="clip_grad_value_(clip_value=0.4) at train.py:9")
+    assert "cuts elements of nearly every gradient, and so turns it (median of the largest" in verdict_on(run).sentence
+
+
 def test_a_mistake_comes_before_every_number():
     assert verdict_on(KINDS["guard"], 1).sentence.startswith("The clipping has 1 mistake, which gradclip doctor names")
     assert verdict_on(KINDS["never"], 2).kind == "mistaken"

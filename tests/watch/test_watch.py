@@ -48,7 +48,7 @@ def test_a_run_has_the_norms_the_names_and_what_the_script_clipped(tmp_path: Pat
     assert clipped
     assert all(event.norm_before > 2.0 >= event.norm_after > 1.99 for event in clipped)
     assert all(event.norm_before == event.norm_after <= 2.0 for event in run if not event.clipped)
-    assert f":12), {len(clipped) / 60:.0%} of them clipped: run" in answer.stderr
+    assert ":12): run" in answer.stderr
     assert "see it: gradclip report run" in answer.stderr
 
 
@@ -166,15 +166,19 @@ wrapped = Wrapper(torch.optim.Adam([torch.nn.Parameter(torch.ones(2))]))
 for _ in range(3):
     for each in (actor, trainer.critic, wrapped.inner):
         trainer.step(each)
+several = {"enc": torch.optim.Adam([torch.nn.Parameter(torch.ones(2))])}
+trainer.step(several["enc"])
+listed = [torch.optim.Adam([torch.nn.Parameter(torch.ones(2))])]
+trainer.step(listed[0])
 trainer.step(torch.optim.Adam([torch.nn.Parameter(torch.ones(2))]))
 """
     (tmp_path / "script.py").write_text(script, encoding="utf-8")
     answer = watch("--out", "run", "script.py", folder=tmp_path)
     runs = [read_run(place) for place in folders_of(tmp_path / "run")]
     known = [run.optimizer for run in runs]
-    names = "actor", "trainer.critic", "wrapped.inner", "optimizer"
+    names = "actor", "trainer.critic", "wrapped.inner", "several['enc']", "listed[0]", "optimizer"
     assert known == [f"Adam {name} (script.py:11)" for name in names]
-    assert "3 steps of Adam actor (script.py:11), 0% of them clipped" in answer.stderr
+    assert "3 steps of Adam actor (script.py:11): run" in answer.stderr
     assert "Adam trainer.critic (script.py:11): Only 3 steps with a finite norm: too few to judge" in answer.stderr
 
 

@@ -19,8 +19,9 @@ def reason_of(shape: Shape, threshold: float) -> str:
 
 def _steady(shape: Shape, threshold: float) -> str:
     rare = f"; {percent(shape.spikes)} are spikes of more than three times that" if shape.kind == "spiky" else ""
+    steps = f"the steps after the first {shape.warmup}" if shape.warmup else "the steps"
     return (
-        f"ordinary norms lie around {_middle(shape)} and 95 % of the steps below {threshold:g}{rare}: a threshold "
+        f"ordinary norms lie around {_middle(shape)} and 95 % of {steps} below {threshold:g}{rare}: a threshold "
         "there leaves ordinary steps alone and cuts the rare large ones"
     )
 

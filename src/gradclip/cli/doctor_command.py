@@ -37,14 +37,15 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from gradclip.doctor.accepted import accepted_here
-    from gradclip.doctor.problems import PROBLEMS
+    from gradclip.doctor.problems import DIVERGED, PROBLEMS
 
     options = with_run_last(options)
     script = script_in(options)
     if not script:
         return mistake("give a script to run, or a run to read: gradclip doctor train.py", "doctor")
-    if unknown := [name for name in options.accept if name not in PROBLEMS]:
-        return mistake(f"--accept {unknown[0]}: there is no such finding, there are {', '.join(PROBLEMS)}", "doctor")
+    names = [*PROBLEMS, DIVERGED]
+    if unknown := [name for name in options.accept if name not in names]:
+        return mistake(f"--accept {unknown[0]}: there is no such finding, there are {', '.join(names)}", "doctor")
     try:
         accepted_here()
     except ValueError as error:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from gradclip.cli.common import add_json, mistake
 
 if TYPE_CHECKING:
-    from gradclip.report.summary import Summary
     from gradclip.telemetry.runs import Run
 
 PAGE = "report.html"
@@ -71,6 +70,7 @@ def _print(runs: list[Run], *, as_json: bool) -> None:
 
 def _write(runs: list[Run], path: Path) -> int:
     from gradclip.report import compare_losses, write_report
+    from gradclip.report.terminal_report import named
 
     try:
         summaries = write_report(runs, path)
@@ -82,8 +82,3 @@ def _write(runs: list[Run], path: Path) -> int:
         print(f"{named(summary)}: {summary.verdict.sentence}" if len(summaries) > 1 else summary.verdict.sentence)
     print(f"written: {path}")
     return 0
-
-
-def named(summary: Summary) -> str:
-    """The name of a run, and its optimizer if that is known."""
-    return f"{summary.name}, {summary.run.optimizer}" if "optimizer" in summary.run.about else summary.name

@@ -79,14 +79,13 @@ def print_recorded(folder: Path, code: int, as_json: bool) -> None:
                 "verdict": asdict(verdict),
                 "findings": [finding.to_dict() for finding in findings],
             }
-            for run, findings, verdict in checked
+            for run, findings, verdict, _ in checked
         }
         print(json.dumps({"exit": code, "runs": runs}))
         return
     print(file=sys.stderr)
     for run in [one.run for one in checked]:
-        rate = sum(event.clipped for event in run) / max(1, len(run))
-        print(f"gradclip: {len(run)} steps of {run.optimizer}, {rate:.0%} of them clipped: {run.path}", file=sys.stderr)
+        print(f"gradclip: {len(run)} steps of {run.optimizer}: {run.path}", file=sys.stderr)
     if any(one.run for one in checked):
         print(checkup_as_text(checked), file=sys.stderr)
         print(f"see it: gradclip report {shlex.quote(str(folder))}", file=sys.stderr)

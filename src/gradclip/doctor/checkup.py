@@ -6,10 +6,15 @@ import os
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
+from gradclip.doctor.accepted import accepted_here
 from gradclip.doctor.diagnosis import Finding, findings_in, is_mistake, runs_in
 from gradclip.doctor.findings_text import finding_as_text
+from gradclip.doctor.problems import DIVERGED
 from gradclip.telemetry.runs import Run
 from gradclip.verdict.judge import BAD, Verdict, verdict_on
+
+OF_FINDINGS = ("mistaken", "non-finite")
+"""The kinds of verdicts that say in short what the findings say."""
 
 
 class CheckedRun(NamedTuple):
@@ -18,12 +23,14 @@ class CheckedRun(NamedTuple):
     run: Run
     findings: list[Finding]
     verdict: Verdict
+    accepted: frozenset[str] = frozenset()
 
     @property
     def is_sick(self) -> bool:
         """Whether something is wrong; that there is too little to judge by is not."""
         wrong = any(not finding.accepted for finding in self.findings)
-        return wrong or (self.verdict.level == BAD and self.verdict.kind not in ("empty", "mistaken"))
+        passed = self.accepted | {"empty", *OF_FINDINGS}
+        return wrong or (self.verdict.level == BAD and self.verdict.kind not in passed)
 
 
 def checked_runs(folder: str | os.PathLike[str], accept: Collection[str] = ()) -> list[CheckedRun]:
@@ -31,10 +38,10 @@ def checked_runs(folder: str | os.PathLike[str], accept: Collection[str] = ()) -
 
     Raises `FileNotFoundError` where there is no run.
     """
-    runs = runs_in(folder)
+    runs, accepted = runs_in(folder), frozenset(accept) | accepted_here()
     found = []
     for run, findings in zip(runs, findings_in(runs, accept), strict=True):
-        found.append(CheckedRun(run, findings, verdict_on(run, sum(map(is_mistake, findings)))))
+        found.append(CheckedRun(run, findings, verdict_on(run, sum(map(is_mistake, findings))), accepted))
     return found
 
 
@@ -46,7 +53,11 @@ def checkup_as_text(checked: Sequence[CheckedRun]) -> str:
 def texts_of(checked: CheckedRun, named: bool) -> list[str]:
     """The findings of a run, or its verdict, with the name of its optimizer where there are several."""
     found = list(map(finding_as_text, checked.findings))
-    if any(not finding.accepted for finding in checked.findings):
+    if found and checked.verdict.kind in OF_FINDINGS:
         return found
     optimizer = f"{checked.run.optimizer}: " if named else ""
-    return [*found, f"{optimizer}{checked.verdict.sentence}"]
+    meant = ""
+    if checked.verdict.kind == DIVERGED:
+        known = "it is accepted" if DIVERGED in checked.accepted else f"gradclip doctor --accept {DIVERGED}"
+        meant = f"\n  or    if the loss is meant to rise: {known}"
+    return [*found, f"{optimizer}{checked.verdict.sentence}{meant}"]

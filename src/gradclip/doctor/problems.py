@@ -11,6 +11,10 @@ OTHER_OPTIMIZER = "one-optimizer-of-several"
 NONFINITE = "non-finite"
 
 
+DIVERGED = "diverged"
+"""What the verdict calls a training that broke. A loss that is meant to rise looks like it, and can be accepted."""
+
+
 class Problem(NamedTuple):
     """What is wrong, as the end of a sentence, and what to do."""
 
@@ -61,7 +65,7 @@ PROBLEMS = {
         "clip with gradclip.torch.clip_grad_norm_, whose norm does not overflow",
     ),
     journal.NO_LIMIT: Problem(
-        "has no limit above 0: with 0 every gradient becomes 0 and nothing is learnt, with less it is turned round",
+        "has no limit above 0: 0 makes every gradient 0, a negative limit turns it round, and NaN makes it NaN",
         "give a limit above 0; where 0 is to mean off, call it only where the limit is above 0",
     ),
     journal.GROUP_EXCLUDED: Problem(

@@ -66,7 +66,7 @@ def summary_of(run: Run, name: str, mistakes: int = 0) -> Summary:
     numbers = numbers_of(run, usual)
     return Summary(
         name=name,
-        rule=run[-1].rule if run else str(run.about.get("sentence", "")),
+        rule=rule_of(run) if not mistakes else "what clips it, and where that is wrong: gradclip doctor",
         run=run,
         usual=usual,
         numbers=numbers,
@@ -76,6 +76,10 @@ def summary_of(run: Run, name: str, mistakes: int = 0) -> Summary:
         heat=heat_of(run),
         what_if=what_if(run),
     )
+
+
+def rule_of(run: Run) -> str:
+    return run[-1].rule if run else str(run.about.get("sentence", ""))
 
 
 def names_of(runs: Sequence[Run]) -> list[str]:

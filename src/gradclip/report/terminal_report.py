@@ -47,7 +47,7 @@ def in_colour() -> bool:
 def lines_of(summary: Summary, colours: bool) -> Iterator[str]:
     """The lines about one run."""
     facts = facts_of(summary)
-    yield plain(summary.name)
+    yield plain(named(summary))
     yield coloured_sentence(summary.verdict, colours)
     yield from (plain(line) for line in (summary.rule, facts) if line)
     yield ""
@@ -62,6 +62,11 @@ def lines_of(summary: Summary, colours: bool) -> Iterator[str]:
     yield from titled("Worst steps", worst_steps(summary))
     yield from titled("Worst parameters", worst_parameters(summary))
     yield from titled("What if", what_if(summary))
+
+
+def named(summary: Summary) -> str:
+    """The name of a run, and its optimizer if that is known."""
+    return f"{summary.name}, {summary.run.optimizer}" if "optimizer" in summary.run.about else summary.name
 
 
 def titled(title: str, lines: Iterable[str]) -> Iterator[str]:

@@ -12,13 +12,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gradclip.telemetry.event import Event
-from gradclip.verdict.divergence import diverged
+from gradclip.verdict.divergence import FAR, diverged
 from gradclip.verdict.formatting import count, percent, short, times
 from gradclip.verdict.numbers import FEW, Numbers, numbers_of
 
 ALWAYS, OFTEN = 0.95, 0.5
 """Shares of clipped steps. From the first on nearly every step comes out with the same length, whatever the gradient
 was; from the second on ordinary steps are clipped, and not only those that stand out."""
+
+EXPLODED = 1e3
+"""Norms that grew so many times before one was not finite: the training broke, and no single bad step broke it."""
 
 RARELY = 0.05
 """Up to this share of the clipped steps may come after the start of a training that is guarded at its start."""
@@ -55,10 +58,10 @@ def verdict_of(numbers: Numbers, diverged: str | None = None, mistakes: int = 0)
     if numbers.finite == 0:
         steps = "The only step" if numbers.steps == 1 else f"Every one of the {numbers.steps:,} steps"
         return Verdict("broken", BAD, f"{steps} has NaN or infinity in its gradient: no clipping can save that.")
+    if diverged and (not numbers.escaped or numbers.grew > EXPLODED):
+        return Verdict("diverged", BAD, f"{diverged.removesuffix('.')}; {in_small(did(numbers))}{likelier(numbers)}.")
     if numbers.escaped:
         return broken(numbers)
-    if diverged:
-        return Verdict("diverged", BAD, f"{diverged.removesuffix('.')}; {in_small(did(numbers))}{likelier(numbers)}.")
     if numbers.largest == 0:
         return Verdict("zero", BAD, "Every gradient is zero: either nothing is trained, or the norm is read too late.")
     if numbers.finite < FEW:
@@ -100,8 +103,7 @@ def measured(numbers: Numbers) -> Verdict:
     return Verdict(
         "measured, calm",
         GOOD,
-        f"{nothing}, and nothing stood out (at most {times(numbers.prominence)} times the usual norm): clipping would "
-        "have had little to do.",
+        f"{nothing}, and nothing stood out ({most(numbers)}): clipping would have had little to do.",
     )
 
 
@@ -109,13 +111,10 @@ def acting(numbers: Numbers) -> Verdict:
     """There was a threshold: how often did it act, and on what?"""
     if not numbers.clipped:
         return never(numbers)
-    if numbers.clip_rate > OFTEN and rose(numbers):
-        return Verdict(
-            "rising",
-            LOOK,
-            f"{did(numbers)}, and the loss rose from {short(numbers.first_loss or 0.0)} to "
-            f"{short(numbers.final_loss or 0.0)} all the same{likelier(numbers)}.",
-        )
+    risen = risen_from(numbers)
+    if numbers.clip_rate > OFTEN and risen is not None:
+        rose = f"the loss rose from {short(risen)} to {short(numbers.final_loss or 0.0)} all the same"
+        return Verdict("rising", LOOK, f"{did(numbers)}, and {rose}{likelier(numbers)}.")
     if numbers.clip_rate >= ALWAYS:
         return always(numbers)
     if numbers.clip_rate > OFTEN:
@@ -147,6 +146,9 @@ def always(numbers: Numbers) -> Verdict:
             "optimizer's steps, so it is no learning rate"
         )
     before = f"(median norm before: {short(numbers.median)})"
+    if numbers.by_value:
+        what = "cuts elements of nearly every gradient, and so turns it"
+        before = f"(median of the largest magnitudes: {short(numbers.median)})"
     return Verdict("always", LOOK, f"{did(numbers)}: the threshold{at(numbers)} {what} {before}.")
 
 
@@ -163,8 +165,7 @@ def caught(numbers: Numbers) -> Verdict:
         return Verdict(
             "trims",
             LOOK,
-            f"{did(numbers)}, none of which stood out (at most {times(numbers.prominence)} times the usual norm): it "
-            "trims ordinary steps.",
+            f"{did(numbers)}, none of which stood out ({most(numbers)}): it trims ordinary steps.",
         )
     which = {1: "the only spike", 2: "both spikes"}.get(numbers.spikes, f"all {number}")
     return Verdict("guard", GOOD, f"{did(numbers)}, {which} ({top}) among them: it is a guard.")
@@ -183,10 +184,17 @@ def start(numbers: Numbers) -> Verdict:
     return Verdict("start", GOOD, f"{acted_on(numbers)}, {where}: it is a guard.")
 
 
-def rose(numbers: Numbers) -> bool:
-    """Whether the loss ended far above where it began; one that may be negative has no such measure."""
-    first, final = numbers.first_loss, numbers.final_loss
-    return first is not None and final is not None and 0.0 < ROSE * first < final
+def risen_from(numbers: Numbers) -> float | None:
+    """The loss from which it rose to twice the mean of the beginning, or to ten times the very first; None if not.
+
+    A beginning that breaks at once has a mean that hides it. One that may be negative has no such measure.
+    """
+    first, began, final = numbers.first_loss, numbers.began, numbers.final_loss
+    if first is None or began is None or final is None:
+        return None
+    if 0.0 < ROSE * first < final:
+        return first
+    return began if 0.0 < FAR * began < final else None
 
 
 def did(numbers: Numbers) -> str:
@@ -199,7 +207,8 @@ def did(numbers: Numbers) -> str:
 
 
 def acted_on(numbers: Numbers) -> str:
-    share = f"{numbers.clipped:,} of {count(numbers.steps, 'step')} ({percent(numbers.clip_rate)})"
+    kind = "step" if numbers.finite == numbers.steps else "finite step"
+    share = f"{numbers.clipped:,} of {count(numbers.finite, kind)} ({percent(numbers.clip_rate)})"
     return f"Clipping acted on {share}"
 
 
@@ -214,6 +223,12 @@ def when(numbers: Numbers) -> str:
 
 def spikes(numbers: Numbers) -> str:
     return f"{count(numbers.spikes, 'spike')}, up to {times(numbers.prominence)} times the usual norm"
+
+
+def most(numbers: Numbers) -> str:
+    """How far the largest norm stands out, and of which steps."""
+    after = ", after the start" if numbers.warm > numbers.first else ""
+    return f"at most {times(numbers.prominence)} times the usual norm{after}"
 
 
 def in_small(sentence: str) -> str:

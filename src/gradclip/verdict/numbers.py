@@ -49,7 +49,9 @@ class Numbers:
     `acted_from` and `acted_to` are the first and the last step on which the rule acted, -1 where it never did;
     `acted_late` counts those from `warm` on.
     `threshold` is the median of the thresholds, infinite where there was none, NaN where it was not one for the norm of
-    all tensors together. `normalised`: the optimizer is known as one whose step does not grow with the gradient.
+    all tensors together. `normalised`: the optimizer is known as one whose step does not grow with the
+    gradient; `by_value`: elements were clipped, each by itself. `began` is the first loss of all, which no step had
+    touched; `grew` is the last finite norm before the first that is not, in first ones.
     """
 
     steps: int
@@ -78,8 +80,11 @@ class Numbers:
     """Whether the threshold is one for the norm of the whole gradient, and not one for each part of it."""
     threshold: float
     normalised: bool
+    by_value: bool
+    grew: float
     losses: int
     nonfinite_losses: int
+    began: float | None
     first_loss: float | None
     final_loss: float | None
 
@@ -129,8 +134,11 @@ def numbers_of(events: Sequence[Event], usual: Sequence[float] | None = None) ->
         global_threshold=global_threshold,
         threshold=median(e.threshold for e in finite) if global_threshold and finite else math.nan,
         normalised=normalises(about),
+        grew=growth_in(events),
+        by_value=scope_in(about) == "Element" or any("clip_grad_value_" in event.rule for event in events),
         losses=len(losses),
         nonfinite_losses=sum(not math.isfinite(loss) for loss in losses),
+        began=losses[0] if losses else None,
         first_loss=mean_loss(losses[: part_of(losses)]),
         final_loss=final_loss(events),
     )
@@ -141,6 +149,14 @@ def scope_in(about: Mapping[str, Any]) -> str | None:
     rule = about.get("rule")
     scope = rule.get("scope") if isinstance(rule, dict) else None
     return str(scope["type"]) if isinstance(scope, dict) and "type" in scope else None
+
+
+def growth_in(events: Sequence[Event]) -> float:
+    """How many times larger than the first norm the last one was before the first that is not finite; 1 without one."""
+    before = list(itertools.takewhile(lambda event: not broken(event), events))
+    if not before or len(before) == len(events) or not before[0].norm_before:
+        return 1.0
+    return before[-1].norm_before / before[0].norm_before
 
 
 def first_warm(events: Sequence[Event]) -> int:

@@ -36,9 +36,17 @@ def _name_in(names: Mapping[str, Any], thing: object) -> str:
     for name, value in list(names.items()):
         if value is thing:
             return name
-        # asking an object itself for an attribute may run code of the script
-        attributes = vars(value) if type(value).__dictoffset__ and not isinstance(value, type) else {}
-        for attribute, one in list(attributes.items()):
-            if one is thing:
-                return f"{name}.{attribute}"
+        if inside := _place_in(value, thing):
+            return f"{name}{inside}"
     return ""
+
+
+def _place_in(value: object, thing: object) -> str:
+    """Where in a list, a dict or an object the thing is, as it is written behind its name; "" if nowhere."""
+    if isinstance(value, list | tuple) and type(value) in (list, tuple):
+        return next((f"[{place}]" for place, one in enumerate(list(value)) if one is thing), "")
+    if type(value) is dict and "__builtins__" not in value:  # or it is all the names of a module
+        return next((f"[{key!r}]" for key, one in list(value.items()) if one is thing), "")
+    # asking an object itself for an attribute may run code of the script
+    attributes = vars(value) if type(value).__dictoffset__ and not isinstance(value, type) else {}
+    return next((f".{attribute}" for attribute, one in list(attributes.items()) if one is thing), "")
