@@ -160,6 +160,15 @@ class Wrapper:
     def __init__(self, inner):
         self.inner = inner
 
+class Proxy:
+    @property
+    def __dict__(self):
+        raise RuntimeError("nobody may ask")
+
+    def __getattribute__(self, name):
+        raise RuntimeError("nobody may ask")
+
+proxy = Proxy()
 trainer = Trainer()
 actor = torch.optim.Adam([torch.nn.Parameter(torch.ones(2))])
 wrapped = Wrapper(torch.optim.Adam([torch.nn.Parameter(torch.ones(2))]))

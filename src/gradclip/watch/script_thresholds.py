@@ -57,12 +57,13 @@ def thresholds(name: str, value: Any) -> list[tuple[str, Real]]:
 
 
 def settings(value: Any) -> Mapping[str, Any]:
-    """The settings in what scripts keep their options in."""
+    """The settings in what scripts keep their options in; a proxy that is asked for its class may raise."""
     if type(value) is dict:
         return value
-    if isinstance(value, argparse.Namespace | SimpleNamespace):
-        return vars(value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    if issubclass(type(value), argparse.Namespace | SimpleNamespace):
+        found: Mapping[str, Any] = vars(value)
+        return found
+    if dataclasses.is_dataclass(type(value)):
         return {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}
     if type(value).__name__ == "Trainer" and package_of_class(value) in LIGHTNING:
         return {CLIP: getattr(value, CLIP, None)}
@@ -75,4 +76,4 @@ def package_of_class(value: object) -> str:
 
 def is_number(value: Any) -> bool:
     """Whether it is a number above 0, as a threshold is."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+    return issubclass(type(value), int | float) and type(value) is not bool and value > 0

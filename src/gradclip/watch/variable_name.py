@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
-from types import FrameType
+from types import FrameType, GetSetDescriptorType
 from typing import Any
 
 from gradclip.watch.call_site import package_of
@@ -43,10 +43,15 @@ def _name_in(names: Mapping[str, Any], thing: object) -> str:
 
 def _place_in(value: object, thing: object) -> str:
     """Where in a list, a dict or an object the thing is, as it is written behind its name; "" if nowhere."""
-    if isinstance(value, list | tuple) and type(value) in (list, tuple):
+    if type(value) is list or type(value) is tuple:
         return next((f"[{place}]" for place, one in enumerate(list(value)) if one is thing), "")
     if type(value) is dict and "__builtins__" not in value:  # or it is all the names of a module
         return next((f"[{key!r}]" for key, one in list(value.items()) if one is thing), "")
-    # asking an object itself for an attribute may run code of the script
-    attributes = vars(value) if type(value).__dictoffset__ and not isinstance(value, type) else {}
-    return next((f".{attribute}" for attribute, one in list(attributes.items()) if one is thing), "")
+    return next((f".{attribute}" for attribute, one in list(_attributes_of(value).items()) if one is thing), "")
+
+
+def _attributes_of(value: object) -> Mapping[str, Any]:
+    """What an object of the script's has, without asking itself, which may run code of the script."""
+    own = next((vars(kind)["__dict__"] for kind in type(value).__mro__ if "__dict__" in vars(kind)), None)
+    found: Mapping[str, Any] = own.__get__(value) if isinstance(own, GetSetDescriptorType) else {}
+    return {} if issubclass(type(value), type) else found
