@@ -16,9 +16,9 @@ from gradclip.advice.replay import replay
 from gradclip.rules.norm import L1, L2, RMS, Linf
 from gradclip.rules.text import rule_from_text
 from gradclip.telemetry.event import Event
-from gradclip.verdict.judge import OFTEN, Verdict, verdict_on
-from gradclip.verdict.losses import MOST
-from gradclip.verdict.numbers import FEW, Numbers, numbers_of
+from gradclip.verdict.divergence import diverged
+from gradclip.verdict.judge import OFTEN, Verdict, verdict_of
+from gradclip.verdict.numbers import FEW, Numbers, numbers_of, with_level
 from gradclip.verdict.quantiles import quantile
 from gradclip.verdict.shape import SHORTEST_BLOCK, WIDE, Shape, shape_of
 
@@ -104,7 +104,8 @@ def suggest(run: Sequence[Event], mistakes: int = 0) -> Suggestion:
     >>> found.kind, found.expression, found.clip_rate
     ('steady', 'ClipGradByGlobalNorm(1.9)', 0.0)
     """
-    norms, numbers, verdict = usable(run), numbers_of(run), verdict_on(run, mistakes)
+    norms, numbers = usable(run), numbers_of(run)
+    verdict = verdict_of(numbers, diverged(run), mistakes)
     if refused := refusal(run, norms, verdict):
         return Suggestion(*refused, len(norms))
     shape = shape_of(norms)
@@ -148,7 +149,7 @@ def proposal(shape: Shape, numbers: Numbers) -> Proposal:
 
 def usable(run: Sequence[Event]) -> list[float]:
     """The norms before clipping that are finite and above 0, and no breakdown of arithmetic."""
-    return [event.norm_before for event in run if 1.0 / MOST < event.norm_before < MOST]
+    return [event.norm_before for event in with_level(run)]
 
 
 def refusal(run: Sequence[Event], norms: Sequence[float], verdict: Verdict) -> tuple[str, str] | None:

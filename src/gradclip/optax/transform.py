@@ -112,13 +112,14 @@ class Door:
         self._need_clip, self._axes = need_clip, axes
         self._needs_state = need_of_state(rule, inner)
         self._carries = isinstance(rule, Carry)
-        self._remembers = self._carries or any(single.threshold.adapts for single in rules_in(rule))
-        self._reads_weights = any(single.threshold.reads_weights for single in rules_in(rule))
         singles = rules_in(rule)
+        self._remembers = self._carries or any(single.threshold.adapts for single in singles)
+        self._reads_weights = any(single.threshold.reads_weights for single in singles)
         self._shares_nothing = not any(isinstance(single.scope, Global | Group) for single in singles)
-        self._of_each_leaf = self._carries or any(
-            single.threshold.reads_weights or (single.threshold.adapts and not isinstance(single.scope, Global))
-            for single in singles
+        self._of_each_leaf = (
+            self._carries
+            or self._reads_weights
+            or any(single.threshold.adapts and not isinstance(single.scope, Global) for single in singles)
         )
         self._reads_given, self._reads_moments = clipper.reads_given, clipper.reads_moments
 

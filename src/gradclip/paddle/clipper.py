@@ -168,9 +168,7 @@ def engine_for(gradients: list[PaddleTensor], name: str | None = None) -> Engine
 
 def number_for(engine: Engine, number: PaddleTensor | float) -> Wide | float:
     """A number or a tensor of one element as an array [1]; a float for the compiled engine."""
-    if not isinstance(number, paddle.Tensor):
-        return one_float(number)
-    if engine is not PADDLE:
+    if not isinstance(number, paddle.Tensor) or engine is not PADDLE:
         return one_float(number)
     return Wide(paddle.reshape(number.detach().astype(WIDE), [1]))
 

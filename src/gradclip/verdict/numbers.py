@@ -161,9 +161,14 @@ def growth_in(events: Sequence[Event]) -> float:
 
 def first_warm(events: Sequence[Event]) -> int:
     """The number of the step that the start of the training ends before, as the norms show it; 0 of few norms."""
-    usable = [event for event in events if 1.0 / MOST < event.norm_before < MOST]
-    warmup = shape_of([event.norm_before for event in usable]).warmup if len(usable) >= FEW else 0
-    return usable[warmup].step if 0 < warmup < len(usable) else 0
+    levels = with_level(events)
+    warmup = shape_of([event.norm_before for event in levels]).warmup if len(levels) >= FEW else 0
+    return levels[warmup].step if 0 < warmup < len(levels) else 0
+
+
+def with_level(events: Sequence[Event]) -> list[Event]:
+    """Those whose norm before clipping is finite and above 0, and no breakdown of arithmetic."""
+    return [event for event in events if 1.0 / MOST < event.norm_before < MOST]
 
 
 def normalises(about: Mapping[str, Any]) -> bool:
