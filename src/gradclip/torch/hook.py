@@ -159,9 +159,7 @@ class AttachedClipper(Clipper):
         if self._spans and torch._C._current_graph_task_id() != -1:
             raise RuntimeError(f"{STEP_IN_BACKWARD} ({self.rule!r})")
         divisor, overflow = getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None)
-        waiting = (
-            [other for other in self.optimizers if unchanged(other, self._clipped)] if len(self.optimizers) > 1 else []
-        )
+        waiting = [other for other in self.optimizers if unchanged(other, self._clipped)] if self._clipped else []
         needs = self._needs_without([*left_out, *waiting]) if left_out or waiting else self.need_clip
         gradients = gradients_of(of_optimizers(self.optimizers, self.model), needs)
         if self.reads_moments:

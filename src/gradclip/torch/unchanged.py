@@ -19,7 +19,7 @@ def states_of(optimizer: Optimizer) -> States:
 
 def unchanged(optimizer: Optimizer, known: dict[int, States]) -> bool:
     """Whether the gradients of an optimizer are as they are `known`, which is forgotten."""
-    now, before = states_of(optimizer), known.pop(id(optimizer), None)
-    if before is None or len(now) != len(before):
+    before = known.pop(id(optimizer), None)
+    if before is None or len(before) != len(now := states_of(optimizer)):
         return False
     return all(a is b and m == n for (a, m), (b, n) in zip(now, before, strict=True))
