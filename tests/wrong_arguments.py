@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 import traceback
 import warnings
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -23,12 +25,18 @@ def kinds() -> dict[str, Any]:
 
     return {
         "None": None, "True": True, "-1": -1, "0": 0, "0.5": 0.5, "2": 2, "nan": math.nan, "inf": math.inf,
-        "a huge number": 10**30, "a huger one": 10**400,
+        "a huge number": 10**30, "a huger one": 10**400, "one too long to write": 10**5000, "[it]": [10**5000],
+        "a decimal NaN": Decimal("sNaN"), "an array without axes": np.array(2.0), "a closed file": closed_file(),
         "1j": 1j, "a word": "x", "no word": "", "bytes": b"x", "[]": [], "{}": {},
         "(1, 2)": (1, 2), "['x']": ["x"], "[None]": [None], "{'a': 1}": {"a": 1}, "an object": object(),
         "a function": lambda *args, **kwargs: None, "a class": int, "an array": np.array([1.0, 2.0]),
         "a tensor": torch.tensor([1.0, 2.0]), "a rule": gradclip.ClipGradByNorm(1.0), "a module": torch.nn.Linear(1, 1),
     }  # fmt: skip
+
+
+def closed_file() -> TextIO:
+    with open(os.devnull) as file:
+        return file
 
 
 def is_own(error: BaseException) -> bool:

@@ -31,6 +31,23 @@ class GradclipWarning(UserWarning):
     """Clipping that does less than its user will expect."""
 
 
+MOST_SHOWN = 120
+"""Characters of what somebody gave, in a sentence about it."""
+
+
+def shown(value: object, most: int = MOST_SHOWN) -> str:
+    """What somebody gave, as errors quote it: in one line that is not too long."""
+    try:
+        return shortened(" ".join(repr(value).split()), most)
+    except ValueError:  # Python writes no whole number of more than 4300 digits
+        return f"a {type(value).__name__} of more digits than can be shown"
+
+
+def shortened(text: str, most: int = MOST_SHOWN) -> str:
+    """The beginning of `text`, with dots for what is too long."""
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
 @contextlib.contextmanager
 def needing(door: str, extra: str, *packages: str) -> Iterator[None]:
     """While a door is imported: where one of its packages is not there, the error says how to install them."""

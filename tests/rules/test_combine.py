@@ -108,7 +108,7 @@ def test_a_given_number_that_is_not_finite_is_neither_compared_nor_learnt():
         (lambda: WeightRatio(0.1, -1.0), "floor is a number from 0 and finite, got -1.0"),
         (lambda: min_of(), "Least needs at least one threshold"),
         (lambda: min_of(0.0), "a threshold must be above 0, got 0.0"),
-        (lambda: until(0, 1.0, 2.0), r"a whole number of steps from 1, got 0: until\(100, 1.0, None\)"),
+        (lambda: until(0, 1.0, 2.0), r"a whole number of steps from 1, got 0: until\(9, 1.0, None\)"),
     ],
 )
 def test_what_makes_no_threshold_is_refused(make, message):

@@ -7,25 +7,30 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from doors import exact, parameter, true_norm, written
 from gradclip import (
     L1,
     L2,
     RMS,
+    Bounds,
     ClipGradByGlobalNorm,
     ClipGradByNorm,
     ClipGradByValue,
     Constant,
+    Element,
     Global,
     GradclipWarning,
     Linf,
     Lp,
     Row,
     Rule,
+    Smooth,
     Tensor,
 )
 
+SMOOTH_BY_VALUE = Rule(Element(), L2(), Bounds(0.5, -0.5), Smooth())
 REFUSED = [(-1, ValueError), (0, ValueError), (math.nan, ValueError), (True, TypeError), ("1.0", TypeError)]
 
 
@@ -288,11 +293,17 @@ def test_a_write_is_seen_by_autograd(door):
     assert written(lambda: door.clip_grad_value_([p], 0.1), p.grad)
 
 
+def fake_tensor():
+    with FakeTensorMode():
+        return torch.zeros(2)
+
+
 UNCLIPPABLE = {
     "int64": lambda: torch.tensor([3, 4]),
     "bool": lambda: torch.tensor([True]),
     "float8_e4m3fn": lambda: torch.tensor([3.0, 4.0]).to(torch.float8_e4m3fn),
     "meta": lambda: torch.zeros(2, device="meta"),
+    "FakeTensor": fake_tensor,
     "sparse_csr": lambda: torch.eye(2).to_sparse_csr(),
 }
 
@@ -357,6 +368,40 @@ def test_need_clip_takes_a_parameter_out_of_the_measure_and_of_the_scaling(door,
     assert norm == 5.0
     assert bias.grad.item() == 12.0
     assert p.grad.tolist() == pytest.approx([0.6, 0.8])
+
+
+@pytest.mark.parametrize("answer", [torch.ones(2), np.array([True, False])], ids=["tensor", "array"])
+def test_need_clip_that_answers_for_each_element_is_refused(door, answer):
+    p = parameter(3.0, 4.0)
+    with pytest.raises(TypeError, match=r"need_clip answers True or False for each parameter, got (tensor|array)"):
+        door.clip_([p], need_clip=lambda q: answer)
+    assert p.grad.tolist() == [3.0, 4.0]
+
+
+def test_need_clip_may_answer_with_an_array_of_one(door):
+    p, q = parameter(3.0, 4.0), parameter(12.0)
+    assert door.clip_([p, q], need_clip=lambda r: (r.grad < 10.0).all()).norm_before == 5.0
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        ClipGradByGlobalNorm(1.0),
+        ClipGradByNorm(1.0),
+        ClipGradByValue(0.5),
+        Rule(Element(), L2(), Bounds(0.5, -0.5), Smooth()),
+    ],
+    ids=repr,
+)
+def test_gradients_that_were_made_in_inference_mode_are_clipped_as_others(door, rule):
+    expected = [parameter(3.0, 4.0), parameter(12.0, math.inf)]
+    found = [torch.nn.Parameter(torch.zeros(2)) for _ in expected]
+    for p, made in zip(found, expected, strict=True):
+        with torch.inference_mode():
+            p.grad = made.grad.clone()
+    for parameters in (expected, found):
+        door.clip_(parameters, rule, on_nonfinite="zero")
+    assert [p.grad.tolist() for p in found] == [p.grad.tolist() for p in expected]
 
 
 def test_a_global_norm_is_over_all_parameter_groups(door):

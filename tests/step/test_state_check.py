@@ -7,12 +7,27 @@ import json
 import math
 import random
 import warnings
+from decimal import Decimal
 
 import numpy as np
 import pytest
 import torch
 
-from gradclip import EMA, AdaGC, AutoClip, ClipGradByGlobalNorm, History, Ratio, Row, Rule, Rules, Tensor, UClip, ZClip
+from gradclip import (
+    EMA,
+    AdaGC,
+    AutoClip,
+    ClipGradByGlobalNorm,
+    History,
+    Ratio,
+    Row,
+    Rule,
+    Rules,
+    Tensor,
+    UClip,
+    ZClip,
+    from_dict,
+)
 from gradclip.clipper import Clipper
 from gradclip.engines.reference import ReferenceEngine
 from gradclip.rules.rule import Carry
@@ -126,6 +141,23 @@ def test_what_is_carried_is_tensors():
     with pytest.raises(ValueError, match=r"carried\['t0'\] of .* is 'much', expected a tensor"):
         clipper.load_state_dict(before | {"carried": {"t0": "much"}})
     assert clipper.step == 1
+
+
+@pytest.mark.parametrize("version", [np.array([1, 2]), torch.ones(2), 10**5000, Decimal("sNaN"), True, "2"], ids=type)
+def test_a_version_of_any_kind_is_refused_in_a_sentence(version):
+    clipper = stepped(ZClip())
+    with pytest.raises(ValueError, match="expected a clipper state of version 2, found"):
+        clipper.load_state_dict(clipper.state_dict() | {"version": version})
+    with pytest.raises(ValueError, match="not a rule written by to_dict of version 1: found version"):
+        from_dict(ZClip().to_dict() | {"version": version})
+
+
+def test_a_key_of_too_many_digits_is_no_key():
+    clipper = stepped(ZClip())
+    state = clipper.state_dict()
+    state["thresholds"]["1" * 5000 + " -1 0"] = state["thresholds"].pop("0 -1 0")
+    with pytest.raises(ValueError, match="expected the numbers of a phase, a pattern and a stage"):
+        clipper.load_state_dict(state)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=repr)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gradclip.engines.base import Measure
+from gradclip.errors import shown
 from gradclip.rules.arrays import SCALARS, ArrayFunctions
 from gradclip.rules.norm import Linf
 from gradclip.rules.response import KEEP, RAISE, SKIP
@@ -83,7 +84,7 @@ def replayable_stages(rule: AnyRule) -> list[Rule]:
     if missing:
         raise ValueError(
             f"a run has one norm a step, and this rule {missing}: it cannot be replayed; take one of all tensors "
-            f"together, such as ClipGradByGlobalNorm(1.0) or ZClip(), got {rule!r}"
+            f"together, such as ClipGradByGlobalNorm(1.0) or ZClip(), got {shown(rule)}"
         )
     # Of one number every norm is its magnitude, and that of a maximum is taken without squares.
     return [replace(stage, norm=Linf()) for stage in stages if isinstance(stage, Rule)]

@@ -7,6 +7,8 @@ import tomllib
 from collections.abc import Collection
 from pathlib import Path
 
+from gradclip.errors import shown
+
 COMMENT = re.compile(r"#\s*gradclip:\s*accept\s+([\w, -]+)")
 SETTINGS = Path("pyproject.toml")
 """In the folder where the command is called: `[tool.gradclip]`, `accept = ["one-optimizer-of-several"]`."""
@@ -22,7 +24,7 @@ def accepted_here() -> frozenset[str]:
         raise ValueError(f"{SETTINGS} cannot be read: {error}") from None
     accepted = found.get("accept", []) if isinstance(found, dict) else []
     if not isinstance(accepted, list) or not all(isinstance(name, str) for name in accepted):
-        raise ValueError(f'{SETTINGS}: tool.gradclip.accept is a list of names such as ["twice"], got {accepted!r}')
+        raise ValueError(f'{SETTINGS}: tool.gradclip.accept is a list like ["twice"], got {shown(accepted)}')
     return frozenset(accepted)
 
 

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 from gradclip.doctor.accepted import accepted_here, is_accepted
 from gradclip.doctor.problems import NEVER, NONFINITE, OTHER_OPTIMIZER, PROBLEMS
+from gradclip.errors import shown
 from gradclip.telemetry.folder import EVENTS, warn_of
-from gradclip.telemetry.lines import fits, read_lines, shortened
+from gradclip.telemetry.lines import fits, read_lines
 from gradclip.telemetry.runs import Run, folders_of, read_run
 from gradclip.watch.journal import ABOVE, CALLS, OVERFLOW, SCRIPT, Flaw
 
@@ -114,7 +115,7 @@ def recorded_run(run: Run) -> RecordedRun:
         if not fits(line, LINE) or not all(fits(line[name], [str]) for name in CLIPS & line.keys()):
             raise ValueError("a line of calls is of a wrong kind")
         if unknown := [flaw for flaw in line["flaws"] if len(flaw) != len(Flaw._fields) or flaw[0] not in PROBLEMS]:
-            raise ValueError(f"there is no problem {shortened(repr(unknown[0]))}")
+            raise ValueError(f"there is no problem {shown(unknown[0])}")
         lines.append(line)
 
     if file.is_file() and (damage := read_lines(file, take)).lines:

@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 from gradclip.engines.base import Engine
+from gradclip.errors import shown
 
 
 @cache
@@ -36,7 +37,7 @@ def checked(name: str | None, plain: str, framework: str, cpu_engine: Callable[[
     if name is None or (isinstance(name, str) and name == plain):
         return name
     if not isinstance(name, str) or name != "cpu":
-        raise ValueError(f"{framework} has the engines 'cpu', {plain!r} and None to choose, got {name!r}")
+        raise ValueError(f"{framework} has the engines 'cpu', {plain!r} and None to choose, got {shown(name)}")
     if cpu_engine() is None:
         raise ModuleNotFoundError(f'the engine "cpu" needs numba: pip install "gradclip[cpu]", or use engine="{plain}"')
     return name

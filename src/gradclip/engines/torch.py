@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -170,30 +171,28 @@ class TorchEngine(Engine):
 
     def apply_(self, batch: TorchBatch, scope: Scope, coefficient: torch.Tensor, zeroes: bool = True) -> None:
         factors = _factors(batch, scope, coefficient)
-        for target, kept, factor in zip(batch.targets, batch.axes(scope), factors, strict=True):
-            view = parts(target).movedim(kept, tuple(range(len(kept)))) if kept else parts(target)
-            if self.waits:
-                _scale_on_device(view, factor, zeroes)
-            else:
-                _scale_where_needed(view, factor)
+        with _writing(batch):
+            for target, kept, factor in zip(batch.targets, batch.axes(scope), factors, strict=True):
+                view = parts(target).movedim(kept, tuple(range(len(kept)))) if kept else parts(target)
+                if self.waits:
+                    _scale_on_device(view, factor, zeroes)
+                else:
+                    _scale_where_needed(view, factor)
 
     def map_(self, batch: TorchBatch, response: Response, low: Operand, high: Operand) -> None:
         self.refuse_unordered(batch)
         lows, highs = (_each(bound, len(batch.targets)) for bound in (low, high))
-        for target, low, high in zip(batch.targets, lows, highs, strict=True):
-            if is_clamp(response):
-                if self.waits or bool(((target < low) | (target > high)).any()):
+        with _writing(batch):
+            for target, low, high in zip(batch.targets, lows, highs, strict=True):
+                if not is_clamp(response):
+                    _bend(target, response, low, high)
+                elif self.waits or bool(((target < low) | (target > high)).any()):
                     target.clamp_(low, high)
-                continue
-            wide = target.double() if target.device.type != "mps" else target.float()
-            ratio = wide.abs() / torch.where(wide > 0, high, -low)
-            coefficient: Operand = response.coefficient(ratio, FUNCTIONS)
-            mapped = wide * coefficient
-            target.copy_(torch.where(torch.isfinite(wide), mapped, wide))
 
     def zero_nonfinite_(self, batch: TorchBatch) -> None:
-        for target in batch.targets:
-            target.masked_fill_(~torch.isfinite(target), 0.0)
+        with _writing(batch):
+            for target in batch.targets:
+                target.masked_fill_(~torch.isfinite(target), 0.0)
 
     def shapes(self, batch: TorchBatch, scope: Scope) -> list[Shape]:
         return rows_first([tensor.shape for tensor in batch.tensors], batch.axes(scope))
@@ -356,6 +355,20 @@ def _factor(factor: torch.Tensor, tensor: torch.Tensor, target: torch.Tensor, ke
 def _each(bound: torch.Tensor | float, count: int) -> Sequence[torch.Tensor | float]:
     """One bound for each of `count` tensors, from one for all or from an array of them."""
     return bound.expand(count).unbind() if isinstance(bound, torch.Tensor) else [bound] * count
+
+
+def _writing(batch: TorchBatch) -> AbstractContextManager[object]:
+    """The mode to write in: what was made in inference mode is written in no other."""
+    inference = any(target.is_inference() for target in batch.targets)
+    return torch.inference_mode() if inference else nullcontext()
+
+
+def _bend(target: torch.Tensor, response: Response, low: torch.Tensor | float, high: torch.Tensor | float) -> None:
+    """Map each finite element by its ratio to the bound on its side."""
+    wide = target.double() if target.device.type != "mps" else target.float()
+    ratio = wide.abs() / torch.where(wide > 0, high, -low)
+    coefficient: Operand = response.coefficient(ratio, FUNCTIONS)
+    target.copy_(torch.where(torch.isfinite(wide), wide * coefficient, wide))
 
 
 def _scale_where_needed(target: torch.Tensor, factor: torch.Tensor) -> None:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
 from gradclip.engines.base import NO_FLOAT, SPARSE, UnsupportedGradient, strided
 from gradclip.rules.segments import Shape
@@ -98,6 +99,8 @@ def plain(gradient: torch.Tensor, index: int) -> torch.Tensor:
         raise UnsupportedGradient(index, f"its layout is {gradient.layout}: call .to_dense() or .to_sparse_coo()")
     if gradient.device.type == "meta":
         raise UnsupportedGradient(index, "it is on the meta device and holds no numbers")
+    if isinstance(gradient, FakeTensor):
+        raise UnsupportedGradient(index, "it is a FakeTensor, which holds no numbers")
     if gradient.dtype not in FLOATS | COMPLEX:
         raise UnsupportedGradient(index, NO_FLOAT.format(gradient.dtype))
     return gradient.detach().as_subclass(torch.Tensor)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.tree_util import keystr, tree_flatten_with_path, tree_map_with_path
 
+from gradclip.step.gradients import is_needed
 from gradclip.step.respond import report_nothing
 
 Tree: TypeAlias = Any
@@ -33,7 +34,7 @@ def chosen_leaves(tree: Tree, need_clip: NeedClip | None) -> dict[Path, Array]:
     chosen = {
         path: jnp.asarray(leaf)
         for path, leaf in leaves
-        if getattr(leaf, "dtype", None) != jax.dtypes.float0 and (need_clip is None or need_clip(name_of(path)))
+        if getattr(leaf, "dtype", None) != jax.dtypes.float0 and is_needed(need_clip, name_of(path))
     }
     if not chosen:
         report_nothing(f"none of the {len(leaves)} leaves of the gradients needs clipping")

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gradclip.errors import shown
 from gradclip.optax.last import Last, largest
 from gradclip.rules.arguments import real_number
 from gradclip.rules.rule import AnyRule, checked_rule, rules_in
@@ -42,10 +43,10 @@ def event_of(last: Last, *, step: int, rule: AnyRule) -> Event:
     5.0
     """
     if not isinstance(last, Last):
-        raise TypeError(f'last is what a step did, got {last!r}: write optax.tree.get(opt_state, "last")')
+        raise TypeError(f'last is what a step did, got {shown(last)}: write optax.tree.get(opt_state, "last")')
     number = real_number(step)
     if number is None or not number.is_integer():
-        raise TypeError(f"step is the number of the step, got {step!r}: write step=0")
+        raise TypeError(f"step is the number of the step, got {shown(step)}: write step=0")
     rule = checked_rule(rule)
     host = true_numbers(Last(*jax.device_get([jnp.asarray(field) for field in last])))
     first = rules_in(rule)[0]

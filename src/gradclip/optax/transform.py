@@ -15,6 +15,7 @@ from gradclip.clipper import Clipper
 from gradclip.engines.base import SMALLEST, Slot
 from gradclip.engines.jax import JAX
 from gradclip.engines.jax_numbers import in_float64
+from gradclip.errors import shown
 from gradclip.optax.across import across_axes, refuse_mixed
 from gradclip.optax.last import last_of, nothing
 from gradclip.optax.leaves import NeedClip, Tree, beside, chosen_leaves, leaves_from, name_of, replaced, zeros_like
@@ -76,7 +77,7 @@ def clip(
     Array(5., dtype=float32)
     """
     if inner is not None and not (callable(getattr(inner, "init", None)) and callable(getattr(inner, "update", None))):
-        raise TypeError(f"inner is an optimizer of Optax, got {inner!r}: write inner=optax.adam(1e-3)")
+        raise TypeError(f"inner is an optimizer of Optax, got {shown(inner)}: write inner=optax.adam(1e-3)")
     axes = _axes_of(axis_name)
     need_clip = checked_need_clip(need_clip)
     door = Door(rule, inner, on_nonfinite, need_clip, axes)
@@ -87,7 +88,7 @@ def _axes_of(name: object) -> tuple[str, ...]:
     """The names of axes that gradients are sharded over."""
     names = () if name is None else tuple(name) if isinstance(name, tuple | list) else (name,)
     if not all(isinstance(one, str) and one for one in names):
-        raise TypeError(f"axis_name is the name of an axis, or several, got {name!r}: write axis_name='data'")
+        raise TypeError(f"axis_name is the name of an axis, or several, got {shown(name)}: write axis_name='data'")
     return names
 
 

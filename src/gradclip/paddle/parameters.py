@@ -8,7 +8,8 @@ from typing import Any, NamedTuple, TypeAlias
 import paddle
 
 from gradclip.engines.paddle_legacy import PaddleTensor
-from gradclip.step.gradients import refuse_unpaired
+from gradclip.rules.arguments import items_of
+from gradclip.step.gradients import is_needed, refuse_unpaired
 from gradclip.step.respond import report_nothing
 
 NeedClip: TypeAlias = Callable[[PaddleTensor], bool]
@@ -34,7 +35,7 @@ def parameters_of(source: Any) -> PaddleParameters:
         return named_by_themselves(list(source.parameters()))
     if isinstance(source, paddle.optimizer.Optimizer):
         return of_optimizer(source)
-    items = list(source.items() if isinstance(source, Mapping) else _iterated(source))
+    items = list(source.items()) if isinstance(source, Mapping) else _items(source)
     if not items:
         report_nothing(
             "an exhausted iterator: it can be read once, make it a list"
@@ -62,13 +63,14 @@ def of_optimizer(optimizer: paddle.optimizer.Optimizer) -> PaddleParameters:
     return named_by_themselves(tensors, [number for number, group in enumerate(groups) for _ in group["params"]])
 
 
-def _iterated(source: Any) -> Iterable[Any]:
-    if isinstance(source, str) or not isinstance(source, Iterable):
+def _items(source: Any) -> list[Any]:
+    items = None if isinstance(source, str) else items_of(source)
+    if items is None:
         raise TypeError(
             f"expected parameters, got {type(source).__name__}: give layer.parameters(), a layer, an optimizer, "
             "a dict of names, or a tensor"
         )
-    return source
+    return items
 
 
 def _checked(tensors: list[PaddleTensor]) -> list[PaddleTensor]:
@@ -100,4 +102,4 @@ def drop_gradients(parameters: Iterable[PaddleTensor]) -> None:
 
 def needs_clip(parameter: PaddleTensor, need_clip: NeedClip | None) -> bool:
     """Whether neither the parameter (`ParamAttr(need_clip=False)`) nor the function takes it out."""
-    return getattr(parameter, "need_clip", True) is not False and (need_clip is None or bool(need_clip(parameter)))
+    return getattr(parameter, "need_clip", True) is not False and is_needed(need_clip, parameter)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+from gradclip.errors import shown
 from gradclip.report.summary import Summary
 from gradclip.verdict.formatting import short
 from gradclip.verdict.judge import BAD, GOOD, LOOK, Verdict
@@ -19,7 +20,7 @@ def compare_losses(summaries: Sequence[Summary]) -> Verdict | None:
     That is so where a run has none, or two are of the optimizers of one script, which have a net each.
     """
     if not isinstance(summaries, Sequence) or not all(isinstance(summary, Summary) for summary in summaries):
-        raise TypeError(f"what is compared is a list of summaries, got {summaries!r}: write summarise(runs)")
+        raise TypeError(f"what is compared is a list of summaries, got {shown(summaries)}: write summarise(runs)")
     if len(summaries) < 2 or not all(summary.numbers.losses for summary in summaries) or nested(summaries):
         return None
     finite = sorted((summary for summary in summaries if math.isfinite(final_loss_of(summary))), key=final_loss_of)

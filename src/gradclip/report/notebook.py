@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gradclip.errors import shown
 from gradclip.telemetry.runs import Run
 
 if TYPE_CHECKING:
@@ -35,5 +36,5 @@ class ShownRun(Run):
 def show(run: Run) -> ShownRun:
     """The run, shown by a notebook where it stands at the end of a cell; `show(run).plot()` is its chart alone."""
     if not isinstance(run, Run):
-        raise TypeError(f"what is shown is a run, got {run!r}: write show(read_run(path))")
+        raise TypeError(f"what is shown is a run, got {shown(run)}: write show(read_run(path))")
     return ShownRun(run, run.about, run.path)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from gradclip.doctor.diagnosis import mistakes_in
+from gradclip.errors import shown
 from gradclip.report.layers import Heat, heat_of
 from gradclip.report.what_if import WhatIf, what_if
 from gradclip.report.worst import WorstParameter, WorstStep, worst_parameters, worst_steps
@@ -53,7 +54,7 @@ class Summary:
 def summarise(runs: Sequence[Run]) -> list[Summary]:
     """The summary of each run, in the order given; `ValueError` for none, `TypeError` for what is no run."""
     if not isinstance(runs, Sequence) or isinstance(runs, Run) or not all(isinstance(run, Run) for run in runs):
-        raise TypeError(f"a report is about a list of runs, got {runs!r}: write [read_run(path)]")
+        raise TypeError(f"a report is about a list of runs, got {shown(runs)}: write [read_run(path)]")
     if not runs:
         raise ValueError("a report is about one run or more, got none")
     mistakes = map(len, mistakes_in(runs))

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from io import IOBase
 from numbers import Real
-from typing import TypeGuard, TypeVar
+from typing import Any, TypeGuard, TypeVar
+
+from gradclip.errors import shown
 
 Part = TypeVar("Part")
 
@@ -41,6 +44,13 @@ def real_number(value: object) -> float | None:
         return float(number)
     except OverflowError:  # a whole number that no float holds
         return None
+
+
+def items_of(value: object) -> list[Any] | None:
+    """What is in `value`, None where it is not made of items: an array without axes or a file only looks like it."""
+    if not isinstance(value, Iterable) or isinstance(value, IOBase) or has_no_axes(value):
+        return None
+    return list(value)
 
 
 MOST = 1 << 53
@@ -81,7 +91,7 @@ def _checked(value: object, what: str, where: str, holds: Callable[[float], bool
     number = real_number(value)
     if number is None or not holds(number):
         kind: type[Exception] = TypeError if number is None else ValueError
-        raise kind(f"{what} is a number {where}, got {value!r}: write {example}")
+        raise kind(f"{what} is a number {where}, got {shown(value)}: write {example}")
     return number
 
 
@@ -91,7 +101,7 @@ def checked_flag(value: object, what: str) -> bool:
         return value
     flag = plain_number(value)
     if not isinstance(flag, bool | int) or flag not in (0, 1):
-        raise TypeError(f"{what} is True or False, got {value!r}")
+        raise TypeError(f"{what} is True or False, got {shown(value)}")
     return bool(flag)
 
 
@@ -99,4 +109,4 @@ def checked_word(value: object, what: str, words: Iterable[str]) -> None:
     """Raise unless `value` is one of `words`."""
     known = list(words)
     if not isinstance(value, str) or value not in known:
-        raise ValueError(f"{what} is one of {', '.join(map(repr, known))}, got {value!r}")
+        raise ValueError(f"{what} is one of {', '.join(map(repr, known))}, got {shown(value)}")

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
+from gradclip.errors import shown
 from gradclip.rules import combine, estimators, history, levels, norm, response, scope, threshold
+from gradclip.rules.arguments import real_number
 from gradclip.rules.estimators import Estimator
 from gradclip.rules.levels import Level
 from gradclip.rules.norm import Norm
@@ -29,9 +31,9 @@ KINDS: dict[str, type] = {
 
 def from_dict(data: Mapping[str, Any]) -> AnyRule:
     """The rule that `to_dict` wrote; `ValueError` with the place where it is none that could have been written."""
-    if not isinstance(data, Mapping) or data.get("version") != VERSION:
+    if not isinstance(data, Mapping) or real_number(data.get("version")) != VERSION:
         found = data.get("version") if isinstance(data, Mapping) else data
-        raise ValueError(f"not a rule written by to_dict of version {VERSION}: found version {found!r}")
+        raise ValueError(f"not a rule written by to_dict of version {VERSION}: found version {shown(found)}")
     rule = _decode({key: value for key, value in data.items() if key != "version"}, "rule")
     if not isinstance(rule, Rule | Chain | Rules | Carry):
         raise ValueError(f"expected a rule, found a {type(rule).__name__}")
@@ -46,7 +48,7 @@ def _kind_of(name: Any, where: str) -> type:
     if len(found) != 1:
         several = f": {' and '.join(kind.__module__ for kind in found)} have one each" if found else ""
         raise ValueError(
-            f"{where} has the unknown type {name!r}{several}: this version knows {', '.join(sorted(KINDS))}, and "
+            f"{where} has the unknown type {shown(name)}{several}: this version knows {', '.join(sorted(KINDS))}, and "
             "the parts of others once their module is imported"
         )
     return found[0]
@@ -80,5 +82,5 @@ def _refuse_other_fields(kind: type, given: list[Any], where: str) -> None:
     optional = [field.name for field in known if field.default is not MISSING or field.default_factory is not MISSING]
     lacking = [name for name in names if name not in (*given, *optional)]
     if other or lacking:
-        wrong = f"has no {other[0]!r}" if other else f"needs its {lacking[0]!r}"
+        wrong = f"has no {shown(other[0])}" if other else f"needs its {lacking[0]!r}"
         raise ValueError(f"{where} is a {kind.__name__}, which {wrong}: it has {', '.join(names) or 'nothing'}")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from gradclip.errors import shown
 from gradclip.rules.arguments import checked_factor, checked_least, is_part, is_whole, keep
 from gradclip.rules.arrays import SCALARS, Array, ArrayFunctions
 from gradclip.rules.threshold import Bounds, Constant, Limit, Observed, Schedule, SecondMoment, State, Step, Threshold
@@ -123,7 +124,9 @@ class Switched(Combined):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not is_whole(self.steps, 1) or len(self.parts) != 2:
-            raise ValueError(f"until takes a whole number of steps from 1, got {self.steps!r}: until(100, 1.0, None)")
+            raise ValueError(
+                f"until takes a whole number of steps from 1, got {shown(self.steps)}: until(9, 1.0, None)"
+            )
         object.__setattr__(self, "reads_step", True)
 
     def combined(self, limits: Sequence[Array], step: Step, xp: ArrayFunctions) -> Array:
@@ -151,15 +154,15 @@ class Given(Threshold):
         threshold = self.threshold
         if not is_part(threshold, Threshold):
             raise TypeError(
-                f"Given takes a threshold, got {threshold!r}: write Given(History(Window(128), Sigma(6.0)))"
+                f"Given takes a threshold, got {shown(threshold)}: write Given(History(Window(128), Sigma(6.0)))"
             )
         if threshold.reads_weights or threshold.reads_given or isinstance(threshold, SecondMoment | Bounds):
             raise ValueError(
-                f"Given compares one number with one threshold of it, got {threshold!r}, which is one for gradients: "
-                "write Given(History(Window(128), Sigma(6.0)))"
+                f"Given compares one number with one threshold of it, got {shown(threshold)}, which is one for "
+                "gradients: write Given(History(Window(128), Sigma(6.0)))"
             )
         if not isinstance(self.name, str) or not self.name:
-            raise TypeError(f"the name of a given number is a word such as 'loss', got {self.name!r}")
+            raise TypeError(f"the name of a given number is a word such as 'loss', got {shown(self.name)}")
         keep(self, "name", str(self.name))
         object.__setattr__(self, "reads_given", frozenset({self.name}))
         for flag in ("keeps_rows", "reads_step"):

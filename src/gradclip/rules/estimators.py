@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from gradclip.errors import shown
 from gradclip.rules.arguments import checked_factor, checked_share, checked_word, keep
 from gradclip.rules.arrays import Array, ArrayFunctions
 from gradclip.rules.threshold import State
@@ -186,7 +187,7 @@ class Window(Estimator):
 
     def __post_init__(self) -> None:
         if type(self.length) is not int or not 1 <= self.length <= LONGEST:
-            raise ValueError(f"a Window holds from 1 to {LONGEST:,} norms, got {self.length!r}: write Window(128)")
+            raise ValueError(f"a Window holds from 1 to {LONGEST:,} norms, got {shown(self.length)}: write Window(128)")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -246,7 +247,7 @@ class QuantileTracker(Estimator):
         keep(self, "q", checked_share(self.q, "the quantile", "0.5"))
         keep(self, "rate", checked_factor(self.rate, "the rate of a QuantileTracker", "0.2"))
         if self.rate > FASTEST:
-            raise ValueError(f"the rate of a QuantileTracker is at most {FASTEST:g}, got {self.rate!r}: write 0.2")
+            raise ValueError(f"the rate of a QuantileTracker is at most {FASTEST:g}, got {shown(self.rate)}: write 0.2")
 
     @property
     def single_norm(self) -> bool:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from gradclip.errors import shown
 from gradclip.rules.arguments import checked_flag, checked_word, is_part, is_whole, keep
 from gradclip.rules.arrays import Array, ArrayFunctions
 from gradclip.rules.estimators import Estimator
@@ -51,11 +52,11 @@ class History(Threshold):
         checked_word(self.feed, "feed", FEEDS)
         keep(self, "current", checked_flag(self.current, "current"))
         if not is_whole(self.warmup, 1):
-            raise ValueError(f"warmup is a whole number of norms from 1, got {self.warmup!r}")
+            raise ValueError(f"warmup is a whole number of norms from 1, got {shown(self.warmup)}")
         if self.estimator.rows and self.warmup > self.estimator.rows:
             raise ValueError(f"{self.estimator} can never be {self.warmup} norms: give a warmup of at most its length")
         if self.readmit is not None and not is_whole(self.readmit, 1):
-            raise ValueError(f"readmit is a whole number of steps from 1 or None, got {self.readmit!r}")
+            raise ValueError(f"readmit is a whole number of steps from 1 or None, got {shown(self.readmit)}")
         if self.feed == "raw" and self.readmit is not None:
             raise ValueError("with feed='raw' every norm is learnt: readmit says nothing there, leave it out")
         if self.current and self.feed != "raw":
@@ -122,7 +123,7 @@ class History(Threshold):
 def _check_parts(estimator: object, level: object) -> None:
     if not is_part(estimator, Estimator) or not is_part(level, Level):
         raise TypeError(
-            f"a History takes an estimator and a level, got {estimator!r} and {level!r}: write "
+            f"a History takes an estimator and a level, got {shown(estimator)} and {shown(level)}: write "
             "History(EMA(0.97), Ratio(2.0)) or History(Window(128), Sigma(6.0))"
         )
     if missing := sorted(level.needs - estimator.provides):

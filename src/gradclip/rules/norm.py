@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from gradclip.errors import shown
 from gradclip.rules.arguments import keep, real_number
 from gradclip.rules.arrays import Array, ArrayFunctions
 
@@ -95,7 +96,7 @@ def checked_order(p: object) -> float:
     """`p` as a float, or the error that says which orders exist."""
     value = real_number(p)
     if value is None:
-        raise TypeError(f"the order of a norm is a number in [0.1, inf], got {p!r}: write 2.0 or float('inf')")
+        raise TypeError(f"the order of a norm is a number in [0.1, inf], got {shown(p)}: write 2.0 or float('inf')")
     if value > 0 and not value >= LEAST_ORDER:
         raise ValueError(
             f"the order of a norm lies in [0.1, inf], got {value}: write 2.0, 1.0 or float('inf'); "

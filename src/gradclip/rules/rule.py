@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, overload
 
-from gradclip.rules.arguments import is_part
+from gradclip.errors import shown
+from gradclip.rules.arguments import is_part, items_of
 from gradclip.rules.norm import L2, Linf, Norm
 from gradclip.rules.plain import to_dict
 from gradclip.rules.response import RAISE, Rescale, Response
@@ -24,7 +25,7 @@ class Chainable:
 
     def __rshift__(self, other: AnyRule) -> Chain:
         if not isinstance(other, Chainable):
-            raise TypeError(f">> joins two rules, got {other!r} on its right")
+            raise TypeError(f">> joins two rules, got {shown(other)} on its right")
         _refuse_carry(self, other)
         return Chain((*checked_rule(self).stages, *checked_rule(other).stages))
 
@@ -95,14 +96,14 @@ class Chain(Chainable):
 
     def __post_init__(self) -> None:
         if not isinstance(self.stages, tuple | list):
-            raise TypeError(f"a chain is one of rules, got {self.stages!r}: write one >> the other")
+            raise TypeError(f"a chain is one of rules, got {shown(self.stages)}: write one >> the other")
         object.__setattr__(self, "stages", tuple(self.stages))
         if not self.stages:
             raise ValueError("a chain needs at least one rule")
         _refuse_carry(*self.stages)
         for stage in self.stages:
             if not isinstance(stage, Rule | Rules):
-                raise TypeError(f"a chain is one of rules, got {stage!r}: ClipGradByValue(1.0) >> ClipGradByNorm(1.0)")
+                raise TypeError(f"a chain is one of rules, got {shown(stage)}: write one >> the other")
         late = [rule for stage in self.stages[_folded(self.stages) :] for rule in rules_in(stage)]
         raising = [rule for rule in late if rule.response.action == RAISE]
         if raising:
@@ -134,7 +135,7 @@ class Rules(Chainable):
         _refuse_carry(*(rule for _, rule in pairs))
         for pattern, rule in pairs:
             if not isinstance(pattern, str) or not (rule is None or isinstance(rule, Rule | Chain)):
-                raise TypeError(f"Rules maps a pattern to a rule or None, got {pattern!r}: {rule!r}")
+                raise TypeError(f"Rules maps a pattern to a rule or None, got {pattern!r}: {shown(rule)}")
         object.__setattr__(self, "parts", pairs)
 
     @property
@@ -159,12 +160,12 @@ class Rules(Chainable):
 
 def _pairs(parts: object) -> tuple[tuple[str, Rule | Chain | None], ...]:
     """The patterns with their rules, of a mapping or of pairs."""
-    items = list(parts.items() if isinstance(parts, Mapping) else parts if isinstance(parts, Iterable) else [parts])
-    for item in items:
+    items = items_of(parts.items() if isinstance(parts, Mapping) else parts)
+    for item in [parts] if items is None else items:
         if not isinstance(item, tuple | list) or len(item) != 2:
             example = 'Rules({"*.bias": None, "*": ClipGradByGlobalNorm(1.0)})'
-            raise TypeError(f"Rules takes patterns with a rule or None for each, got {item!r}: write {example}")
-    return tuple((str(pattern) if isinstance(pattern, str) else pattern, rule) for pattern, rule in items)
+            raise TypeError(f"Rules takes patterns with a rule or None for each, got {shown(item)}: write {example}")
+    return tuple((str(pattern) if isinstance(pattern, str) else pattern, rule) for pattern, rule in items or ())
 
 
 @dataclass(frozen=True, repr=False)
@@ -175,7 +176,9 @@ class Carry(Chainable):
 
     def __post_init__(self) -> None:
         if not isinstance(self.rule, Rule | Chain | Rules):
-            raise TypeError(f"what is carried over is that of a rule, got {self.rule!r}: UClip(ClipGradByValue(1.0))")
+            raise TypeError(
+                f"what is carried over is that of a rule, got {shown(self.rule)}: UClip(ClipGradByNorm(1.0))"
+            )
 
     @property
     def stages(self) -> tuple[Rule | Rules, ...]:
@@ -251,7 +254,7 @@ def checked_rule(rule: object) -> AnyRule:
     """`rule`, or the error for what is none."""
     if isinstance(rule, Rule | Chain | Rules | Carry):
         return rule
-    raise TypeError(f"expected a clipping rule, got {rule!r}: write for example ClipGradByGlobalNorm(1.0)")
+    raise TypeError(f"expected a clipping rule, got {shown(rule)}: write for example ClipGradByGlobalNorm(1.0)")
 
 
 def _example(name: str) -> str:

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar, TypeAlias
 
+from gradclip.errors import shown
+from gradclip.rules.arguments import MOST, is_whole
+
 Axes: TypeAlias = int | tuple[int, ...]
 """One axis or several, counted from the front, or from the back where they are negative."""
 
@@ -53,16 +56,16 @@ class Row(Scope):
     grain: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        if self.axis is None or type(self.axis) is int:
+        if self.axis is None or is_whole(self.axis, -MOST):
             return
-        if not isinstance(self.axis, tuple | list) or any(type(axis) is not int for axis in self.axis):
+        if not isinstance(self.axis, tuple | list) or not all(is_whole(axis, -MOST) for axis in self.axis):
             raise TypeError(
-                f"the axis of a Row is a whole number, a tuple of them or None, got {self.axis!r}: write Row(1), "
+                f"the axis of a Row is a whole number, a tuple of them or None, got {shown(self.axis)}: write Row(1), "
                 "Row(-1) or Row((1, 2))"
             )
         axes = tuple(sorted(self.axis, key=lambda axis: (axis < 0, axis)))
         if wrong := wrong_axes(axes):
-            raise ValueError(f"the axes of a Row are neighbours, got {self.axis!r}, {wrong}: write Row((1, 2))")
+            raise ValueError(f"the axes of a Row are neighbours, got {shown(self.axis)}, {wrong}: write Row((1, 2))")
         object.__setattr__(self, "axis", axes if len(axes) > 1 else axes[0])
 
     @property

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
+from gradclip.errors import shown
 from gradclip.rules.arguments import is_whole, keep, real_number
 from gradclip.rules.arrays import SCALARS, Array, ArrayFunctions, Operand
 
@@ -113,7 +114,7 @@ class Bounds(Threshold):
         keep(self, "max", checked_limit(self.max, "max"))
         lowest = real_number(self.min)
         if lowest is None:
-            raise TypeError(f"min must be a number below 0 or None, got {self.min!r}: None means -max")
+            raise TypeError(f"min must be a number below 0 or None, got {shown(self.min)}: None means -max")
         if not lowest < 0:
             raise ValueError(
                 f"min must be below 0 < max, got min={lowest}: clipping to an interval without 0 inside would "
@@ -145,7 +146,7 @@ class SecondMoment(Threshold):
     def __post_init__(self) -> None:
         keep(self, "factor", checked_limit(self.factor, "the factor of the second moment"))
         if not is_whole(self.warmup, 0):
-            raise ValueError(f"warmup is a whole number of steps from 0, got {self.warmup!r}: write 20")
+            raise ValueError(f"warmup is a whole number of steps from 0, got {shown(self.warmup)}: write 20")
         object.__setattr__(self, "reads_step", self.warmup > 0)
 
     def value(self, step: Step, xp: ArrayFunctions = SCALARS) -> Array:
@@ -221,7 +222,7 @@ def checked_limit(value: object, what: str) -> float:
     number = real_number(value)
     if number is None:
         raise TypeError(
-            f"{what} must be a number above 0, got {value!r}: write 1.0, or None to measure only; "
+            f"{what} must be a number above 0, got {shown(value)}: write 1.0, or None to measure only; "
             "one that a compiled program computes is written Schedule(lambda step: value)"
         )
     if math.isnan(number) or number <= 0:
@@ -246,7 +247,7 @@ def _checked_points(points: Sequence[Any]) -> tuple[tuple[int, float], ...]:
     for point in points:
         if not isinstance(point, tuple | list) or len(point) != 2 or not _is_step(point[0]):
             raise TypeError(
-                f"a Schedule takes points (step, value), or one function of the step, got {point!r}: write "
+                f"a Schedule takes points (step, value), or one function of the step, got {shown(point)}: write "
                 "Schedule((0, 10.0), (1000, 1.0))"
             )
     pairs = tuple(

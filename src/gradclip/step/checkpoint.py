@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from gradclip.errors import shown
+from gradclip.rules.arguments import real_number
 from gradclip.rules.arrays import Array
 from gradclip.rules.plain import described
 from gradclip.rules.rule import AnyRule
@@ -55,14 +57,15 @@ def state_of(clipper: HasState, to_host: Callable[[Array], list[float]]) -> dict
 def load_state(clipper: HasState, state: Mapping[str, Any]) -> None:
     """Give a clipper the state that became `state`; that of another rule is refused, and what is malformed."""
     if not isinstance(state, Mapping):
-        raise TypeError(f"a clipper state is the dict that state_dict() gave, got {state!r}")
-    version = state.get("version")
+        raise TypeError(f"a clipper state is the dict that state_dict() gave, got {shown(state)}")
+    version = real_number(state.get("version"))
     if version not in (1, VERSION):
-        raise ValueError(f"expected a clipper state of version {VERSION}, found {version!r}")
+        found = shown(state.get("version"))
+        raise ValueError(f"expected a clipper state of version {VERSION}, found {found}")
     rule = _sentence_of_version_1(clipper.rule) if version == 1 else described(clipper.rule)
     if not same_data(state.get("rule"), rule):
         words = state.get("rule" if version == 1 else "words")
-        raise ValueError(f"this state belongs to the rule {words!r}, the clipper has {clipper.rule!r}")
+        raise ValueError(f"this state belongs to the rule {shown(words, 1000)}, the clipper has {clipper.rule!r}")
     refuse_malformed(state, clipper.line, clipper.shapes() if clipper.line.carries else {})
     clipper.step, clipper.consecutive_skips = int(state["step"]), int(state["consecutive_skips"])
     clipper.memories.load(state["thresholds"])

@@ -6,9 +6,10 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from numbers import Real
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gradclip.engines.base import Across, Batch, Engine, Gradient, Tables, UnsupportedGradient
+from gradclip.errors import shown
 from gradclip.rules.arrays import Operand
 from gradclip.rules.threshold import Step
 
@@ -68,8 +69,20 @@ NO_MOMENTS = (
 def checked_need_clip(function: Callable[..., bool] | None) -> Callable[..., bool] | None:
     """`function` if it can say which parameters need clipping, or the error that says what it is to be."""
     if function is not None and not callable(function):
-        raise TypeError(f"need_clip is a function of a parameter, got {function!r}")
+        raise TypeError(f"need_clip is a function of a parameter, got {shown(function)}")
     return function
+
+
+def is_needed(need_clip: Callable[[Any], object] | None, parameter: object) -> bool:
+    """What the function of the user, if there is one, answers for a parameter."""
+    if need_clip is None:
+        return True
+    answer = need_clip(parameter)
+    if isinstance(answer, bool):
+        return answer
+    if hasattr(answer, "shape") and not is_one(answer):
+        raise TypeError(f"need_clip answers True or False for each parameter, got {shown(answer)}")
+    return bool(answer)
 
 
 def refuse_unpaired(items: Sequence[object]) -> None:
@@ -92,11 +105,11 @@ def one_float(number: Operand) -> float:
 def refuse_many(name: str, number: object) -> None:
     """Raise for what is not one number."""
     if not isinstance(number, Real) and not hasattr(number, "shape"):
-        raise TypeError(f"the {name} is a number or a tensor of one element, got {number!r}")
+        raise TypeError(f"the {name} is a number or a tensor of one element, got {shown(number)}")
     if isinstance(number, int) and abs(number) >> 1023:
         raise ValueError(f"the {name} is a number that a float holds, got one of {number.bit_length()} bits")
     if getattr(number, "is_meta", False) or "complex" in str(getattr(number, "dtype", "")):
-        raise TypeError(f"the {name} is a real number, got {number!r}")
+        raise TypeError(f"the {name} is a real number, got {shown(number)}")
     if not is_one(number):
         shape = tuple(number.shape)
         raise ValueError(f"the {name} is one number, got a tensor of shape {shape}: give its mean")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, TypeAlias
 
+from gradclip.errors import shown
 from gradclip.rules.response import KEEP, RAISE, SKIP, ZERO
 
 PolicyName: TypeAlias = Literal["keep", "skip", "zero", "raise"]
@@ -52,12 +53,12 @@ POLICIES = {policy.name: policy for policy in EVERY}
 def checked_skip_limit(skips: int | None) -> int | None:
     """How many steps in a row may be skipped, or the error that says what it may be."""
     if skips is not None and not (type(skips) is int and skips >= 0):
-        raise ValueError(f"max_consecutive_skips is a whole number from 0 or None, got {skips!r}")
+        raise ValueError(f"max_consecutive_skips is a whole number from 0 or None, got {shown(skips)}")
     return skips
 
 
 def policy_of(name: object) -> Policy:
     """The policy of this name, or the error that lists them."""
     if not isinstance(name, str) or name not in POLICIES:
-        raise ValueError(f"on_nonfinite is one of {', '.join(map(repr, POLICIES))}, got {name!r}")
+        raise ValueError(f"on_nonfinite is one of {', '.join(map(repr, POLICIES))}, got {shown(name)}")
     return POLICIES[name]

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
+from gradclip.errors import shown
 from gradclip.rules.arguments import real_number
 from gradclip.rules.rule import Rule
 from gradclip.rules.scope import Global, Tensor
@@ -15,6 +16,10 @@ from gradclip.step.layout import LineUp
 from gradclip.step.part import ALL
 
 NOTHING_TAKEN = "nothing of the state was loaded: take the file that state_dict() wrote, or begin without it"
+
+
+LONGEST_KEY = 60
+"""Characters of the longest key of a memory: three numbers."""
 
 
 def refuse_malformed(state: Mapping[str, Any], line: LineUp, shapes: Mapping[str, Shape]) -> None:
@@ -66,9 +71,7 @@ def refuse_other_memory(thresholds: Mapping[str, Mapping[str, Any]], line: LineU
 
 def malformed(where: str, found: object, expected: str) -> ValueError:
     """The error that names the key."""
-    shown = repr(found)
-    shown = shown if len(shown) <= 80 else shown[:77] + "..."
-    return ValueError(f"{where} of this clipper state is {shown}, expected {expected}; {NOTHING_TAKEN}")
+    return ValueError(f"{where} of this clipper state is {shown(found)}, expected {expected}; {NOTHING_TAKEN}")
 
 
 def _part(state: Mapping[str, Any], key: str, where: str = "") -> Any:
@@ -91,7 +94,7 @@ def _check_count(where: str, value: object) -> None:
 
 def _rule_of(text: object, line: LineUp) -> Rule | None:
     """The rule whose memory has this key; None if there is none."""
-    words = text.split() if isinstance(text, str) else []
+    words = text.split() if isinstance(text, str) and len(text) <= LONGEST_KEY else []
     if len(words) != 3 or not all(word.removeprefix("-").isdecimal() for word in words) or " ".join(words) != text:
         return None
     phase, pattern, stage = map(int, words)

@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self
 
-from gradclip.errors import GradclipWarning
+from gradclip.errors import GradclipWarning, shown
 from gradclip.rules.arguments import checked_flag
 from gradclip.step.gradients import Gradients
 from gradclip.step.respond import user_level
@@ -55,9 +55,9 @@ class Telemetry:
 
     def __init__(self, *sinks: Sink, every: int = 1, tensors: bool = False) -> None:
         if not sinks or not all(map(callable, sinks)):
-            raise TypeError(f"Telemetry takes sinks, functions of an event such as print, got {sinks!r}")
+            raise TypeError(f"Telemetry takes sinks, functions of an event such as print, got {shown(sinks)}")
         if type(every) is not int or every < 1:
-            raise ValueError(f"every is a whole number of steps from 1, got {every!r}")
+            raise ValueError(f"every is a whole number of steps from 1, got {shown(every)}")
         self.every = every
         self.tensors = checked_flag(tensors, "tensors")
         self._sinks = list(sinks)
@@ -157,4 +157,4 @@ def checked_telemetry(given: object) -> Telemetry | None:
     if given is None or isinstance(given, Telemetry):
         return given
     sink = repr(given) if callable(given) else f"jsonl({given!r})" if isinstance(given, str) else "jsonl('runs/first')"
-    raise TypeError(f"telemetry is a Telemetry, got {given!r}: write Telemetry({sink})")
+    raise TypeError(f"telemetry is a Telemetry, got {shown(given)}: write Telemetry({sink})")

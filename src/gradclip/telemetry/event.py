@@ -8,7 +8,8 @@ from dataclasses import MISSING, dataclass, fields
 from types import UnionType
 from typing import Any, Protocol, get_args, get_origin, get_type_hints
 
-from gradclip.telemetry.lines import LARGEST, NewerSchema, shortened
+from gradclip.errors import shown
+from gradclip.telemetry.lines import LARGEST, NewerSchema
 
 SCHEMA = 1
 MOST_OFFENDERS = 3
@@ -147,7 +148,7 @@ def restored(data: Mapping[str, Any]) -> dict[str, Any]:
     """The fields in `data`, with the numbers for which there are words."""
     pairs = data.get("not_finite", [])
     if not isinstance(pairs, list) or not all(isinstance(p, list) and [*map(type, p)] == [str, str] for p in pairs):
-        raise ValueError(f"'not_finite' of an event is a list of [name, word], found {pairs!r}")
+        raise ValueError(f"'not_finite' of an event is a list of [name, word], found {shown(pairs)}")
     words = {name: float(word) for name, word in pairs}
     tensors = data["tensors"]
     if isinstance(tensors, Mapping):
@@ -160,14 +161,14 @@ def refuse_wrong(values: Mapping[str, Any]) -> None:
     for name, kinds in KINDS.items():
         value, kind = values[name], kinds[0]
         if type(value) not in kinds:
-            raise ValueError(f"the {name!r} of an event is a {kind.__name__}, found {shortened(repr(value))}")
+            raise ValueError(f"the {name!r} of an event is a {kind.__name__}, found {shown(value)}")
         if kind is int and not 0 <= value < MOST:
-            raise ValueError(f"the {name!r} of an event is a whole number from 0, found {shortened(str(value))}")
+            raise ValueError(f"the {name!r} of an event is a whole number from 0, found {shown(value)}")
     if not all(type(name) is str for name in values["offenders"]):
-        raise ValueError(f"the 'offenders' of an event are names, found {values['offenders']!r}")
+        raise ValueError(f"the 'offenders' of an event are names, found {shown(values['offenders'])}")
     for name, norm in (values["tensors"] or {}).items():
         if type(norm) not in NUMBER:
-            raise ValueError(f"the norm of {name!r} in an event is a float, found {norm!r}")
+            raise ValueError(f"the norm of {name!r} in an event is a float, found {shown(norm)}")
 
 
 NUMBER = (float, int)

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from gradclip import __version__
-from gradclip.errors import GradclipWarning
+from gradclip.errors import GradclipWarning, shortened, shown
 from gradclip.step.respond import user_level
 from gradclip.telemetry.event import Event
-from gradclip.telemetry.lines import LONGEST, NUMBER, Each, fits, shortened, value_of
+from gradclip.telemetry.lines import LONGEST, NUMBER, Each, fits, value_of
 
 try:
     import fcntl
@@ -128,7 +128,7 @@ def checked_path(path: object, what: str = "a run is the name of a folder") -> P
     """`path` as a path, or the error that says what it is to be."""
     name = os.fspath(path) if isinstance(path, str | os.PathLike) else None
     if not isinstance(name, str) or not name:
-        raise TypeError(f"{what}, got {path!r}: write 'runs/first'")
+        raise TypeError(f"{what}, got {shown(path)}: write 'runs/first'")
     return Path(name)
 
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from gradclip.errors import shortened
+
 LONGEST = 1 << 24
 """The bytes of the longest line, or document, that is read: an event with the norms of 100,000 tensors has half."""
 CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
 UNPRINTABLE = re.compile(rb"\\[ubfnrt]|\x7f|\xc2[\x80-\x9f]")
 """Where a line of JSON may have text that is not printable."""
-MOST_SAID = 120
-"""Characters of a reason."""
 
 
 class NewerSchema(ValueError):
@@ -98,10 +98,6 @@ def printable(value: Any) -> Any:
     if isinstance(value, dict):
         return {printable(name): printable(part) for name, part in value.items()}
     return value
-
-
-def shortened(text: str) -> str:
-    return text if len(text) <= MOST_SAID else text[: MOST_SAID - 3] + "..."
 
 
 class Each:

@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Collection
 from typing import Any
 
+from gradclip.errors import shown
+from gradclip.rules.arguments import items_of
 from gradclip.telemetry.event import Event
 
 WINDOW = 100
@@ -48,10 +50,10 @@ class Metrics:
     def __init__(self, prefix: str = "", without: Collection[str] = (), each: str = EACH) -> None:
         for name, text in (("prefix", prefix), ("each", each)):
             if not isinstance(text, str):
-                raise TypeError(f"{name} is the beginning of names, got {text!r}: write 'train/'")
-        listed = isinstance(without, Collection) and not isinstance(without, str | bytes)
-        if not listed or not all(isinstance(name, str) for name in without):
-            raise TypeError(f"without is a list of names, got {without!r}: write ['grad_norm']")
+                raise TypeError(f"{name} is the beginning of names, got {shown(text)}: write 'train/'")
+        names = items_of(without) if isinstance(without, Collection) and not isinstance(without, str | bytes) else None
+        if names is None or not all(isinstance(name, str) for name in names):
+            raise TypeError(f"without is a list of names, got {shown(without)}: write ['grad_norm']")
         self.prefix, self.without, self._each = prefix, without, each
         self._clipped: deque[bool] = deque(maxlen=WINDOW)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from gradclip.errors import shown
 from gradclip.telemetry.event import Event
 from gradclip.telemetry.folder import EVENTS, RUN, checked_path, facts_in, warn_of
 from gradclip.telemetry.lines import NewerSchema, read_lines
@@ -24,7 +25,7 @@ class Run(list[Event]):
     def __init__(self, events: Iterable[Event] = (), about: Mapping[str, Any] | None = None, path: Path = HERE) -> None:
         super().__init__(events)
         if not isinstance(about, Mapping | None):
-            raise TypeError(f"about is a dict of what is known of the run, or None, got {about!r}")
+            raise TypeError(f"about is a dict of what is known of the run, or None, got {shown(about)}")
         self.about = dict(about or {})
         self.path = path
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol, TypeAlias, TypedDict, Unpack, overloa
 import torch
 from torch.optim import Optimizer
 
+from gradclip.errors import shown
 from gradclip.rules.arguments import checked_flag, checked_word
 from gradclip.rules.rule import AnyRule, checked_rule
 from gradclip.step.policy import PolicyName
@@ -96,7 +97,7 @@ def attach(
     inner = list(dict.fromkeys(map(unwrapped, given)))
     refuse_step_in_backward(inner, rule)
     if model is not None and not isinstance(model, torch.nn.Module):
-        raise TypeError(f"model is the torch.nn.Module whose parameters have names, got {model!r}")
+        raise TypeError(f"model is the torch.nn.Module whose parameters have names, got {shown(model)}")
     checked_word(place, "place", PLACES)
     through = checked_flag(through_grad_scale, "through_grad_scale")
     options = Options(on_nonfinite, max_consecutive_skips, need_clip, engine, through, place, telemetry)

@@ -17,8 +17,8 @@ import torch
 
 from gradclip.engines.base import Batch, Engine, Measure, UnsupportedGradient
 from gradclip.engines.torch import FUNCTIONS, TorchEngine, wide_of
-from gradclip.errors import GradclipWarning
-from gradclip.rules.arguments import checked_flag, plain_number, real_number
+from gradclip.errors import GradclipWarning, shown
+from gradclip.rules.arguments import checked_flag, items_of, plain_number, real_number
 from gradclip.rules.arrays import SCALARS, Operand
 from gradclip.rules.norm import Norm, norm_of_order_or_word
 from gradclip.rules.response import Rescale
@@ -85,9 +85,9 @@ def get_total_norm(
     tensor(5.)
     """
     rule = _rule(None, norm_type)
-    if not isinstance(tensors, Iterable):
-        raise TypeError(f"tensors is a tensor, or several, got {tensors!r}: give the gradients, p.grad of each")
-    found = [tensors] if isinstance(tensors, torch.Tensor) else list(tensors)
+    found = [tensors] if isinstance(tensors, torch.Tensor) else items_of(tensors)
+    if found is None:
+        raise TypeError(f"tensors is a tensor, or several, got {shown(tensors)}: give the gradients, p.grad of each")
     if not found:
         return torch.tensor(0.0)
     engine, batch = _gathered(found, unique=False)
@@ -148,8 +148,12 @@ def clip_grad_value_(parameters: TensorOrTensors, clip_value: float, foreach: bo
 def _rule(max_norm: float | None, norm_type: float | str) -> Rule:
     """The rule of one call, kept for the next; what cannot be kept is refused for what it is."""
     limit = plain_number(max_norm)  # a tensor is hashed by its identity, whatever number it holds now
-    keeps = limit.__hash__ is not None and norm_type.__hash__ is not None
+    keeps = isinstance(limit, KEPT) and isinstance(norm_type, KEPT)
     return _global_rule(limit, norm_type) if keeps else _global_rule.__wrapped__(limit, norm_type)
+
+
+KEPT = (int, float, str, type(None))
+"""Whose instances say what they are by their value."""
 
 
 @lru_cache(maxsize=64, typed=True)
@@ -169,9 +173,9 @@ def _gradients(source: TensorOrTensors) -> list[torch.Tensor]:
 
 def _listed(source: TensorOrTensors) -> list[torch.Tensor]:
     """The parameters in any source; PyTorch's own warning for a generator that was read before."""
-    if not isinstance(source, Iterator):
+    items = items_of(source) if isinstance(source, Iterator) else None
+    if items is None:
         return parameters_of(source).tensors
-    items = list(source)
     if items:
         return parameters_of(items).tensors
     kind = "empty generator" if isinstance(source, GeneratorType) else f"exhausted {type(source).__name__}"
@@ -212,7 +216,7 @@ def _known(norm: torch.Tensor | float, engine: Engine, gradient: torch.Tensor) -
         return Measure(total, torch.zeros_like(total), FUNCTIONS)
     number = real_number(norm)
     if number is None:
-        raise TypeError(f"total_norm is a number, or a tensor of one, got {norm!r}: give what get_total_norm returned")
+        raise TypeError(f"total_norm is one number, got {shown(norm)}: give what get_total_norm returned")
     if number < 0:
         raise ValueError(f"total_norm is a norm, so it cannot be {number}: give what get_total_norm returned")
     if isinstance(engine, TorchEngine):

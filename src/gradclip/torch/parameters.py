@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import torch
 
 from gradclip.engines import choice, torch_layout
+from gradclip.rules.arguments import items_of
 from gradclip.rules.arrays import Operand
-from gradclip.step.gradients import Gradients, refuse_unpaired
+from gradclip.step.gradients import Gradients, is_needed, refuse_unpaired
 from gradclip.step.respond import report_nothing
 
 MANY = 32
@@ -42,16 +43,17 @@ def parameters_of(source: Any) -> TorchParameters:
         source = source.items()
     elif isinstance(source, torch.optim.Optimizer) or hasattr(source, "param_groups"):
         return of_optimizers([source])
-    return _listed(source, list(_iterated(source)))
+    return _listed(source, _items(source))
 
 
-def _iterated(source: Any) -> Iterable[Any]:
-    if isinstance(source, str) or not isinstance(source, Iterable):
+def _items(source: Any) -> list[Any]:
+    items = None if isinstance(source, str) else items_of(source)
+    if items is None:
         raise TypeError(
             f"expected parameters, got {type(source).__name__}: give model.parameters(), a module, an optimizer, "
             "a dict of names, or a tensor"
         )
-    return source
+    return items
 
 
 def _listed(source: Any, items: list[Any]) -> TorchParameters:
@@ -147,7 +149,7 @@ def gradients_of(parameters: TorchParameters, need_clip: NeedClip | None = None,
     kept = [
         i
         for i, p in enumerate(tensors)
-        if p.grad is not None and getattr(p, "need_clip", True) and (need_clip is None or need_clip(p))
+        if p.grad is not None and getattr(p, "need_clip", True) and is_needed(need_clip, p)
     ]
     return Gradients([p.grad for p in tensors], parameters.name, parameters.groups, lambda: tensors, divisor).only(kept)
 

@@ -8,7 +8,7 @@ import torch
 from torch.optim import Optimizer
 
 from gradclip.engines.torch_layout import VALUES
-from gradclip.step.gradients import Gradients
+from gradclip.step.gradients import Gradients, is_needed
 from gradclip.torch.clipper import Clipper
 from gradclip.torch.parameters import NeedClip, TorchParameters, of_optimizers
 
@@ -25,9 +25,7 @@ class Before(NamedTuple):
 def values_before(optimizer: Optimizer, model: torch.nn.Module | None, need_clip: NeedClip | None) -> Before:
     """What the step of `optimizer` starts from; what needs no clipping is left out."""
     every = of_optimizers([optimizer], model)
-    kept = [
-        i for i, p in enumerate(every.tensors) if getattr(p, "need_clip", True) and (need_clip is None or need_clip(p))
-    ]
+    kept = [i for i, p in enumerate(every.tensors) if getattr(p, "need_clip", True) and is_needed(need_clip, p)]
     chosen = TorchParameters(
         [every.tensors[i] for i in kept],
         lambda index: every.name(kept[index]),

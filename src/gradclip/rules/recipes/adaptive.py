@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from gradclip.errors import shown
 from gradclip.rules.arguments import checked_flag, checked_word, real_number
 from gradclip.rules.combine import Given, min_of, until
 from gradclip.rules.estimators import EMA, EMASpread, Moments, QuantileTracker, Window
@@ -204,5 +205,5 @@ def _percentile(value: float) -> Quantile:
     """The level of a percentile in [0, 100]."""
     number = real_number(value)
     if number is None or not 0 <= number <= 100:
-        raise ValueError(f"a percentile lies in [0, 100], got {value!r}: write 10 for the norm that 10 % lie below")
+        raise ValueError(f"a percentile lies in [0, 100], got {shown(value)}: write 10 for one that 10 % lie below")
     return Quantile(number / 100.0)

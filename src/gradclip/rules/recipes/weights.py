@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from gradclip.rules.arguments import checked_factor
+from gradclip.errors import shown
+from gradclip.rules.arguments import checked_factor, items_of
 from gradclip.rules.combine import WeightRatio
 from gradclip.rules.norm import L2
 from gradclip.rules.response import Rescale
@@ -36,9 +37,10 @@ def AGC(
 rescaled to it)
     """
     rule = Rule(Row(axis), L2(), WeightRatio(ratio, floor), Rescale())
-    patterns = [exclude] if isinstance(exclude, str) else list(exclude) if isinstance(exclude, Iterable) else [exclude]
+    patterns = None if isinstance(exclude, str) else items_of(exclude)
+    patterns = [exclude] if patterns is None else patterns
     if wrong := [pattern for pattern in patterns if not isinstance(pattern, str)]:
-        raise TypeError(f'exclude is a pattern or a list of them, got {wrong[0]!r}: write exclude=["head.*"]')
+        raise TypeError(f'exclude is a pattern or a list of them, got {shown(wrong[0])}: write exclude=["head.*"]')
     return Rules([*((pattern, None) for pattern in patterns), ("*", rule)]) if patterns else rule
 
 
