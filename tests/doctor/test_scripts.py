@@ -22,7 +22,7 @@ ALSO = {
     "lightning_two_knobs": {"micro-step", "two-knobs"},
     "two_knobs": {"two-knobs"},
 }
-NEW_FROM = {"after_step": 1, "exhausted_iterator": 1, "non_finite": 40}
+NEW_FROM = {"after_step": 1, "exhausted_iterator": 1, "non_finite": 40, "not_zeroed": 1, "other_model": 2}
 
 
 def doctor(name: str, folder: Path) -> tuple[int, dict, str]:

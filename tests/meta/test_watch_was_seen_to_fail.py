@@ -8,8 +8,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+import torch
 
 import gradclip.doctor.diagnosis as diagnosis
+import gradclip.watch.backward_pass as backward_pass
 import gradclip.watch.call_site as call_site
 import gradclip.watch.gradient_norms as gradient_norms
 import gradclip.watch.journal as journal
@@ -17,7 +19,7 @@ import gradclip.watch.script_thresholds as script_thresholds
 import gradclip.watch.step_events as step_events
 from doctor import test_diagnosis
 from planting import RED, Plant
-from watch import test_gradient_norms, test_journal, test_loss, test_start
+from watch import test_backward_pass, test_gradient_norms, test_journal, test_loss, test_start
 
 
 def in_folder(test, *arguments, **named):
@@ -59,6 +61,10 @@ PLANTS = [
           repeated_whatever_came_between),
     Plant("a clip is never in the wrong place", sick(journal.AFTER_STEP), (), journal, "flaw_of", never_stale),
     Plant("a clip always finds its gradients", sick(journal.BEFORE_BACKWARD), (), journal, "flaw_of", never_stale),
+    Plant("what was written is as it was", test_backward_pass.test_gradients_that_were_zeroed_or_replaced_are_not,
+          ("written anew",), backward_pass, "version_of", lambda gradient: 0),
+    Plant("one that was zeroed is the same", test_backward_pass.test_gradients_that_were_zeroed_or_replaced_are_not,
+          ("zeroed unseen",), torch.Tensor, "any", lambda gradient: torch.tensor(True)),
     Plant("a scale is never on them", sick(journal.BEFORE_UNSCALE), (), journal, "flaw_of", never_stale),
     Plant("a sum that became zero is believed", test_gradient_norms.test_a_norm_is_that_of_float64, ("tiny", 2.0),
           gradient_norms, "LEAST", -1.0),

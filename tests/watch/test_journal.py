@@ -38,6 +38,11 @@ HEALTHY = {
     "the norm is only asked for": [clip(threshold=math.inf), Backward(), clip(), clip(threshold=1e9)],
     "another net's loss was scaled": [Scaled(8.0), Backward(), Unscaled(99), Backward(), clip()],
     "zeroed in place": [Backward(), clip(), Zeroed(MINE), Backward(), clip()],
+    "zeroed late": [Backward(used=[OPTIMIZER]), Zeroed(MINE), Backward(), clip()],
+    "zeroed by hand": [Backward(used=[OPTIMIZER]), Backward(), clip()],
+    "another's were not zeroed": [Backward(used=[99]), clip()],
+    "all in one call": [Backward(missed=[OPTIMIZER]), clip(parameters=MINE | OTHERS), Zeroed(MINE), Backward(), clip()],
+    "beside a copy": [Backward(), clip(), clip(parameters=OTHERS)],
 }
 
 
@@ -54,6 +59,9 @@ SICK = {
     journal.TWICE: [Backward(), clip(), clip("train.py:2")],
     journal.TWO_KNOBS: [Backward(), clip(), clip("train.py:2", by="lightning")],
     journal.EMPTY: [Backward(), clip(parameters=frozenset())],
+    journal.NOT_ZEROED: [Backward(used=[OPTIMIZER]), clip()],
+    journal.OTHER_MODEL: [Backward(missed=[OPTIMIZER]), clip(), Zeroed(MINE), Backward()],
+    journal.UNTRAINED: [Backward(), clip(parameters=OTHERS)],
     journal.NO_PARAMETERS: [Backward(), clip(parameters=frozenset({8, 9}), gradients=0, are_parameters=False)],
 }
 
@@ -61,6 +69,15 @@ SICK = {
 @pytest.mark.parametrize("name", SICK)
 def test_what_is_wrong_has_its_name(name: str) -> None:
     assert flaws(*SICK[name]) == [name]
+
+
+def test_the_parameters_of_another_optimizer_are_trained() -> None:
+    assert examine([Backward(), clip(parameters=OTHERS)], OPTIMIZER, MINE, others=OTHERS).flaws == []
+
+
+def test_what_was_not_zeroed_is_told_at_the_line_of_the_step() -> None:
+    (flaw,) = examine([Backward(used=[OPTIMIZER])], OPTIMIZER, MINE, step_at="train.py:9").flaws
+    assert flaw == (journal.NOT_ZEROED, "train.py:9", "")
 
 
 def test_gradients_that_never_were_there_are_clipped_before_backward() -> None:

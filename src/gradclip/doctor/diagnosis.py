@@ -15,7 +15,7 @@ from gradclip.errors import shown
 from gradclip.telemetry.folder import EVENTS, warn_of
 from gradclip.telemetry.lines import fits, read_lines
 from gradclip.telemetry.runs import Run, folders_of, read_run
-from gradclip.watch.journal import ABOVE, CALLS, OVERFLOW, SCRIPT, Flaw
+from gradclip.watch.journal import ABOVE, CALLS, OTHER_MODEL, OVERFLOW, SCRIPT, Flaw
 
 RARE = 0.2
 """A call that is wrong in fewer of the steps has a reason there: a step that the script left out, an evaluation."""
@@ -62,6 +62,13 @@ class RecordedRun(NamedTuple):
         """Whether anything clipped in at least half of the steps."""
         return 2 * sum(steps for line, steps in self.calls if line["calls"]) >= max(1, len(self.run))
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether it is known what the script did around the steps, and nothing was called."""
+        return bool(self.calls) and not any(
+            line["calls"] or line["flaws"] or line.get("measured") for line, _ in self.calls
+        )
+
 
 def diagnose(folder: str | os.PathLike[str]) -> list[Finding]:
     """What is wrong with the clipping of the run in `folder`, which `gradclip watch` or telemetry recorded.
@@ -95,7 +102,7 @@ def findings_in(runs: Sequence[Run], accept: Collection[str] = ()) -> list[list[
         beside = [other for other in records if root_of(other) == root_of(record)]
         across = findings_across_optimizers(record, beside)
         unused = finding_of_unused_thresholds(record, beside)
-        every = [*findings_in_calls(record), *findings_in_numbers(record), *unused, *across]
+        every = [*findings_in_calls(record, beside), *findings_in_numbers(record), *unused, *across]
         found.append([replace(one, accepted=is_accepted(one.problem, one.where, accepted)) for one in every])
     return found
 
@@ -124,16 +131,23 @@ def recorded_run(run: Run) -> RecordedRun:
     return RecordedRun(run, [(line, end - line["step"]) for line, end in zip(lines, ends, strict=True)])
 
 
-def findings_in_calls(record: RecordedRun) -> Iterator[Finding]:
-    """What the calls of a script show, each problem and line once; what happens in few steps has a reason there."""
+def findings_in_calls(record: RecordedRun, beside: Sequence[RecordedRun] = ()) -> Iterator[Finding]:
+    """What the calls of a script show, each problem and line once; what happens in few steps has a reason there.
+
+    A call on the parameters of one optimizer where those of another have gradients is wrong if nothing clips these.
+    """
+    left_out = [other.run.optimizer for other in beside if other.is_silent and train_together(record.run, other.run)]
     lines_by_flaw: dict[tuple[str, str, str], list[tuple[dict[str, Any], int]]] = {}
     for line, steps in record.calls:
         for flaw in line["flaws"]:
             lines_by_flaw.setdefault(tuple(flaw), []).append((line, steps))
     for (name, where, by), lines in lines_by_flaw.items():
+        if name == OTHER_MODEL and not left_out:
+            continue
+        names = {"by": by, "this": record.run.optimizer, "other": " and of ".join(left_out)}
         missing, steps = some_of(lines[0][0]["missing"]), sum(steps for _, steps in lines)
         if name == OVERFLOW or steps >= RARE * len(record.run):
-            yield finding(name, where, lines[0][0]["step"], steps, len(record.run), by=by, missing=missing)
+            yield finding(name, where, lines[0][0]["step"], steps, len(record.run), missing=missing, **names)
 
 
 def findings_in_numbers(record: RecordedRun) -> Iterator[Finding]:
@@ -173,11 +187,9 @@ def findings_across_optimizers(record: RecordedRun, every: list[RecordedRun]) ->
     beside = [other for other in clipped if train_together(record.run, other.run)]
     limit = min((event.threshold for other in beside for event in other.run), default=math.inf)
     above = [event for event in record.run if event.norm_before > ABOVE * limit]
-    silent = record.calls and not any(
-        line["calls"] or line["flaws"] or line.get("measured") for line, _ in record.calls
-    )
+    named = any(flaw[0] == OTHER_MODEL for other in beside for line, _ in other.calls for flaw in line["flaws"])
     shapes = record.run.about.get("parameters", {})
-    if above and silent and sum(map(math.prod, shapes.values())) > 1:
+    if above and record.is_silent and not named and sum(map(math.prod, shapes.values())) > 1:
         facts = {
             "optimizer": f"the {record.run.optimizer} that holds {some_of(list(shapes))}",
             "optimizers": len(every),

@@ -52,6 +52,18 @@ PROBLEMS = {
         "take the call away, or switch off the clipping of {by} (max_grad_norm=0 in transformers, "
         "gradient_clip_val=None in Lightning)",
     ),
+    journal.NOT_ZEROED: Problem(
+        "steps on gradients to which those of the steps before were added: nothing zeroed them",
+        "call optimizer.zero_grad() once in each step, before backward()",
+    ),
+    journal.OTHER_MODEL: Problem(
+        "clips the parameters of {this} where the gradients of {other} were made: nothing clips those",
+        "give it the parameters that the next optimizer.step() updates",
+    ),
+    journal.UNTRAINED: Problem(
+        "clips parameters that no optimizer updates, such as those of a copy, and nothing clips those of {this}",
+        "give it the parameters of the model that is trained: clip_grad_norm_(model.parameters(), ...)",
+    ),
     journal.EMPTY: Problem(
         "clips nothing: what it is given is empty, such as an iterator that was used up before",
         "call model.parameters() anew each time, or make it a list once",

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import weakref
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
 
-from gradclip.watch.gradient_norms import SHARDED
+from gradclip.watch.gradient_norms import SHARDED, first_gradient
+from gradclip.watch.journal import nothing
 
 Marks = list[tuple[int, int] | None]
 """Of each gradient what changes with it."""
 
 
 class BackwardPass(NamedTuple):
-    """A backward pass that has begun: the optimizers, by `id`, that will have missed it, and the marks of each one's
-    gradients before it."""
+    """A backward pass that has begun: the optimizers, by `id`, that will have missed it, the marks of each one's
+    gradients before it, and those that had gradients that their last step used."""
 
     missed: set[int]
     marks: dict[int, Marks]
+    used: list[int]
 
 
 def losses_in(roots: Any, factors: Any = None) -> tuple[Any, ...]:
@@ -45,4 +48,33 @@ def number_in(loss: torch.Tensor, factor: torch.Tensor | None) -> Any:
 def marks_of(parameters: Iterable[torch.Tensor]) -> Marks:
     """Which tensor each gradient is, and how often it was written; None where there is none."""
     every = (parameter.grad for parameter in parameters)
-    return [None if g is None else (id(g), 0 if g.is_inference() else g._version) for g in every]
+    return [None if g is None else (id(g), version_of(g)) for g in every]
+
+
+def version_of(gradient: torch.Tensor) -> int:
+    """How often a gradient was written; of one that was made in inference mode it is not counted."""
+    return 0 if gradient.is_inference() else gradient._version
+
+
+class UsedGradient:
+    """The first of the gradients that a step used: what the next backward pass should not add to.
+
+    Where it was zeroed in a way that is not counted, as `p.grad.data.zero_()`, its elements are looked at.
+    """
+
+    def __init__(self, parameters: Iterable[torch.Tensor]) -> None:
+        first = first_gradient(parameters)
+        self._gradient: Callable[[], torch.Tensor | None] = nothing if first is None else weakref.ref(first)
+        self._version = 0 if first is None else version_of(first)
+
+    def is_there(self, parameters: Iterable[torch.Tensor]) -> bool:
+        """Whether it is the first gradient of `parameters` still, as it was and not of zeros."""
+        gradient = self._gradient()
+        if gradient is None or gradient is not first_gradient(parameters) or version_of(gradient) != self._version:
+            return False
+        return gradient.layout is torch.strided and type(gradient).__name__ != SHARDED and bool(gradient.any())
+
+    def added_to(self) -> None:
+        """A backward pass has added to it."""
+        gradient = self._gradient()
+        self._version = self._version if gradient is None else version_of(gradient)

@@ -29,6 +29,9 @@ SOME_ONLY = "some-parameters-only"
 OVERFLOW = "overflow"
 NO_LIMIT = "threshold-of-zero"
 BEFORE_CLOSURE = "before-closure"
+NOT_ZEROED = "not-zeroed"
+OTHER_MODEL = "other-model"
+UNTRAINED = "untrained-parameters"
 
 
 def nothing() -> None:
@@ -38,12 +41,14 @@ def nothing() -> None:
 class Backward(NamedTuple):
     """Gradients of these losses, which may lie on a device, were made, or added to those that were there.
 
-    Of the optimizers, by `id`, those that `missed` it got none of them, and those that were `fresh` had none before.
+    Of the optimizers, by `id`, those that `missed` it got none of them, those that were `fresh` had none before, and
+    those that were `used` had those that their last step used already.
     """
 
     losses: tuple[Any, ...] = ()
     missed: Collection[int] = ()
     fresh: Collection[int] = ()
+    used: Collection[int] = ()
 
 
 class Zeroed(NamedTuple):
@@ -132,15 +137,23 @@ class Examined(NamedTuple):
 
 
 def examine(
-    entries: Iterable[Entry], optimizer: int, parameters: frozenset[int], has_gradients: bool = False
+    entries: Iterable[Entry],
+    optimizer: int,
+    parameters: frozenset[int],
+    has_gradients: bool = False,
+    others: Collection[int] = (),
+    step_at: str = "",
 ) -> Examined:
     """What of `entries`, in their order since the last step of this optimizer, is about it.
 
     A call belongs to an optimizer if it clips one of its parameters; one that clips no parameter at all belongs to
     every optimizer. A clip acts on a step if gradients were made before it and not zeroed after it; `has_gradients`
-    says that they were, where no backward pass is seen. The losses are those whose gradients were not zeroed.
+    says that they were, where no backward pass is seen. The losses are those whose gradients were not zeroed. `others`
+    are the parameters of other optimizers, and `step_at` is the line of the step.
     """
-    zeroed = False
+    zeroed = used = elsewhere = False
+    made = has_gradients
+    strays: list[Flaw] = []
     scale: Any = None
     scaled: Any = None
     count, last = 0, -1
@@ -153,15 +166,20 @@ def examine(
             has_gradients, last = True, place
             scale, count = (scaled if count else None), max(0, count - 1)  # of a loss that was scaled for this backward
             losses = [] if optimizer in entry.fresh else losses
-            if optimizer not in entry.missed:
+            if optimizer in entry.missed:
+                elsewhere = True
+            else:
+                made, used = True, optimizer in entry.used
                 losses += [Loss(value, 1.0 if scale is None else scale) for value in entry.losses]
         elif isinstance(entry, Zeroed):
             if entry.parameters & parameters:
-                zeroed, applied, places, losses = True, [], [], []
+                zeroed, made, used, applied, places, losses = True, False, False, [], [], []
         elif isinstance(entry, Scaled):
             scaled, count = entry.scale, entry.many
         elif isinstance(entry, Unscaled):
             scale = None if entry.optimizer == optimizer else scale
+        elif elsewhere and not made and entry.parameters and entry.parameters <= parameters and not entry.measures:
+            flaws.append(Flaw(OTHER_MODEL, entry.where, entry.by))
         elif entry.parameters & parameters or not (entry.parameters and entry.are_parameters):
             flaw = flaw_of(entry, has_gradients, zeroed, scale)
             if flaw in (None, BEFORE_UNSCALE, NO_LIMIT) and (has_gradients or not entry.measures):
@@ -170,6 +188,10 @@ def examine(
                 places.append(place)
             if flaw is not None:
                 flaws.append(Flaw(flaw, entry.where, entry.by))
+        elif not entry.measures and entry.parameters.isdisjoint(others):
+            strays.append(Flaw(UNTRAINED, entry.where, entry.by))
+    flaws += [Flaw(NOT_ZEROED, step_at)] if used else []
+    flaws += strays if not applied else []
     return Examined(applied, list(dict.fromkeys(flaws)), losses)
 
 

@@ -15,7 +15,7 @@ import torch
 from torch.optim import Optimizer
 
 from gradclip.torch.scaler import begun
-from gradclip.watch.backward_pass import BackwardPass, losses_in, marks_of
+from gradclip.watch.backward_pass import BackwardPass, UsedGradient, losses_in, marks_of
 from gradclip.watch.call_site import caller
 from gradclip.watch.entry_log import EntryLog
 from gradclip.watch.gradient_norms import first_gradient, measure_gradients
@@ -52,9 +52,10 @@ class Recorder(Fallible):
         fresh = [key for key, parameters in known.items() if all(p.grad is None for p in parameters)]
         # of one optimizer alone every loss is its own; to look at all gradients twice would cost a small net 1 %
         marks = {key: marks_of(parameters) for key, parameters in known.items()} if len(known) > 1 else {}
+        used = [key for key, parameters in known.items() if key not in fresh and self._watched[key].used(parameters)]
         missed: set[int] = set()
-        self._log.add(Backward(losses_in(roots, factors), missed, fresh))
-        return BackwardPass(missed, marks)
+        self._log.add(Backward(losses_in(roots, factors), missed, fresh, used))
+        return BackwardPass(missed, marks, used)
 
     @safe
     def backward_ended(self, backward: BackwardPass) -> None:
@@ -62,6 +63,9 @@ class Recorder(Fallible):
         for key, before in backward.marks.items():
             if key in self._watched and marks_of(self._watched[key].parameters()) == before:
                 backward.missed.add(key)
+        for key in backward.used:
+            if key in self._watched:
+                self._watched[key].used_gradient.added_to()
 
     @safe
     def gradients_zeroed(self, parameters: Iterable[torch.Tensor]) -> None:
@@ -120,6 +124,7 @@ class Recorder(Fallible):
         watched = self._watched.get(id(optimizer))
         if watched is not None:
             watched.add_result(optimizer)
+            watched.used_gradient = UsedGradient(watched.parameters())
             self._count(watched)
 
     @safe
@@ -150,8 +155,15 @@ class Recorder(Fallible):
     def _add_step(self, optimizer: Optimizer, skipped: Any, by_closure: bool = False) -> WatchedOptimizer:
         """Write the step of an optimizer, which is watched from now on if it is new."""
         watched = self._watched.get(id(optimizer)) or self._new(optimizer)
-        watched.add_step(optimizer, self._log.since(watched.position), skipped, self._hears_backward, by_closure)
+        entries = list(self._log.since(watched.position))
+        others = self._parameters_beside(optimizer) if any(isinstance(entry, ClipCall) for entry in entries) else ()
+        watched.add_step(optimizer, entries, others, skipped, self._hears_backward, by_closure)
         return watched
+
+    def _parameters_beside(self, optimizer: Optimizer) -> frozenset[int]:
+        """The parameters of all other optimizers."""
+        others = (watched for key, watched in self._watched.items() if key != id(optimizer))
+        return self._log.shared(frozenset(id(p) for watched in others for p in watched.parameters()))
 
     def _count(self, watched: WatchedOptimizer) -> None:
         """Count a step, and forget what every optimizer has read."""

@@ -17,7 +17,6 @@ from torch.optim import Optimizer
 from gradclip.step.result import Result
 from gradclip.telemetry.folder import jsonl
 from gradclip.telemetry.observed import event_of
-from gradclip.watch.call_site import caller
 from gradclip.watch.gradient_norms import combined_norm
 from gradclip.watch.journal import ABOVE, CALLS, SCRIPT, Flaw, Loss
 from gradclip.watch.step_events import WatchedStep, event_of_step, loss_of
@@ -46,12 +45,14 @@ class RunWriter:
         self._thresholds: list[dict[str, Any]] = []
         self._pattern: dict[str, Any] | None = None
 
-    def begin(self, optimizer: Optimizer, shapes: dict[str, list[int]], thresholds: list[dict[str, Any]]) -> None:
-        """Write what is known before the first step, in which this is called."""
+    def begin(
+        self, optimizer: Optimizer, shapes: dict[str, list[int]], thresholds: list[dict[str, Any]], where: str
+    ) -> None:
+        """Write what is known before the first step, in which this is called, at the line `where`."""
         self._thresholds = thresholds
         script = {"arguments": sys.argv, "thresholds": thresholds}
         versions = {"framework": "torch", "framework_version": torch.__version__}
-        known = {"optimizer": type(optimizer).__name__, "variable": variable_of(optimizer), "where": caller()[0]}
+        known = {"optimizer": type(optimizer).__name__, "variable": variable_of(optimizer), "where": where}
         self._sink.begin({**versions, **known, "parameters": shapes, SCRIPT: script})
 
     def add_step(self, step: WatchedStep, flaw: str | None, missing: list[int]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ import torch
 from torch.optim import Optimizer
 
 from gradclip.torch.attached import clipper_of
+from gradclip.watch.backward_pass import UsedGradient
+from gradclip.watch.call_site import caller
 from gradclip.watch.gradient_norms import measure_gradients
-from gradclip.watch.journal import TWO_KNOBS, Entry, Examined, Flaw, Loss, examine, left_out, of_closure
+from gradclip.watch.journal import TWO_KNOBS, UNTRAINED, Entry, Examined, Flaw, Loss, examine, left_out, of_closure
 from gradclip.watch.parameter_names import parameter_names
 from gradclip.watch.run_writer import RunWriter, claim_folder
 from gradclip.watch.script_thresholds import thresholds_of_script
@@ -37,34 +39,51 @@ class WatchedOptimizer:
         self.beside: list[Flaw] = []
         self.losses: Sequence[Loss] = ()
         self.result: Any = None
+        self.used_gradient = UsedGradient([])
+        self._where = ""
 
     def parameters(self) -> list[torch.Tensor]:
         """The parameters of the optimizer, none if it is gone."""
         optimizer = self._optimizer()
         return [] if optimizer is None else [p for group in optimizer.param_groups for p in group["params"]]
 
+    def used(self, parameters: Sequence[torch.Tensor]) -> bool:
+        """Whether the gradients of these, its parameters, are those that the last step used."""
+        return self.used_gradient.is_there(parameters)
+
     def begin_run(self, optimizer: Optimizer, folder: Path) -> None:
         """Begin to write to `folder`, or to a folder in it where another optimizer has that."""
         names = parameter_names(optimizer)
         parameters = [p for group in optimizer.param_groups for p in group["params"] if not is_lazy(p)]
         self.writer = RunWriter(claim_folder(folder), names)
+        self._where, _ = caller()
         self.thresholds = thresholds_of_script(optimizer)
         shapes = {names[id(p)]: list(p.shape) for p in parameters}
-        self.writer.begin(optimizer, shapes, self.thresholds)
+        self.writer.begin(optimizer, shapes, self.thresholds, self._where)
 
     def add_step(
-        self, optimizer: Optimizer, entries: Iterable[Entry], skipped: Any, hears_backward: bool, by_closure: bool
+        self,
+        optimizer: Optimizer,
+        entries: Iterable[Entry],
+        others: Collection[int],
+        skipped: Any,
+        hears_backward: bool,
+        by_closure: bool,
     ) -> None:
-        """Write the step that the optimizer is about to make, after what `entries` say was done since the last."""
+        """Write the step that the optimizer is about to make, after what `entries` say was done since the last.
+
+        `others` are the parameters of other optimizers.
+        """
         if self.writer is None:
             return
         parameters = frozenset(id(p) for group in optimizer.param_groups for p in group["params"])
-        examined = examine(entries, id(optimizer), parameters, has_gradients=not hears_backward)
+        examined = examine(entries, id(optimizer), parameters, not hears_backward, others, self._where)
         examined = of_closure(examined) if by_closure else examined
         if clipper_of(optimizer) is not None and not bool(skipped):
             acting = [applied.clip for applied in examined.applied if not applied.clip.measures]
             self.losses = examined.losses
-            self.beside = examined.flaws + [Flaw(TWO_KNOBS, clip.where, "gradclip") for clip in acting]
+            beside = [flaw for flaw in examined.flaws if flaw.name != UNTRAINED]  # the rule clips
+            self.beside = beside + [Flaw(TWO_KNOBS, clip.where, "gradclip") for clip in acting]
             return
         groups = [[p for p in group["params"] if p.grad is not None] for group in optimizer.param_groups]
         step = self._measured(optimizer, groups, examined, skipped)
