@@ -68,7 +68,7 @@ MAY_IMPORT = {
     ),
     "testing": (*CORE, "gradclip.engines.reference", "gradclip.testing"),
     "watch": (*CORE, "gradclip.engines", "gradclip.torch", "gradclip.watch"),
-    "verdict": ("gradclip.telemetry", "gradclip.verdict"),
+    "verdict": ("gradclip.telemetry", "gradclip.watch.journal", "gradclip.verdict"),
     "doctor": ("gradclip.telemetry", "gradclip.watch.journal", "gradclip.verdict", "gradclip.doctor"),
     "torch": (*CORE, "gradclip.engines", "gradclip.torch"),
     "paddle": (*CORE, "gradclip.engines", "gradclip.paddle"),

@@ -19,7 +19,7 @@ import gradclip.watch.script_thresholds as script_thresholds
 import gradclip.watch.step_events as step_events
 from doctor import test_diagnosis
 from planting import RED, Plant
-from watch import test_backward_pass, test_gradient_norms, test_journal, test_loss, test_start
+from watch import test_backward_pass, test_gradient_norms, test_journal, test_loss, test_own_code, test_start
 
 
 def in_folder(test, *arguments, **named):
@@ -65,6 +65,10 @@ PLANTS = [
           ("written anew",), backward_pass, "version_of", lambda gradient: 0),
     Plant("one that was zeroed is the same", test_backward_pass.test_gradients_that_were_zeroed_or_replaced_are_not,
           ("zeroed unseen",), torch.Tensor, "any", lambda gradient: torch.tensor(True)),
+    Plant("own code is never seen", test_own_code.test_what_became_smaller_was_clipped_by_own_code,
+          ("one tensor of two",), step_events, "made_before", lambda step, rest: {}),
+    Plant("a mean is a clip", test_own_code.test_what_nobody_clipped_is_not_said_to_be, ("a mean over three",),
+          step_events, "round", lambda parts: 2.0),
     Plant("a scale is never on them", sick(journal.BEFORE_UNSCALE), (), journal, "flaw_of", never_stale),
     Plant("a sum that became zero is believed", test_gradient_norms.test_a_norm_is_that_of_float64, ("tiny", 2.0),
           gradient_norms, "LEAST", -1.0),

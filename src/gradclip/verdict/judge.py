@@ -112,6 +112,8 @@ def acting(numbers: Numbers) -> Verdict:
     if not numbers.clipped:
         return never(numbers)
     risen = risen_from(numbers)
+    if numbers.own_code and risen is None:
+        return by_own_code(numbers)
     if numbers.clip_rate > OFTEN and risen is not None:
         rose = f"the loss rose from {short(risen)} to {short(numbers.final_loss or 0.0)} all the same"
         return Verdict("rising", LOOK, f"{did(numbers)}, and {rose}{likelier(numbers)}.")
@@ -121,6 +123,17 @@ def acting(numbers: Numbers) -> Verdict:
         why = f"it shortens ordinary steps, not only those that stand out (median norm: {short(numbers.median)})"
         return Verdict("often", LOOK, f"{did(numbers)}: with the threshold{at(numbers)} {why}.")
     return caught(numbers)
+
+
+def by_own_code(numbers: Numbers) -> Verdict:
+    """Code between backward and the step made gradients smaller; what its threshold is, nobody can see."""
+    return Verdict(
+        "own code",
+        LOOK,
+        f"Code of the script's own made the gradients smaller between backward() and the step, on "
+        f"{numbers.clipped:,} of {count(numbers.finite, 'step')} ({percent(numbers.clip_rate)}): the norms here are "
+        "those before it, and its threshold is not known.",
+    )
 
 
 def never(numbers: Numbers) -> Verdict:

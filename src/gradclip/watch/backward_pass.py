@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from gradclip.watch.gradient_norms import SHARDED, first_gradient
+from gradclip.watch.gradient_norms import SHARDED, GradientNorms, first_gradient
 from gradclip.watch.journal import nothing
 
 Marks = list[tuple[int, int] | None]
@@ -17,11 +17,12 @@ Marks = list[tuple[int, int] | None]
 
 class BackwardPass(NamedTuple):
     """A backward pass that has begun: the optimizers, by `id`, that will have missed it, the marks of each one's
-    gradients before it, and those that had gradients that their last step used."""
+    gradients before it, those that had gradients that their last step used, and the norms that it will have made."""
 
     missed: set[int]
     marks: dict[int, Marks]
     used: list[int]
+    norms: dict[int, GradientNorms]
 
 
 def losses_in(roots: Any, factors: Any = None) -> tuple[Any, ...]:

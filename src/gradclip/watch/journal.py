@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 CALLS = "calls.jsonl"
@@ -15,6 +16,9 @@ MEASURES = 1e6
 """From this threshold on a call is a way to learn the norm; most write infinity."""
 NORM, VALUE, RULE = "norm", "value", "rule"
 """What a call clips by; a rule of this library knows itself what it did."""
+
+OWN_CODE = "own code before the step"
+"""What changed gradients between backward and the step, if no function did that is known."""
 
 EMPTY = "exhausted-iterator"
 NO_PARAMETERS = "gradients-not-parameters"
@@ -42,13 +46,15 @@ class Backward(NamedTuple):
     """Gradients of these losses, which may lie on a device, were made, or added to those that were there.
 
     Of the optimizers, by `id`, those that `missed` it got none of them, those that were `fresh` had none before, and
-    those that were `used` had those that their last step used already.
+    those that were `used` had those that their last step used already. `norms` has for some of the others what was
+    measured of their gradients when they were made.
     """
 
     losses: tuple[Any, ...] = ()
     missed: Collection[int] = ()
     fresh: Collection[int] = ()
     used: Collection[int] = ()
+    norms: Mapping[int, Any] = MappingProxyType({})
 
 
 class Zeroed(NamedTuple):
@@ -128,12 +134,21 @@ class Loss(NamedTuple):
     scale: Any = 1.0
 
 
+class Made(NamedTuple):
+    """What was measured of the gradients when they were made, and the loss scale that was on them."""
+
+    norms: Any
+    scale: Any = 1.0
+
+
 class Examined(NamedTuple):
-    """The clips that acted on the gradients of a step, what was wrong since the step before, and the losses."""
+    """The clips that acted on the gradients of a step, what was wrong since the step before, the losses, and what was
+    measured of the gradients when the last of them were made, if it was."""
 
     applied: list[Applied]
     flaws: list[Flaw]
     losses: Sequence[Loss] = ()
+    made: Made | None = None
 
 
 def examine(
@@ -152,7 +167,7 @@ def examine(
     are the parameters of other optimizers, and `step_at` is the line of the step.
     """
     zeroed = used = elsewhere = False
-    made = has_gradients
+    own, made = has_gradients, None
     strays: list[Flaw] = []
     scale: Any = None
     scaled: Any = None
@@ -169,16 +184,17 @@ def examine(
             if optimizer in entry.missed:
                 elsewhere = True
             else:
-                made, used = True, optimizer in entry.used
+                own, used, found = True, optimizer in entry.used, entry.norms.get(optimizer)
+                made = None if found is None else Made(found, 1.0 if scale is None else scale)
                 losses += [Loss(value, 1.0 if scale is None else scale) for value in entry.losses]
         elif isinstance(entry, Zeroed):
             if entry.parameters & parameters:
-                zeroed, made, used, applied, places, losses = True, False, False, [], [], []
+                zeroed, own, used, made, applied, places, losses = True, False, False, None, [], [], []
         elif isinstance(entry, Scaled):
             scaled, count = entry.scale, entry.many
         elif isinstance(entry, Unscaled):
             scale = None if entry.optimizer == optimizer else scale
-        elif elsewhere and not made and entry.parameters and entry.parameters <= parameters and not entry.measures:
+        elif elsewhere and not own and entry.parameters and entry.parameters <= parameters and not entry.measures:
             flaws.append(Flaw(OTHER_MODEL, entry.where, entry.by))
         elif entry.parameters & parameters or not (entry.parameters and entry.are_parameters):
             flaw = flaw_of(entry, has_gradients, zeroed, scale)
@@ -192,7 +208,7 @@ def examine(
             strays.append(Flaw(UNTRAINED, entry.where, entry.by))
     flaws += [Flaw(NOT_ZEROED, step_at)] if used else []
     flaws += strays if not applied else []
-    return Examined(applied, list(dict.fromkeys(flaws)), losses)
+    return Examined(applied, list(dict.fromkeys(flaws)), losses, made)
 
 
 def flaw_of(clip: ClipCall, has_gradients: bool, zeroed: bool, scale: Any) -> str | None:

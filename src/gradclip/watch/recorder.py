@@ -18,7 +18,7 @@ from gradclip.torch.scaler import begun
 from gradclip.watch.backward_pass import BackwardPass, UsedGradient, losses_in, marks_of
 from gradclip.watch.call_site import caller
 from gradclip.watch.entry_log import EntryLog
-from gradclip.watch.gradient_norms import first_gradient, measure_gradients
+from gradclip.watch.gradient_norms import GradientNorms, first_gradient, measure_gradients
 from gradclip.watch.journal import VALUE, Backward, ClipCall, Scaled, Unscaled, Zeroed
 from gradclip.watch.safety import Fallible, safe
 from gradclip.watch.watched_optimizer import WatchedOptimizer
@@ -54,15 +54,22 @@ class Recorder(Fallible):
         marks = {key: marks_of(parameters) for key, parameters in known.items()} if len(known) > 1 else {}
         used = [key for key, parameters in known.items() if key not in fresh and self._watched[key].used(parameters)]
         missed: set[int] = set()
-        self._log.add(Backward(losses_in(roots, factors), missed, fresh, used))
-        return BackwardPass(missed, marks, used)
+        norms: dict[int, GradientNorms] = {}
+        self._log.add(Backward(losses_in(roots, factors), missed, fresh, used, norms))
+        return BackwardPass(missed, marks, used, norms)
 
     @safe
     def backward_ended(self, backward: BackwardPass) -> None:
-        """The backward pass has ended: the optimizers whose gradients are as they were have got none of its loss."""
+        """The backward pass has ended: the optimizers whose gradients are as they were have got none of its loss.
+
+        Those of others are measured now and then, to see what the script's own code does to them before the step.
+        """
         for key, before in backward.marks.items():
             if key in self._watched and marks_of(self._watched[key].parameters()) == before:
                 backward.missed.add(key)
+        for key, watched in self._watched.items():
+            if key not in backward.missed and watched.measures_what_is_made:
+                backward.norms[key] = measure_gradients(watched.parameters(), 2.0)
         for key in backward.used:
             if key in self._watched:
                 self._watched[key].used_gradient.added_to()

@@ -19,7 +19,7 @@ from gradclip.telemetry.folder import jsonl
 from gradclip.telemetry.observed import event_of
 from gradclip.watch.gradient_norms import combined_norm
 from gradclip.watch.journal import ABOVE, CALLS, SCRIPT, Flaw, Loss
-from gradclip.watch.step_events import WatchedStep, event_of_step, loss_of
+from gradclip.watch.step_events import WatchedStep, event_of_step, loss_of, own_code
 from gradclip.watch.variable_name import variable_of
 
 MOST, LONGEST = 50, 1.0
@@ -44,6 +44,7 @@ class RunWriter:
         self._pending: list[PendingStep] = []
         self._thresholds: list[dict[str, Any]] = []
         self._pattern: dict[str, Any] | None = None
+        self.saw_own_code = False
 
     def begin(
         self, optimizer: Optimizer, shapes: dict[str, list[int]], thresholds: list[dict[str, Any]], where: str
@@ -68,16 +69,21 @@ class RunWriter:
             event, flaws = event_of_step(step, self._names)
             if flaw is not None:
                 flaws.append(Flaw(flaw, step.examined.applied[-1].clip.where))
+            own = own_code(step)
+            self.saw_own_code = self.saw_own_code or event.rule == own
             self._sink(event)
-            self._write_calls(step.number, {**self._calls(step), "flaws": flaws, "missing": self._named(missing)})
+            self._write_calls(step.number, {**self._calls(step, own), "flaws": flaws, "missing": self._named(missing)})
 
-    def _calls(self, step: WatchedStep) -> dict[str, list[str]]:
-        """The calls that clipped, those that only measured, and the thresholds that nothing applied."""
+    def _calls(self, step: WatchedStep, own: str) -> dict[str, list[str]]:
+        """The calls that clipped, those that only measured, and the thresholds that nothing applied.
+
+        The script's `own` code is a call, once it was seen to act: how often it does, the events say.
+        """
         clips = [applied.clip for applied in step.examined.applied]
         elements = {} if step.peak is None else step.peak.read(float(step.divisor))
         peak = combined_norm((largest for largest, _ in elements.values()), inf)
         return {
-            "calls": [clip.sentence() for clip in clips if not clip.measures],
+            "calls": [clip.sentence() for clip in clips if not clip.measures] + [own] * self.saw_own_code,
             "measured": [clip.sentence() for clip in clips if clip.measures],
             "unclipped": [threshold["name"] for threshold in self._thresholds if peak > ABOVE * threshold["value"]],
         }

@@ -10,11 +10,18 @@ from gradclip.rules.norm import NORMS, Lp
 from gradclip.step.result import Result
 from gradclip.telemetry.event import Event
 from gradclip.watch.gradient_norms import GradientNorms, combined_norm
-from gradclip.watch.journal import NORM, OVERFLOW, RULE, Applied, Examined, Flaw, Loss
+from gradclip.watch.journal import NORM, OVERFLOW, OWN_CODE, RULE, Applied, Examined, Flaw, Loss
 
 EPSILON = 1e-6
 """What `torch.nn.utils` adds to the norm that it divides by."""
 UNCLIPPED = "the script does not clip"
+CHANGED = 0.01
+"""Relative difference of two norms from which on something changed the gradient: more than rounding does."""
+SMALL_SHARE = 1e-3
+"""A gradient below this share of the largest may be changed by rounding as its loss scale is taken away."""
+LEAST_RATIO = 1e-9
+Norms = dict[int, tuple[float, float]]
+"""Of each parameter, by `id`, the norm of its gradient and its non-finite elements."""
 
 
 class WatchedStep(NamedTuple):
@@ -22,7 +29,7 @@ class WatchedStep(NamedTuple):
 
     `rest` are the gradients that no clip has seen, measured as the optimizer got them, `divisor` what it divides them
     by, `peak` the largest elements, where something was asked for and nothing clips. `skipped`: GradScaler left the
-    step out, or the optimizer did, as a flag that may lie on a device.
+    step out, or the optimizer did, as a flag that may lie on a device. `where` is the line of the step.
     """
 
     number: int
@@ -32,6 +39,7 @@ class WatchedStep(NamedTuple):
     divisor: Any
     skipped: Any = False
     peak: GradientNorms | None = None
+    where: str = ""
 
 
 class ClipEffect(NamedTuple):
@@ -59,16 +67,22 @@ class SeenNumbers(NamedTuple):
 
 def event_of_step(step: WatchedStep, names: Mapping[int, str]) -> tuple[Event, list[Flaw]]:
     """The event of a step, and what is wrong with it; this reads the numbers."""
-    read, skipped = step.rest.read(float(step.divisor)), bool(step.skipped)
-    effects = []
+    rest, skipped = step.rest.read(float(step.divisor)), bool(step.skipped)
+    effects: list[ClipEffect] = []
+    read: Norms = {}
     for applied in step.examined.applied:
         norms = applied.clip.norms_before.read(float(applied.scale))
         effects.append(effect_of(applied, norms))
         read = norms | read
+    made = made_before(step, rest)
+    read = made or rest | read
     tensors = {names.get(parameter, "?"): norm for parameter, (norm, _) in read.items()}
     offenders = [names.get(parameter, "?") for parameter, (_, count) in read.items() if count]
     hardest = min(effects, key=lambda effect: (effect.coefficient, effect.threshold), default=None)
     total = combined_norm(tensors.values(), step.rest.order)
+    if made:
+        left = combined_norm((norm for norm, _ in rest.values()), step.rest.order)
+        hardest = ClipEffect(own_code(step), total, math.inf, left / total, norm_name(step.rest.order), None)
     if hardest is None:
         hardest = ClipEffect(UNCLIPPED, total, math.inf, 1.0, norm_name(step.rest.order), None)
     numbers = SeenNumbers(
@@ -92,6 +106,31 @@ def event_of_step(step: WatchedStep, names: Mapping[int, str]) -> tuple[Event, l
         loss=loss_of(step.examined.losses),
     )
     return event, step.examined.flaws + [effect.overflow for effect in effects if effect.overflow]
+
+
+def own_code(step: WatchedStep) -> str:
+    """The script's own code as a call."""
+    return f"{OWN_CODE} at {step.where}"
+
+
+def made_before(step: WatchedStep, rest: Norms) -> Norms:
+    """The norms of the gradients when they were made, if code of the script's own made them smaller since; else none.
+
+    What a clip did that is known is no such code, and neither is a mean over micro-steps: all over a whole number.
+    """
+    known = step.examined.made
+    if known is None or step.rest.order != 2.0 or any(not a.clip.measures for a in step.examined.applied):
+        return {}
+    made = known.norms.read(float(known.scale))
+    if made.keys() != rest.keys() or not all(math.isfinite(norm) for norm, _ in (*made.values(), *rest.values())):
+        return {}
+    largest = max((norm for norm, _ in made.values()), default=0.0)
+    ratios = [rest[key][0] / norm for key, (norm, _) in made.items() if norm > SMALL_SHARE * largest]
+    if not ratios or max(ratios) > 1.0 + CHANGED or min(ratios) > 1.0 - CHANGED:
+        return {}
+    parts = 1.0 / max(min(ratios), LEAST_RATIO)
+    alike = max(ratios) - min(ratios) < CHANGED * min(ratios)
+    return {} if alike and abs(parts - round(parts)) < CHANGED * parts else made
 
 
 def loss_of(losses: Sequence[Loss]) -> float | None:

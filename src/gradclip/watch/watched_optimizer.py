@@ -22,6 +22,9 @@ from gradclip.watch.run_writer import RunWriter, claim_folder
 from gradclip.watch.script_thresholds import thresholds_of_script
 from gradclip.watch.step_events import WatchedStep
 
+FIRST, NOW_AND_THEN = 30, 16
+"""The gradients of so many steps are measured twice, and after them those of one step in so many."""
+
 
 class WatchedOptimizer:
     """An optimizer and the writer of its run, None where it is not recorded.
@@ -50,6 +53,16 @@ class WatchedOptimizer:
     def used(self, parameters: Sequence[torch.Tensor]) -> bool:
         """Whether the gradients of these, its parameters, are those that the last step used."""
         return self.used_gradient.is_there(parameters)
+
+    @property
+    def measures_what_is_made(self) -> bool:
+        """Whether the gradients are measured when they are made: often enough to see what changes them before a step.
+
+        Among several processes, each of which makes a part, the script may sum up the parts itself.
+        """
+        if self.writer is None or processes() > 1:
+            return False
+        return self.writer.saw_own_code or self.steps < FIRST or self.steps % NOW_AND_THEN == 0
 
     def begin_run(self, optimizer: Optimizer, folder: Path) -> None:
         """Begin to write to `folder`, or to a folder in it where another optimizer has that."""
@@ -106,13 +119,22 @@ class WatchedOptimizer:
     ) -> WatchedStep:
         """The step, with the norms of what no clip has measured."""
         orders = {applied.clip.order for applied in examined.applied}
-        covered = frozenset().union(*(applied.clip.parameters for applied in examined.applied))
+        acting = [a for a in examined.applied if examined.made is None or not a.clip.measures]
+        covered = frozenset().union(*(applied.clip.parameters for applied in acting))
         order = math.inf if orders == {math.inf} else 2.0
         rest = measure_gradients((p for group in groups for p in group if id(p) not in covered), order)
         divisor = getattr(optimizer, "grad_scale", None)
         unclipped = self.thresholds and all(applied.clip.measures for applied in examined.applied)
         peak = measure_gradients((p for group in groups for p in group), math.inf) if unclipped else None
-        return WatchedStep(self.steps, time.time(), examined, rest, 1.0 if divisor is None else divisor, skipped, peak)
+        return WatchedStep(
+            self.steps, time.time(), examined, rest, 1.0 if divisor is None else divisor, skipped, peak, self._where
+        )
+
+
+def processes() -> int:
+    """How many processes train together."""
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if distributed else 1
 
 
 def is_lazy(parameter: torch.Tensor) -> bool:
