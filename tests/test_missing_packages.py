@@ -1,5 +1,6 @@
 """What is said where a package that a part needs is not installed: one sentence, with the line to install it."""
 
+import os
 import subprocess
 import sys
 
@@ -29,6 +30,40 @@ def test_a_door_without_its_framework_says_what_to_install(door, missing, said):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.startswith(f"{said} | {missing}")
     assert done.stdout.endswith(" | True\n")
+
+
+WITHOUT_NUMBA = """
+import sys, warnings
+{before}
+import torch, gradclip
+from gradclip.torch import Clipper, clip_grad_norm_
+weight = torch.nn.Parameter(torch.zeros(2))
+with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter("always")
+    for engine in ("torch", None, None):
+        weight.grad = torch.tensor([3.0, 4.0])
+        clipper = Clipper(gradclip.ClipGradByGlobalNorm(1.0), engine=engine)
+        clipper.clip_([weight])
+        print(clipper.last.engine, [round(number, 4) for number in weight.grad.tolist()], len(said))
+    clip_grad_norm_([weight], 1.0)
+print(len(said), said[0].message)
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "environment"),
+    [("sys.modules['numba'] = None", {}), ("", {"NUMBA_DISABLE_JIT": "1"})],
+    ids=["not there", "does not compile"],
+)
+def test_without_numba_the_slow_engine_serves_and_one_warning_says_so(before, environment):
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_NUMBA.format(before=before)], env={**os.environ, **environment},
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    *steps, last = done.stdout.splitlines()
+    assert steps == ["torch [0.6, 0.8] 0", "torch [0.6, 0.8] 1", "torch [0.6, 0.8] 1"]
+    assert last.startswith("1 gradients on the CPU are clipped by plain operations of the framework")
+    assert 'pip install "gradclip[cpu]"' in last
 
 
 def test_what_is_missing_for_another_reason_is_said_as_it_is():

@@ -2,12 +2,13 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from random import Random
 
 import pytest
 
-from gradclip.advice.trainings import AS_IT_IS, Training, TrialsResult
+from gradclip.advice.trainings import AS_IT_IS, Training, TrialsResult, threshold_by_trial
 from gradclip.telemetry import read_run
 from watching import python
 
@@ -32,6 +33,19 @@ down to the region where 4 w^3 < t, so a t near 0.1 is slow, one above 6 jumps o
 def suggested(folder: Path, *arguments: str, script: str = SCRIPT, cold: bool = False):
     (folder / "script.py").write_text(script, encoding="utf-8")
     return python("-m", "gradclip", "suggest", "--out", "runs", *arguments, "script.py", folder=folder, cold=cold)
+
+
+def test_a_disk_that_is_full_is_said(tmp_path: Path, monkeypatch) -> None:
+    """The script may end because what it prints cannot be kept, and says so nowhere."""
+    script = tmp_path / "script.py"
+    script.write_text("raise SystemExit(1)", encoding="utf-8")
+    full = shutil.disk_usage(tmp_path)._replace(free=0)
+    monkeypatch.setattr("gradclip.advice.trainings.shutil.disk_usage", lambda folder: full)
+    with pytest.raises(OSError, match=r"No space left on device: .*runs"):
+        threshold_by_trial([str(script)], tmp_path / "runs")
+    monkeypatch.setattr("gradclip.advice.trainings.shutil.disk_usage", lambda folder: full._replace(free=1))
+    with pytest.raises(ValueError, match="the script made no optimizer step"):
+        threshold_by_trial([str(script)], tmp_path / "more")
 
 
 def test_the_threshold_that_trains_best_is_proposed(tmp_path: Path) -> None:

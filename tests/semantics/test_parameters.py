@@ -370,12 +370,18 @@ def test_need_clip_takes_a_parameter_out_of_the_measure_and_of_the_scaling(door,
     assert p.grad.tolist() == pytest.approx([0.6, 0.8])
 
 
-@pytest.mark.parametrize("answer", [torch.ones(2), np.array([True, False])], ids=["tensor", "array"])
-def test_need_clip_that_answers_for_each_element_is_refused(door, answer):
+@pytest.mark.parametrize("answer", [torch.ones(2), np.array([True, False]), None, "yes", [], 2], ids=repr)
+def test_need_clip_that_answers_neither_yes_nor_no_is_refused(door, answer):
     p = parameter(3.0, 4.0)
-    with pytest.raises(TypeError, match=r"need_clip answers True or False for each parameter, got (tensor|array)"):
+    with pytest.raises(TypeError, match="what need_clip answers for a parameter is True or False, got"):
         door.clip_([p], need_clip=lambda q: answer)
     assert p.grad.tolist() == [3.0, 4.0]
+
+
+@pytest.mark.parametrize("function", [lambda: True, lambda a, b: True, 3], ids=["none", "two", "number"])
+def test_need_clip_is_a_function_of_one_parameter(door, function):
+    with pytest.raises(TypeError, match="need_clip is a function of one parameter of the model, got"):
+        door.clip_([parameter(3.0)], need_clip=function)
 
 
 def test_need_clip_may_answer_with_an_array_of_one(door):

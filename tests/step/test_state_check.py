@@ -34,6 +34,7 @@ from gradclip.rules.rule import Carry
 from gradclip.step.checkpoint import same_data
 from gradclip.step.gradients import Gradients
 from gradclip.testing.check import adaptive_rules
+from gradclip.torch import attach
 from mutating import mutated
 
 ENGINE = ReferenceEngine()
@@ -118,6 +119,26 @@ def test_a_missing_part_is_named(key):
     with pytest.raises(ValueError, match=rf"\['{key}'\] is missing in this clipper state; nothing of the state"):
         clipper.load_state_dict(state)
     assert clipper.state_dict() == before
+
+
+def attached(model_too: bool):
+    torch.manual_seed(0)
+    model = torch.nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    clipper = attach(optimizer, AdaGC(), model=model if model_too else None)
+    model(torch.ones(2, 4)).sum().backward()
+    optimizer.step()
+    return clipper
+
+
+def test_a_memory_of_other_names_is_refused_where_they_are_known():
+    state = attached(True).state_dict()
+    attached(True).load_state_dict(state)
+    other = attached(False)
+    before = other.state_dict()
+    with pytest.raises(ValueError, match=r"parameters 'weight' and so on, and those here are 'group 0, parameter 0'"):
+        other.load_state_dict(state)
+    assert other.state_dict() == before
 
 
 @pytest.mark.parametrize("state", [None, 3, [], "state"])

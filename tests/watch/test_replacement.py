@@ -106,3 +106,36 @@ def test_a_rule_that_there_is_not_gets_one_line(tmp_path: Path) -> None:
     assert answer.stderr.startswith("gradclip watch: --rule: ")
     assert "did you mean 'ZClip'?" in answer.stderr
     assert answer.stderr.count("\n") == 1
+
+
+NESTED = """
+import hashlib, sys, torch
+class Combined(torch.optim.Optimizer):
+    def __init__(self, parameters):
+        parameters = list(parameters)
+        super().__init__(parameters, {})
+        self.weights = torch.optim.SGD([p for p in parameters if p.ndim > 1], lr=0.1)
+        self.biases = torch.optim.Adam([p for p in parameters if p.ndim < 2], lr=0.01)
+    def step(self, closure=None):
+        self.weights.step()
+        self.biases.step()
+torch.manual_seed(0)
+model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1))
+optimizer = Combined(model.parameters())
+if sys.argv[1:]:
+    import gradclip
+    gradclip.attach(optimizer, gradclip.AutoClip())
+for _ in range(30):
+    optimizer.zero_grad()
+    model(torch.randn(16, 8)).square().mean().backward()
+    optimizer.step()
+print(hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in model.parameters())).hexdigest())
+"""
+
+
+def test_an_optimizer_that_steps_by_others_is_clipped_once(tmp_path: Path) -> None:
+    (tmp_path / "nested.py").write_text(NESTED, encoding="utf-8")
+    attached = python("nested.py", "attached", folder=tmp_path)
+    watched = watch("--rule", "autoclip", "nested.py", folder=tmp_path)
+    plain = python("nested.py", folder=tmp_path)
+    assert watched.stdout == attached.stdout != plain.stdout

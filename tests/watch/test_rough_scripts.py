@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from gradclip.telemetry import read_run
-from watching import watch
+from watching import SCRIPTS, SOURCE, watch
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(SOURCE)}
 
 TRAINING = """
 import os, shutil, sys, time, torch
@@ -137,3 +141,25 @@ def test_a_step_that_is_compiled_as_a_whole_says_nothing_of_the_watcher(tmp_path
     assert answer.returncode == 0, answer.stderr
     assert "Dynamo" not in answer.stderr
     assert len(read_run(tmp_path / "run")) == 40
+
+
+def test_a_disk_that_takes_nothing_ends_no_training_and_is_exit_code_2(tmp_path):
+    """Exit code 0 is of a run that is there; a limit of 0 for files is a disk on which nothing can be written."""
+    full = (
+        "import resource, tempfile, torch\ntempfile.gettempdir()\nresource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
+    )
+    script = full + TRAINING.format(once="pass").replace("sys.exit(5)", "print('trained')")
+    (tmp_path / "train.py").write_text(script, encoding="utf-8")
+    watched = watch("--out", "run", "train.py", folder=tmp_path, cold=True)
+    assert (watched.stdout, watched.returncode) == ("trained\n", 2)
+    assert "nothing more is recorded, OSError: [Errno 27] File too large" in watched.stderr
+
+
+def test_a_table_that_cannot_be_written_to_its_end_leaves_no_file(tmp_path):
+    watch("--out", "run", str(SCRIPTS / "twice_healthy.py"), folder=tmp_path)
+    full = ["sh", "-c", 'ulimit -f 0; exec "$@"', "sh", sys.executable, "-m", "gradclip"]
+    for name, call in {"a.csv": ["export", "run", "--csv"], "a.html": ["report", "run", "--out"]}.items():
+        facts = {"cwd": tmp_path, "env": ENVIRONMENT, "capture_output": True, "text": True, "timeout": 120}
+        told = subprocess.run([*full, *call, name], check=False, **facts)
+        assert (told.returncode, name in told.stderr) == (2, True)
+        assert not (tmp_path / name).exists()

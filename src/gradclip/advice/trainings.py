@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,6 +140,8 @@ def train_once(command: Sequence[str], folder: Path, steps: int, threshold: floa
         code, died_of, asked = run_watched(command, path, steps, rule, log)
     if asked or died_of == SIGINT:
         raise KeyboardInterrupt(asked or SIGINT)
+    if code and not shutil.disk_usage(folder).free:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
     run = read_run(path) if path.exists() else []
     loss, losses = final_loss(run), losses_of(run)
     ended = math.inf if code or loss is None else loss

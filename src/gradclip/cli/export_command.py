@@ -27,6 +27,7 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from gradclip.telemetry.export import as_csv, as_json, as_parquet
+    from gradclip.telemetry.folder import write_whole
     from gradclip.telemetry.runs import read_run
 
     if options.parquet and importlib.util.find_spec("pyarrow") is None:
@@ -40,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     name, file = ("--parquet", options.parquet) if options.parquet else ("--csv", options.csv)
     try:
-        file.write_bytes(as_parquet(events) if options.parquet else as_csv(events))
+        write_whole(file, as_parquet(events) if options.parquet else as_csv(events))
     except ValueError as error:
         return mistake(str(error), "export")
     except OSError as error:

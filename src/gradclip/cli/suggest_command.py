@@ -99,6 +99,8 @@ def by_trial(options: argparse.Namespace, script: list[str]) -> int:
         found = threshold_by_trial(script, folder, options.steps, options.trials, print_training)
     except ValueError as error:
         return mistake(str(error), "suggest")
+    except OSError as error:
+        return mistake(f"{error.filename}: {error.strerror}", "suggest")
     print(json.dumps(found.to_dict(), allow_nan=False) if options.json else trials_as_text(found))
     return 1 if found.broken else 0
 

@@ -58,19 +58,20 @@ def run(options: argparse.Namespace) -> int:
         why = f"{folder} is a file" if folder.exists() else UNSEEN
         print(f"gradclip watch: nothing was recorded: {why} (exit code {code})", file=sys.stderr)
         return -ended.signal or code or MISTAKE
-    print_recorded(folder, code, options.json)
-    return -ended.signal or code
+    recorded = print_recorded(folder, code, options.json)
+    return -ended.signal or code or (0 if recorded else MISTAKE)
 
 
-def print_recorded(folder: Path, code: int, as_json: bool) -> None:
-    """Say what was recorded, what the doctor says of it, and what to do next."""
+def print_recorded(folder: Path, code: int, as_json: bool) -> bool:
+    """Say what was recorded, what the doctor says of it, and what to do next; whether there is a step."""
     from gradclip.doctor.checkup import checked_runs, checkup_as_text
 
     try:
         checked = checked_runs(folder)
     except (OSError, ValueError) as error:
         print(f"gradclip watch: what was recorded cannot be read: {error} (exit code {code})", file=sys.stderr)
-        return
+        return False
+    recorded = any(one.run for one in checked)
     if as_json:
         runs = {
             str(run.path): {
@@ -82,10 +83,11 @@ def print_recorded(folder: Path, code: int, as_json: bool) -> None:
             for run, findings, verdict, _ in checked
         }
         print(json.dumps({"exit": code, "runs": runs}))
-        return
+        return recorded
     print(file=sys.stderr)
     for run in [one.run for one in checked]:
         print(f"gradclip: {len(run)} steps of {run.optimizer}: {run.path}", file=sys.stderr)
-    if any(one.run for one in checked):
+    if recorded:
         print(checkup_as_text(checked), file=sys.stderr)
         print(f"see it: gradclip report {shlex.quote(str(folder))}", file=sys.stderr)
+    return recorded

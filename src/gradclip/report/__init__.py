@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from gradclip.report.loss_ranking import compare_losses
 from gradclip.report.notebook import show
 from gradclip.report.summary import Summary, summarise
-from gradclip.telemetry.folder import checked_path
+from gradclip.telemetry.folder import checked_path, write_whole
 from gradclip.telemetry.runs import Run
 
 __all__ = ["Summary", "compare_losses", "page", "show", "summarise", "write_report"]
@@ -39,5 +39,5 @@ def write_report(runs: Sequence[Run], path: str | os.PathLike[str]) -> list[Summ
     from gradclip.report.html import document
 
     summaries, file = summarise(runs), checked_path(path, "a page is written to a file")
-    file.write_text(document(summaries), encoding="utf-8", errors="backslashreplace")
+    write_whole(file, document(summaries).encode("utf-8", "backslashreplace"))
     return summaries

@@ -66,7 +66,7 @@ def load_state(clipper: HasState, state: Mapping[str, Any]) -> None:
     if not same_data(state.get("rule"), rule):
         words = state.get("rule" if version == 1 else "words")
         raise ValueError(f"this state belongs to the rule {shown(words, 1000)}, the clipper has {clipper.rule!r}")
-    refuse_malformed(state, clipper.line, clipper.shapes() if clipper.line.carries else {})
+    refuse_malformed(state, clipper.line, clipper.shapes())
     clipper.step, clipper.consecutive_skips = int(state["step"]), int(state["consecutive_skips"])
     clipper.memories.load(state["thresholds"])
     clipper.carried = dict(state.get("carried", {}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 
 from gradclip.engines.base import Across, Batch, Engine, Gradient, Tables, UnsupportedGradient
 from gradclip.errors import shown
+from gradclip.rules.arguments import checked_flag
 from gradclip.rules.arrays import Operand
 from gradclip.rules.threshold import Step
 
@@ -68,9 +70,22 @@ NO_MOMENTS = (
 
 def checked_need_clip(function: Callable[..., bool] | None) -> Callable[..., bool] | None:
     """`function` if it can say which parameters need clipping, or the error that says what it is to be."""
-    if function is not None and not callable(function):
-        raise TypeError(f"need_clip is a function of a parameter, got {shown(function)}")
+    if function is not None and not takes_one(function):
+        raise TypeError(f"need_clip is a function of one parameter of the model, got {shown(function)}")
     return function
+
+
+def takes_one(function: object) -> bool:
+    """Whether this can be called with one argument, as far as it says."""
+    if not callable(function):
+        return False
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError:
+        return False
+    except ValueError:  # a function of C that does not say
+        return True
+    return True
 
 
 def is_needed(need_clip: Callable[[Any], object] | None, parameter: object) -> bool:
@@ -78,11 +93,7 @@ def is_needed(need_clip: Callable[[Any], object] | None, parameter: object) -> b
     if need_clip is None:
         return True
     answer = need_clip(parameter)
-    if isinstance(answer, bool):
-        return answer
-    if hasattr(answer, "shape") and not is_one(answer):
-        raise TypeError(f"need_clip answers True or False for each parameter, got {shown(answer)}")
-    return bool(answer)
+    return answer if isinstance(answer, bool) else checked_flag(answer, "what need_clip answers for a parameter")
 
 
 def refuse_unpaired(items: Sequence[object]) -> None:

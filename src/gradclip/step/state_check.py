@@ -10,7 +10,7 @@ from typing import Any
 from gradclip.errors import shown
 from gradclip.rules.arguments import real_number
 from gradclip.rules.rule import Rule
-from gradclip.rules.scope import Global, Tensor
+from gradclip.rules.scope import Global, Group, Tensor
 from gradclip.rules.segments import Shape
 from gradclip.step.layout import LineUp
 from gradclip.step.part import ALL
@@ -37,6 +37,7 @@ def refuse_malformed(state: Mapping[str, Any], line: LineUp, shapes: Mapping[str
         if rule is None:
             raise malformed(where, text, "the numbers of a phase, a pattern and a stage of the rule")
         owners = _check_owners(f"{where}['owners']", _part(_mapping(where, saved), "owners", where))
+        _refuse_other_names(f"{where}['owners']", saved["owners"], rule, shapes)
         _check_memory(f"{where}['memory']", _mapping(f"{where}['memory']", _part(saved, "memory", where)), rule, owners)
     carried = _mapping("carried", state.get("carried", {}))
     if carried and not line.carries:
@@ -47,6 +48,17 @@ def refuse_malformed(state: Mapping[str, Any], line: LineUp, shapes: Mapping[str
         shape = tuple(tensor.shape)
         if shape != shapes.get(name, shape):
             raise malformed(f"the shape of carried[{name!r}]", shape, f"{shapes[name]}, that of its gradient")
+
+
+def _refuse_other_names(where: str, owners: Sequence[Any], rule: Rule, shapes: Mapping[str, Shape]) -> None:
+    """Raise `ValueError` where what is remembered is of tensors none of which is here: it would begin anew, unseen."""
+    names = [name for name, _ in owners]
+    if names and shapes and not isinstance(rule.scope, Group) and shapes.keys().isdisjoint(names):
+        here = next(iter(shapes))
+        raise ValueError(
+            f"{where} of this clipper state are the parameters {shown(names[0])} and so on, and those here are "
+            f"{here!r} and so on, so nothing was loaded: give attach the same model= as where it was saved"
+        )
 
 
 def refuse_other_memory(thresholds: Mapping[str, Mapping[str, Any]], line: LineUp, tensors: int) -> None:

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from gradclip import __version__
-from gradclip.errors import GradclipWarning, shortened, shown
-from gradclip.step.respond import user_level
+from gradclip.errors import GradclipWarning, shortened, shown, user_level
 from gradclip.telemetry.event import Event
 from gradclip.telemetry.lines import LONGEST, NUMBER, Each, fits, value_of
 
@@ -122,6 +121,17 @@ class jsonl:  # noqa: N801  # a sink reads as a function: Telemetry(jsonl("runs/
         if os.getpid() == self._process:
             warn_of(f"{self.path / EVENTS} was removed while it was written: the run goes on in a new file")
         self.begin(self._about)
+
+
+def write_whole(file: Path, data: bytes) -> None:
+    """Write a file, and leave none behind where a new one cannot be written to its end."""
+    there = file.exists()
+    try:
+        file.write_bytes(data)
+    except OSError:
+        if not there:
+            file.unlink(missing_ok=True)
+        raise
 
 
 def checked_path(path: object, what: str = "a run is the name of a folder") -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -10,13 +11,19 @@ from gradclip import clipper
 from gradclip.engines import choice, torch_layout
 from gradclip.engines import torch as torch_engine
 from gradclip.engines.base import Engine
+from gradclip.errors import GradclipWarning, user_level
 from gradclip.rules.rule import AnyRule
 from gradclip.step.gradients import Gradients, checked_need_clip, one_float
 from gradclip.step.respond import report_none_found
 from gradclip.step.result import Result
 from gradclip.telemetry import Telemetry
 from gradclip.torch.eager import eager
-from gradclip.torch.parameters import NeedClip, gradients_of, parameters_of
+from gradclip.torch.parameters import NeedClip, gradients_of, parameters_of, processes
+
+EACH_ITS_OWN = (
+    "each process decides by the {names} that it was given itself, and may skip a step that another makes: give all of "
+    "them the same number, such as the mean that torch.distributed.all_reduce makes (said once)"
+)
 
 
 class Clipper(clipper.Clipper):
@@ -49,7 +56,7 @@ class Clipper(clipper.Clipper):
         )
         self.need_clip = checked_need_clip(need_clip)
         self._engine_name = checked_engine(engine)
-        self._reported = False
+        self._reported = self._said_given = False
 
     @eager
     def clip_(self, parameters: Any) -> Result:
@@ -80,6 +87,11 @@ class Clipper(clipper.Clipper):
     def with_given(self, gradients: Gradients, engine: Engine) -> Gradients:
         """`gradients` with the numbers that were given for this step."""
         numbers, like = self.taken_given(), gradients.tensors[0]
+        if processes() > 1 and not self._said_given:
+            self._said_given = True
+            warnings.warn(
+                EACH_ITS_OWN.format(names=" and the ".join(numbers)), GradclipWarning, stacklevel=user_level()
+            )
         return gradients._replace(given={name: number_for(engine, number, like) for name, number in numbers.items()})
 
     def engine_for(self, gradients: Gradients) -> Engine:
@@ -96,7 +108,7 @@ def engine_for(tensors: list[torch.Tensor], name: str | None = None) -> Engine:
     """The engine called `name`, or the fastest that is installed for the device of the first tensor."""
     if not getattr(tensors[0], "is_cpu", True):
         return torch_engine.DEVICE
-    return torch_engine.CPU if name == "torch" else cpu_engine() or torch_engine.CPU
+    return torch_engine.CPU if name == "torch" else choice.fastest(torch_layout, torch_engine.CPU)
 
 
 def cpu_engine() -> Engine | None:

@@ -17,7 +17,7 @@ import torch
 
 from gradclip.engines.base import Batch, Engine, Measure, UnsupportedGradient
 from gradclip.engines.torch import FUNCTIONS, TorchEngine, wide_of
-from gradclip.errors import GradclipWarning, shown
+from gradclip.errors import GradclipWarning, shown, user_level
 from gradclip.rules.arguments import checked_flag, items_of, plain_number, real_number
 from gradclip.rules.arrays import SCALARS, Operand
 from gradclip.rules.norm import Norm, norm_of_order_or_word
@@ -26,10 +26,10 @@ from gradclip.rules.rule import Rule
 from gradclip.rules.scope import Global
 from gradclip.rules.threshold import Constant, checked_limit
 from gradclip.step.decide import Terms, decide
-from gradclip.step.respond import report_none_found, user_level
+from gradclip.step.respond import report_none_found
 from gradclip.torch.clipper import engine_for
 from gradclip.torch.eager import eager
-from gradclip.torch.parameters import found_in, parameters_of
+from gradclip.torch.parameters import found_in, parameters_of, refuse_shards
 
 TensorOrTensors = torch.Tensor | Iterable[torch.Tensor]
 GLOBAL = Global()
@@ -165,6 +165,7 @@ def _global_rule(max_norm: float | None, norm_type: float | str) -> Rule:
 def _gradients(source: TensorOrTensors) -> list[torch.Tensor]:
     """The gradients to clip, of parameters that have one."""
     tensors = source if type(source) is list and source and isinstance(source[0], torch.Tensor) else _listed(source)
+    refuse_shards(tensors)
     found = found_in(tensors)
     if tensors and not found:
         report_none_found(any(p.requires_grad for p in tensors))

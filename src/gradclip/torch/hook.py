@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
 
 import torch
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from gradclip.engines.base import Batch, Engine
@@ -96,9 +97,10 @@ class AttachedClipper(Clipper):
         self.attached = False
 
     def shapes(self) -> Mapping[str, Shape]:
-        """The shapes of the parameters, by name."""
+        """The shapes of the parameters, by name; of one that has none yet nothing is known."""
         found = of_optimizers(self.optimizers, self.model)
-        return {found.name(index): tuple(tensor.shape) for index, tensor in enumerate(found.tensors)}
+        known = [index for index, tensor in enumerate(found.tensors) if not is_lazy(tensor)]
+        return {found.name(index): tuple(found.tensors[index].shape) for index in known}
 
     def state_dict(self) -> dict[str, Any]:
         """The memory, as that of every clipper; with telemetry also how many steps a GradScaler has left out."""

@@ -53,8 +53,8 @@ def _held(optimizer: Any) -> dict[str, Any]:
             return {"optimizer": optimizer.optimizer}
         return dict(_optimizers_in(getattr(optimizer, "__dict__", {})))
     inner = {id(one): (name, one) for name, one in _optimizers_in(vars(optimizer))}
-    mine = _parameters(optimizer)
-    whole = {name: one for name, one in inner.values() if _parameters(one) == mine}
+    mine = parameter_ids(optimizer)
+    whole = {name: one for name, one in inner.values() if parameter_ids(one) == mine}
     return {name: one for name, one in whole.items() if _steps_by(type(optimizer), name)}
 
 
@@ -78,7 +78,8 @@ def _optimizers_in(attributes: Mapping[str, Any]) -> Iterator[tuple[str, Optimiz
             yield from ((f"{name}[{key!r}]", part) for key, part in parts if isinstance(part, Optimizer))
 
 
-def _parameters(optimizer: Optimizer) -> set[int]:
+def parameter_ids(optimizer: Optimizer) -> set[int]:
+    """The parameters of an optimizer, by `id`."""
     return {id(parameter) for group in getattr(optimizer, "param_groups", ()) for parameter in group["params"]}
 
 

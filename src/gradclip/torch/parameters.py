@@ -143,6 +143,7 @@ def _name_in(places: list[tuple[int, dict[str, Any], int]], index: int) -> str:
 def gradients_of(parameters: TorchParameters, need_clip: NeedClip | None = None, divisor: Operand = 1.0) -> Gradients:
     """The gradients to clip: of the parameters that have one and that need clipping, each parameter once."""
     tensors = parameters.tensors
+    refuse_shards(tensors, parameters.name)
     found = found_in(tensors)
     if need_clip is None and len(found) == len(tensors):
         return Gradients(found, parameters.name, parameters.groups, lambda: tensors, divisor)
@@ -152,6 +153,30 @@ def gradients_of(parameters: TorchParameters, need_clip: NeedClip | None = None,
         if p.grad is not None and getattr(p, "need_clip", True) and is_needed(need_clip, p)
     ]
     return Gradients([p.grad for p in tensors], parameters.name, parameters.groups, lambda: tensors, divisor).only(kept)
+
+
+def refuse_shards(parameters: list[torch.Tensor], name: Callable[[int], str] = "parameters[{}]".format) -> None:
+    """Raise where a parameter is a piece of one, as FullyShardedDataParallel cuts them: its norm is not the model's."""
+    if processes() == 1:
+        return
+    pieces = [index for index, p in enumerate(parameters) if getattr(p, "_fsdp_flattened", False)]
+    if pieces and all(parameters[index].dim() == 1 and not _is_whole(parameters[index]) for index in pieces):
+        raise TypeError(
+            f"the gradient of {name(pieces[0])!r} cannot be clipped: it is a piece of one that "
+            "FullyShardedDataParallel has cut: call model.clip_grad_norm_(max_norm) of the wrapped model"
+        )
+
+
+def _is_whole(parameter: torch.Tensor) -> bool:
+    """Whether each process has all of what FullyShardedDataParallel has made one flat tensor of."""
+    size = getattr(parameter, "_unpadded_unsharded_size", None)
+    return size is not None and size.numel() == parameter.numel()
+
+
+def processes() -> int:
+    """How many processes train together."""
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if distributed else 1
 
 
 def found_in(parameters: list[torch.Tensor]) -> list[torch.Tensor]:

@@ -12,6 +12,7 @@ from gradclip.engines.torch import CPU, DEVICE
 from gradclip.rules.norm import L2, Linf
 from gradclip.rules.scope import Tensor
 from gradclip.torch.clipper import cpu_engine
+from gradclip.torch.parameters import processes
 
 SCOPE = Tensor()
 SHARDED = "DTensor"
@@ -46,8 +47,11 @@ def measure_gradients(parameters: Iterable[torch.Tensor], order: float) -> Gradi
     """Measure the gradients of those that have one; one that is spread over processes raises `TypeError`."""
     small: list[Any] = []
     others: list[Any] = []
+    pieces = processes() > 1
     for parameter in parameters:
         if (gradient := parameter.grad) is not None:
+            if pieces and getattr(parameter, "_fsdp_flattened", False):
+                raise TypeError("gradients that FullyShardedDataParallel has cut cannot be watched yet")
             (small if is_small(gradient) else others).append(parameter)
     found = GradientNorms([], order, [], [])
     if small:

@@ -15,6 +15,7 @@ from gradclip.torch import Clipper, attach
 from gradclip.torch.attached import clipper_of
 from gradclip.torch.eager import eager
 from gradclip.torch.functional import get_total_norm
+from gradclip.torch.optimizers import parameter_ids
 
 
 def replace_clipping(rule: AnyRule) -> None:
@@ -24,8 +25,15 @@ def replace_clipping(rule: AnyRule) -> None:
     """
     given_up: weakref.WeakKeyDictionary[Optimizer, Clipper] = weakref.WeakKeyDictionary()
     attached: weakref.WeakSet[Clipper] = weakref.WeakSet()
+    at_work: list[Optimizer] = []
 
     def before_step(stepping: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if stepping in at_work:
+            del at_work[at_work.index(stepping) :]  # a step that raised never ended
+        served = any(clipper_of(outer) is not None and is_part_of(stepping, outer) for outer in at_work)
+        at_work.append(stepping)
+        if served:
+            return
         clipper = clipper_of(stepping)
         if clipper is not None and clipper not in attached:
             clipper.detach()
@@ -33,12 +41,18 @@ def replace_clipping(rule: AnyRule) -> None:
         attached.add(attach(stepping, rule))
 
     def after_step(stepping: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        del at_work[at_work.index(stepping) :]
         clipper, attached_clipper = given_up.get(stepping), clipper_of(stepping)
         if clipper is not None and attached_clipper is not None:
             clipper._last = attached_clipper._last
 
     optimizer.register_optimizer_step_pre_hook(eager(before_step))
     optimizer.register_optimizer_step_post_hook(eager(after_step))
+
+
+def is_part_of(inner: Optimizer, outer: Optimizer) -> bool:
+    """Whether the parameters of an optimizer are some of another's, whose step calls its step."""
+    return inner is not outer and parameter_ids(inner) <= parameter_ids(outer)
 
 
 def measured(name: str, known: Mapping[str, Any]) -> Any:

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from gradclip.torch.attached import clipper_of
+from gradclip.torch.parameters import processes
 from gradclip.watch.backward_pass import UsedGradient
 from gradclip.watch.call_site import caller
 from gradclip.watch.gradient_norms import measure_gradients
@@ -129,14 +131,3 @@ class WatchedOptimizer:
         return WatchedStep(
             self.steps, time.time(), examined, rest, 1.0 if divisor is None else divisor, skipped, peak, self._where
         )
-
-
-def processes() -> int:
-    """How many processes train together."""
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return torch.distributed.get_world_size() if distributed else 1
-
-
-def is_lazy(parameter: torch.Tensor) -> bool:
-    """Whether a parameter has no shape yet."""
-    return isinstance(parameter, torch.nn.parameter.UninitializedParameter)
