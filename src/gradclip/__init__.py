@@ -22,11 +22,18 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from gradclip.torch import attach as attach
+    from gradclip.watch.told import metric as metric
 else:  # checkers know the names from the stars, and would take a list that is not written out for none
-    __all__ = [*rules.__all__, *recipes.NAMES, *errors.__all__, "attach"]  # noqa: PLE0604
+    __all__ = [*rules.__all__, *recipes.NAMES, *errors.__all__, "attach", "metric"]  # noqa: PLE0604
 
     def attach(*optimizers, **options):
         """Clip the gradients of a PyTorch optimizer in each of its steps: see `gradclip.torch.attach`."""
         from gradclip.torch import attach as torch_attach
 
         return torch_attach(*optimizers, **options)
+
+    def metric(value, name="metric"):
+        """Tell the run how good the model is now: see `gradclip.watch.told.metric`."""
+        from gradclip.watch.told import metric as tell_metric
+
+        return tell_metric(value, name)

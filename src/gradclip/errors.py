@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Iterator
 
 __all__ = ["GradclipWarning", "GradientAboveThreshold", "NonFiniteGradient", "NothingClipped", "TooManySkips"]
@@ -47,15 +46,6 @@ def shown(value: object, most: int = MOST_SHOWN) -> str:
 def shortened(text: str, most: int = MOST_SHOWN) -> str:
     """The beginning of `text`, with dots for what is too long."""
     return text if len(text) <= most else text[: most - 3] + "..."
-
-
-def user_level() -> int:
-    """The `stacklevel` at which a warning points at the first line outside this package and the frameworks."""
-    level, frame = 1, sys._getframe(1)
-    inner = ("gradclip", "torch", "paddle", "jax", "optax", "contextlib", "decorator")
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in inner:
-        frame, level = frame.f_back, level + 1
-    return level
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from random import Random
 
 import pytest
 
+from gradclip.advice.judging import Judged
 from gradclip.advice.trainings import AS_IT_IS, Training, TrialsResult, threshold_by_trial
 from gradclip.telemetry import read_run
 from watching import python
@@ -118,7 +119,8 @@ def test_what_the_script_prints_is_kept_beside_its_run(tmp_path: Path) -> None:
 
 
 def training(threshold, loss, end=()):
-    return Training(threshold, Path("x"), 9, loss, 0, tuple(end) or (loss,))
+    end = tuple(end) or (loss,)
+    return Training(threshold, Path("x"), 9, loss, 0, end, judged=Judged(end, loss, loss))
 
 
 def test_of_equal_losses_the_script_as_it_is_counts_as_the_best():

@@ -7,6 +7,7 @@ import pytest
 
 from gradclip.report import summarise
 from gradclip.report.loss_ranking import compare_losses
+from gradclip.telemetry import Run
 from gradclip.verdict.losses import differ, standard_error
 from report.example_runs import noise, run_of, with_losses
 
@@ -90,6 +91,36 @@ def test_a_run_whose_loss_is_not_finite_at_the_end_is_never_the_lowest():
     kind, sentence = comparison(bad=[*ending(0.1)[:-1], math.nan], good=ending(2.0))
     assert kind == "lowest"
     assert "good ended lowest: at 2 over its last tenth, where the loss of bad is not finite." in sentence
+
+
+def test_a_run_that_diverged_is_told_from_noise_at_once():
+    """So is one of few steps: a loss that ends 1e8 times above where it began is no noise."""
+    bad = [9.0, 9.0, *[3e8] * 58]
+    kind, sentence = comparison(bad=bad, good=ending(2.0, steps=60))
+    assert (kind, sentence) == (
+        "broken",
+        "By the training loss, bad diverged to 3e+08; ended at a finite loss: good 2.",
+    )
+    kind, sentence = comparison(bad=[9.0, 9.0, *[3e8] * 98], good=ending(2.0))
+    assert kind == "lowest"
+    assert "good ended lowest: at 2 over its last tenth, where bad diverged to 3e+08." in sentence
+    assert comparison(bad=bad, worse=bad)[0] == "none trained"
+
+
+def scripted(name, script, version, losses=None):
+    run = run_named(name, losses or ending(1.0))
+    return Run(run, {**run.about, "script": {"arguments": [script], "hash": version}}, run.path)
+
+
+def test_runs_of_other_scripts_or_of_other_versions_of_one_are_not_compared():
+    of = {"a": scripted("a", "x/train.py", "1"), "b": scripted("b", "train.py", "2"), "c": scripted("c", "gan.py", "3")}
+    same = scripted("d", "train.py", "2", ending(2.0))
+    assert compare_losses(summarise([of["b"], same])).kind == "lowest"
+    assert compare_losses(summarise([of["b"], run_named("e", ending(3.0))])).kind == "lowest"
+    found = compare_losses(summarise([of["a"], of["b"]]))
+    assert found.sentence == "The losses are not compared, for these are runs of different versions of train.py."
+    found = compare_losses(summarise([of["b"], of["c"]]))
+    assert found.sentence.endswith("these are runs of different scripts (train.py and gan.py).")
 
 
 def test_where_no_loss_is_finite_at_the_end_no_run_is_the_lowest():

@@ -1,4 +1,4 @@
-"""A threshold for a training script by trial: it runs as it is, then under other thresholds, and the loss decides."""
+"""A threshold for a training script by trial: it runs as it is, then under other thresholds, and a measure decides."""
 
 from __future__ import annotations
 
@@ -10,16 +10,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGINT
+from statistics import fmean
 from typing import Any
 
+from gradclip.advice.judging import BY_LOSS, NOT_JUDGED, Judge, Judged
+from gradclip.advice.metric import ScriptMetric, names_in
 from gradclip.advice.search import MOST, rule_of, search, start_from
 from gradclip.advice.suggestion import expression_of
-from gradclip.telemetry.runs import folders_of, read_run
-from gradclip.verdict.losses import end_of, final_loss, losses_of, lower
+from gradclip.telemetry.runs import Run, folders_of, read_run
+from gradclip.verdict.losses import end_of, final_loss, losses_of
+from gradclip.verdict.quantiles import quantile
 from gradclip.watch.launch import run_watched
 
 AS_IT_IS = "as-it-is"
 """The folder of the training that nobody interferes with."""
+SEED = "--seed"
+"""The option by which a script takes a seed."""
+SEEDS = 2
+"""How many seeds a threshold is tried with, where the script takes one."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +35,7 @@ class Training:
     """One training of the script, recorded in `path`: under a threshold for the global norm, or as it is (None).
 
     `loss` is the mean of `end`, the losses of the last tenth of the steps; it is infinite where that is not finite, and
-    where the script ended with an error. `begin` is the first loss.
+    where the script ended with an error. `begin` is the first loss. `judged` is what thresholds are compared by.
     """
 
     threshold: float | None
@@ -37,6 +45,8 @@ class Training:
     exit: int
     end: tuple[float, ...] = ()
     begin: float | None = None
+    judged: Judged = NOT_JUDGED
+    seed: int | None = None
 
     @property
     def rule(self) -> str | None:
@@ -44,17 +54,45 @@ class Training:
         return None if self.threshold is None else rule_of(self.threshold)
 
     def to_dict(self) -> dict[str, Any]:
-        """The training as plain data for JSON, where a loss that is not finite is None."""
-        loss = self.loss if math.isfinite(self.loss) else None
-        return {"rule": self.rule, "run": str(self.path), "steps": self.steps, "loss": loss, "exit": self.exit}
+        """The training as plain data for JSON, where a number that is not finite is None."""
+        loss, metric = (number if math.isfinite(number) else None for number in (self.loss, self.judged.value))
+        known = {"rule": self.rule, "run": str(self.path), "steps": self.steps, "loss": loss, "exit": self.exit}
+        spread = dict(zip(("lower_quartile", "median"), self.quartiles, strict=True))
+        return {**known, **spread, "metric": metric, "seed": self.seed}
+
+    @property
+    def quartiles(self) -> tuple[float | None, float | None]:
+        """The lower quartile and the median of the losses at the end, which a few huge ones do not move."""
+        finite = sorted(loss for loss in self.end if math.isfinite(loss))
+        return (quantile(finite, 0.25), quantile(finite, 0.5)) if finite else (None, None)
 
 
 @dataclass(frozen=True)
 class TrialsResult:
-    """What the trainings have shown; the first of them is the script as it is. `optimizers` is how many it has."""
+    """What the trainings have shown; the first of them is the script as it is.
+
+    `optimizers` is how many it has, `judge` what decides, and `offered` are the names of metrics that the script gives
+    and nobody asked for. `unclear` says why nothing is proposed, where the measure is none.
+    """
 
     trainings: tuple[Training, ...]
     optimizers: int = 1
+    judge: Judge = BY_LOSS
+    offered: tuple[str, ...] = ()
+    unclear: str = ""
+
+    @property
+    def seeds(self) -> list[int | None]:
+        """The seeds that the trainings have."""
+        return list(dict.fromkeys(training.seed for training in self.trainings))
+
+    def under(self, threshold: float | None) -> list[Training]:
+        """The trainings under a threshold, one for each seed."""
+        return [training for training in self.trainings if training.threshold == threshold]
+
+    def score(self, threshold: float | None) -> float:
+        """How well the trainings under a threshold did together: lower is better."""
+        return mean_of([training.judged.score for training in self.under(threshold)])
 
     @property
     def as_it_is(self) -> Training:
@@ -62,24 +100,27 @@ class TrialsResult:
 
     @property
     def best(self) -> Training:
-        """The training with the lowest loss, and of equal ones the script as it is, or the first."""
-        return min(self.trainings, key=lambda training: training.loss)
+        """The first training under the best threshold, and of equal ones the script as it is, or the first."""
+        return min(self.trainings, key=lambda training: self.score(training.threshold))
 
     @property
     def broken(self) -> bool:
-        """Whether no training at all ended at a finite loss."""
-        return not math.isfinite(self.best.loss)
+        """Whether no threshold at all let a training end well."""
+        return not math.isfinite(self.score(self.best.threshold))
 
     @property
     def leave(self) -> bool:
-        """Whether the script is best left as it is: under no threshold it ended lower by more than noise."""
-        well = math.isfinite(self.as_it_is.loss)
-        return not lower(self.best.end, self.as_it_is.end) if well else self.best.threshold is None
+        """Whether the script is best left as it is: under no threshold it did better, with each seed, than noise."""
+        if self.best.threshold is None:
+            return True
+        pairs = zip(self.under(self.best.threshold), self.under(None), strict=False)
+        return not all(better.judged.beats(other.judged) for better, other in pairs)
 
     @property
     def expression(self) -> str | None:
-        """The rule of the best training as it is written in Python; None where the script is best left as it is."""
-        return None if self.leave or self.best.rule is None else expression_of(self.best.rule)
+        """The rule of the best training as it is written in Python; None where there is nothing to propose."""
+        nothing = self.leave or self.unclear or self.best.rule is None
+        return None if nothing else expression_of(str(self.best.rule))
 
     @property
     def at_edge(self) -> str:
@@ -92,12 +133,31 @@ class TrialsResult:
         """What was found as plain data for JSON."""
         return {
             "kind": "by trial",
-            "rule": None if self.leave else self.best.rule,
+            "rule": self.best.rule if self.expression else None,
             "expression": self.expression,
-            "leave": self.leave,
+            "leave": self.leave and not self.unclear,
+            "unclear": self.unclear,
+            "judged_by": str(self.judge),
+            "metrics": list(self.offered),
             "optimizers": self.optimizers,
             "trainings": [training.to_dict() for training in self.trainings],
         }
+
+
+def mean_of(scores: Sequence[float]) -> float:
+    """The mean of scores: infinite where one is, or where there is none."""
+    return fmean(scores) if scores and all(map(math.isfinite, scores)) else math.inf
+
+
+@dataclass(frozen=True)
+class TrialPlan:
+    """How a script is tried: its command, where, for how many steps, and what it is judged by."""
+
+    command: Sequence[str]
+    folder: Path
+    steps: int
+    judge: Judge
+    seeds: Sequence[int | None] = (None,)
 
 
 def threshold_by_trial(
@@ -106,46 +166,88 @@ def threshold_by_trial(
     steps: int = 0,
     most: int = MOST,
     on_training: Callable[[Training], None] = lambda training: None,
+    metric: ScriptMetric | None = None,
+    seeds: int = 0,
 ) -> TrialsResult:
     """Train the script of `command` as it is, then under at most `most` thresholds for the global norm.
 
     Each training is recorded to a folder in `folder`, what it prints beside it; after `steps` steps it is ended (0: it
-    is not). `on_training` is called with each. Raises `ValueError` where the first has no step, no loss or no usable
-    norm, and where another does not begin as it does.
+    is not). `on_training` is called with each. `metric` is what is compared, by default the training loss; `seeds` how
+    many seeds each threshold is tried with, by default 2 where the script takes `--seed`, else 1. Raises `ValueError`
+    where the first has no step, no measure or no usable norm, and where another does not begin as it does.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    plan = TrialPlan(command, folder, steps, Judge(metric), seeds_for(command, seeds))
     trainings: list[Training] = []
 
-    def train(threshold: float | None) -> Training:
-        training = train_once(command, folder, steps, threshold)
-        trainings.append(training)
-        on_training(training)
-        refuse_incomparable(trainings[0], training)
-        return training
+    def train(threshold: float | None) -> float:
+        found = []
+        for seed in plan.seeds:
+            training = train_once(plan, threshold, seed)
+            trainings.append(training)
+            on_training(training)
+            refuse_incomparable(next(one for one in trainings if one.seed == seed), training)
+            found.append(training.judged.score)
+        return mean_of(found)
 
-    first = train(None)
-    run = read_run(first.path) if first.steps else []
+    train(None)
+    first = trainings[0]
+    run = read_run(first.path) if first.steps else Run([])
     start = start_from(run)
-    if start is None or final_loss(run) is None:
-        raise ValueError(f"{missing_in(first, start)}; what it printed: {log_of(first.path)}")
-    search(lambda threshold: train(threshold).loss, start, most)
-    return TrialsResult(tuple(trainings), len(folders_of(first.path)))
+    if start is None or not first.judged.ends:
+        raise ValueError(f"{missing_in(first, start, plan.judge)}; what it printed: {log_of(first.path)}")
+    search(train, start, most)
+    runs = [read_run(place) for place in folders_of(first.path)]
+    offered = () if metric is not None else tuple(names_in(first.path, log_of(first.path)))
+    unclear = plan.judge.unclear(runs, [training.end for training in trainings], offered)
+    return TrialsResult(tuple(trainings), len(runs), plan.judge, offered, unclear)
 
 
-def train_once(command: Sequence[str], folder: Path, steps: int, threshold: float | None) -> Training:
-    """Train once, recorded to a folder in `folder`."""
+def seeds_for(command: Sequence[str], asked: int) -> Sequence[int | None]:
+    """The seeds to train with: none where the script does not take one. The first is the script's own.
+
+    Raises `ValueError` where several are asked for and the script takes none.
+    """
+    if not takes_seed(command):
+        if asked > 1:
+            raise ValueError(f"the script has no option {SEED}, so there is one seed: leave out --seeds")
+        return (None,)
+    return (None, *range(1, asked or SEEDS))
+
+
+def takes_seed(command: Sequence[str]) -> bool:
+    """Whether a script has the option `--seed`: it is given, or written in the file."""
+    if any(word == SEED or word.startswith(f"{SEED}=") for word in command):
+        return True
+    script = Path(next((word for word in command if word.endswith(".py")), ""))
+    return script.is_file() and f'"{SEED}"' in script.read_text("utf-8", "replace").replace("'", '"')
+
+
+def with_seed(command: Sequence[str], seed: int | None) -> list[str]:
+    """The command with another seed; None leaves it as it is. The last of several counts, as argparse has it."""
+    return list(command) if seed is None else [*command, SEED, str(SHIFT + seed)]
+
+
+SHIFT = 1000
+"""Further seeds are numbers from here on, that hardly anybody gives himself."""
+
+
+def train_once(plan: TrialPlan, threshold: float | None, seed: int | None = None) -> Training:
+    """Train once, recorded to a folder in that of the plan."""
     rule = None if threshold is None else rule_of(threshold)
-    path = folder / (AS_IT_IS if rule is None else rule.replace(":", "-"))
+    path = plan.folder / ((AS_IT_IS if rule is None else rule.replace(":", "-")) + (f"-seed-{seed}" if seed else ""))
     with open(log_of(path), "w", encoding="utf-8") as log:
-        code, died_of, asked = run_watched(command, path, steps, rule, log)
+        code, died_of, asked = run_watched(with_seed(plan.command, seed), path, plan.steps, rule, log)
     if asked or died_of == SIGINT:
         raise KeyboardInterrupt(asked or SIGINT)
-    if code and not shutil.disk_usage(folder).free:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
-    run = read_run(path) if path.exists() else []
+    if code and not shutil.disk_usage(plan.folder).free:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(plan.folder))
+    run = read_run(path) if path.exists() else Run([])
     loss, losses = final_loss(run), losses_of(run)
     ended = math.inf if code or loss is None else loss
-    return Training(threshold, path, len(run), ended, code, tuple(end_of(run)), losses[0] if losses else None)
+    judged = plan.judge.of(run, path, log_of(path), broke=bool(code))
+    begin = losses[0] if losses else None
+    return Training(threshold, path, len(run), ended, code, tuple(end_of(run)), begin, judged, seed)
 
 
 def refuse_incomparable(first: Training, other: Training) -> None:
@@ -172,10 +274,14 @@ def log_of(path: Path) -> Path:
     return path.parent / f"{path.name}.log"
 
 
-def missing_in(first: Training, start: float | None) -> str:
+def missing_in(first: Training, start: float | None, judge: Judge) -> str:
     """What is missing in the first training."""
     if not first.steps:
         return f"the script made no optimizer step (its exit code: {first.exit})"
     if start is None:
         return "no step of the script has a gradient whose norm is finite and above 0"
-    return "no loss was seen: the script calls backward() on no tensor of one element"
+    if judge.metric is None:
+        return "no loss was seen: the script calls backward() on no tensor of one element"
+    names = names_in(first.path, log_of(first.path))
+    there = f"; it gives {', '.join(names)}" if names else ""
+    return f"the script gives no number called {judge.metric}{there}"

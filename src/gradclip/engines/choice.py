@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 from gradclip.engines.base import Engine
-from gradclip.errors import GradclipWarning, shown, user_level
-
-INSTALL = 'pip install "gradclip[cpu]", and leave NUMBA_DISABLE_JIT unset'
-SLOW = (
-    "gradients on the CPU are clipped by plain operations of the framework, with the same numbers but many times "
-    f"slower for many tensors, for numba does not compile here: {INSTALL} (said once)"
-)
+from gradclip.errors import shown
 
 
 @cache
@@ -29,21 +22,6 @@ def compiled(adapter: Any) -> Engine | None:
     from gradclip.engines.cpu import CpuEngine
 
     return CpuEngine(adapter)
-
-
-def fastest(adapter: Any, plain: Engine) -> Engine:
-    """The compiled engine for the CPU, or with a word about it `plain`."""
-    engine = compiled(adapter)
-    if engine is None:
-        _tell_slow()
-        return plain
-    return engine
-
-
-@cache
-def _tell_slow() -> None:
-    """Say once in a process that the slow engine serves."""
-    warnings.warn(SLOW, GradclipWarning, stacklevel=user_level())
 
 
 @cache
@@ -63,5 +41,5 @@ def checked(name: str | None, plain: str, framework: str, cpu_engine: Callable[[
     if not isinstance(name, str) or name != "cpu":
         raise ValueError(f"{framework} has the engines 'cpu', {plain!r} and None to choose, got {shown(name)}")
     if cpu_engine() is None:
-        raise ModuleNotFoundError(f'the engine "cpu" needs numba: {INSTALL}, or use engine="{plain}"')
+        raise ModuleNotFoundError(f'the engine "cpu" needs numba: pip install "gradclip[cpu]", or use engine="{plain}"')
     return name

@@ -27,7 +27,7 @@ from gradclip.paddle.parameters import (
 from gradclip.rules.rule import AnyRule
 from gradclip.step.gradients import Gradients, checked_need_clip, one_float
 from gradclip.step.memory import Memories
-from gradclip.step.respond import report_none_found
+from gradclip.step.respond import report_none_found, slow
 from gradclip.step.result import Result
 from gradclip.telemetry import Telemetry
 
@@ -163,7 +163,7 @@ def checked_engine(name: str | None) -> str | None:
 def engine_for(gradients: list[PaddleTensor], name: str | None = None) -> Engine:
     """The engine called `name`, or the fastest that is installed for the device of the first gradient."""
     here = not gradients or not isinstance(gradients[0], paddle.Tensor) or gradients[0].place.is_cpu_place()
-    return PADDLE if name == "paddle" or not here else choice.fastest(paddle_layout, PADDLE)
+    return PADDLE if name == "paddle" or not here else cpu_engine() or slow(PADDLE)
 
 
 def number_for(engine: Engine, number: PaddleTensor | float) -> Wide | float:

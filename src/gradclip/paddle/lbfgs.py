@@ -8,7 +8,8 @@ from typing import Any
 
 import paddle
 
-from gradclip.errors import GradclipWarning, user_level
+from gradclip.errors import GradclipWarning
+from gradclip.step.respond import user_level
 
 NEVER_CALLED = (
     "paddle.optimizer.LBFGS takes grad_clip and never calls it, so nothing is clipped: clip inside its closure, after "

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import sys
 import warnings
 
 from gradclip.engines.base import Across, Batch, Engine
-from gradclip.errors import GradclipWarning, GradientAboveThreshold, NonFiniteGradient, TooManySkips, user_level
+from gradclip.errors import GradclipWarning, GradientAboveThreshold, NonFiniteGradient, TooManySkips
 from gradclip.rules.response import KEEP, PASS, RAISE, SKIP
 from gradclip.rules.rule import Rule, Rules
 from gradclip.step.gradients import Gradients
@@ -161,3 +163,30 @@ def report_none_found(trained: bool) -> None:
         if trained
         else "none of these tensors is trained, so none has a gradient: hand over the parameters, not their gradients"
     )
+
+
+SLOW = (
+    "gradients on the CPU are clipped by plain operations of the framework, with the same numbers but many times "
+    'slower for many tensors, for numba does not compile here: pip install "gradclip[cpu]", and leave '
+    "NUMBA_DISABLE_JIT unset (said once)"
+)
+
+
+def slow(engine: Engine) -> Engine:
+    """The engine that serves where there is no faster one, which is said once in a process."""
+    _report_slow()
+    return engine
+
+
+@functools.cache
+def _report_slow() -> None:
+    warnings.warn(SLOW, GradclipWarning, stacklevel=user_level())
+
+
+def user_level() -> int:
+    """The `stacklevel` at which a warning points at the first line outside this package and the frameworks."""
+    level, frame = 1, sys._getframe(1)
+    inner = ("gradclip", "torch", "paddle", "jax", "optax", "contextlib", "decorator")
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in inner:
+        frame, level = frame.f_back, level + 1
+    return level

@@ -13,9 +13,10 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self
 
-from gradclip.errors import GradclipWarning, shown, user_level
+from gradclip.errors import GradclipWarning, shown
 from gradclip.rules.arguments import checked_flag
 from gradclip.step.gradients import Gradients
+from gradclip.step.respond import user_level
 from gradclip.step.result import Result
 from gradclip.telemetry.event import Event
 from gradclip.telemetry.observed import event_of

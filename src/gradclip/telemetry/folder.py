@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from gradclip import __version__
-from gradclip.errors import GradclipWarning, shortened, shown, user_level
+from gradclip.errors import GradclipWarning, shortened, shown
+from gradclip.step.respond import user_level
 from gradclip.telemetry.event import Event
 from gradclip.telemetry.lines import LONGEST, NUMBER, Each, fits, value_of
 
@@ -31,7 +32,7 @@ FACTS: dict[str, Any] = {
     "schema": int,
     "starts": [NUMBER],
     "rule": (type(None), dict),
-    "script": {"arguments?": [str], "thresholds?": [THRESHOLD]},
+    "script": {"arguments?": [str], "thresholds?": [THRESHOLD], "hash?": str},
     "parameters": Each([int]),
     **dict.fromkeys(
         ("sentence", "framework", "framework_version", "optimizer", "variable", "where", "python", "gradclip"), str

@@ -11,7 +11,8 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from gradclip.errors import GradclipWarning, user_level
+from gradclip.errors import GradclipWarning
+from gradclip.step.respond import user_level
 
 HOOKED = "wrapper"
 """The function that PyTorch puts around a step to run its hooks; there `func` is what it calls."""

@@ -11,10 +11,10 @@ from gradclip import clipper
 from gradclip.engines import choice, torch_layout
 from gradclip.engines import torch as torch_engine
 from gradclip.engines.base import Engine
-from gradclip.errors import GradclipWarning, user_level
+from gradclip.errors import GradclipWarning
 from gradclip.rules.rule import AnyRule
 from gradclip.step.gradients import Gradients, checked_need_clip, one_float
-from gradclip.step.respond import report_none_found
+from gradclip.step.respond import report_none_found, slow, user_level
 from gradclip.step.result import Result
 from gradclip.telemetry import Telemetry
 from gradclip.torch.eager import eager
@@ -108,7 +108,7 @@ def engine_for(tensors: list[torch.Tensor], name: str | None = None) -> Engine:
     """The engine called `name`, or the fastest that is installed for the device of the first tensor."""
     if not getattr(tensors[0], "is_cpu", True):
         return torch_engine.DEVICE
-    return torch_engine.CPU if name == "torch" else choice.fastest(torch_layout, torch_engine.CPU)
+    return torch_engine.CPU if name == "torch" else cpu_engine() or slow(torch_engine.CPU)
 
 
 def cpu_engine() -> Engine | None:

@@ -17,7 +17,7 @@ import torch
 
 from gradclip.engines.base import Batch, Engine, Measure, UnsupportedGradient
 from gradclip.engines.torch import FUNCTIONS, TorchEngine, wide_of
-from gradclip.errors import GradclipWarning, shown, user_level
+from gradclip.errors import GradclipWarning, shown
 from gradclip.rules.arguments import checked_flag, items_of, plain_number, real_number
 from gradclip.rules.arrays import SCALARS, Operand
 from gradclip.rules.norm import Norm, norm_of_order_or_word
@@ -26,7 +26,7 @@ from gradclip.rules.rule import Rule
 from gradclip.rules.scope import Global
 from gradclip.rules.threshold import Constant, checked_limit
 from gradclip.step.decide import Terms, decide
-from gradclip.step.respond import report_none_found
+from gradclip.step.respond import report_none_found, user_level
 from gradclip.torch.clipper import engine_for
 from gradclip.torch.eager import eager
 from gradclip.torch.parameters import found_in, parameters_of, refuse_shards

@@ -7,7 +7,8 @@ import warnings
 from itertools import pairwise
 
 from gradclip.engines.base import Engine
-from gradclip.errors import GradclipWarning, user_level
+from gradclip.errors import GradclipWarning
+from gradclip.step.respond import user_level
 from gradclip.step.result import Result
 
 STEPS = 6

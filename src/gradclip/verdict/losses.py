@@ -79,12 +79,25 @@ def differ(losses: Sequence[float], others: Sequence[float]) -> bool:
 
     A single loss of a million makes the mean of its run too unsure to differ from any other, and is one rank.
     """
+    return _means_differ(losses, others) or _means_differ(*ranks_in(losses, others))
+
+
+def lower_by_rank(losses: Sequence[float], others: Sequence[float]) -> bool:
+    """Whether losses lie below others in their ranks, by more than noise; a few huge ones count as any other does."""
+    if min(len(losses), len(others)) < FEWEST:
+        return False
+    ranks, other_ranks = ranks_in(losses, others)
+    return fmean(ranks) < fmean(other_ranks) and _means_differ(ranks, other_ranks)
+
+
+def ranks_in(losses: Sequence[float], others: Sequence[float]) -> tuple[list[int], list[int]]:
+    """The rank of each loss among all of both, times two; of equal ones the middle."""
     ordered = sorted([*losses, *others])
-    ranks = [
+    ranks, other_ranks = (
         [bisect.bisect_left(ordered, loss) + bisect.bisect_right(ordered, loss) for loss in run]
         for run in (losses, others)
-    ]
-    return _means_differ(losses, others) or _means_differ(*ranks)
+    )
+    return ranks, other_ranks
 
 
 def _means_differ(first: Sequence[float], second: Sequence[float]) -> bool:

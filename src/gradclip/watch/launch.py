@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from gradclip.watch.environment import FOLDER, RULE, STEPS
 from gradclip.watch.passing import Passing
-from gradclip.watch.start import FOLDER, RULE, STEPS
 
 SITE = Path(__file__).parent / "site"
 MODULE = "-m"

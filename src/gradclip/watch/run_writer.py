@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 import time
@@ -17,6 +18,7 @@ from torch.optim import Optimizer
 from gradclip.step.result import Result
 from gradclip.telemetry.folder import jsonl
 from gradclip.telemetry.observed import event_of
+from gradclip.watch import told
 from gradclip.watch.gradient_norms import combined_norm
 from gradclip.watch.journal import ABOVE, CALLS, SCRIPT, Flaw, Loss
 from gradclip.watch.step_events import WatchedStep, event_of_step, loss_of, own_code
@@ -51,9 +53,10 @@ class RunWriter:
     ) -> None:
         """Write what is known before the first step, in which this is called, at the line `where`."""
         self._thresholds = thresholds
-        script = {"arguments": sys.argv, "thresholds": thresholds}
+        script = {"arguments": sys.argv, "thresholds": thresholds, "hash": hash_of_script()}
         versions = {"framework": "torch", "framework_version": torch.__version__}
         known = {"optimizer": type(optimizer).__name__, "variable": variable_of(optimizer), "where": where}
+        told.begin(self.folder)
         self._sink.begin({**versions, **known, "parameters": shapes, SCRIPT: script})
 
     def add_step(self, step: WatchedStep, flaw: str | None, missing: list[int]) -> None:
@@ -107,6 +110,12 @@ class RunWriter:
         self._pattern = pattern
         with open(self.folder / CALLS, "a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **pattern}) + "\n")
+
+
+def hash_of_script() -> str:
+    """What tells one version of the script from another; nothing where it is no file."""
+    file = Path(getattr(sys.modules.get("__main__"), "__file__", None) or "")
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
 
 
 def claim_folder(folder: Path) -> Path:

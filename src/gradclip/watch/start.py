@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
+from gradclip.watch.environment import FOLDER, RULE, STEPS
 from gradclip.watch.import_hook import ImportHook
-
-FOLDER = "GRADCLIP_WATCH"
-STEPS = "GRADCLIP_WATCH_STEPS"
-RULE = "GRADCLIP_WATCH_RULE"
-"""The environment of a watched run: where it is recorded, after how many steps it ends (0: it is not ended), and the
-text of the rule that takes the place of the script's own clipping (empty: none does)."""
 
 
 def wait_for_torch() -> None:
     """Watch what this process does with PyTorch, which something at the start of Python may have imported already."""
+    wait_for_loggers()
     if "torch" in sys.modules:
         import torch.nn.utils
 
@@ -26,6 +23,28 @@ def wait_for_torch() -> None:
         watch(torch)
         return
     sys.meta_path.insert(0, ImportHook({"torch.nn.utils.clip_grad": wrap_clipping, "torch": watch}))
+
+
+LOGGERS = {
+    "torch.utils.tensorboard.writer": "listen_to_tensorboard",
+    "tensorboardX.writer": "listen_to_tensorboard",
+    "wandb.sdk.wandb_run": "listen_to_wandb",
+}
+"""The modules in which loggers are, and what in `gradclip.watch.told` listens to them."""
+
+
+def wait_for_loggers() -> None:
+    """Hear what the script tells loggers of its metrics."""
+    for name in LOGGERS.keys() & sys.modules.keys():
+        listen(name, sys.modules[name])
+    sys.meta_path.insert(0, ImportHook({name: partial(listen, name) for name in LOGGERS}))
+
+
+def listen(name: str, module: ModuleType) -> None:
+    """Listen to the logger in the module of this name, which was just imported."""
+    from gradclip.watch import told
+
+    getattr(told, LOGGERS[name])(module)
 
 
 def wrap_clipping(module: ModuleType) -> None:
