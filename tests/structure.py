@@ -58,6 +58,7 @@ MAY_IMPORT = {
         "gradclip.verdict.losses",
         "gradclip.verdict.quantiles",
         "gradclip.telemetry.runs",
+        "gradclip.watch.journal",
         "gradclip.watch.launch",
     ),
     "report": (

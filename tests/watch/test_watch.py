@@ -1,6 +1,7 @@
 """`gradclip watch`, called as a user calls it."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -140,7 +141,9 @@ def test_where_nothing_is_recorded_it_is_said_what_was_looked_for_and_the_exit_c
     (tmp_path / "script.py").write_text(script, encoding="utf-8")
     answer = watch("script.py", folder=tmp_path)
     assert answer.returncode == 2
-    assert "no optimizer of PyTorch made a step in sight; an update that the script writes itself" in answer.stderr
+    assert (
+        "no optimizer of PyTorch made a step in sight, and of an update that the script writes itself" in answer.stderr
+    )
 
 
 def test_each_optimizer_has_its_name_in_the_script_and_the_line_of_its_step(tmp_path: Path) -> None:
@@ -277,3 +280,59 @@ def test_what_is_run() -> None:
 
 def test_runs_that_are_started_in_one_second_have_folders_of_their_own() -> None:
     assert len({folder_for(["train.py"]) for _ in range(20)}) >= 19  # of 65,536 words two may be one
+
+
+BY_HAND = """
+import torch
+torch.manual_seed(0)
+model = torch.nn.Linear(3, 1)
+for step in range({steps}):
+    model.zero_grad()
+    loss = model(torch.randn(4, 3)).square().mean()
+    loss.backward()
+    {clip}
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter -= 0.1 * parameter.grad
+"""
+
+
+@pytest.mark.parametrize("steps", [5, 40])
+def test_updates_by_hand_are_recorded_where_the_clip_reads_the_norms(tmp_path: Path, steps: int) -> None:
+    clip = "torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)"
+    (tmp_path / "hand.py").write_text(BY_HAND.format(steps=steps, clip=clip), encoding="utf-8")
+    answer = watch("--out", "run", "hand.py", folder=tmp_path)
+    run = read_run(tmp_path / "run")
+    assert (answer.returncode, len(run), run.optimizer) == (0, steps, "updates by hand (hand.py:9)")
+    assert [event.step for event in run] == list(range(steps))
+    assert all(event.threshold == 0.1 and event.loss is not None for event in run)
+    assert run[0].tensors.keys() == {"weight", "bias"}
+    assert math.hypot(*run[0].tensors.values()) == pytest.approx(run[0].norm_before)
+    assert not list(run.path.glob("run-*"))
+
+
+def test_updates_by_hand_without_a_clip_are_not_seen_which_is_said(tmp_path: Path) -> None:
+    (tmp_path / "hand.py").write_text(BY_HAND.format(steps=5, clip="pass"), encoding="utf-8")
+    answer = watch("--out", "run", "hand.py", folder=tmp_path)
+    assert answer.returncode == 2
+    assert "the norms are known only where it calls a clipping function" in answer.stderr
+
+
+LATE = """
+import torch
+model = torch.nn.Linear(3, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for step in range(40):
+    model(torch.randn(4, 3)).square().mean().backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+    if step % 20 == 19:
+        optimizer.step()
+        optimizer.zero_grad()
+"""
+
+
+def test_an_optimizer_that_steps_late_is_no_update_by_hand(tmp_path: Path) -> None:
+    """An accumulation has clips before the first step of the optimizer, which has them all."""
+    (tmp_path / "late.py").write_text(LATE, encoding="utf-8")
+    watch("--out", "run", "late.py", folder=tmp_path)
+    assert [read_run(place).optimizer for place in folders_of(tmp_path / "run")] == ["SGD optimizer (late.py:9)"]

@@ -20,6 +20,7 @@ from gradclip.advice.suggestion import expression_of
 from gradclip.telemetry.runs import Run, folders_of, read_run
 from gradclip.verdict.losses import end_of, final_loss, losses_of
 from gradclip.verdict.quantiles import quantile
+from gradclip.watch.journal import BY_HAND
 from gradclip.watch.launch import run_watched
 
 AS_IT_IS = "as-it-is"
@@ -193,6 +194,11 @@ def threshold_by_trial(
     train(None)
     first = trainings[0]
     run = read_run(first.path) if first.steps else Run([])
+    if run.about.get("optimizer") == BY_HAND:
+        raise ValueError(
+            "the script updates its parameters itself, so no rule can take the place of its clip; its norms are "
+            f"recorded: gradclip suggest {first.path}"
+        )
     start = start_from(run)
     if start is None or not first.judged.ends:
         raise ValueError(f"{missing_in(first, start, plan.judge)}; what it printed: {log_of(first.path)}")

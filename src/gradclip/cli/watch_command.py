@@ -13,8 +13,8 @@ from typing import Any
 from gradclip.cli.common import MISTAKE, add_json, add_script, mistake, no_new_folder, no_script, script_in, wrong_rules
 
 UNSEEN = (
-    "no optimizer of PyTorch made a step in sight; an update that the script writes itself, such as "
-    "p.data.add_(p.grad, alpha=-lr), is not one"
+    "no optimizer of PyTorch made a step in sight, and of an update that the script writes itself, such as "
+    "p.data.add_(p.grad, alpha=-lr), the norms are known only where it calls a clipping function"
 )
 
 
@@ -56,6 +56,8 @@ def run(options: argparse.Namespace) -> int:
     code = ended.code
     if not folder.is_dir():
         why = f"{folder} is a file" if folder.exists() else UNSEEN
+        if options.json:
+            print(json.dumps({"exit": code, "runs": {}}))
         print(f"gradclip watch: nothing was recorded: {why} (exit code {code})", file=sys.stderr)
         return -ended.signal or code or MISTAKE
     recorded = print_recorded(folder, code, options.json)

@@ -20,6 +20,9 @@ NORM, VALUE, RULE = "norm", "value", "rule"
 OWN_CODE = "own code before the step"
 """What changed gradients between backward and the step, if no function did that is known."""
 
+BY_HAND = "updates by hand"
+"""What stands for the optimizer where the script updates its parameters itself."""
+
 EMPTY = "exhausted-iterator"
 NO_PARAMETERS = "gradients-not-parameters"
 AFTER_STEP = "after-step"

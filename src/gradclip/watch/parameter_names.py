@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import gc
 from collections import Counter
+from typing import Any, Protocol
 
 import torch
-from torch.optim import Optimizer
+
+
+class HasGroups(Protocol):
+    """An optimizer, or what has its parameters in groups as one has."""
+
+    param_groups: list[dict[str, Any]]
+
 
 WRAPPINGS = ("_orig_mod.", "module.")
 """What `torch.compile` and data parallelism put before a name."""
 
 
-def parameter_names(optimizer: Optimizer) -> dict[int, str]:
+def parameter_names(optimizer: HasGroups) -> dict[int, str]:
     """The name of each parameter by `id`: that of the outermost module, else its place in the optimizer."""
     parameters = {id(p) for group in optimizer.param_groups for p in group["params"]}
     found: dict[int, str] = {}

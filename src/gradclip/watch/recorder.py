@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from gradclip.torch.scaler import begun
 from gradclip.watch.backward_pass import BackwardPass, UsedGradient, losses_in, marks_of
+from gradclip.watch.by_hand import UpdatesByHand
 from gradclip.watch.call_site import caller
 from gradclip.watch.entry_log import EntryLog
 from gradclip.watch.gradient_norms import GradientNorms, first_gradient, measure_gradients
@@ -41,6 +42,8 @@ class Recorder(Fallible):
         self._hears_backward = False
         self._watched: dict[int, WatchedOptimizer] = {}
         self._runs = 0
+        self._by_hand = UpdatesByHand(folder, self._log)
+        self._clipping: list[torch.Tensor] = []
         atexit.register(self.close)
         os.register_at_fork(after_in_child=self._watched.clear)  # what waits here is the parent's to write
 
@@ -98,6 +101,7 @@ class Recorder(Fallible):
         tensors = [parameter for parameter in parameters if isinstance(parameter, torch.Tensor)]
         gradients = sum(p.grad is not None for p in tensors)
         first = first_gradient(tensors)
+        self._clipping = tensors if not self._runs else []
         return ClipCall(
             function=function,
             kind=kind,
@@ -116,7 +120,10 @@ class Recorder(Fallible):
     @safe
     def clip_ended(self, clip: ClipCall, norm: Any) -> None:
         """The call has acted, and returned `norm`."""
-        self._log.add(clip._replace(norm=norm))
+        clip = clip._replace(norm=norm)
+        self._log.add(clip)
+        if not self._watched and not self._runs and rank() == 0:
+            self._by_hand.clipped(clip, self._clipping)
 
     @safe
     def before_step(self, optimizer: Optimizer, by_closure: bool = False) -> None:
@@ -156,6 +163,8 @@ class Recorder(Fallible):
     @safe
     def close(self) -> None:
         """Write what is left."""
+        if not self._runs:
+            self._by_hand.close()
         for watched in self._watched.values():
             watched.close()
 

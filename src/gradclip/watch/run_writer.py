@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch.optim import Optimizer
 
 from gradclip.step.result import Result
 from gradclip.telemetry.folder import jsonl
@@ -22,7 +21,6 @@ from gradclip.watch import told
 from gradclip.watch.gradient_norms import combined_norm
 from gradclip.watch.journal import ABOVE, CALLS, SCRIPT, Flaw, Loss
 from gradclip.watch.step_events import WatchedStep, event_of_step, loss_of, own_code
-from gradclip.watch.variable_name import variable_of
 
 MOST, LONGEST = 50, 1.0
 """How many steps are read together, which costs a third of reading each by itself, and how long one may wait."""
@@ -49,13 +47,13 @@ class RunWriter:
         self.saw_own_code = False
 
     def begin(
-        self, optimizer: Optimizer, shapes: dict[str, list[int]], thresholds: list[dict[str, Any]], where: str
+        self, kind: str, variable: str, shapes: dict[str, list[int]], thresholds: list[dict[str, Any]], where: str
     ) -> None:
-        """Write what is known before the first step, in which this is called, at the line `where`."""
+        """Write what is known before the first step: the kind of the optimizer, its name, and the line of the step."""
         self._thresholds = thresholds
         script = {"arguments": sys.argv, "thresholds": thresholds, "hash": hash_of_script()}
         versions = {"framework": "torch", "framework_version": torch.__version__}
-        known = {"optimizer": type(optimizer).__name__, "variable": variable_of(optimizer), "where": where}
+        known = {"optimizer": kind, "variable": variable, "where": where}
         told.begin(self.folder)
         self._sink.begin({**versions, **known, "parameters": shapes, SCRIPT: script})
 

@@ -23,6 +23,7 @@ from gradclip.watch.parameter_names import parameter_names
 from gradclip.watch.run_writer import RunWriter, claim_folder
 from gradclip.watch.script_thresholds import thresholds_of_script
 from gradclip.watch.step_events import WatchedStep
+from gradclip.watch.variable_name import variable_of
 
 FIRST, NOW_AND_THEN = 30, 16
 """The gradients of so many steps are measured twice, and after them those of one step in so many."""
@@ -74,7 +75,7 @@ class WatchedOptimizer:
         self._where, _ = caller()
         self.thresholds = thresholds_of_script(optimizer)
         shapes = {names[id(p)]: list(p.shape) for p in parameters}
-        self.writer.begin(optimizer, shapes, self.thresholds, self._where)
+        self.writer.begin(type(optimizer).__name__, variable_of(optimizer), shapes, self.thresholds, self._where)
 
     def add_step(
         self,
