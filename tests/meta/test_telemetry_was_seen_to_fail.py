@@ -21,9 +21,9 @@ import gradclip.torch.scaler
 from gradclip import ClipGradByGlobalNorm
 from gradclip.engines.torch import TorchEngine
 from gradclip.step.result import Result
-from gradclip.telemetry import Event, Telemetry
+from gradclip.telemetry import Event, Telemetry, tensor_names
 from planting import RED, Plant, nothing
-from telemetry import test_drain, test_event, test_jsonl, test_left_out, test_loss, test_telemetry
+from telemetry import test_drain, test_event, test_jsonl, test_left_out, test_loss, test_telemetry, test_tensor_names
 
 
 def in_folder(check):
@@ -71,6 +71,9 @@ PLANTS = [
           Result, "with_arrays", lambda result, given: result),
     Plant("a NaN is written as it is", test_event.check_round_trip, (replace(test_event.EVENT, norm_before=math.nan),),
           Event, "to_dict", lambda self: {"schema": 1, **asdict(self)}),
+    Plant("names are those of the last event", in_folder, (test_tensor_names.check_other_names,),
+          tensor_names.NameReader, "event_in", lambda self, line: Event.from_dict(
+              {**line, "tensors": {"w": 1.0}}) if "step" in line else None),
     Plant("a torn line is kept", in_folder, (test_jsonl.check_resumed_after_a_tear,),
           gradclip.telemetry.folder, "cut_torn_line", nothing, (*RED, ValueError)),
     Plant("a full disk stops the training", in_folder, (test_jsonl.check_full_disk,),

@@ -75,8 +75,8 @@ def test_keys_that_this_version_does_not_know_are_ignored():
 
 
 def test_an_event_of_a_later_schema_is_refused_by_name():
-    with pytest.raises(ValueError, match="schema 2, and this gradclip reads up to 1: upgrade"):
-        Event.from_dict({**EVENT.to_dict(), "schema": 2})
+    with pytest.raises(ValueError, match="schema 3, and this gradclip reads up to 2: upgrade"):
+        Event.from_dict({**EVENT.to_dict(), "schema": 3})
 
 
 @pytest.mark.parametrize(

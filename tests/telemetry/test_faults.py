@@ -88,7 +88,7 @@ def test_many_damaged_lines_are_counted(tmp_path):
     write(tmp_path)
     with open(tmp_path / "events.jsonl", "ab") as file:
         file.write(b"".join(line + b"\n" for line in DAMAGED.values()))
-    with pytest.warns(GradclipWarning, match=f"^{len(DAMAGED)} damaged lines of .*: the first is line 4, it is empty"):
+    with pytest.warns(GradclipWarning, match=f"^{len(DAMAGED)} damaged lines of .*: the first is line 5, it is empty"):
         assert read_run(tmp_path) == EVENTS
 
 
@@ -113,7 +113,7 @@ def test_a_line_of_any_length_takes_bounded_memory(tmp_path):
         file.seek(400 << 20, os.SEEK_END)
         file.write(b"\n" + line_of(step=2) + b"\n")
     tracemalloc.start()
-    with pytest.warns(GradclipWarning, match=r"it is line 3, it is longer than 16,777,216 bytes"):
+    with pytest.warns(GradclipWarning, match=r"it is line 4, it is longer than 16,777,216 bytes"):
         assert read_run(tmp_path) == EVENTS
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()

@@ -99,7 +99,7 @@ def plain(gradient: torch.Tensor, index: int) -> torch.Tensor:
         raise UnsupportedGradient(index, f"its layout is {gradient.layout}: call .to_dense() or .to_sparse_coo()")
     if gradient.device.type == "meta":
         raise UnsupportedGradient(index, "it is on the meta device and holds no numbers")
-    if isinstance(gradient, FakeTensor):
+    if isinstance(gradient, FakeTensor) and gradient.is_cpu:
         raise UnsupportedGradient(index, "it is a FakeTensor, which holds no numbers")
     if gradient.dtype not in FLOATS | COMPLEX:
         raise UnsupportedGradient(index, NO_FLOAT.format(gradient.dtype))

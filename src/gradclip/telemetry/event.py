@@ -11,7 +11,9 @@ from typing import Any, Protocol, get_args, get_origin, get_type_hints
 from gradclip.errors import shown
 from gradclip.telemetry.lines import LARGEST, NewerSchema
 
-SCHEMA = 1
+SCHEMA = 2
+"""Since 2 the names of tensors are not in each line of a run: see `gradclip.telemetry.tensor_names`."""
+
 MOST_OFFENDERS = 3
 MOST = LARGEST[int]
 TENSORS = "tensors."

@@ -16,6 +16,7 @@ from gradclip.errors import GradclipWarning, shortened, shown
 from gradclip.step.respond import user_level
 from gradclip.telemetry.event import Event
 from gradclip.telemetry.lines import LONGEST, NUMBER, Each, fits, value_of
+from gradclip.telemetry.tensor_names import NameWriter
 
 try:
     import fcntl
@@ -60,6 +61,7 @@ class jsonl:  # noqa: N801  # a sink reads as a function: Telemetry(jsonl("runs/
         self._file: BinaryIO | None = None
         self._about: dict[str, Any] = {}
         self._process = 0
+        self._names = NameWriter()
 
     def begin(self, about: dict[str, Any]) -> None:
         """Make the folder and its `run.json`, and open the events at their last whole line."""
@@ -74,13 +76,13 @@ class jsonl:  # noqa: N801  # a sink reads as a function: Telemetry(jsonl("runs/
             warn_of(f"another process writes the run {self._wanted}, so this one is written to {self.path}")
 
     def __call__(self, event: Event) -> None:
-        """Append the line of `event`."""
-        line = LINE.encode(event.to_dict()).encode() + b"\n"
+        """Append the line of `event`, and where its tensors have other names than before a line of those."""
         if self._file is None:
             self.begin(self._about)
         elif os.getpid() != self._process or not os.fstat(self._file.fileno()).st_nlink:
             self._begin_anew()
         assert self._file is not None
+        line = b"".join(LINE.encode(data).encode() + b"\n" for data in self._names.lines_of(event))
         if self._file.write(line) != len(line):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path / EVENTS))
 
@@ -95,6 +97,7 @@ class jsonl:  # noqa: N801  # a sink reads as a function: Telemetry(jsonl("runs/
 
     def _open(self) -> None:
         """Open the events of the first folder that nobody else writes to."""
+        self._names = NameWriter()
         number = 1
         self.path = self._wanted
         while True:

@@ -11,6 +11,7 @@ from gradclip.errors import shown
 from gradclip.telemetry.event import Event
 from gradclip.telemetry.folder import EVENTS, RUN, checked_path, facts_in, warn_of
 from gradclip.telemetry.lines import NewerSchema, read_lines
+from gradclip.telemetry.tensor_names import NameReader
 
 HERE = Path()
 
@@ -50,9 +51,11 @@ def read_run(path: str | os.PathLike[str]) -> Run:
         raise FileNotFoundError(f"{path} is no run: a run is a folder with {EVENTS}, as jsonl(path) writes it")
     by_step: dict[int, Event] = {}
 
+    reader = NameReader()
+
     def take(data: Any) -> None:
-        event = Event.from_dict(data)
-        by_step[event.step] = event
+        if event := reader.event_in(data):
+            by_step[event.step] = event
 
     try:
         damage = read_lines(file, take)
