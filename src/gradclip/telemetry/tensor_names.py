@@ -34,7 +34,7 @@ class NameWriter:
 
 
 def number_of(names: Sequence[str]) -> int:
-    """The number by which events name these names; of other names, as in a part that was written later, it is another."""
+    """The number by which events mean these names; of other names, as a later part may have, it is another."""
     return zlib.crc32("\n".join(names).encode("utf-8", "backslashreplace"))
 
 
