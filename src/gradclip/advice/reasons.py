@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
+from gradclip.verdict.formatting import percent
 from gradclip.verdict.judge import OFTEN, Verdict
 from gradclip.verdict.numbers import Numbers
 from gradclip.verdict.quantiles import quantile
 from gradclip.verdict.shape import WIDE, Shape
 
 MANY = 0.02
+SMALL = 0.05
+"""The share of the norms before they ran away that are small."""
 
 
 def reason_of(shape: Shape, threshold: float) -> str:
@@ -57,11 +61,14 @@ def _two_levels(shape: Shape, threshold: float) -> str:
 
 
 def _runaway(shape: Shape, threshold: float) -> str:
+    small = quantile(shape.recent, SMALL)
+    of_norms = math.isclose(threshold, small / 4, rel_tol=0.01)
+    what = f"the norm that {percent(SMALL)} of those before lie below" if of_norms else "the threshold that was on"
     return (
         f"the norms were about {_middle(shape)} until one of them, after {shape.runaway} steps, was more than five "
         "times as large, and they never came back: steps so long may break the training at this learning rate. "
-        f"{threshold:g}, a quarter of the small norms before (or of the threshold that was on), clips every step: it "
-        "is a second learning rate; lowering the learning rate itself is the other cure. Ask again after the next run"
+        f"{threshold:g}, a quarter of {what}, clips nearly every step: it is a second learning rate; lowering the "
+        "learning rate itself is the other cure. Ask again after the next run"
     )
 
 
@@ -105,12 +112,3 @@ def _and_then(shape: Shape, numbers: Numbers, threshold: float) -> str:
 
 def _middle(shape: Shape) -> str:
     return f"{quantile(shape.recent, 0.5):.3g}"
-
-
-def percent(share: float) -> str:
-    """A share as people write it.
-
-    >>> percent(0.052), percent(0.0012), percent(1.0)
-    ('5.2 %', '0.12 %', '100 %')
-    """
-    return f"{100.0 * share:.{3 if share > 0.995 else 2}g} %"
