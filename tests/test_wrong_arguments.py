@@ -31,7 +31,7 @@ ARGUMENTS = {
     "ClipGradByValue": {"max": 1.0}, "SmoothClip": {"clip_norm": 1.0}, "Schedule": {"*": [(0, 1.0)]},
     "min_of": {"*": [1.0]}, "max_of": {"*": [1.0]}, "until": {"steps": 3, "first": 1.0, "then": None},
     "Smallest": {"parts": (Constant(1.0),)}, "Largest": {"parts": (Constant(1.0),)},
-    "Switched": {"parts": (Constant(1.0), Constant(2.0))},
+    "metric": {"value": 1.0}, "Switched": {"parts": (Constant(1.0), Constant(2.0))},
 }  # fmt: skip
 """What a callable needs; the others need nothing."""
 

@@ -186,10 +186,11 @@ def test_what_is_meant_as_it_is_is_shown_as_accepted(way: str, flawed: str, caps
     document = json.loads(capsys.readouterr().out)
     assert [finding["accepted"] for finding in document["findings"]] == [True]
     assert document["verdicts"][flawed]["kind"] == "trims"
-    if way != "--accept":
-        assert main(["suggest", flawed]) == 0
-        assert main(["report", "--text", flawed]) == 0
-        assert "Clipping acted on 50" in capsys.readouterr().out.replace("\n", " ")
+    assert main(["suggest", *options, flawed]) == 0
+    assert main(["report", "--text", *options, flawed]) == 0
+    assert "Clipping acted on 50" in capsys.readouterr().out.replace("\n", " ")
+    if options:
+        assert main(["suggest", flawed]) == 1
 
 
 @pytest.mark.parametrize(
@@ -203,8 +204,9 @@ def test_what_is_said_elsewhere_or_of_another_finding_accepts_nothing(text: str,
 
 
 def test_a_finding_that_there_is_not_cannot_be_accepted(flawed: str, capsys) -> None:
-    assert main(["doctor", "--accept", "twcie", flawed]) == 2
-    assert "--accept twcie: there is no such finding, there are after-step, " in capsys.readouterr().err
+    for command in ("doctor", "suggest", "report"):
+        assert main([command, "--accept", "twcie", flawed]) == 2
+        assert "--accept twcie: there is no such finding, there are after-step, " in capsys.readouterr().err
 
 
 def test_a_loss_that_is_meant_to_rise_can_be_accepted(tmp_path: Path, monkeypatch, capsys) -> None:

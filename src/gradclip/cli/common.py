@@ -61,6 +61,27 @@ def script_in(options: argparse.Namespace) -> list[str]:
     return ["-m", *options.module] if options.module else given
 
 
+def add_accept(command: argparse.ArgumentParser) -> None:
+    """The option of what is meant as it is."""
+    command.add_argument(
+        "--accept",
+        action="append",
+        default=[],
+        metavar="ID",
+        help="a finding of the doctor that is meant as it is, by its name; also in pyproject.toml, [tool.gradclip] "
+        "accept = [ID], or in a comment at its line, # gradclip: accept ID",
+    )
+
+
+def unknown_finding(names: Sequence[str]) -> str | None:
+    """What is wrong with the names that were given with that option."""
+    from gradclip.doctor.problems import DIVERGED, PROBLEMS
+
+    known = [*PROBLEMS, DIVERGED]
+    unknown = next((name for name in names if name not in known), None)
+    return None if unknown is None else f"--accept {unknown}: there is no such finding, there are {', '.join(known)}"
+
+
 def with_run_last(options: argparse.Namespace) -> argparse.Namespace:
     """The options of a call. A run has no arguments, so what stands behind it is read as options of ours."""
     first, *rest = script_in(options) or [""]

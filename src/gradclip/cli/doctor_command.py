@@ -10,7 +10,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gradclip.cli.common import add_json, add_script, is_run, mistake, no_script, script_in, with_run_last
+from gradclip.cli.common import (
+    add_accept,
+    add_json,
+    add_script,
+    is_run,
+    mistake,
+    no_script,
+    script_in,
+    unknown_finding,
+    with_run_last,
+)
 
 
 def add(commands: Any) -> None:
@@ -22,14 +32,7 @@ def add(commands: Any) -> None:
         "recorded), and names what is wrong with its clipping, where, since which step, and the cure. Exit code 0: "
         "nothing is wrong; 1: something is; 2: a mistake in the call, or the script did not train.",
     )
-    doctor.add_argument(
-        "--accept",
-        action="append",
-        default=[],
-        metavar="ID",
-        help="a finding that is meant as it is, by its name; also in pyproject.toml, [tool.gradclip] accept = [ID], or "
-        "in a comment at its line, # gradclip: accept ID",
-    )
+    add_accept(doctor)
     add_json(doctor)
     add_script(doctor, "train.py [ARGUMENTS] | RUN", "the script to run, a program such as torchrun, or a recorded run")
     doctor.set_defaults(command=run, form=doctor)
@@ -37,15 +40,13 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from gradclip.doctor.accepted import accepted_here
-    from gradclip.doctor.problems import DIVERGED, PROBLEMS
 
     options = with_run_last(options)
     script = script_in(options)
     if not script:
         return mistake("give a script to run, or a run to read: gradclip doctor train.py", "doctor")
-    names = [*PROBLEMS, DIVERGED]
-    if unknown := [name for name in options.accept if name not in names]:
-        return mistake(f"--accept {unknown[0]}: there is no such finding, there are {', '.join(names)}", "doctor")
+    if wrong := unknown_finding(options.accept):
+        return mistake(wrong, "doctor")
     try:
         accepted_here()
     except ValueError as error:

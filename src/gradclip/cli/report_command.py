@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradclip.cli.common import add_json, mistake
+from gradclip.cli.common import add_accept, add_json, mistake, unknown_finding
 
 if TYPE_CHECKING:
     from gradclip.telemetry.runs import Run
@@ -31,6 +31,7 @@ def add(commands: Any) -> None:
     form.add_argument("--out", type=Path, metavar="FILE.html", help=f"where the page goes (default: RUN/{PAGE})")
     form.add_argument("--text", action="store_true", help="print the report instead of writing a page")
     add_json(form)
+    add_accept(report)
     report.set_defaults(command=run)
 
 
@@ -38,25 +39,27 @@ def run(options: argparse.Namespace) -> int:
     from gradclip.doctor.accepted import accepted_here
     from gradclip.telemetry.runs import folders_of, read_run
 
+    if wrong := unknown_finding(options.accept):
+        return mistake(wrong, "report")
     try:
         accepted_here()  # settings that cannot be read are said before anything else
         runs = [read_run(folder) for path in options.runs for folder in folders_of(path)]
     except (OSError, ValueError) as error:
         return mistake(str(error), "report")
     if options.json or options.text:
-        _print(runs, as_json=options.json)
+        _print(runs, options.accept, as_json=options.json)
         return 0
     if missing := [name for name in NEEDS if importlib.util.find_spec(name) is None]:
         needs = f'the page needs {" and ".join(missing)}: pip install "gradclip[report]", or call it with --text'
         return mistake(needs, "report")
-    return _write(runs, options.out or runs[0].path / PAGE)
+    return _write(runs, options.out or runs[0].path / PAGE, options.accept)
 
 
-def _print(runs: list[Run], *, as_json: bool) -> None:
+def _print(runs: list[Run], accept: list[str], *, as_json: bool) -> None:
     from gradclip.report import compare_losses, summarise
     from gradclip.report.terminal_report import in_colour, text
 
-    summaries = summarise(runs)
+    summaries = summarise(runs, accept)
     if as_json:
         comparison = compare_losses(summaries)
         document = {
@@ -68,12 +71,12 @@ def _print(runs: list[Run], *, as_json: bool) -> None:
         print(text(summaries, colours=in_colour()))
 
 
-def _write(runs: list[Run], path: Path) -> int:
+def _write(runs: list[Run], path: Path, accept: list[str]) -> int:
     from gradclip.report import compare_losses, write_report
     from gradclip.report.terminal_report import named
 
     try:
-        summaries = write_report(runs, path)
+        summaries = write_report(runs, path, accept)
     except OSError as error:
         return mistake(f"--out {path}: {error.strerror}; give a file that can be written", "report")
     if comparison := compare_losses(summaries):

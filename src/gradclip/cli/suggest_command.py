@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradclip.cli.common import (
+    add_accept,
     add_json,
     add_script,
     count,
@@ -17,6 +18,7 @@ from gradclip.cli.common import (
     no_new_folder,
     no_script,
     script_in,
+    unknown_finding,
     with_run_last,
 )
 
@@ -56,6 +58,7 @@ def add(commands: Any) -> None:
         "--seeds", type=count, metavar="N", help="how many seeds per threshold (default: 2 where there is a --seed)"
     )
     add_json(suggest)
+    add_accept(suggest)
     add_script(suggest, "RUN | train.py [ARGUMENTS]", "a recorded run, or the script to train")
     suggest.set_defaults(command=run, form=suggest)
 
@@ -65,6 +68,8 @@ def run(options: argparse.Namespace) -> int:
     given = script_in(options)
     if not given:
         return mistake("give a run to read, or a script to train: gradclip suggest RUN", "suggest")
+    if wrong := unknown_finding(options.accept):
+        return mistake(wrong, "suggest")
     if not is_run(given[0]):
         return by_trial(options, given)
     if given[1:]:
@@ -73,10 +78,10 @@ def run(options: argparse.Namespace) -> int:
         return mistake(
             "--out, --trials, --steps, --metric and --seeds are for a script; a run is read as it is", "suggest"
         )
-    return from_run(Path(given[0]), options.json)
+    return from_run(Path(given[0]), options.accept, options.json)
 
 
-def from_run(folder: Path, as_json: bool) -> int:
+def from_run(folder: Path, accept: list[str], as_json: bool) -> int:
     """Say what the norms of a run suggest, for each optimizer of it."""
     from gradclip.advice.suggestion import suggest
     from gradclip.advice.wording import suggestion_as_text
@@ -84,7 +89,7 @@ def from_run(folder: Path, as_json: bool) -> int:
 
     try:
         runs = runs_in(folder)
-        mistakes = list(map(len, mistakes_in(runs)))
+        mistakes = list(map(len, mistakes_in(runs, accept)))
     except (OSError, ValueError) as error:
         return mistake(str(error), "suggest")
     names = [run.optimizer if len(runs) == 1 else f"{run.optimizer}, {run.path}" for run in runs]

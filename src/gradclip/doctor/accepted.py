@@ -8,6 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from gradclip.errors import shown
+from gradclip.rules.arguments import items_of
 
 COMMENT = re.compile(r"#\s*gradclip:\s*accept\s+([\w, -]+)")
 SETTINGS = Path("pyproject.toml")
@@ -26,6 +27,14 @@ def accepted_here() -> frozenset[str]:
     if not isinstance(accepted, list) or not all(isinstance(name, str) for name in accepted):
         raise ValueError(f'{SETTINGS}: tool.gradclip.accept is a list like ["twice"], got {shown(accepted)}')
     return frozenset(accepted)
+
+
+def accepted_with(names: Collection[str]) -> frozenset[str]:
+    """The problems that are accepted here, and those of these `names`; `TypeError` where they are no list of names."""
+    found = None if isinstance(names, str) else items_of(names)
+    if found is None or not all(isinstance(name, str) for name in found):
+        raise TypeError(f"what is accepted is a list of names of findings, got {shown(names)}: write ['twice']")
+    return accepted_here() | frozenset(found)
 
 
 def is_accepted(problem: str, where: str, accepted: Collection[str]) -> bool:

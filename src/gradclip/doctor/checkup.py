@@ -6,7 +6,7 @@ import os
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from gradclip.doctor.accepted import accepted_here
+from gradclip.doctor.accepted import accepted_with
 from gradclip.doctor.diagnosis import Finding, findings_in, is_mistake, runs_in
 from gradclip.doctor.findings_text import finding_as_text
 from gradclip.doctor.problems import DIVERGED
@@ -38,9 +38,9 @@ def checked_runs(folder: str | os.PathLike[str], accept: Collection[str] = ()) -
 
     Raises `FileNotFoundError` where there is no run.
     """
-    runs, accepted = runs_in(folder), frozenset(accept) | accepted_here()
+    runs, accepted = runs_in(folder), accepted_with(accept)
     found = []
-    for run, findings in zip(runs, findings_in(runs, accept), strict=True):
+    for run, findings in zip(runs, findings_in(runs, accepted), strict=True):
         found.append(CheckedRun(run, findings, verdict_on(run, sum(map(is_mistake, findings))), accepted))
     return found
 

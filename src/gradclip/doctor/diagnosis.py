@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gradclip.doctor.accepted import accepted_here, is_accepted
+from gradclip.doctor.accepted import accepted_with, is_accepted
 from gradclip.doctor.problems import NEVER, NONFINITE, OTHER_OPTIMIZER, PROBLEMS
 from gradclip.errors import shown
 from gradclip.telemetry.folder import EVENTS, warn_of
@@ -76,7 +76,7 @@ def diagnose(folder: str | os.PathLike[str]) -> list[Finding]:
     A run of telemetry has the numbers only, so of it only what the numbers tell is found. Raises `FileNotFoundError`
     where there is no run.
     """
-    return [found for each in findings_in(runs_in(folder)) for found in each]
+    return [found for each in findings_in(runs_in(folder), accepted_with(())) for found in each]
 
 
 def runs_in(folder: str | os.PathLike[str]) -> list[Run]:
@@ -84,9 +84,10 @@ def runs_in(folder: str | os.PathLike[str]) -> list[Run]:
     return [read_run(place) for place in folders_of(folder)]
 
 
-def mistakes_in(runs: Sequence[Run]) -> list[list[Finding]]:
+def mistakes_in(runs: Sequence[Run], accept: Collection[str] = ()) -> list[list[Finding]]:
     """For each run what is wrong with the script that made it, so that its norms do not mean what they say."""
-    return [[found for found in each if is_mistake(found)] for each in findings_in(runs)]
+    every = findings_in(runs, accepted_with(accept))
+    return [[found for found in each if is_mistake(found)] for each in every]
 
 
 def is_mistake(finding: Finding) -> bool:
@@ -94,10 +95,9 @@ def is_mistake(finding: Finding) -> bool:
     return finding.problem != NONFINITE and not finding.accepted
 
 
-def findings_in(runs: Sequence[Run], accept: Collection[str] = ()) -> list[list[Finding]]:
-    """For each run, of one optimizer, what is wrong with its clipping; `accept` names what is meant as it is."""
-    records, accepted = [recorded_run(run) for run in runs], {*accept, *accepted_here()}
-    found = []
+def findings_in(runs: Sequence[Run], accepted: Collection[str]) -> list[list[Finding]]:
+    """For each run, of one optimizer, what is wrong with its clipping; `accepted` names what is meant as it is."""
+    records, found = [recorded_run(run) for run in runs], []
     for record in records:
         beside = [other for other in records if root_of(other) == root_of(record)]
         across = findings_across_optimizers(record, beside)

@@ -8,7 +8,7 @@ needs nothing.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from gradclip.report.loss_ranking import compare_losses
 from gradclip.report.notebook import show
@@ -34,10 +34,10 @@ def page(runs: Sequence[Run]) -> str:
     return document(summarise(runs))
 
 
-def write_report(runs: Sequence[Run], path: str | os.PathLike[str]) -> list[Summary]:
-    """Write the page about `runs` to the file `path`, and give what it says of each."""
+def write_report(runs: Sequence[Run], path: str | os.PathLike[str], accept: Collection[str] = ()) -> list[Summary]:
+    """Write the page about `runs` to the file `path`, and give what it says of each; `accept` as in `summarise`."""
     from gradclip.report.html import document
 
-    summaries, file = summarise(runs), checked_path(path, "a page is written to a file")
+    summaries, file = summarise(runs, accept), checked_path(path, "a page is written to a file")
     write_whole(file, document(summaries).encode("utf-8", "backslashreplace"))
     return summaries

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -51,13 +51,16 @@ class Summary:
         return found
 
 
-def summarise(runs: Sequence[Run]) -> list[Summary]:
-    """The summary of each run, in the order given; `ValueError` for none, `TypeError` for what is no run."""
+def summarise(runs: Sequence[Run], accept: Collection[str] = ()) -> list[Summary]:
+    """The summary of each run, in the order given; `ValueError` for none, `TypeError` for what is no run.
+
+    `accept` names findings of the doctor that are meant as they are.
+    """
     if not isinstance(runs, Sequence) or isinstance(runs, Run) or not all(isinstance(run, Run) for run in runs):
         raise TypeError(f"a report is about a list of runs, got {shown(runs)}: write [read_run(path)]")
     if not runs:
         raise ValueError("a report is about one run or more, got none")
-    mistakes = map(len, mistakes_in(runs))
+    mistakes = map(len, mistakes_in(runs, accept))
     return [summary_of(*facts) for facts in zip(runs, names_of(runs), mistakes, strict=True)]
 
 
