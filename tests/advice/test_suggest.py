@@ -19,6 +19,7 @@ from gradclip.advice.suggestion import suggest
 from gradclip.rules.text import rule_from_text
 from gradclip.telemetry import Event, Run
 from gradclip.verdict.numbers import FEW
+from gradclip.verdict.shape import levels_of
 
 
 def population_quantile(share, sigma=0.3):
@@ -72,6 +73,14 @@ def test_norms_that_drift_get_a_threshold_that_follows(factor):
         assert 0.02 < rate < 0.09
     # The level of the last quarter is that of its middle, up to 19 % from its ends.
     assert found.threshold == pytest.approx(factor ** (7 / 8) * population_quantile(0.95), rel=0.2)
+
+
+def test_a_level_that_was_left_for_good_is_no_second_kind_of_batch():
+    norms = [*lognormal(30, seed=1), *[norm * 8.0 for norm in lognormal(6, seed=2)], *lognormal(24, seed=3)]
+    once = [*[norm * 8.0 for norm in lognormal(12, seed=2)], *lognormal(48, seed=3)]
+    assert levels_of(once) is None
+    assert levels_of(norms) is None
+    assert levels_of([norm for pair in zip(once[12:24] * 4, once[:12] * 4, strict=True) for norm in pair]) is not None
 
 
 def test_what_levels_off_after_a_warm_up_does_not_drift():

@@ -5,6 +5,7 @@ Levels are compared as logarithms, so that it does not matter what the unit of t
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ RARE = 0.05
 """What happens at least this often is no accident: a second level is one that has this share of the steps."""
 JUMP, LASTING = 5.0, 1.5
 """Norms run away where the largest so far is five times the last ten, and after it the level is higher by half."""
+LEAST_SWITCHES = 4
+"""Two kinds of batches come in turns; norms that fell from one level to the other at some step do not come back."""
 NO_MANS_LAND = 0.2
 """Between two levels there is a gap: in its middle third lie fewer than this share of what the smaller level has."""
 
@@ -149,7 +152,7 @@ def drift_of(norms: Sequence[float]) -> float:
 
 
 def levels_of(norms: Sequence[float]) -> Levels | None:
-    """The two levels that the norms have, None where they have one.
+    """The two levels that the norms have, None where they have one, or went from one to the other for good.
 
     They are cut where the variance of the logarithms between the parts is largest (N. Otsu 1979).
     """
@@ -162,6 +165,9 @@ def levels_of(norms: Sequence[float]) -> Levels | None:
     third = (high / low) ** (1 / 3)
     between = sum(low * third < norm < high / third for norm in ordered)
     if high < 2.0 * low or between > NO_MANS_LAND * min(len(lower), len(upper)):
+        return None
+    above = [norm > lower[-1] for norm in norms]
+    if sum(a != b for a, b in itertools.pairwise(above)) < LEAST_SWITCHES:
         return None
     return Levels(low, high, len(upper) / len(ordered))
 
