@@ -7,7 +7,7 @@ by construction is handled here, one function for each trap.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -23,6 +23,7 @@ from gradclip.step.result import Result
 from gradclip.telemetry import Telemetry
 from gradclip.torch.base_step import UpdateStep, is_nested
 from gradclip.torch.clipper import Clipper, drop
+from gradclip.torch.closures import with_closure
 from gradclip.torch.eager import eager
 from gradclip.torch.optimizers import STEP_IN_BACKWARD, spans_tensors
 from gradclip.torch.parameters import NeedClip, gradients_of, of_optimizers, second_moments
@@ -128,17 +129,14 @@ class AttachedClipper(Clipper):
             return None
         if not self._update_steps[id(optimizer)].is_this(optimizer):
             return None
-        if len(args) == 1 and not kwargs:
+        found = with_closure(args, kwargs, lambda closure: self._clipping(optimizer, closure))
+        if found is None:
             self._clip_for(optimizer)
-            return None
-        given: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
-        callables = [name for name, value in given.items() if name != 0 and callable(value)]
-        name = "closure" if "closure" in callables else next(iter(callables), None)
-        if name is None:
-            self._clip_for(optimizer)
-            return None
+        return found
 
-        closure, evaluations = given[name], 0
+    def _clipping(self, optimizer: Optimizer, closure: Callable[..., Any]) -> Callable[..., Any]:
+        """The closure of a step, and after each evaluation a clip of what it has made."""
+        evaluations = 0
 
         def closure_then_clip(*args: Any, **kwargs: Any) -> Any:
             nonlocal evaluations
@@ -147,8 +145,7 @@ class AttachedClipper(Clipper):
             self._clip_for(optimizer, loss, again=evaluations > 1)
             return loss
 
-        given[name] = closure_then_clip
-        return tuple(given[place] for place in range(len(args))), {name: given[name] for name in kwargs}
+        return closure_then_clip
 
     def _clip_for(self, optimizer: Optimizer, loss: object = None, again: bool = False) -> None:
         """Clip for the step of `optimizer`; `loss` is what its closure returned, `again` in the same step."""

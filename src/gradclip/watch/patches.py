@@ -210,10 +210,16 @@ def before(owner: Any, name: str, record: Callable[..., None]) -> None:
 
 def before_step(recorder: Recorder, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The hook before a step. A closure makes the gradients inside it, so the step is noted when it returns."""
-    closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
-    if not callable(closure):
+    from gradclip.torch.closures import with_closure
+
+    found = with_closure(args, kwargs, functools.partial(noting, recorder, optimizer))
+    if found is None:
         recorder.before_step(optimizer)
-        return None
+    return found
+
+
+def noting(recorder: Recorder, optimizer: Any, closure: Callable[..., Any]) -> Callable[..., Any]:
+    """The closure of a step, and after its first evaluation a note that the gradients are there."""
     noted = False
 
     @functools.wraps(closure)
@@ -226,9 +232,7 @@ def before_step(recorder: Recorder, optimizer: Any, args: tuple[Any, ...], kwarg
         recorder.closure_evaluated(optimizer)
         return loss
 
-    if "closure" in kwargs:
-        return args, {**kwargs, "closure": closure_then_note}
-    return (args[0], closure_then_note, *args[2:]), kwargs
+    return closure_then_note
 
 
 def after_step(recorder: Recorder, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
