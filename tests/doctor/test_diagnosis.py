@@ -107,13 +107,15 @@ def test_an_optimizer_whose_norms_stay_below_the_threshold_needs_no_clipping(tmp
 
 @pytest.mark.parametrize("why", ["of one number", "later", "short-lived"])
 def test_an_optimizer_that_is_another_matter(why: str, tmp_path: Path) -> None:
-    folder = written(tmp_path / "run", [event(i, 1.5) for i in range(10)], [{"step": 0, "calls": [CALL]}])
+    folder = written(
+        tmp_path / "run", [event(i, 1.5, time=float(i)) for i in range(10)], [{"step": 0, "calls": [CALL]}]
+    )
     events = [replace(unclipped(3.0), step=i) for i in range(4 if why == "short-lived" else 10)]
     sink = jsonl(folder / "run-2")
     shapes = {"temperature": [1]} if why == "of one number" else {"weight": [2]}
     sink.begin({"parameters": shapes, "optimizer": "Adam", "script": {"thresholds": []}})
     for one in events:
-        sink(replace(one, time=9.0 if why == "later" else 0.0))
+        sink(replace(one, time=one.step + (100.0 if why == "later" else 0.0)))
     sink.close()
     (folder / "run-2" / "calls.jsonl").write_text('{"step": 0, "calls": [], "flaws": [], "missing": []}\n')
     assert diagnose(folder) == []

@@ -40,8 +40,8 @@ def sick(name):
     return partial(test_journal.test_what_is_wrong_has_its_name, name)
 
 
-def repeated_whatever_came_between(clip, before, accumulated):
-    return [journal.Flaw(journal.TWICE, clip.where)] if before else []
+def repeated_whatever_came_between(clip, before):
+    return [journal.Flaw(journal.TWICE, clip.where)] if [*before] else []
 
 
 def never_stale(clip, made, zeroed, scale):

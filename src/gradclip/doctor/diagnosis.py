@@ -15,11 +15,13 @@ from gradclip.errors import shown
 from gradclip.telemetry.folder import EVENTS, warn_of
 from gradclip.telemetry.lines import fits, read_lines
 from gradclip.telemetry.runs import Run, folders_of, read_run
-from gradclip.watch.journal import ABOVE, CALLS, OTHER_MODEL, OVERFLOW, SCRIPT, Flaw
+from gradclip.watch.journal import ABOVE, CALLS, OTHER_MODEL, OVERFLOW, SCRIPT, UNTRAINED, Flaw
 
 RARE = 0.2
 """A call that is wrong in fewer of the steps has a reason there: a step that the script left out, an evaluation."""
 MOST_NAMED = 3
+MOST_APART = 10
+"""A generator may step once while its critic steps so many times."""
 LINE = {"step": int, "calls": [str], "flaws": [[str]], "missing": [str]}
 CLIPS = {"measured", "unclipped"}
 """What a line of calls has, and what it may have."""
@@ -64,10 +66,15 @@ class RecordedRun(NamedTuple):
 
     @property
     def is_silent(self) -> bool:
-        """Whether it is known what the script did around the steps, and nothing was called."""
-        return bool(self.calls) and not any(
-            line["calls"] or line["flaws"] or line.get("measured") for line, _ in self.calls
-        )
+        """Whether it is known what the script did around the steps, and in hardly any of them something was called."""
+        called = [steps for line, steps in self.calls if line["calls"] or line["flaws"] or line.get("measured")]
+        return bool(self.calls) and sum(called) < RARE * len(self.run)
+
+    @property
+    def is_one_number(self) -> bool:
+        """Whether all that is trained is a single number, such as a temperature, which nobody clips."""
+        shapes = self.run.about.get("parameters", {})
+        return bool(shapes) and sum(map(math.prod, shapes.values())) <= 1
 
 
 def diagnose(folder: str | os.PathLike[str]) -> list[Finding]:
@@ -136,13 +143,17 @@ def findings_in_calls(record: RecordedRun, beside: Sequence[RecordedRun] = ()) -
 
     A call on the parameters of one optimizer where those of another have gradients is wrong if nothing clips these.
     """
-    left_out = [other.run.optimizer for other in beside if other.is_silent and train_together(record.run, other.run)]
+    left_out = [
+        other.run.optimizer
+        for other in beside
+        if other.is_silent and not other.is_one_number and train_together(record.run, other.run)
+    ]
     lines_by_flaw: dict[tuple[str, str, str], list[tuple[dict[str, Any], int]]] = {}
     for line, steps in record.calls:
         for flaw in line["flaws"]:
             lines_by_flaw.setdefault(tuple(flaw), []).append((line, steps))
     for (name, where, by), lines in lines_by_flaw.items():
-        if name == OTHER_MODEL and not left_out:
+        if (name == OTHER_MODEL and not left_out) or (name == UNTRAINED and record.is_one_number):
             continue
         names = {"by": by, "this": record.run.optimizer, "other": " and of ".join(left_out)}
         missing, steps = some_of(lines[0][0]["missing"]), sum(steps for _, steps in lines)
@@ -189,7 +200,7 @@ def findings_across_optimizers(record: RecordedRun, every: list[RecordedRun]) ->
     above = [event for event in record.run if event.norm_before > ABOVE * limit]
     named = any(flaw[0] == OTHER_MODEL for other in beside for line, _ in other.calls for flaw in line["flaws"])
     shapes = record.run.about.get("parameters", {})
-    if above and record.is_silent and not named and sum(map(math.prod, shapes.values())) > 1:
+    if above and record.is_silent and not named and shapes and not record.is_one_number:
         facts = {
             "optimizer": f"the {record.run.optimizer} that holds {some_of(list(shapes))}",
             "optimizers": len(every),
@@ -199,11 +210,11 @@ def findings_across_optimizers(record: RecordedRun, every: list[RecordedRun]) ->
 
 
 def train_together(run: Run, other: Run) -> bool:
-    """Whether two optimizers train at the same time: their steps overlap, and are not far fewer of one."""
+    """Whether two optimizers train at the same time: for half of the other's, and not in far fewer steps."""
     if not run or not other:
         return False
-    overlap = run[0].time <= other[-1].time and other[0].time <= run[-1].time
-    return overlap and 2 * len(run) >= len(other)
+    together = min(run[-1].time, other[-1].time) - max(run[0].time, other[0].time)
+    return together >= (other[-1].time - other[0].time) / 2 and MOST_APART * len(run) >= len(other)
 
 
 def line_in(call: str) -> str:

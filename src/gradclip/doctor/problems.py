@@ -95,7 +95,7 @@ PROBLEMS = {
         "clip the parameters of all optimizers in one call, or gradclip.attach(first, second, rule)",
     ),
     NEVER: Problem(
-        "nothing clips the gradients, although {option} is {value:g}: larger elements went through",
+        "nothing clips the gradients, although {option} is {value:g}: larger ones went through",
         "call clip_grad_norm_(model.parameters(), {option}) between backward() and optimizer.step()",
     ),
     NONFINITE: Problem(

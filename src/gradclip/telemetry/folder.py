@@ -28,7 +28,7 @@ RUN = "run.json"
 RUN_SCHEMA = 1
 BLOCK = 1 << 16
 LINE = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
-THRESHOLD = {"name": str, "value": NUMBER, "where": str}
+THRESHOLD = {"name": str, "value": NUMBER, "where": str, "kind?": str}
 FACTS: dict[str, Any] = {
     "schema": int,
     "starts": [NUMBER],

@@ -17,6 +17,9 @@ a row at the end are no accident: where every fifth batch were so, it would happ
 END = 20
 """The loss ended as those of its last tenth, of 20 at least: a few that are high say little."""
 
+EXPLOSION = 1e3
+"""How many times above the first the last loss of an explosion is."""
+
 FAR = 10.0
 """How many times above its beginning a loss has diverged. That of a GAN's generator, of a term whose weight grows or of
 a task that gets harder ends at up to some times what it was."""
@@ -31,7 +34,22 @@ def diverged(run: Sequence[Event]) -> str | None:
     ended = next((place for place in range(len(losses), 0, -1) if math.isfinite(losses[place - 1])), 0)
     if len(losses) - ended >= IN_A_ROW:
         return f"Training diverged: from step {steps[ended]:,} to the end the loss is not finite."
-    return rose([loss for loss in losses if math.isfinite(loss)])
+    finite = [loss for loss in losses if math.isfinite(loss)]
+    return rose(finite) or exploded(finite)
+
+
+def exploded(losses: Sequence[float]) -> str | None:
+    """The sentence for losses that ended by growing a thousandfold and more, as of a script that ends itself then.
+
+    One such loss may be that of a bad batch; where the one before lies far above the first, too, it is none.
+    """
+    if len(losses) < 3 or losses[0] <= 0.0:
+        return None
+    before, last = losses[-2:]
+    if not (losses[0] * FAR < before < last and losses[0] * EXPLOSION < last):
+        return None
+    ended = f"its last two are {short(before)} and {short(last)}"
+    return f"Training diverged: the loss began at {short(losses[0])}, and {ended}."
 
 
 def rose(losses: Sequence[float]) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import linecache
 import os
 import sys
 import sysconfig
@@ -10,6 +11,8 @@ import sysconfig
 PACKAGES = ("site-packages", "dist-packages")
 LIBRARY = tuple(os.path.realpath(sysconfig.get_paths()[key]) + os.sep for key in ("stdlib", "platstdlib"))
 OURS = os.path.dirname(os.path.dirname(os.path.realpath(__file__))) + os.sep
+CLIPS = "clip"
+"""What a line says that calls a library in order to clip: then it is the user who clips, and not the library."""
 PASSED = ("torch", "gradclip", "python")
 
 
@@ -32,10 +35,17 @@ def caller() -> tuple[str, str]:
     while frame is not None:
         package = package_of(frame.f_code.co_filename)
         if not package:
-            return f"{path_from_here(frame.f_code.co_filename)}:{frame.f_lineno}", by
+            own = by and CLIPS in linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+            return f"{path_from_here(frame.f_code.co_filename)}:{frame.f_lineno}", "" if own else by
         by = by if package in PASSED else package
         frame = frame.f_back  # type: ignore[assignment]  # the outermost frame has none
     return "", by
+
+
+def text_at(where: str) -> str:
+    """The line of the user's code at `file:line`, as far as it can be read."""
+    file, _, line = where.rpartition(":")
+    return linecache.getline(file, int(line)) if line.isdecimal() else ""
 
 
 @functools.cache

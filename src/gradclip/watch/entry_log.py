@@ -6,7 +6,7 @@ import itertools
 from collections import deque
 from collections.abc import Iterable
 
-from gradclip.watch.journal import Entry
+from gradclip.watch.journal import ClipCall, Entry
 
 MOST_ENTRIES = 1000
 """The entries that are kept for an optimizer that does not step."""
@@ -20,6 +20,11 @@ class EntryLog:
         self._entries: deque[Entry] = deque(maxlen=MOST_ENTRIES)
         self._sets: dict[frozenset[int], frozenset[int]] = {}
         self.end = 0
+
+    @property
+    def has_clip(self) -> bool:
+        """Whether there is a clip among the entries that are kept."""
+        return any(isinstance(entry, ClipCall) for entry in self._entries)
 
     def add(self, entry: Entry) -> None:
         """Append an entry."""

@@ -12,6 +12,8 @@ SCRIPT = "script"
 
 ABOVE = 1.001
 """A number over a threshold that nothing cut; below this it may have been clipped, and rounded."""
+SHARE_OF_SCALE = 0.001
+"""A limit below this share of the loss scale was not multiplied by it."""
 MEASURES = 1e6
 """From this threshold on a call is a way to learn the norm; most write infinity."""
 NORM, VALUE, RULE = "norm", "value", "rule"
@@ -73,6 +75,12 @@ class Scaled(NamedTuple):
     many: int = 1
 
 
+class ClosureBegins(NamedTuple):
+    """The closure of a step of this optimizer is about to be evaluated."""
+
+    optimizer: int
+
+
 class Unscaled(NamedTuple):
     """A GradScaler divided the gradients of an optimizer by its scale."""
 
@@ -83,8 +91,8 @@ class ClipCall(NamedTuple):
     """One call of a clipping function. Parameters are known by `id`.
 
     `where` is the line of the user's code that led to it, `by` the library that made it, if one did. `first` gives the
-    first gradient, while it lives. `norm` is what the call returned (of a rule its `Result`), `norms_before` what was
-    measured before it.
+    first gradient, while it lives; `says_scale` that the line speaks of a scale. `norm` is what the call returned (of a
+    rule its `Result`), `norms_before` what was measured before it.
     """
 
     function: str
@@ -100,6 +108,7 @@ class ClipCall(NamedTuple):
     first: Callable[[], object] = nothing
     norm: Any = None
     norms_before: Any = None
+    says_scale: bool = False
 
     @property
     def measures(self) -> bool:
@@ -112,7 +121,7 @@ class ClipCall(NamedTuple):
         return f"{self.function}{arguments} at {self.where}" + (f" by {self.by}" if self.by else "")
 
 
-Entry = Backward | Zeroed | Scaled | Unscaled | ClipCall
+Entry = Backward | Zeroed | Scaled | Unscaled | ClosureBegins | ClipCall
 
 
 class Flaw(NamedTuple):
@@ -169,49 +178,101 @@ def examine(
     says that they were, where no backward pass is seen. The losses are those whose gradients were not zeroed. `others`
     are the parameters of other optimizers, and `step_at` is the line of the step.
     """
-    zeroed = used = elsewhere = False
-    own, made = has_gradients, None
-    strays: list[Flaw] = []
-    scale: Any = None
-    scaled: Any = None
-    count, last = 0, -1
-    applied: list[Applied] = []
-    flaws: list[Flaw] = []
-    losses: list[Loss] = []
-    places: list[int] = []
+    reading = Reading(optimizer, parameters, frozenset(others), has_gradients)
     for place, entry in enumerate(entries):
+        reading.read(entry, place)
+    return reading.examined(step_at)
+
+
+class Reading:
+    """What is known of the gradients of an optimizer while the entries since its last step are read."""
+
+    def __init__(self, optimizer: int, parameters: frozenset[int], others: frozenset[int], made: bool) -> None:
+        self._optimizer, self._parameters, self._others = optimizer, parameters, others
+        self._made = made  # gradients of any optimizer, where it is not known whose
+        self._own, self._last_own = made, -1
+        self._elsewhere = self._zeroed = self._used = False
+        self._last = self._closure_at = -1
+        self._before_closure = 0
+        self._scale: Any = None
+        self._scaled: Any = None
+        self._to_scale = 0
+        self._norms: Made | None = None
+        self._losses: list[Loss] = []
+        self._flaws: list[Flaw] = []
+        self._strays: list[Flaw] = []
+        self._applied: list[tuple[Applied, int]] = []
+
+    def read(self, entry: Entry, place: int) -> None:
+        """Take note of the next entry."""
         if isinstance(entry, Backward):
-            has_gradients, last = True, place
-            scale, count = (scaled if count else None), max(0, count - 1)  # of a loss that was scaled for this backward
-            losses = [] if optimizer in entry.fresh else losses
-            if optimizer in entry.missed:
-                elsewhere = True
-            else:
-                own, used, found = True, optimizer in entry.used, entry.norms.get(optimizer)
-                made = None if found is None else Made(found, 1.0 if scale is None else scale)
-                losses += [Loss(value, 1.0 if scale is None else scale) for value in entry.losses]
+            self._backward(entry, place)
         elif isinstance(entry, Zeroed):
-            if entry.parameters & parameters:
-                zeroed, own, used, made, applied, places, losses = True, False, False, None, [], [], []
+            if entry.parameters & self._parameters:
+                self._give_up()
         elif isinstance(entry, Scaled):
-            scaled, count = entry.scale, entry.many
+            self._scaled, self._to_scale = entry.scale, entry.many
         elif isinstance(entry, Unscaled):
-            scale = None if entry.optimizer == optimizer else scale
-        elif elsewhere and not own and entry.parameters and entry.parameters <= parameters and not entry.measures:
-            flaws.append(Flaw(OTHER_MODEL, entry.where, entry.by))
-        elif entry.parameters & parameters or not (entry.parameters and entry.are_parameters):
-            flaw = flaw_of(entry, has_gradients, zeroed, scale)
-            if flaw in (None, BEFORE_UNSCALE, NO_LIMIT) and (has_gradients or not entry.measures):
-                flaws += repeated(entry, [earlier.clip for earlier in applied], [last > at for at in places])
-                applied.append(Applied(entry, 1.0 if scale is None else scale))
-                places.append(place)
-            if flaw is not None:
-                flaws.append(Flaw(flaw, entry.where, entry.by))
-        elif not entry.measures and entry.parameters.isdisjoint(others):
-            strays.append(Flaw(UNTRAINED, entry.where, entry.by))
-    flaws += [Flaw(NOT_ZEROED, step_at)] if used else []
-    flaws += strays if not applied else []
-    return Examined(applied, list(dict.fromkeys(flaws)), losses, made)
+            self._scale = None if entry.optimizer == self._optimizer else self._scale
+        elif isinstance(entry, ClosureBegins):
+            if entry.optimizer == self._optimizer:
+                self._before_closure, self._closure_at = len(self._flaws), place
+        else:
+            self._call(entry, place)
+
+    def examined(self, step_at: str) -> Examined:
+        """What was found, of a step at this line."""
+        flaws = self._flaws
+        if self._last_own > self._closure_at >= 0:
+            flaws[: self._before_closure] = [of_closure(flaw) for flaw in flaws[: self._before_closure]]
+        named = {flaw.where for flaw in flaws}
+        flaws += [Flaw(MICRO_STEP, clip.where, clip.by) for clip in self._followed() if clip.where not in named]
+        flaws += [Flaw(NOT_ZEROED, step_at)] if self._used else []
+        applied = [one for one, _ in self._applied]
+        return Examined(applied, list(dict.fromkeys(flaws + self._strays * (not applied))), self._losses, self._norms)
+
+    def _backward(self, entry: Backward, place: int) -> None:
+        self._made, self._last = True, place
+        self._scale = self._scaled if self._to_scale else None  # of a loss that was scaled for this backward
+        self._to_scale = max(0, self._to_scale - 1)
+        if self._optimizer in entry.fresh:
+            self._losses, self._applied = [], []
+        if self._optimizer in entry.missed:
+            self._elsewhere = True
+            return
+        self._own, self._last_own, self._used = True, place, self._optimizer in entry.used
+        scale, norms = 1.0 if self._scale is None else self._scale, entry.norms.get(self._optimizer)
+        self._norms = None if norms is None else Made(norms, scale)
+        self._losses = [*self._losses, *(Loss(value, scale) for value in entry.losses)]
+
+    def _give_up(self) -> None:
+        """The gradients were zeroed."""
+        self._zeroed, self._own, self._used, self._norms = True, False, False, None
+        self._applied, self._losses = [], []
+
+    def _call(self, clip: ClipCall, place: int) -> None:
+        mine = clip.parameters & self._parameters
+        if self._elsewhere and not self._own and mine and mine == clip.parameters and not clip.measures:
+            self._flaws.append(Flaw(OTHER_MODEL, clip.where, clip.by))
+        elif mine or not (clip.parameters and clip.are_parameters):
+            self._clip(clip, place)
+        elif not clip.measures and clip.parameters.isdisjoint(self._others):
+            self._strays.append(Flaw(UNTRAINED, clip.where, clip.by))
+
+    def _clip(self, clip: ClipCall, place: int) -> None:
+        in_closure = self._closure_at >= 0
+        flaw = flaw_of(clip, self._made, self._zeroed or in_closure, self._scale)
+        if flaw in (None, BEFORE_UNSCALE, NO_LIMIT) and (self._made or not clip.measures):
+            before = [(earlier.clip, self._last > at) for earlier, at in self._applied]
+            self._flaws += repeated(clip, before)
+            self._applied = [*self._applied, (Applied(clip, 1.0 if self._scale is None else self._scale), place)]
+        if flaw is not None:
+            self._flaws.append(Flaw(flaw, clip.where, clip.by))
+
+    def _followed(self) -> list[ClipCall]:
+        """The clips after all of which gradients were added that none has clipped."""
+        acting = [(one.clip, at) for one, at in self._applied if not one.clip.measures]
+        return [clip for clip, at in acting] if acting and self._last_own > max(at for _, at in acting) else []
 
 
 def flaw_of(clip: ClipCall, has_gradients: bool, zeroed: bool, scale: Any) -> str | None:
@@ -226,12 +287,17 @@ def flaw_of(clip: ClipCall, has_gradients: bool, zeroed: bool, scale: Any) -> st
         return BEFORE_BACKWARD if zeroed or not clip.gradients else AFTER_STEP
     if clip.kind != RULE and not clip.threshold > 0.0:
         return NO_LIMIT
-    return None if scale is None else BEFORE_UNSCALE
+    return None if scale is None or is_scaled_limit(clip, scale) else BEFORE_UNSCALE
 
 
-def repeated(clip: ClipCall, before: list[ClipCall], accumulated: list[bool]) -> list[Flaw]:
-    """What is wrong with a call that clips again what was clipped; `accumulated`: a backward came in between."""
-    for other, more in zip(before, accumulated, strict=True):
+def is_scaled_limit(clip: ClipCall, scale: Any) -> bool:
+    """Whether the limit carries the loss scale as the gradients do: the line says so, and it is large enough."""
+    return clip.says_scale and clip.threshold >= SHARE_OF_SCALE * float(scale)
+
+
+def repeated(clip: ClipCall, before: Iterable[tuple[ClipCall, bool]]) -> list[Flaw]:
+    """What is wrong with a call that clips again what was clipped `before`, with a backward pass in between or not."""
+    for other, more in before:
         if other.measures or clip.measures or other.kind != clip.kind or not other.parameters & clip.parameters:
             continue
         if more and other.parameters == clip.parameters and other.first() is not clip.first():
@@ -243,13 +309,9 @@ def repeated(clip: ClipCall, before: list[ClipCall], accumulated: list[bool]) ->
     return []
 
 
-def of_closure(examined: Examined) -> Examined:
-    """What was wrong before a step that made its gradients itself, in a closure: a clip of older ones is not late."""
-    flaws = [
-        flaw._replace(name=BEFORE_CLOSURE) if flaw.name in (AFTER_STEP, BEFORE_BACKWARD) else flaw
-        for flaw in examined.flaws
-    ]
-    return examined._replace(flaws=flaws)
+def of_closure(flaw: Flaw) -> Flaw:
+    """What was wrong before a step that makes its gradients itself, in a closure: a clip of older ones is not late."""
+    return flaw._replace(name=BEFORE_CLOSURE) if flaw.name in (AFTER_STEP, BEFORE_BACKWARD) else flaw
 
 
 def left_out(groups: list[list[int]], applied: Iterable[Applied]) -> tuple[str | None, list[int]]:

@@ -27,15 +27,19 @@ def parameter_names(optimizer: HasGroups) -> dict[int, str]:
         places = (f"group {number}, parameter {i}" for i in range(len(group["params"])))
         for parameter, name in zip(group["params"], group.get("param_names") or places, strict=True):
             found[id(parameter)] = name
+    for module in outermost_modules():
+        found |= {id(p): without_wrappings(name) for name, p in module.named_parameters() if id(p) in parameters}
+    return distinct_names(found)
+
+
+def outermost_modules() -> list[torch.nn.Module]:
+    """The modules that there are and that are in no other."""
     # `type(one)`: asking an object itself for its class may run code of the script
     modules = [
         thing for thing in gc.get_objects() if issubclass(type(thing), torch.nn.Module) and "_modules" in vars(thing)
     ]
     inner = {id(child) for module in modules for child in module.children()}
-    for module in modules:
-        if id(module) not in inner:
-            found |= {id(p): without_wrappings(name) for name, p in module.named_parameters() if id(p) in parameters}
-    return distinct_names(found)
+    return [module for module in modules if id(module) not in inner]
 
 
 def distinct_names(names: dict[int, str]) -> dict[int, str]:

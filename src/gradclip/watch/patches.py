@@ -148,7 +148,8 @@ def watch_torch(recorder: Recorder, rule: AnyRule | None = None) -> None:
     optimizer.register_optimizer_step_pre_hook(eager(functools.partial(before_step, recorder)))
     optimizer.register_optimizer_step_post_hook(eager(functools.partial(after_step, recorder)))
     watch_backward(torch.autograd, recorder)
-    before(torch.autograd, "grad", lambda *_, **__: recorder.backward_begins())
+    before(torch.autograd, "grad", lambda *_, **__: recorder.gradients_handed_on())
+    after(Optimizer, "__init__", lambda made, *_, **__: recorder.optimizer_made(made))
     before(Optimizer, "zero_grad", lambda sender, *_, **__: recorder.gradients_zeroed(parameters_of(sender)))
     before(torch.nn.Module, "zero_grad", lambda sender, *_, **__: recorder.gradients_zeroed(sender.parameters()))
     watch_scaler(torch.amp.GradScaler, recorder)
@@ -208,6 +209,20 @@ def before(owner: Any, name: str, record: Callable[..., None]) -> None:
     setattr(owner, name, record_and_call)
 
 
+def after(owner: Any, name: str, record: Callable[..., None]) -> None:
+    """Call `record` after each call of `owner.name`."""
+    function = getattr(owner, name)
+
+    @functools.wraps(function)
+    def call_and_record(*args: Any, **kwargs: Any) -> Any:
+        found = function(*args, **kwargs)
+        if not compiling():
+            record(*args, **kwargs)
+        return found
+
+    setattr(owner, name, call_and_record)
+
+
 def before_step(recorder: Recorder, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The hook before a step. A closure makes the gradients inside it, so the step is noted when it returns."""
     from gradclip.torch.closures import with_closure
@@ -225,9 +240,10 @@ def noting(recorder: Recorder, optimizer: Any, closure: Callable[..., Any]) -> C
     @functools.wraps(closure)
     def closure_then_note(*arguments: Any, **options: Any) -> Any:
         nonlocal noted
+        recorder.closure_begins(optimizer)
         loss = closure(*arguments, **options)
         if not noted:  # LBFGS evaluates it again within a step
-            recorder.before_step(optimizer, by_closure=True)
+            recorder.before_step(optimizer)
             noted = True
         recorder.closure_evaluated(optimizer)
         return loss

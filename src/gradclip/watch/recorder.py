@@ -17,12 +17,12 @@ from torch.optim import Optimizer
 from gradclip.torch.scaler import begun
 from gradclip.watch.backward_pass import BackwardPass, UsedGradient, losses_in, marks_of
 from gradclip.watch.by_hand import UpdatesByHand
-from gradclip.watch.call_site import caller
+from gradclip.watch.call_site import caller, text_at
 from gradclip.watch.entry_log import EntryLog
 from gradclip.watch.gradient_norms import GradientNorms, first_gradient, measure_gradients
-from gradclip.watch.journal import VALUE, Backward, ClipCall, Scaled, Unscaled, Zeroed
+from gradclip.watch.journal import VALUE, Backward, ClipCall, ClosureBegins, Scaled, Unscaled, Zeroed
 from gradclip.watch.safety import Fallible, safe
-from gradclip.watch.watched_optimizer import WatchedOptimizer
+from gradclip.watch.watched_optimizer import FIRST, WatchedOptimizer
 
 MOST_RUNS = 16
 """The optimizers of a process that are recorded: some scripts make one for each parameter."""
@@ -41,6 +41,7 @@ class Recorder(Fallible):
         self._log = EntryLog()
         self._hears_backward = False
         self._watched: dict[int, WatchedOptimizer] = {}
+        self._made: dict[int, weakref.ref[Optimizer]] = {}
         self._runs = 0
         self._by_hand = UpdatesByHand(folder, self._log)
         self._clipping: list[torch.Tensor] = []
@@ -51,11 +52,15 @@ class Recorder(Fallible):
     def backward_begins(self, roots: Any = (), factors: Any = None) -> BackwardPass:
         """A backward pass begins, from these tensors times these factors."""
         self._hears_backward = True
-        known = {key: watched.parameters() for key, watched in self._watched.items()}
+        self._by_hand.backward_begins()
+        known = self._known_parameters()
         fresh = [key for key, parameters in known.items() if all(p.grad is None for p in parameters)]
-        # of one optimizer alone every loss is its own; to look at all gradients twice would cost a small net 1 %
-        marks = {key: marks_of(parameters) for key, parameters in known.items()} if len(known) > 1 else {}
-        used = [key for key, parameters in known.items() if key not in fresh and self._watched[key].used(parameters)]
+        # of one optimizer alone every loss is its own, until it is clipped; to look at all gradients twice would cost
+        # a small net 1 %
+        looks = len(known) > 1 or self._log.has_clip
+        marks = {key: marks_of(parameters) for key, parameters in known.items()} if looks else {}
+        steps: dict[int, WatchedOptimizer | UpdatesByHand] = {**self._watched, **self._by_hand.known()}
+        used = [key for key, one in steps.items() if key not in fresh and one.used_gradient.is_there(one.parameters())]
         missed: set[int] = set()
         norms: dict[int, GradientNorms] = {}
         self._log.add(Backward(losses_in(roots, factors), missed, fresh, used, norms))
@@ -67,15 +72,51 @@ class Recorder(Fallible):
 
         Those of others are measured now and then, to see what the script's own code does to them before the step.
         """
-        for key, before in backward.marks.items():
-            if key in self._watched and marks_of(self._watched[key].parameters()) == before:
+        for key, parameters in self._known_parameters().items():
+            if key in backward.marks and marks_of(parameters) == backward.marks[key]:
                 backward.missed.add(key)
-        for key, watched in self._watched.items():
-            if key not in backward.missed and watched.measures_what_is_made:
-                backward.norms[key] = measure_gradients(watched.parameters(), 2.0)
+            elif self._measures_what_is_made(key):
+                backward.norms[key] = measure_gradients(parameters, 2.0)
+        steps: dict[int, WatchedOptimizer | UpdatesByHand] = {**self._watched, **self._by_hand.known()}
         for key in backward.used:
-            if key in self._watched:
-                self._watched[key].used_gradient.added_to()
+            if key in steps:
+                steps[key].used_gradient.added_to()
+        self._by_hand.backward_ended()
+
+    @safe
+    def gradients_handed_on(self) -> None:
+        """Gradients are about to be made that the script itself hands on: nothing is added to those that there are."""
+        self._hears_backward = True
+        self._by_hand.backward_begins()
+        self._log.add(Backward())
+
+    @safe
+    def optimizer_made(self, optimizer: Optimizer) -> None:
+        """An optimizer was made, which may step later."""
+        if len(self._made) < MOST_RUNS:
+            self._made[id(optimizer)] = weakref.ref(optimizer)
+
+    @safe
+    def closure_begins(self, optimizer: Optimizer) -> None:
+        """The closure of a step is about to be evaluated."""
+        self._log.add(ClosureBegins(id(optimizer)))
+
+    def _measures_what_is_made(self, key: int) -> bool:
+        """Whether the gradients of an optimizer are measured when they are made; one that has not stepped may soon."""
+        if key in self._watched:
+            return self._watched[key].measures_what_is_made
+        return max((watched.steps for watched in self._watched.values()), default=0) < FIRST
+
+    def _known_parameters(self) -> dict[int, list[torch.Tensor]]:
+        """The parameters of each optimizer, by its `id`: of those that stepped, and of those that were made."""
+        found = {}
+        for key, reference in list(self._made.items()):
+            optimizer = reference()
+            if optimizer is None:
+                del self._made[key]
+            elif key not in self._watched and hasattr(optimizer, "param_groups"):
+                found[key] = [p for group in optimizer.param_groups for p in group["params"]]
+        return found | {key: watched.parameters() for key, watched in self._watched.items()}
 
     @safe
     def gradients_zeroed(self, parameters: Iterable[torch.Tensor]) -> None:
@@ -114,6 +155,7 @@ class Recorder(Fallible):
             gradients=gradients,
             are_parameters=bool(gradients) or any(p.requires_grad for p in tensors),
             first=(lambda: None) if first is None else weakref.ref(first),
+            says_scale="scale" in text_at(where),
             norms_before=measure_gradients(tensors, math.inf if order == math.inf else 2.0),
         )
 
@@ -124,13 +166,14 @@ class Recorder(Fallible):
         self._log.add(clip)
         if not self._watched and not self._runs and rank() == 0:
             self._by_hand.clipped(clip, self._clipping)
+        self._clipping = []
 
     @safe
-    def before_step(self, optimizer: Optimizer, by_closure: bool = False) -> None:
+    def before_step(self, optimizer: Optimizer) -> None:
         """An optimizer is about to use its gradients, which the closure of its step may have made."""
         begun(optimizer)
         found = getattr(optimizer, "found_inf", None)
-        self._add_step(optimizer, skipped=False if found is None else found > 0, by_closure=by_closure)
+        self._add_step(optimizer, skipped=False if found is None else found > 0)
 
     @safe
     def after_step(self, optimizer: Optimizer) -> None:
@@ -168,18 +211,18 @@ class Recorder(Fallible):
         for watched in self._watched.values():
             watched.close()
 
-    def _add_step(self, optimizer: Optimizer, skipped: Any, by_closure: bool = False) -> WatchedOptimizer:
+    def _add_step(self, optimizer: Optimizer, skipped: Any) -> WatchedOptimizer:
         """Write the step of an optimizer, which is watched from now on if it is new."""
         watched = self._watched.get(id(optimizer)) or self._new(optimizer)
         entries = list(self._log.since(watched.position))
         others = self._parameters_beside(optimizer) if any(isinstance(entry, ClipCall) for entry in entries) else ()
-        watched.add_step(optimizer, entries, others, skipped, self._hears_backward, by_closure)
+        watched.add_step(optimizer, entries, others, skipped, self._hears_backward)
         return watched
 
     def _parameters_beside(self, optimizer: Optimizer) -> frozenset[int]:
         """The parameters of all other optimizers."""
-        others = (watched for key, watched in self._watched.items() if key != id(optimizer))
-        return self._log.shared(frozenset(id(p) for watched in others for p in watched.parameters()))
+        every = self._known_parameters().items()
+        return self._log.shared(frozenset(id(p) for key, known in every if key != id(optimizer) for p in known))
 
     def _count(self, watched: WatchedOptimizer) -> None:
         """Count a step, and forget what every optimizer has read."""
@@ -193,6 +236,7 @@ class Recorder(Fallible):
         position = max((watched.earlier for watched in self._watched.values()), default=0)
         watched = WatchedOptimizer(optimizer, position)
         self._runs += 1
+        self._by_hand.over = True
         if self._runs == MOST_RUNS + 1:
             print(f"gradclip watch: more than {MOST_RUNS} optimizers, the others are not recorded", file=sys.stderr)
         if rank() == 0 and self._runs <= MOST_RUNS:

@@ -19,7 +19,7 @@ from gradclip.telemetry.folder import jsonl
 from gradclip.telemetry.observed import event_of
 from gradclip.watch import told
 from gradclip.watch.gradient_norms import combined_norm
-from gradclip.watch.journal import ABOVE, CALLS, SCRIPT, Flaw, Loss
+from gradclip.watch.journal import ABOVE, CALLS, NORM, SCRIPT, VALUE, Flaw, Loss
 from gradclip.watch.step_events import WatchedStep, event_of_step, loss_of, own_code
 
 MOST, LONGEST = 50, 1.0
@@ -81,12 +81,15 @@ class RunWriter:
         The script's `own` code is a call, once it was seen to act: how often it does, the events say.
         """
         clips = [applied.clip for applied in step.examined.applied]
-        elements = {} if step.peak is None else step.peak.read(float(step.divisor))
-        peak = combined_norm((largest for largest, _ in elements.values()), inf)
+        measured = dict.fromkeys((NORM, VALUE), 0.0)
+        if step.peak is not None:
+            elements, norms = step.peak.read(float(step.divisor)), step.rest.read(float(step.divisor))
+            measured[VALUE] = combined_norm((largest for largest, _ in elements.values()), inf)
+            measured[NORM] = combined_norm((norm for norm, _ in norms.values()), step.rest.order)
         return {
             "calls": [clip.sentence() for clip in clips if not clip.measures] + [own] * self.saw_own_code,
             "measured": [clip.sentence() for clip in clips if clip.measures],
-            "unclipped": [threshold["name"] for threshold in self._thresholds if peak > ABOVE * threshold["value"]],
+            "unclipped": [one["name"] for one in self._thresholds if measured[one["kind"]] > ABOVE * one["value"]],
         }
 
     def _named(self, parameters: list[int]) -> list[str]:

@@ -12,6 +12,7 @@ from types import FrameType, SimpleNamespace
 from typing import Any
 
 from gradclip.watch.call_site import package_of, path_from_here
+from gradclip.watch.journal import NORM, VALUE
 
 NAMED = re.compile(
     r"max_?(grad(ient)?_?)?norm_?|(grad(ient)?_?)?clip_?norm|(.*_)?grad(ient)?_?clip(ping)?(_?(norm|val(ue)?))?"
@@ -43,10 +44,17 @@ def thresholds_of_script(optimizer: Any = None) -> list[dict[str, Any]]:
                                 "name": threshold,
                                 "value": float(number),
                                 "where": path_from_here(frame.f_code.co_filename),
+                                "kind": NORM if is_of_norm(threshold, value) else VALUE,
                             },
                         )
         frame = frame.f_back
     return [fact for name, fact in found.items() if name not in of_optimizer]
+
+
+def is_of_norm(name: str, value: Any) -> bool:
+    """Whether the threshold is one for a norm: it is called so, or a Trainer of Lightning takes it for that."""
+    by_value = getattr(value, "gradient_clip_algorithm", None) == "value"
+    return "norm" in name.lower() or (name == CLIP and type(value).__name__ == "Trainer" and not by_value)
 
 
 def thresholds(name: str, value: Any) -> list[tuple[str, Real]]:

@@ -19,7 +19,8 @@ CHANGED = 0.01
 """Relative difference of two norms from which on something changed the gradient: more than rounding does."""
 SMALL_SHARE = 1e-3
 """A gradient below this share of the largest may be changed by rounding as its loss scale is taken away."""
-LEAST_RATIO = 1e-9
+MOST_PARTS, EXACT = 256, 3e-4
+"""A mean is over so many at most, and exact but for rounding: a factor of a norm is seldom so near a whole number."""
 Norms = dict[int, tuple[float, float]]
 """Of each parameter, by `id`, the norm of its gradient and its non-finite elements."""
 
@@ -128,9 +129,14 @@ def made_before(step: WatchedStep, rest: Norms) -> Norms:
     ratios = [rest[key][0] / norm for key, (norm, _) in made.items() if norm > SMALL_SHARE * largest]
     if not ratios or max(ratios) > 1.0 + CHANGED or min(ratios) > 1.0 - CHANGED:
         return {}
-    parts = 1.0 / max(min(ratios), LEAST_RATIO)
-    alike = max(ratios) - min(ratios) < CHANGED * min(ratios)
-    return {} if alike and abs(parts - round(parts)) < CHANGED * parts else made
+    return {} if is_mean(ratios) else made
+
+
+def is_mean(ratios: Sequence[float]) -> bool:
+    """Whether all gradients were divided by one whole number, as of the micro-steps whose mean is taken."""
+    parts = 1.0 / max(min(ratios), 1.0 / MOST_PARTS)
+    alike = max(ratios) - min(ratios) < EXACT * min(ratios)
+    return alike and 1.5 < parts < MOST_PARTS and abs(parts - round(parts)) < EXACT * parts
 
 
 def loss_of(losses: Sequence[Loss]) -> float | None:

@@ -18,15 +18,15 @@ from gradclip.torch.parameters import processes
 from gradclip.watch.backward_pass import UsedGradient
 from gradclip.watch.call_site import caller
 from gradclip.watch.gradient_norms import measure_gradients
-from gradclip.watch.journal import TWO_KNOBS, UNTRAINED, Entry, Examined, Flaw, Loss, examine, left_out, of_closure
+from gradclip.watch.journal import TWO_KNOBS, UNTRAINED, Entry, Examined, Flaw, Loss, examine, left_out
 from gradclip.watch.parameter_names import parameter_names
 from gradclip.watch.run_writer import RunWriter, claim_folder
 from gradclip.watch.script_thresholds import thresholds_of_script
 from gradclip.watch.step_events import WatchedStep
 from gradclip.watch.variable_name import variable_of
 
-FIRST, NOW_AND_THEN = 30, 16
-"""The gradients of so many steps are measured twice, and after them those of one step in so many."""
+FIRST, NOW_AND_THEN = 60, 16
+"""The gradients of so many steps are measured twice, until the first were read, and then those of one in so many."""
 
 
 class WatchedOptimizer:
@@ -52,10 +52,6 @@ class WatchedOptimizer:
         """The parameters of the optimizer, none if it is gone."""
         optimizer = self._optimizer()
         return [] if optimizer is None else [p for group in optimizer.param_groups for p in group["params"]]
-
-    def used(self, parameters: Sequence[torch.Tensor]) -> bool:
-        """Whether the gradients of these, its parameters, are those that the last step used."""
-        return self.used_gradient.is_there(parameters)
 
     @property
     def measures_what_is_made(self) -> bool:
@@ -84,7 +80,6 @@ class WatchedOptimizer:
         others: Collection[int],
         skipped: Any,
         hears_backward: bool,
-        by_closure: bool,
     ) -> None:
         """Write the step that the optimizer is about to make, after what `entries` say was done since the last.
 
@@ -94,7 +89,6 @@ class WatchedOptimizer:
             return
         parameters = frozenset(id(p) for group in optimizer.param_groups for p in group["params"])
         examined = examine(entries, id(optimizer), parameters, not hears_backward, others, self._where)
-        examined = of_closure(examined) if by_closure else examined
         if clipper_of(optimizer) is not None and not bool(skipped):
             acting = [applied.clip for applied in examined.applied if not applied.clip.measures]
             self.losses = examined.losses
