@@ -138,3 +138,10 @@ def test_the_sentence_says_where_the_loss_began_and_where_it_ended():
 def test_gradients_that_are_not_finite_and_went_into_the_optimizer_say_more_than_the_loss():
     run = with_losses(run_of([*noise(200), *[math.nan] * 20], 5.0), [*falling(200), *[math.nan] * 20])
     assert summarise([run])[0].verdict.kind == "non-finite"
+
+
+def test_a_loss_that_exploded_in_its_last_two_steps_has_diverged():
+    assert "its last two are 30 and 5.6e+04" in diverged(run_with([1.8, *[0.9] * 38, 30.0, 5.6e4]))
+    assert diverged(run_with([1.8, *[0.9] * 38, 5.6e4, 30.0])) is None
+    assert diverged(run_with([1.8, *[0.9] * 39, 5.6e4])) is None
+    assert diverged(run_with([0.001, *[0.9] * 38, 0.1, 2.0])) is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import fmean
+from statistics import fmean, median
 
 from gradclip.telemetry.event import Event
 from gradclip.verdict.formatting import short
@@ -18,7 +18,7 @@ END = 20
 """The loss ended as those of its last tenth, of 20 at least: a few that are high say little."""
 
 EXPLOSION = 1e3
-"""How many times above the first the last loss of an explosion is."""
+"""How many times above the first, and above the usual one, the last loss of an explosion is."""
 
 FAR = 10.0
 """How many times above its beginning a loss has diverged. That of a GAN's generator, of a term whose weight grows or of
@@ -46,7 +46,8 @@ def exploded(losses: Sequence[float]) -> str | None:
     if len(losses) < 3 or losses[0] <= 0.0:
         return None
     before, last = losses[-2:]
-    if not (losses[0] * FAR < before < last and losses[0] * EXPLOSION < last):
+    usual = max(losses[0], median(losses))
+    if not (usual * FAR < before < last and usual * EXPLOSION < last):
         return None
     ended = f"its last two are {short(before)} and {short(last)}"
     return f"Training diverged: the loss began at {short(losses[0])}, and {ended}."
