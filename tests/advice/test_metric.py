@@ -66,6 +66,20 @@ def test_a_name_in_a_table(name, tmp_path):
     assert ScriptMetric.of(f"{tmp_path / name}:{column}").values(tmp_path, tmp_path / "log") == found
 
 
+def test_of_a_table_only_what_this_training_wrote_counts(tmp_path):
+    """One that is added to has the rows of the trainings before; one that is as it was says nothing of this one."""
+    table = tmp_path / "log.csv"
+    metric = ScriptMetric.of(f"{table}:val")
+    assert metric.before() == []
+    table.write_text("val\n1\n2\n", encoding="utf-8")
+    before = metric.before()
+    assert metric.values(tmp_path, tmp_path / "log", before) == []
+    table.write_text("val\n1\n2\n3\n", encoding="utf-8")
+    assert metric.values(tmp_path, tmp_path / "log", before) == [3.0]
+    table.write_text("val\n5\n2\n", encoding="utf-8")
+    assert metric.values(tmp_path, tmp_path / "log", before) == [5.0, 2.0]
+
+
 def test_a_table_that_is_not_there_is_said(tmp_path):
     with pytest.raises(ValueError, match=r"log\.csv:val: the file cannot be read: .*No such file"):
         ScriptMetric.of(f"{tmp_path}/log.csv:val").values(tmp_path, tmp_path / "log")

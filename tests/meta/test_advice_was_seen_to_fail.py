@@ -7,10 +7,10 @@ import math
 import pytest
 
 import gradclip.advice.bootstrap
+import gradclip.advice.judging
 import gradclip.advice.replay
 import gradclip.advice.search
 import gradclip.advice.suggestion
-import gradclip.advice.trainings
 import gradclip.verdict.losses
 import gradclip.verdict.shape
 from advice import test_by_trial, test_replay, test_search, test_suggest
@@ -89,7 +89,7 @@ PLANTS = [
     Plant("any gain is taken for one", test_by_trial.test_a_gain_within_the_noise_of_the_steps_is_none, (0.01, True),
           gradclip.verdict.losses, "SURE", 0.0),
     Plant("hard batches are taken for noise", test_by_trial.test_a_gain_within_the_noise_of_the_steps_is_none,
-          (0.2, False), gradclip.advice.trainings, "lower", apart_and_lower),
+          (0.2, False), gradclip.advice.judging, "lower", apart_and_lower),
 ]  # fmt: skip
 
 

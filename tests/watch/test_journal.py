@@ -5,7 +5,7 @@ import math
 import pytest
 
 from gradclip.watch import journal
-from gradclip.watch.journal import Backward, ClipCall, Examined, Scaled, Unscaled, Zeroed, examine, left_out
+from gradclip.watch.journal import Backward, ClipCall, Examined, HandedOn, Scaled, Unscaled, Zeroed, examine, left_out
 
 MINE, OTHERS = frozenset({1, 2}), frozenset({3, 4})
 OPTIMIZER = 7
@@ -42,7 +42,10 @@ HEALTHY = {
     "zeroed by hand": [Backward(used=[OPTIMIZER]), Backward(), clip()],
     "another's were not zeroed": [Backward(used=[99]), clip()],
     "all in one call": [Backward(missed=[OPTIMIZER]), clip(parameters=MINE | OTHERS), Zeroed(MINE), Backward(), clip()],
-    "beside a copy": [Backward(), clip(), clip(parameters=OTHERS)],
+    "beside a copy": [Backward(), clip(), clip(parameters=OTHERS, gradients=0)],
+    "what is trained by hand": [Backward(), clip(parameters=OTHERS)],
+    "gradients handed on": [Zeroed(MINE), Scaled(8.0), HandedOn(), Backward(), Unscaled(OPTIMIZER), clip(), HandedOn()],
+    "gradients put there": [Zeroed(MINE), HandedOn(), clip()],
 }
 
 
@@ -61,7 +64,7 @@ SICK = {
     journal.EMPTY: [Backward(), clip(parameters=frozenset())],
     journal.NOT_ZEROED: [Backward(used=[OPTIMIZER]), clip()],
     journal.OTHER_MODEL: [Backward(missed=[OPTIMIZER]), clip(), Zeroed(MINE), Backward()],
-    journal.UNTRAINED: [Backward(), clip(parameters=OTHERS)],
+    journal.UNTRAINED: [Backward(), clip(parameters=OTHERS, gradients=0)],
     journal.NO_PARAMETERS: [Backward(), clip(parameters=frozenset({8, 9}), gradients=0, are_parameters=False)],
 }
 
@@ -72,7 +75,7 @@ def test_what_is_wrong_has_its_name(name: str) -> None:
 
 
 def test_the_parameters_of_another_optimizer_are_trained() -> None:
-    assert examine([Backward(), clip(parameters=OTHERS)], OPTIMIZER, MINE, others=OTHERS).flaws == []
+    assert examine([Backward(), clip(parameters=OTHERS, gradients=0)], OPTIMIZER, MINE, others=OTHERS).flaws == []
 
 
 def test_what_was_not_zeroed_is_told_at_the_line_of_the_step() -> None:

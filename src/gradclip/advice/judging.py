@@ -42,13 +42,16 @@ class Judge:
 
     metric: ScriptMetric | None = None
 
-    def of(self, run: Run, path: Path, log: Path, broke: bool) -> Judged:
-        """What the training recorded in `path` and printed to `log` is compared by; it `broke` with an error."""
+    def of(self, run: Run, path: Path, log: Path, broke: bool, before: Sequence[float] = ()) -> Judged:
+        """What the training recorded in `path` and printed to `log` is compared by; it `broke` with an error.
+
+        `before` is what a table said already.
+        """
         if self.metric is None:
             ends, value = end_of(run), final_loss(run)
             score = math.inf if broke or value is None else value
             return Judged(tuple(ends), score, score)
-        values = self.metric.values(path, log)
+        values = self.metric.values(path, log, before)
         last = values[len(values) - part_of(values) :]
         sign = -1.0 if self.metric.maximize else 1.0
         well = last and not broke and all(map(math.isfinite, last))

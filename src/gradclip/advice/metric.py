@@ -6,7 +6,7 @@ import csv
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,13 +56,20 @@ class ScriptMetric:
         expression(text)
         return cls(text, maximize)
 
-    def values(self, run: Path, log: Path) -> list[float]:
+    def before(self) -> list[float]:
+        """What the table says before a training, which may add to it."""
+        return [*in_table(self.table, self.name)] if self.table is not None and self.table.is_file() else []
+
+    def values(self, run: Path, log: Path, before: Sequence[float] = ()) -> list[float]:
         """The values in their order, of the training that is recorded in `run` and printed to `log`; none if none is.
 
-        Raises `ValueError` for a table that cannot be read.
+        Of a table to which the training has added, those are left out that were there `before`. Raises `ValueError`
+        for a table that cannot be read, or that is as it was.
         """
         if self.table is not None:
-            return list(in_table(self.table, self.name))
+            found = list(in_table(self.table, self.name))
+            old = len(before)
+            return found[old:] if repr(found[:old]) == repr([*before]) else found
         return told_in(run).get(self.name) or [*printed(text_of(log), self.name)]
 
     def __str__(self) -> str:

@@ -90,6 +90,11 @@ REASONS = {
 def caveats_of(shape: Shape, numbers: Numbers, verdict: Verdict, threshold: float) -> Iterator[str]:
     """What to mind."""
     yield f"{verdict.sentence.removesuffix('.')}{_and_then(shape, numbers, threshold)}"
+    if numbers.own_code:
+        yield (
+            "these are the norms before the script's own code, which a rule that is attached would not see: take that "
+            "code away when you attach one"
+        )
     if numbers.nonfinite > MANY * numbers.steps:
         yield (
             f"{percent(numbers.nonfinite / numbers.steps)} of the steps are not finite, which no threshold cures: "

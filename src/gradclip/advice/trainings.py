@@ -128,7 +128,8 @@ class TrialsResult:
         """ "lowest" or "highest" if the best threshold is that of all that were tried, else nothing."""
         tried = [training.threshold for training in self.trainings if training.threshold is not None]
         edges = {"lowest": min(tried, default=None), "highest": max(tried, default=None)}
-        return next((word for word, edge in edges.items() if edge == self.best.threshold is not None), "")
+        words = edges if edges["lowest"] != edges["highest"] else {}
+        return next((word for word, edge in words.items() if edge == self.best.threshold is not None), "")
 
     def to_dict(self) -> dict[str, Any]:
         """What was found as plain data for JSON."""
@@ -242,6 +243,7 @@ def train_once(plan: TrialPlan, threshold: float | None, seed: int | None = None
     """Train once, recorded to a folder in that of the plan."""
     rule = None if threshold is None else rule_of(threshold)
     path = plan.folder / ((AS_IT_IS if rule is None else rule.replace(":", "-")) + (f"-seed-{seed}" if seed else ""))
+    before = [] if plan.judge.metric is None else plan.judge.metric.before()
     with open(log_of(path), "w", encoding="utf-8") as log:
         code, died_of, asked = run_watched(with_seed(plan.command, seed), path, plan.steps, rule, log)
     if asked or died_of == SIGINT:
@@ -251,7 +253,7 @@ def train_once(plan: TrialPlan, threshold: float | None, seed: int | None = None
     run = read_run(path) if path.exists() else Run([])
     loss, losses = final_loss(run), losses_of(run)
     ended = math.inf if code or loss is None else loss
-    judged = plan.judge.of(run, path, log_of(path), broke=bool(code))
+    judged = plan.judge.of(run, path, log_of(path), broke=bool(code), before=before)
     begin = losses[0] if losses else None
     return Training(threshold, path, len(run), ended, code, tuple(end_of(run)), begin, judged, seed)
 

@@ -61,7 +61,7 @@ PROBLEMS = {
         "give it the parameters that the next optimizer.step() updates",
     ),
     journal.UNTRAINED: Problem(
-        "clips parameters that no optimizer updates, such as those of a copy, and nothing clips those of {this}",
+        "clips parameters that have no gradients, such as those of a copy, and nothing clips those of {this}",
         "give it the parameters of the model that is trained: clip_grad_norm_(model.parameters(), ...)",
     ),
     journal.EMPTY: Problem(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import sys
 import warnings
@@ -172,15 +171,15 @@ SLOW = (
 )
 
 
+_said: list[str] = []
+
+
 def slow(engine: Engine) -> Engine:
     """The engine that serves where there is no faster one, which is said once in a process."""
-    _report_slow()
+    if not _said:
+        _said.append(SLOW)  # before it is said: a filter may make an error of it
+        warnings.warn(SLOW, GradclipWarning, stacklevel=user_level())
     return engine
-
-
-@functools.cache
-def _report_slow() -> None:
-    warnings.warn(SLOW, GradclipWarning, stacklevel=user_level())
 
 
 def user_level() -> int:

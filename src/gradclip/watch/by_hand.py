@@ -22,6 +22,8 @@ from gradclip.watch.step_events import WatchedStep
 
 SAMPLE = 8
 """Elements of the first parameter that are looked at."""
+ALONG = 0.999
+"""The cosine of what moves along a gradient."""
 SURE = 30
 """After so many clips without the step of an optimizer none is coming; an accumulation has some before its first."""
 
@@ -71,7 +73,7 @@ class UpdatesByHand:
         if self._steps == 1:
             self._every = list(map(weakref.ref, parameters_beside(self.parameters())))
         self._with_gradients = [id(p) for p in alive(self._every) if p.grad is not None]
-        self._late = bool(self._weights) and self._weights != self._sample()
+        self._late = self._was_updated(clip)
         self._clip = clip
 
     def backward_begins(self) -> None:
@@ -95,7 +97,17 @@ class UpdatesByHand:
     def _sample(self) -> list[float]:
         """Some of the weights, by which an update shows."""
         first = next(iter(self.parameters()), None)
-        return [] if first is None else [float(number) for number in first.detach().reshape(-1)[:SAMPLE].tolist()]
+        return [] if first is None else sample_of(first)
+
+    def _was_updated(self, clip: ClipCall) -> bool:
+        """Whether what is clipped moved along its gradient since that was made: a decay moves it otherwise."""
+        first = next(iter(self.parameters()), None)
+        if first is None or first.grad is None or id(first) not in clip.parameters or not self._weights:
+            return False
+        moved = [now - before for now, before in zip(self._sample(), self._weights, strict=True)]
+        gradient = sample_of(first.grad)
+        lengths = math.hypot(*moved) * math.hypot(*gradient)
+        return lengths > 0.0 and sum(a * b for a, b in zip(moved, gradient, strict=True)) < -ALONG * lengths
 
     def _add_step(self, clip: ClipCall) -> None:
         entries = since_zeroed(list(self._log.since(self._position)), clip)
@@ -127,6 +139,11 @@ class UpdatesByHand:
             assert self._writer is not None
             self._writer.add_step(step, flaw, missing)
         self._waiting.clear()
+
+
+def sample_of(tensor: torch.Tensor) -> list[float]:
+    """The first elements of a tensor."""
+    return [float(number) for number in tensor.detach().reshape(-1)[:SAMPLE].tolist()]
 
 
 def alive(references: list[weakref.ref[torch.Tensor]]) -> list[torch.Tensor]:

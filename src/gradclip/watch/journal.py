@@ -75,6 +75,10 @@ class Scaled(NamedTuple):
     many: int = 1
 
 
+class HandedOn(NamedTuple):
+    """Gradients were made that were added to none: the script may put them where it wants."""
+
+
 class ClosureBegins(NamedTuple):
     """The closure of a step of this optimizer is about to be evaluated."""
 
@@ -121,7 +125,7 @@ class ClipCall(NamedTuple):
         return f"{self.function}{arguments} at {self.where}" + (f" by {self.by}" if self.by else "")
 
 
-Entry = Backward | Zeroed | Scaled | Unscaled | ClosureBegins | ClipCall
+Entry = Backward | HandedOn | Zeroed | Scaled | Unscaled | ClosureBegins | ClipCall
 
 
 class Flaw(NamedTuple):
@@ -207,6 +211,8 @@ class Reading:
         """Take note of the next entry."""
         if isinstance(entry, Backward):
             self._backward(entry, place)
+        elif isinstance(entry, HandedOn):
+            self._made = self._own = True
         elif isinstance(entry, Zeroed):
             if entry.parameters & self._parameters:
                 self._give_up()
@@ -256,7 +262,7 @@ class Reading:
             self._flaws.append(Flaw(OTHER_MODEL, clip.where, clip.by))
         elif mine or not (clip.parameters and clip.are_parameters):
             self._clip(clip, place)
-        elif not clip.measures and clip.parameters.isdisjoint(self._others):
+        elif not clip.measures and not clip.gradients and clip.parameters.isdisjoint(self._others):
             self._strays.append(Flaw(UNTRAINED, clip.where, clip.by))
 
     def _clip(self, clip: ClipCall, place: int) -> None:

@@ -26,6 +26,8 @@ _recorders: list[Recorder] = []
 """The recorder of this process, once PyTorch is whole."""
 _replacement: list[AnyRule] = []
 """The rule that takes the place of the script's own clipping, if one does."""
+_backward: list[bool] = []
+"""Whether a backward pass is under way."""
 _calls: list[str] = []
 """The clipping functions that are being called: one that another one calls is not recorded."""
 
@@ -148,7 +150,7 @@ def watch_torch(recorder: Recorder, rule: AnyRule | None = None) -> None:
     optimizer.register_optimizer_step_pre_hook(eager(functools.partial(before_step, recorder)))
     optimizer.register_optimizer_step_post_hook(eager(functools.partial(after_step, recorder)))
     watch_backward(torch.autograd, recorder)
-    before(torch.autograd, "grad", lambda *_, **__: recorder.gradients_handed_on())
+    before(torch.autograd, "grad", functools.partial(before_grad, recorder))
     after(Optimizer, "__init__", lambda made, *_, **__: recorder.optimizer_made(made))
     before(Optimizer, "zero_grad", lambda sender, *_, **__: recorder.gradients_zeroed(parameters_of(sender)))
     before(torch.nn.Module, "zero_grad", lambda sender, *_, **__: recorder.gradients_zeroed(sender.parameters()))
@@ -162,15 +164,25 @@ def watch_backward(autograd: ModuleType, recorder: Recorder) -> None:
 
     @functools.wraps(backward)
     def backward_and_record(tensors: Any, grad_tensors: Any = None, *args: Any, **kwargs: Any) -> Any:
-        if compiling():
+        if _backward or compiling():  # one inside another is a part of it, as a checkpoint makes it
             return backward(tensors, grad_tensors, *args, **kwargs)
         begun = recorder.backward_begins(tensors, grad_tensors)
-        found = backward(tensors, grad_tensors, *args, **kwargs)
+        _backward.append(True)
+        try:
+            found = backward(tensors, grad_tensors, *args, **kwargs)
+        finally:
+            _backward.pop()
         if begun is not None:
             recorder.backward_ended(begun)
         return found
 
     autograd.backward = backward_and_record  # type: ignore[attr-defined]  # it has no hook
+
+
+def before_grad(recorder: Recorder, *_: Any, **__: Any) -> None:
+    """Gradients are about to be made that are handed on, and not those of a backward pass that needs them itself."""
+    if not _backward:
+        recorder.gradients_handed_on()
 
 
 def parameters_of(optimizer: Any) -> list[Any]:

@@ -20,7 +20,7 @@ from gradclip.watch.by_hand import UpdatesByHand
 from gradclip.watch.call_site import caller, text_at
 from gradclip.watch.entry_log import EntryLog
 from gradclip.watch.gradient_norms import GradientNorms, first_gradient, measure_gradients
-from gradclip.watch.journal import VALUE, Backward, ClipCall, ClosureBegins, Scaled, Unscaled, Zeroed
+from gradclip.watch.journal import VALUE, Backward, ClipCall, ClosureBegins, HandedOn, Scaled, Unscaled, Zeroed
 from gradclip.watch.safety import Fallible, safe
 from gradclip.watch.watched_optimizer import FIRST, WatchedOptimizer
 
@@ -88,7 +88,7 @@ class Recorder(Fallible):
         """Gradients are about to be made that the script itself hands on: nothing is added to those that there are."""
         self._hears_backward = True
         self._by_hand.backward_begins()
-        self._log.add(Backward())
+        self._log.add(HandedOn())
 
     @safe
     def optimizer_made(self, optimizer: Optimizer) -> None:
@@ -206,7 +206,7 @@ class Recorder(Fallible):
     @safe
     def close(self) -> None:
         """Write what is left."""
-        if not self._runs:
+        if not self._runs and not self._known_parameters():
             self._by_hand.close()
         for watched in self._watched.values():
             watched.close()

@@ -68,7 +68,8 @@ class RunWriter:
         pending, self._pending = self._pending, []
         for step, flaw, missing in pending:
             event, flaws = event_of_step(step, self._names)
-            if flaw is not None:
+            missing = [p for p in missing if (event.tensors or {}).get(self._names.get(p, "?")) != 0.0]
+            if flaw is not None and missing:
                 flaws.append(Flaw(flaw, step.examined.applied[-1].clip.where))
             own = own_code(step)
             self.saw_own_code = self.saw_own_code or event.rule == own

@@ -52,9 +52,14 @@ def thresholds_of_script(optimizer: Any = None) -> list[dict[str, Any]]:
 
 
 def is_of_norm(name: str, value: Any) -> bool:
-    """Whether the threshold is one for a norm: it is called so, or a Trainer of Lightning takes it for that."""
+    """Whether the threshold is one for the norm of gradients: it is called so, or a Trainer of Lightning takes it so.
+
+    A bare `max_norm` may be that of weights.
+    """
     by_value = getattr(value, "gradient_clip_algorithm", None) == "value"
-    return "norm" in name.lower() or (name == CLIP and type(value).__name__ == "Trainer" and not by_value)
+    called = name.lower()
+    of_gradients = "norm" in called and ("grad" in called or "clip" in called)
+    return of_gradients or (name == CLIP and type(value).__name__ == "Trainer" and not by_value)
 
 
 def thresholds(name: str, value: Any) -> list[tuple[str, Real]]:

@@ -19,7 +19,7 @@ CHANGED = 0.01
 """Relative difference of two norms from which on something changed the gradient: more than rounding does."""
 SMALL_SHARE = 1e-3
 """A gradient below this share of the largest may be changed by rounding as its loss scale is taken away."""
-MOST_PARTS, EXACT = 256, 3e-4
+MOST_PARTS, LEAST_OFF, ROUNDED = 5000.0, 1e-3, 2e-5
 """A mean is over so many at most, and exact but for rounding: a factor of a norm is seldom so near a whole number."""
 Norms = dict[int, tuple[float, float]]
 """Of each parameter, by `id`, the norm of its gradient and its non-finite elements."""
@@ -133,10 +133,14 @@ def made_before(step: WatchedStep, rest: Norms) -> Norms:
 
 
 def is_mean(ratios: Sequence[float]) -> bool:
-    """Whether all gradients were divided by one whole number, as of the micro-steps whose mean is taken."""
-    parts = 1.0 / max(min(ratios), 1.0 / MOST_PARTS)
-    alike = max(ratios) - min(ratios) < EXACT * min(ratios)
-    return alike and 1.5 < parts < MOST_PARTS and abs(parts - round(parts)) < EXACT * parts
+    """Whether all gradients were divided by one whole number, as of micro-steps or words, or by a scale of 2^n."""
+    smallest = min(ratios)
+    if smallest <= 0.0 or max(ratios) - smallest > ROUNDED * smallest:
+        return False
+    parts = 1.0 / smallest
+    power = 2.0 ** round(math.log2(parts))
+    whole = parts < MOST_PARTS and abs(parts - round(parts)) < max(LEAST_OFF, ROUNDED * parts)
+    return parts > 1.5 and (whole or math.isclose(parts, power, rel_tol=ROUNDED))
 
 
 def loss_of(losses: Sequence[Loss]) -> float | None:

@@ -46,7 +46,7 @@ def _place_in(value: object, thing: object) -> str:
     if type(value) is list or type(value) is tuple:
         return next((f"[{place}]" for place, one in enumerate(list(value)) if one is thing), "")
     if type(value) is dict and "__builtins__" not in value:  # or it is all the names of a module
-        return next((f"[{key!r}]" for key, one in list(value.items()) if one is thing), "")
+        return next((f"[{key!r}]" for key, one in list(value.items()) if one is thing and type(key) in (str, int)), "")
     return next((f".{attribute}" for attribute, one in list(_attributes_of(value).items()) if one is thing), "")
 
 
