@@ -114,7 +114,9 @@ class UpdatesByHand:
         self._position = self._log.end
         if not any(isinstance(entry, ClipCall) for entry in entries):
             return
-        examined = examine(entries, id(self), clip.parameters, step_at=clip.where)
+        calls = [entry for entry in entries if isinstance(entry, ClipCall) and not entry.measures]
+        clipped = clip.parameters.union(*(call.parameters for call in calls))
+        examined = examine(entries, id(self), clipped, step_at=clip.where)
         if self._late and examined.applied:
             examined = Examined([], [*examined.flaws, Flaw(AFTER_STEP, clip.where, clip.by)], examined.losses)
         rest = measure_gradients([], math.inf if clip.order == math.inf else 2.0)
