@@ -61,8 +61,8 @@ class Judge:
     def unclear(self, runs: Sequence[Run], ends: Sequence[Sequence[float]], offered: Sequence[str]) -> str:
         """Why the training loss is no measure of these trainings; nothing where it is one, or a metric is given.
 
-        `runs` are those of the optimizers of the script as it is, `ends` the last losses of each training, `offered`
-        the names of metrics that it gives.
+        `runs` are those of the optimizers of the script as it is, `ends` the last losses of each training (that one,
+        too), `offered` the names of metrics that it gives.
         """
         if self.metric is not None:
             return ""
@@ -73,7 +73,7 @@ class Judge:
             return (
                 f"the {len(runs)} optimizers of this script have losses of their own, of which none measures the whole"
             )
-        if not fell(runs[0]) and not any(fell_to(runs[0], end) for end in ends):
+        if not any(fell_to(runs[0], end) for end in ends):
             return (
                 "the training loss fell under no threshold that was tried: a few large losses may carry it, or it "
                 "does not measure what is trained"
@@ -95,11 +95,6 @@ def losses_differ(runs: Sequence[Run]) -> bool:
         len(other) != len(first) or any(not math.isclose(a, b, rel_tol=1e-6) for a, b in zip(first, other, strict=True))
         for other in others
     )
-
-
-def fell(run: Run) -> bool:
-    """Whether the loss of a training fell."""
-    return fell_to(run, end_of(run))
 
 
 def fell_to(run: Run, end: Sequence[float]) -> bool:

@@ -34,8 +34,8 @@ MOST_NAMES = 6
 class ScriptMetric:
     """A number that a script gives of its model: `name` is its name, or a regular expression with one group for it.
 
-    Of several the last are read. It is looked for in `table`, a CSV, JSON or JSONL file that the script writes anew,
-    if there is one; else among what the script told by `gradclip.metric` or a logger; else in what it printed.
+    Of several the last are read. It is looked for in `table`, a CSV, JSON or JSONL file that the script writes or adds
+    to, if there is one; else among what the script told by `gradclip.metric` or a logger; else in what it printed.
     """
 
     name: str
@@ -64,7 +64,7 @@ class ScriptMetric:
         """The values in their order, of the training that is recorded in `run` and printed to `log`; none if none is.
 
         Of a table to which the training has added, those are left out that were there `before`. Raises `ValueError`
-        for a table that cannot be read, or that is as it was.
+        for a table that cannot be read.
         """
         if self.table is not None:
             found = list(in_table(self.table, self.name))

@@ -16,9 +16,11 @@ Marks = list[tuple[int, int] | None]
 
 
 class BackwardPass(NamedTuple):
-    """A backward pass that has begun: the optimizers, by `id`, that will have missed it, the marks of each one's
-    gradients before it, those that had gradients that their last step used, and the norms that it will have made."""
+    """A backward pass that has begun: the parameters of the optimizers, by `id`, those that will have missed it, the
+    marks of each one's gradients before it, those that had gradients that their last step used, and the norms that it
+    will have made."""
 
+    known: dict[int, list[torch.Tensor]]
     missed: set[int]
     marks: dict[int, Marks]
     used: list[int]

@@ -119,9 +119,8 @@ class UpdatesByHand:
         examined = examine(entries, id(self), clipped, step_at=clip.where)
         if self._late and examined.applied:
             examined = Examined([], [*examined.flaws, Flaw(AFTER_STEP, clip.where, clip.by)], examined.losses)
-        rest = measure_gradients([], math.inf if clip.order == math.inf else 2.0)
-        if not examined.applied:
-            rest = measure_gradients(self.parameters(), rest.order)
+        unclipped = [] if examined.applied else self.parameters()
+        rest = measure_gradients(unclipped, math.inf if clip.order == math.inf else 2.0)
         step = WatchedStep(self._steps, time.time(), examined, rest, 1.0, where=clip.where)
         self._waiting.append((step, left_out([self._with_gradients], examined.applied)))
         self._steps += 1

@@ -59,12 +59,12 @@ class Recorder(Fallible):
         # a small net 1 %
         looks = len(known) > 1 or self._log.has_clip
         marks = {key: marks_of(parameters) for key, parameters in known.items()} if looks else {}
-        steps: dict[int, WatchedOptimizer | UpdatesByHand] = {**self._watched, **self._by_hand.known()}
-        used = [key for key, one in steps.items() if key not in fresh and one.used_gradient.is_there(one.parameters())]
+        steps = self._steps_that_are_made().items()
+        used = [key for key, one in steps if key not in fresh and one.used_gradient.is_there(one.parameters())]
         missed: set[int] = set()
         norms: dict[int, GradientNorms] = {}
         self._log.add(Backward(losses_in(roots, factors), missed, fresh, used, norms))
-        return BackwardPass(missed, marks, used, norms)
+        return BackwardPass(known, missed, marks, used, norms)
 
     @safe
     def backward_ended(self, backward: BackwardPass) -> None:
@@ -72,12 +72,12 @@ class Recorder(Fallible):
 
         Those of others are measured now and then, to see what the script's own code does to them before the step.
         """
-        for key, parameters in self._known_parameters().items():
+        for key, parameters in backward.known.items():
             if key in backward.marks and marks_of(parameters) == backward.marks[key]:
                 backward.missed.add(key)
             elif self._measures_what_is_made(key):
                 backward.norms[key] = measure_gradients(parameters, 2.0)
-        steps: dict[int, WatchedOptimizer | UpdatesByHand] = {**self._watched, **self._by_hand.known()}
+        steps = self._steps_that_are_made()
         for key in backward.used:
             if key in steps:
                 steps[key].used_gradient.added_to()
@@ -100,6 +100,10 @@ class Recorder(Fallible):
     def closure_begins(self, optimizer: Optimizer) -> None:
         """The closure of a step is about to be evaluated."""
         self._log.add(ClosureBegins(id(optimizer)))
+
+    def _steps_that_are_made(self) -> dict[int, WatchedOptimizer | UpdatesByHand]:
+        """Whatever has made a step, by its `id`."""
+        return {**self._watched, **self._by_hand.known()}
 
     def _measures_what_is_made(self, key: int) -> bool:
         """Whether the gradients of an optimizer are measured when they are made; one that has not stepped may soon."""
