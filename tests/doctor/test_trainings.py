@@ -197,7 +197,7 @@ SICK = {
     ("lightning_trainer", "before_backward"): Right({"before-backward"}, ONE, 1),
     ("lightning_trainer", "manual_after_step"): Right({"after-step"}, ONE, 1),
     ("lightning_trainer", "one_adversary"): Right(
-        {"one-optimizer-of-several"}, ["always|often", *ONE], 1, ("Adam", "generator.0.weight")
+        {"one-optimizer-of-several"}, ["always|often", *ONE], 1, ("Adam one (", "generator.0.weight")
     ),
     ("timm_modes", "norm_micro_step"): Right({"micro-step"}, ONE, 1),
     ("timm_modes", "value_micro_step"): Right({"micro-step"}, ONE, 1),

@@ -178,6 +178,9 @@ wrapped = Wrapper(torch.optim.Adam([torch.nn.Parameter(torch.ones(2))]))
 for _ in range(3):
     for each in (actor, trainer.critic, wrapped.inner):
         trainer.step(each)
+around = torch.optim.Adam([torch.nn.Parameter(torch.ones(2))])
+around._optimizer = torch.optim.Adam([torch.nn.Parameter(torch.ones(2))])
+trainer.step(around._optimizer)
 several = {"enc": torch.optim.Adam([torch.nn.Parameter(torch.ones(2))])}
 trainer.step(several["enc"])
 listed = [torch.optim.Adam([torch.nn.Parameter(torch.ones(2))])]
@@ -188,10 +191,36 @@ trainer.step(torch.optim.Adam([torch.nn.Parameter(torch.ones(2))]))
     answer = watch("--out", "run", "script.py", folder=tmp_path)
     runs = [read_run(place) for place in folders_of(tmp_path / "run")]
     known = [run.optimizer for run in runs]
-    names = "actor", "trainer.critic", "wrapped.inner", "several['enc']", "listed[0]", "optimizer"
+    names = "actor", "trainer.critic", "wrapped.inner", "around", "several['enc']", "listed[0]", "optimizer"
     assert known == [f"Adam {name} (script.py:11)" for name in names]
     assert "3 steps of Adam actor (script.py:11): run" in answer.stderr
     assert "Adam trainer.critic (script.py:11): Only 3 steps with a finite norm: too few to judge" in answer.stderr
+
+
+def test_an_optimizer_that_takes_the_place_of_another_goes_on_with_its_run(tmp_path: Path) -> None:
+    script = """
+import torch
+p, q = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2))
+for epoch in range(3):
+    mine = torch.optim.SGD([p], lr=0.1)
+    for _ in range(4):
+        mine.zero_grad()
+        (p.sum() * (epoch + 1)).backward()
+        torch.nn.utils.clip_grad_norm_([p], 1.0)
+        mine.step()
+other = torch.optim.SGD([p, q], lr=0.1)
+other.step()
+of_another_kind = torch.optim.Adam([p])
+of_another_kind.step()
+"""
+    (tmp_path / "script.py").write_text(script, encoding="utf-8")
+    answer = watch("--out", "run", "script.py", folder=tmp_path)
+    run, *others = [read_run(place) for place in folders_of(tmp_path / "run")]
+    assert [event.step for event in run] == list(range(12))
+    roots = [(epoch + 1) * 2**0.5 for epoch in range(3) for _ in range(4)]
+    assert [event.norm_before for event in run] == pytest.approx(roots, rel=1e-6)  # float32
+    assert [len(other) for other in others] == [1, 1]
+    assert "12 steps of SGD mine" in answer.stderr
 
 
 def test_a_call_that_is_wrong_fails_as_it_does_without_us(tmp_path: Path) -> None:

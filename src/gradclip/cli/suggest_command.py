@@ -133,6 +133,7 @@ def print_training(training: Training) -> None:
     """Say how a training ended, as soon as it has."""
     broke = f", exit code {training.exit}" if training.exit else ""
     seed = "" if training.seed is None else f", seed {training.seed}"
-    judged = "" if training.judged.value == training.loss else f"metric {training.judged.value:<12.5g}"
-    said = f"{training.rule or 'as it is':20}loss {training.loss:<12.5g}{judged}{training.steps} steps{seed}{broke}"
+    judged = training.judged.value
+    told = "" if judged == training.loss or not training.judged.ends else f"metric {judged:<12.5g}"
+    said = f"{training.rule or 'as it is':20}loss {training.loss:<12.5g}{told}{training.steps} steps{seed}{broke}"
     print(said, file=sys.stderr)

@@ -241,7 +241,9 @@ def spikes(numbers: Numbers) -> str:
 def most(numbers: Numbers) -> str:
     """How far the largest norm stands out, and of which steps."""
     after = ", after the start" if numbers.warm > numbers.first else ""
-    return f"at most {times(numbers.prominence)} times the usual norm{after}"
+    if (ratio := times(numbers.prominence)) == "1":
+        return f"all of about the same norm{after}"
+    return f"at most {ratio} times the usual norm{after}"
 
 
 def in_small(sentence: str) -> str:

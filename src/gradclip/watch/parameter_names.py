@@ -19,9 +19,14 @@ WRAPPINGS = ("_orig_mod.", "module.")
 """What `torch.compile` and data parallelism put before a name."""
 
 
+def parameters_in(optimizer: HasGroups) -> list[torch.Tensor]:
+    """The parameters of all groups."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
 def parameter_names(optimizer: HasGroups) -> dict[int, str]:
     """The name of each parameter by `id`: that of the outermost module, else its place in the optimizer."""
-    parameters = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    parameters = set(map(id, parameters_in(optimizer)))
     found: dict[int, str] = {}
     for number, group in enumerate(optimizer.param_groups):
         places = (f"group {number}, parameter {i}" for i in range(len(group["params"])))

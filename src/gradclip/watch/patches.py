@@ -141,6 +141,7 @@ def watch_torch(recorder: Recorder, rule: AnyRule | None = None) -> None:
     from torch.optim import Optimizer, optimizer
 
     from gradclip.torch.eager import eager
+    from gradclip.watch.parameter_names import parameters_in
     from gradclip.watch.replacement import replace_clipping
 
     _recorders[:] = [recorder]
@@ -152,7 +153,7 @@ def watch_torch(recorder: Recorder, rule: AnyRule | None = None) -> None:
     watch_backward(torch.autograd, recorder)
     before(torch.autograd, "grad", functools.partial(before_grad, recorder))
     after(Optimizer, "__init__", lambda made, *_, **__: recorder.optimizer_made(made))
-    before(Optimizer, "zero_grad", lambda sender, *_, **__: recorder.gradients_zeroed(parameters_of(sender)))
+    before(Optimizer, "zero_grad", lambda sender, *_, **__: recorder.gradients_zeroed(parameters_in(sender)))
     before(torch.nn.Module, "zero_grad", lambda sender, *_, **__: recorder.gradients_zeroed(sender.parameters()))
     watch_scaler(torch.amp.GradScaler, recorder)
     watch_ours(recorder)
@@ -183,11 +184,6 @@ def before_grad(recorder: Recorder, *_: Any, **__: Any) -> None:
     """Gradients are about to be made that are handed on, and not those of a backward pass that needs them itself."""
     if not _backward:
         recorder.gradients_handed_on()
-
-
-def parameters_of(optimizer: Any) -> list[Any]:
-    """The parameters of an optimizer."""
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def watch_scaler(scaler: type, recorder: Recorder) -> None:

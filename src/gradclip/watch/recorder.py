@@ -21,6 +21,7 @@ from gradclip.watch.call_site import caller, text_at
 from gradclip.watch.entry_log import EntryLog
 from gradclip.watch.gradient_norms import GradientNorms, first_gradient, measure_gradients
 from gradclip.watch.journal import VALUE, Backward, ClipCall, ClosureBegins, HandedOn, Scaled, Unscaled, Zeroed
+from gradclip.watch.parameter_names import parameters_in
 from gradclip.watch.safety import Fallible, safe
 from gradclip.watch.watched_optimizer import FIRST, WatchedOptimizer
 
@@ -41,12 +42,13 @@ class Recorder(Fallible):
         self._log = EntryLog()
         self._hears_backward = False
         self._watched: dict[int, WatchedOptimizer] = {}
+        self._gone: list[WatchedOptimizer] = []
         self._made: dict[int, weakref.ref[Optimizer]] = {}
         self._runs = 0
         self._by_hand = UpdatesByHand(folder, self._log)
         self._clipping: list[torch.Tensor] = []
         atexit.register(self.close)
-        os.register_at_fork(after_in_child=self._watched.clear)  # what waits here is the parent's to write
+        os.register_at_fork(after_in_child=self._leave_to_the_parent)
 
     @safe
     def backward_begins(self, roots: Any = (), factors: Any = None) -> BackwardPass:
@@ -119,7 +121,7 @@ class Recorder(Fallible):
             if optimizer is None:
                 del self._made[key]
             elif key not in self._watched and hasattr(optimizer, "param_groups"):
-                found[key] = [p for group in optimizer.param_groups for p in group["params"]]
+                found[key] = parameters_in(optimizer)
         return found | {key: watched.parameters() for key, watched in self._watched.items()}
 
     @safe
@@ -212,7 +214,7 @@ class Recorder(Fallible):
         """Write what is left."""
         if not self._runs and not self._known_parameters():
             self._by_hand.close()
-        for watched in self._watched.values():
+        for watched in (*self._watched.values(), *self._gone):
             watched.close()
 
     def _add_step(self, optimizer: Optimizer, skipped: Any) -> WatchedOptimizer:
@@ -236,7 +238,17 @@ class Recorder(Fallible):
         self._log.forget_before(min(other.earlier for other in self._watched.values()))
 
     def _new(self, optimizer: Optimizer) -> WatchedOptimizer:
-        """Begin to watch an optimizer; only the first of several processes that train together records."""
+        """Begin to watch an optimizer; only the first of several processes that train together records.
+
+        One that takes the place of another, as where each epoch makes its own, goes on with the run of that.
+        """
+        weakref.finalize(optimizer, self._forget, id(optimizer)).atexit = False
+        before = next((watched for watched in self._gone if watched.is_followed_by(optimizer)), None)
+        if before is not None:
+            self._gone.remove(before)
+            before.follow(optimizer)
+            self._watched[id(optimizer)] = before
+            return before
         position = max((watched.earlier for watched in self._watched.values()), default=0)
         watched = WatchedOptimizer(optimizer, position)
         self._runs += 1
@@ -245,16 +257,21 @@ class Recorder(Fallible):
             print(f"gradclip watch: more than {MOST_RUNS} optimizers, the others are not recorded", file=sys.stderr)
         if rank() == 0 and self._runs <= MOST_RUNS:
             watched.begin_run(optimizer, self.folder)
-        weakref.finalize(optimizer, self._forget, id(optimizer)).atexit = False
         self._watched[id(optimizer)] = watched
         return watched
+
+    def _leave_to_the_parent(self) -> None:
+        """In a process that was forked: what waits here is the parent's to write."""
+        self._watched.clear()
+        self._gone.clear()
 
     @safe
     def _forget(self, key: int) -> None:
         """The optimizer is gone, and its `id` may be another's soon."""
         watched = self._watched.pop(key, None)
-        if watched is not None:
-            watched.close()
+        if watched is not None and watched.writer is not None:
+            watched.writer.drain()
+            self._gone.append(watched)
 
 
 def rank() -> int:

@@ -7,7 +7,12 @@ from collections.abc import Iterator, Mapping
 from types import FrameType, GetSetDescriptorType
 from typing import Any
 
+from torch.optim import Optimizer
+
 from gradclip.watch.call_site import package_of
+
+WRAPPED = ("optimizer", "_optimizer")
+"""What Accelerate and Lightning call the optimizer in one of theirs, which has the name that the script gave."""
 
 
 def variable_of(thing: object) -> str:
@@ -34,7 +39,7 @@ def _frames_of_the_script() -> Iterator[FrameType]:
 def _name_in(names: Mapping[str, Any], thing: object) -> str:
     """The first of the names that is that of the thing, or of what has it as an attribute."""
     for name, value in list(names.items()):
-        if value is thing:
+        if value is thing or _wraps(value, thing):
             return name
         if inside := _place_in(value, thing):
             return f"{name}{inside}"
@@ -48,6 +53,12 @@ def _place_in(value: object, thing: object) -> str:
     if type(value) is dict and "__builtins__" not in value:  # or it is all the names of a module
         return next((f"[{key!r}]" for key, one in list(value.items()) if one is thing and type(key) in (str, int)), "")
     return next((f".{attribute}" for attribute, one in list(_attributes_of(value).items()) if one is thing), "")
+
+
+def _wraps(value: object, thing: object) -> bool:
+    """Whether this is an optimizer around `thing`, which goes by its name."""
+    inside = _attributes_of(value)
+    return issubclass(type(value), Optimizer) and any(inside.get(name) is thing for name in WRAPPED)
 
 
 def _attributes_of(value: object) -> Mapping[str, Any]:

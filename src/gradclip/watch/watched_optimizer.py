@@ -19,7 +19,7 @@ from gradclip.watch.backward_pass import UsedGradient
 from gradclip.watch.call_site import caller
 from gradclip.watch.gradient_norms import measure_gradients
 from gradclip.watch.journal import TWO_KNOBS, UNTRAINED, Entry, Examined, Flaw, Loss, examine, left_out
-from gradclip.watch.parameter_names import parameter_names
+from gradclip.watch.parameter_names import parameter_names, parameters_in
 from gradclip.watch.run_writer import RunWriter, claim_folder
 from gradclip.watch.script_thresholds import thresholds_of_script
 from gradclip.watch.step_events import WatchedStep
@@ -37,7 +37,7 @@ class WatchedOptimizer:
     """
 
     def __init__(self, optimizer: Optimizer, position: int) -> None:
-        self._optimizer = weakref.ref(optimizer)
+        self.follow(optimizer)
         self.writer: RunWriter | None = None
         self.position = self.earlier = position
         self.steps = 0
@@ -48,10 +48,24 @@ class WatchedOptimizer:
         self.used_gradient = UsedGradient([])
         self._where = ""
 
+    def follow(self, optimizer: Optimizer) -> None:
+        """Watch this optimizer from now on."""
+        self._optimizer = weakref.ref(optimizer)
+        self._kind, self._known = type(optimizer), list(map(weakref.ref, parameters_in(optimizer)))
+
+    def is_followed_by(self, optimizer: Optimizer) -> bool:
+        """Whether an optimizer takes the place of the one that is gone: it is of its kind, and of its parameters."""
+        parameters = parameters_in(optimizer)
+        return (
+            type(optimizer) is self._kind
+            and len(parameters) == len(self._known)
+            and all(known() is p for known, p in zip(self._known, parameters, strict=True))
+        )
+
     def parameters(self) -> list[torch.Tensor]:
         """The parameters of the optimizer, none if it is gone."""
         optimizer = self._optimizer()
-        return [] if optimizer is None else [p for group in optimizer.param_groups for p in group["params"]]
+        return [] if optimizer is None else parameters_in(optimizer)
 
     @property
     def measures_what_is_made(self) -> bool:
@@ -66,7 +80,7 @@ class WatchedOptimizer:
     def begin_run(self, optimizer: Optimizer, folder: Path) -> None:
         """Begin to write to `folder`, or to a folder in it where another optimizer has that."""
         names = parameter_names(optimizer)
-        parameters = [p for group in optimizer.param_groups for p in group["params"] if not is_lazy(p)]
+        parameters = [p for p in parameters_in(optimizer) if not is_lazy(p)]
         self.writer = RunWriter(claim_folder(folder), names)
         self._where, _ = caller()
         self.thresholds = thresholds_of_script(optimizer)
@@ -87,7 +101,7 @@ class WatchedOptimizer:
         """
         if self.writer is None:
             return
-        parameters = frozenset(id(p) for group in optimizer.param_groups for p in group["params"])
+        parameters = frozenset(map(id, parameters_in(optimizer)))
         examined = examine(entries, id(optimizer), parameters, not hears_backward, others, self._where)
         if clipper_of(optimizer) is not None and not bool(skipped):
             acting = [applied.clip for applied in examined.applied if not applied.clip.measures]
