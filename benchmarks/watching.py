@@ -102,7 +102,7 @@ def page(rows: list[str]) -> str:
         "",
         "Made by `python -m benchmarks.watching --out docs/benchmarks`: language models with an LSTM, clipped by",
         f"`clip_grad_norm_`, {BLOCKS // 2} blocks of steps watched and as many not, in turns in one process, on one",
-        "thread; what is written of them is counted. Watching costs some 0.4 ms a step of so few tensors, whatever the",
+        "thread; what is written of them is counted. Watching costs some half a millisecond a step of so few tensors, whatever the",
         "net is; the last one is the small LSTM of W. Zaremba, I. Sutskever, O. Vinyals 2014, arXiv:1409.2329.",
         "",
         f"- date: {datetime.datetime.now(tz=datetime.UTC).date()}",

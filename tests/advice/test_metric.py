@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from gradclip.advice.judging import BY_LOSS, Judge, Judged
-from gradclip.advice.metric import ScriptMetric, names_in, printed
+from gradclip.advice.metric import ABSENT, ScriptMetric, names_in, names_of, printed
 from gradclip.telemetry import Event
 from gradclip.telemetry.runs import Run
 from watching import python
@@ -25,15 +25,33 @@ from watching import python
         ("Val_Loss = -.5e2", [-50.0]),
         ("my_val_loss 3, x.val_loss 4, val_loss_2 5", []),
         ("the val_loss of 3 epochs", []),
+        ("val_loss1 99.0 val_loss5 98", []),
+        ("val_loss = 1,852.28\nval_loss: 3,000", [1852.28, 3000.0]),
+        ("val_loss: 0,0085\nval_loss 1.2.3", []),
+        ("| val_loss | 0.5 |", [0.5]),
+        ("val_loss: tensor(0.5)", [0.5]),
+        ("epoch 3 val_loss 0.5\nINFO val_loss 0.25", [0.5]),
+        ("best val_loss 0.5\nbest val_loss 0.25", [0.5, 0.25]),
     ],
 )
 def test_a_name_with_a_number_behind_it(text, found):
-    assert [*printed(text, "val_loss")] == pytest.approx(found, nan_ok=True)
+    assert printed(text, "val_loss") == pytest.approx(found, nan_ok=True)
+
+
+def test_a_name_that_is_a_part_of_two_is_refused():
+    with pytest.raises(ValueError, match="'train loss' and 'val loss': give the whole name"):
+        printed("train loss 0.5 val loss 0.7\ntrain loss 0.4 val loss 0.6", "loss")
+    assert printed("train loss 0.5 val loss 0.7", "val loss") == [0.7]
+
+
+def test_colours_are_no_part_of_a_number(tmp_path):
+    (tmp_path / "x.log").write_text("val_loss \x1b[32m0.5\x1b[0m", encoding="utf-8")
+    assert ScriptMetric.of("val_loss").values(tmp_path, tmp_path / "x.log") == [0.5]
 
 
 def test_an_expression_with_a_group():
     text = "return over 10 episodes: 21.5 (std 3)\nreturn over 10 episodes: 30 (std 2)"
-    assert [*printed(text, r"return over \d+ episodes: ([\d.]+)")] == [21.5, 30.0]
+    assert printed(text, r"return over \d+ episodes: ([\d.]+)") == [21.5, 30.0]
 
 
 @pytest.mark.parametrize(
@@ -46,7 +64,7 @@ def test_what_is_no_name_is_refused(text, said):
 
 
 def test_a_name_that_is_no_expression_is_a_name():
-    assert [*printed("loss[val 0.5", "loss[val")] == [0.5]
+    assert printed("loss[val 0.5", "loss[val") == [0.5]
 
 
 TABLES = {
@@ -70,14 +88,21 @@ def test_of_a_table_only_what_this_training_wrote_counts(tmp_path):
     """One that is added to has the rows of the trainings before; one that is as it was says nothing of this one."""
     table = tmp_path / "log.csv"
     metric = ScriptMetric.of(f"{table}:val")
-    assert metric.before() == []
+    assert metric.before() == ABSENT
     table.write_text("val\n1\n2\n", encoding="utf-8")
     before = metric.before()
     assert metric.values(tmp_path, tmp_path / "log", before) == []
+    table.write_text("val\n1\n2\n", encoding="utf-8")  # anew, with what it had: a seeded training does so
+    assert metric.values(tmp_path, tmp_path / "log", before) == [1.0, 2.0]
     table.write_text("val\n1\n2\n3\n", encoding="utf-8")
     assert metric.values(tmp_path, tmp_path / "log", before) == [3.0]
     table.write_text("val\n5\n2\n", encoding="utf-8")
     assert metric.values(tmp_path, tmp_path / "log", before) == [5.0, 2.0]
+
+
+def test_the_names_of_a_table_are_paths():
+    rows = {"history": [{"val": 1.0}, {"val": 2.0, "note": "x"}], "best": {"val": "0.5"}}
+    assert list(dict.fromkeys(names_of(rows))) == ["history.val", "best.val"]
 
 
 def test_a_table_that_is_not_there_is_said(tmp_path):
@@ -91,6 +116,8 @@ def test_the_names_that_look_like_held_out_metrics_are_found(tmp_path):
     assert names_in(tmp_path, log) == ["val_loss", "Val acc", "return"]
     (tmp_path / "metrics.jsonl").write_text('{"name": "eval/f1", "value": 0.5}\nnot JSON\n', encoding="utf-8")
     assert "eval/f1" in names_in(tmp_path, log)
+    (tmp_path / "metrics.jsonl").write_text('{"name": "metric", "value": 0.5}\n', encoding="utf-8")
+    assert names_in(tmp_path, log)[0] == "metric"  # whatever its name is, what is told is meant
 
 
 def run_of(losses) -> Run:

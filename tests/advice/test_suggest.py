@@ -34,7 +34,13 @@ def test_of_a_steady_run_one_step_in_twenty_is_clipped():
     assert found.clip_rate == pytest.approx(0.05, abs=0.002)
     assert found.low < found.threshold < found.high
     assert found.rule == f"global:{found.threshold:g}"
-    assert not found.leave
+    assert found.leave  # the verdict: nothing stood out, so a threshold would have had little to do
+
+
+def test_norms_that_explode_from_the_start_suggest_nothing():
+    found = suggest(run_of([5.6 * 10.0**step for step in range(35)]))
+    assert (found.kind, found.rule, found.leave) == ("exploding", None, False)
+    assert "grew from 5.6 on" in found.reason
 
 
 def check_range_holds_the_quantile(share, draws=200):

@@ -5,6 +5,7 @@ import json
 import math
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -43,6 +44,13 @@ def test_several_runs_stand_on_one_page(folder, tmp_path, capsys):
     assert main(["report", folder, other, "--out", str(tmp_path / "both.html")]) == 0
     assert re.findall(r"^\w+", capsys.readouterr().out, re.MULTILINE) == ["first", "second", "written"]
     assert "<title>first, second" in (tmp_path / "both.html").read_text(encoding="utf-8")
+
+
+def test_a_run_that_is_given_twice_is_one(folder, tmp_path, capsys):
+    assert main(["report", "--json", str(folder), str(Path(folder) / "events.jsonl")]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert len(document["runs"]) == 1
+    assert document["comparison"] is None
 
 
 def test_json_is_one_document(folder, capsys):

@@ -2,10 +2,12 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from gradclip.report import summarise
+from gradclip.telemetry import Run
 from gradclip.verdict import judge as verdict
 from gradclip.verdict.judge import verdict_on
 from report.example_runs import noise, run_of, with_losses
@@ -13,6 +15,7 @@ from report.example_runs import noise, run_of, with_losses
 CALM, SPIKY = noise(400), noise(400, spikes={50, 250})
 HUMP = [20.0 * norm if step < 40 and step % 3 else norm for step, norm in enumerate(CALM)]
 """Forty steps in which the training starts, and calm ones after them."""
+UNSEEN = ["the optimizer itself (its setting max_grad_norm=1)", "what the script hooked to 2 of the parameters"]
 KINDS = {
     "empty": run_of([]),
     "broken": run_of([math.nan] * 30),
@@ -21,6 +24,7 @@ KINDS = {
     "few": run_of([1.0] * 29, threshold=0.5),
     "measured, spiky": run_of(SPIKY),
     "measured, calm": run_of(CALM),
+    "unseen": Run([*run_of(CALM)], {"script": {"unseen": UNSEEN}}, Path("runs/made")),
     "never": run_of(CALM, threshold=5.0),
     "never, spiky": run_of(SPIKY, threshold=60.0),
     "always": run_of(CALM, threshold=0.4),
@@ -40,6 +44,7 @@ SAID = {
     "few": "Only 29 steps with a finite norm: too few to judge the clipping by, 30 are needed",
     "measured, spiky": "Nothing was clipped in 400 steps, and 2 spikes, up to ",
     "measured, calm": "Nothing was clipped in 400 steps, and nothing stood out (at most ",
+    "unseen": "Nothing was clipped in 400 steps as far as can be seen, but the optimizer itself (its setting max_grad_norm",
     "never": "reached the threshold of 5, so training would have been the same without it; ",
     "never, spiky": "Clipping never acted in 400 steps, and 2 spikes, up to ",
     "always": "Clipping acted on 400 of 400 steps (100 %): the threshold of 0.4 is a hidden learning rate",

@@ -74,6 +74,16 @@ def test_what_is_wrong_has_its_name(name: str) -> None:
     assert flaws(*SICK[name]) == [name]
 
 
+def test_a_clip_of_gradients_that_are_given_up_is_discarded_where_none_follows() -> None:
+    assert flaws(Backward(), clip(), Zeroed(MINE), Backward()) == [journal.DISCARDED]
+    assert flaws(Backward(), clip(), Backward(fresh=[OPTIMIZER])) == [journal.DISCARDED]
+    assert flaws(Backward(), clip(threshold=math.inf), Zeroed(MINE), Backward()) == []
+    assert flaws(Backward(), clip(), Zeroed(MINE), Backward(), clip()) == []
+    begins = journal.ClosureBegins(OPTIMIZER)
+    assert flaws(Backward(), clip(), begins, Zeroed(MINE), Backward()) == [journal.BEFORE_CLOSURE]
+    assert flaws(Backward(), clip(), begins, Zeroed(MINE), Backward(), clip()) == []
+
+
 def test_the_parameters_of_another_optimizer_are_trained() -> None:
     assert examine([Backward(), clip(parameters=OTHERS, gradients=0)], OPTIMIZER, MINE, others=OTHERS).flaws == []
 

@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from gradclip.telemetry import read_run
-from gradclip.watch.call_site import caller, package_of
+from gradclip.watch.call_site import CLIPS, caller, package_of
 from gradclip.watch.import_hook import ImportHook
 from gradclip.watch.parameter_names import parameter_names
 from gradclip.watch.run_writer import claim_folder
-from gradclip.watch.script_thresholds import thresholds, thresholds_of_script
+from gradclip.watch.script_thresholds import thresholds, thresholds_of_script, unseen_clips
 from watching import SOURCE
 
 
@@ -74,6 +74,19 @@ def test_the_caller_is_the_line_of_the_user() -> None:
     assert by == ""
 
 
+@pytest.mark.parametrize(
+    ("line", "own"),
+    [
+        ("accelerator.clip_grad_norm_(model.parameters(), 1.0)", True),
+        ("loss_scaler(loss, optimizer, clip_grad=1.0)", True),
+        ("self.clip_gradients(optimizer, gradient_clip_val=0.5)", True),
+        ("Trainer(gradient_clip_val=0.5).fit(model, data)", False),
+    ],
+)
+def test_a_line_that_calls_a_library_in_order_to_clip(line: str, own: bool) -> None:
+    assert bool(CLIPS.search(line)) is own
+
+
 def test_whose_a_file_is() -> None:
     assert package_of(torch.__file__) == "torch"
     assert package_of(pytest.__file__) == "pytest"
@@ -122,6 +135,21 @@ def test_what_the_optimizer_has_among_its_settings_is_its_own_to_apply() -> None
     max_grad_norm = 1.5
     optimizer = torch.optim.SGD([{"params": [torch.zeros(1)], "max_grad_norm": max_grad_norm}], lr=0.1)
     assert thresholds_of_script(optimizer) == []
+
+
+def test_what_may_clip_where_nobody_sees_it() -> None:
+    parameters = [torch.nn.Parameter(torch.ones(2)) for _ in range(3)]
+    optimizer = torch.optim.SGD(parameters, lr=0.1)
+    assert unseen_clips(optimizer) == []
+    optimizer.param_groups[0]["max_grad_norm"] = 0.0  # off
+    assert unseen_clips(optimizer) == []
+    optimizer.param_groups[0]["max_grad_norm"] = 1.5
+    for parameter in parameters[:2]:
+        parameter.register_hook(lambda gradient: gradient.clamp(-0.1, 0.1))
+    assert unseen_clips(optimizer) == [
+        "the optimizer itself (its setting max_grad_norm=1.5)",
+        "what the script hooked to 2 of the parameters",
+    ]
 
 
 def test_what_a_running_function_was_asked_for() -> None:

@@ -223,6 +223,47 @@ of_another_kind.step()
     assert "12 steps of SGD mine" in answer.stderr
 
 
+def test_norms_of_parts_that_are_clipped_each_by_itself_are_told_together(tmp_path: Path) -> None:
+    script = """
+import torch
+p, q, r = (torch.nn.Parameter(torch.ones(1)) for _ in range(3))
+optimizer = torch.optim.SGD([p, q], lr=0.1)
+for step in range(2):
+    optimizer.zero_grad()
+    (3.0 * p + 4.0 * q + 12.0 * r).sum().backward()
+    torch.nn.utils.clip_grad_norm_([p], 2.0)
+    torch.nn.utils.clip_grad_norm_([q], 1.0)
+    if not step:
+        optimizer.add_param_group({"params": [r]})
+    optimizer.step()
+"""
+    (tmp_path / "script.py").write_text(script, encoding="utf-8")
+    answer = watch("--out", "run", "script.py", folder=tmp_path)
+    run = read_run(tmp_path / "run")
+    # 2 and 1 are the norms of the parts after it, 12 is that of the one that nothing clips; PyTorch adds 1e-6
+    assert [event.norm_before for event in run] == pytest.approx([13.0, 13.0], rel=1e-6)
+    assert [event.norm_after for event in run] == pytest.approx([(2**2 + 1 + 12**2) ** 0.5] * 2, rel=1e-6)
+    assert set(run[1].tensors) == {"group 0, parameter 0", "group 0, parameter 1", "group 1, parameter 0"}
+    assert "leaves a whole parameter group of the optimizer unclipped: group 1, parameter 0" in answer.stderr
+
+
+def test_optimizers_of_which_one_sentence_is_true_have_it_once(tmp_path: Path) -> None:
+    script = """
+import torch
+for fold in range(3):
+    p = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([p], lr=0.1)
+    for _ in range(4):
+        optimizer.zero_grad()
+        p.sum().backward()
+        optimizer.step()
+"""
+    (tmp_path / "script.py").write_text(script, encoding="utf-8")
+    said = watch("--out", "run", "script.py", folder=tmp_path).stderr
+    assert said.count("Only 4 steps with a finite norm") == 1
+    assert "so in 3 runs" in said
+
+
 def test_a_call_that_is_wrong_fails_as_it_does_without_us(tmp_path: Path) -> None:
     script = "import torch\ntorch.nn.utils.clip_grad_norm_([torch.nn.Parameter(torch.ones(1))])\n"
     (tmp_path / "script.py").write_text(script, encoding="utf-8")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
 
-from gradclip.advice.metric import RETURNS, ScriptMetric
+from gradclip.advice.metric import ABSENT, RETURNS, ScriptMetric, TableState
 from gradclip.telemetry.runs import Run
 from gradclip.verdict.formatting import short
 from gradclip.verdict.losses import FEWEST, end_of, final_loss, losses_of, lower, lower_by_rank, part_of
@@ -21,8 +21,8 @@ HALF = 0.5
 class Judged:
     """What a training is compared by: `ends` are numbers of its end, of which lower ones are better.
 
-    `value` is what they say of it together as a person reads it, `score` the same where lower is better; both are
-    infinite where the training broke.
+    `value` is what they say of it together as a person reads it, infinite where the training broke and NaN where a
+    number of them is not finite; `score` is the same where lower is better, infinite in either case.
     """
 
     ends: tuple[float, ...] = ()
@@ -42,10 +42,10 @@ class Judge:
 
     metric: ScriptMetric | None = None
 
-    def of(self, run: Run, path: Path, log: Path, broke: bool, before: Sequence[float] = ()) -> Judged:
+    def of(self, run: Run, path: Path, log: Path, broke: bool, before: TableState = ABSENT) -> Judged:
         """What the training recorded in `path` and printed to `log` is compared by; it `broke` with an error.
 
-        `before` is what a table said already.
+        `before` is what a table was already.
         """
         if self.metric is None:
             ends, value = end_of(run), final_loss(run)
@@ -55,7 +55,7 @@ class Judge:
         last = values[len(values) - part_of(values) :]
         sign = -1.0 if self.metric.maximize else 1.0
         well = last and not broke and all(map(math.isfinite, last))
-        value = fmean(last) if well else math.inf
+        value = fmean(last) if well else math.inf if broke else math.nan
         return Judged(tuple(sign * number for number in last), value, sign * value if well else math.inf)
 
     def unclear(self, runs: Sequence[Run], ends: Sequence[Sequence[float]], offered: Sequence[str]) -> str:

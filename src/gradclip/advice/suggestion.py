@@ -17,11 +17,13 @@ from gradclip.rules.norm import L1, L2, RMS, Linf
 from gradclip.rules.text import rule_from_text
 from gradclip.telemetry.event import Event
 from gradclip.verdict.divergence import diverged
-from gradclip.verdict.judge import OFTEN, Verdict, verdict_of
+from gradclip.verdict.judge import EXPLODED, OFTEN, Verdict, verdict_of
 from gradclip.verdict.numbers import FEW, Numbers, numbers_of, with_level
 from gradclip.verdict.quantiles import quantile
 from gradclip.verdict.shape import SHORTEST_BLOCK, WIDE, Shape, shape_of
 
+FINE = ("guard", "start")
+"""Verdicts on runs whose clipping does what it should."""
 RATE = 0.05
 """How fast a tracked quantile walks: at most by 5 % a step."""
 RECIPES = {"global": "ClipGradByGlobalNorm", "quantileclip": "QuantileClip"}
@@ -109,6 +111,8 @@ def suggest(run: Sequence[Event], mistakes: int = 0) -> Suggestion:
     if refused := refusal(run, norms, verdict):
         return Suggestion(*refused, len(norms))
     shape = shape_of(norms)
+    if shape.kind == "runaway" and quantile(shape.recent, 0.5) > EXPLODED * norms[0]:
+        return Suggestion("exploding", explosion(norms), len(norms))
     found = proposal(shape, numbers)
     inside = found.low <= numbers.threshold <= found.high and shape.kind not in ("drifting", "runaway")
     known = Suggestion(
@@ -117,7 +121,7 @@ def suggest(run: Sequence[Event], mistakes: int = 0) -> Suggestion:
         steps=len(norms),
         warmup=shape.warmup,
         warm=len(shape.warm),
-        leave=shape.kind == "constant" or numbers.clip_rate >= OFTEN or inside,
+        leave=shape.kind == "constant" or numbers.clip_rate >= OFTEN or inside or is_fine(verdict, shape),
         caveats=tuple(caveats_of(shape, numbers, verdict, found.threshold)),
     )
     if shape.kind == "constant":
@@ -125,6 +129,11 @@ def suggest(run: Sequence[Event], mistakes: int = 0) -> Suggestion:
     known = replace(known, rule=found.rule, threshold=found.threshold, clip_rate=found.clip_rate)
     known = replace(known, whole_rate=replay(norms, rule_from_text(found.rule)).clip_rate)
     return replace(known, low=found.low, high=found.high) if len(shape.recent) >= SHORTEST_BLOCK else known
+
+
+def is_fine(verdict: Verdict, shape: Shape) -> bool:
+    """Whether clipping does what it should, or there was none and a threshold would have little to do."""
+    return verdict.kind in FINE or (verdict.kind == "measured, calm" and shape.kind == "steady")
 
 
 class Proposal(NamedTuple):
@@ -166,11 +175,19 @@ def refusal(run: Sequence[Event], norms: Sequence[float], verdict: Verdict) -> t
     if len(norms) >= FEW:
         return None
     way = "record a longer run"
-    if norms:
+    if norms and (verdict.kind != "few" or max(norms) > EXPLODED * norms[0]):
         first = rounded(CHOICES["runaway"].factor * min(norms))
         way += f"; where training breaks before that, record it under ClipGradByGlobalNorm({first:g})"
     return "too little data", (
         f"{len(norms)} of {len(run)} recorded steps have a finite norm above 0, and {FEW} are needed: {way}"
+    )
+
+
+def explosion(norms: Sequence[float]) -> str:
+    """Why no threshold follows from norms that grew from the first step on."""
+    return (
+        f"the norms grew from {norms[0]:.3g} on, to {max(norms):.3g}: no level tells an ordinary step from a bad one. "
+        "Lower the learning rate first, and ask again"
     )
 
 

@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Any
 
 from gradclip.advice.judging import BY_LOSS, NOT_JUDGED, Judge, Judged
-from gradclip.advice.metric import ScriptMetric, names_in
+from gradclip.advice.metric import ABSENT, MOST_NAMES, ScriptMetric, names_in, names_of, rows_of
 from gradclip.advice.search import MOST, rule_of, search, start_from
 from gradclip.advice.suggestion import expression_of
 from gradclip.telemetry.runs import Run, folders_of, read_run
@@ -110,6 +110,11 @@ class TrialsResult:
         return not math.isfinite(self.score(self.best.threshold))
 
     @property
+    def unjudged(self) -> int:
+        """How many trainings ended well and gave nothing to judge them by."""
+        return sum(not training.judged.ends and not training.exit for training in self.trainings)
+
+    @property
     def leave(self) -> bool:
         """Whether the script is best left as it is: under no threshold it did better, with each seed, than noise."""
         if self.best.threshold is None:
@@ -137,7 +142,7 @@ class TrialsResult:
             "kind": "by trial",
             "rule": self.best.rule if self.expression else None,
             "expression": self.expression,
-            "leave": self.leave and not self.unclear,
+            "leave": self.leave and not self.unclear and not self.broken,
             "unclear": self.unclear,
             "judged_by": str(self.judge),
             "metrics": list(self.offered),
@@ -243,7 +248,7 @@ def train_once(plan: TrialPlan, threshold: float | None, seed: int | None = None
     """Train once, recorded to a folder in that of the plan."""
     rule = None if threshold is None else rule_of(threshold)
     path = plan.folder / ((AS_IT_IS if rule is None else rule.replace(":", "-")) + (f"-seed-{seed}" if seed else ""))
-    before = [] if plan.judge.metric is None else plan.judge.metric.before()
+    before = ABSENT if plan.judge.metric is None else plan.judge.metric.before()
     with open(log_of(path), "w", encoding="utf-8") as log:
         code, died_of, asked = run_watched(with_seed(plan.command, seed), path, plan.steps, rule, log)
     if asked or died_of == SIGINT:
@@ -290,6 +295,10 @@ def missing_in(first: Training, start: float | None, judge: Judge) -> str:
         return "no step of the script has a gradient whose norm is finite and above 0"
     if judge.metric is None:
         return "no loss was seen: the script calls backward() on no tensor of one element"
-    names = names_in(first.path, log_of(first.path))
-    there = f"; it gives {', '.join(names)}" if names else ""
+    table = judge.metric.table
+    if table is not None and table.is_file():
+        names = list(dict.fromkeys(names_of(rows_of(table))))[:MOST_NAMES]
+    else:
+        names = names_in(first.path, log_of(first.path))
+    there = f"; {'it' if table is None else 'the file'} gives {', '.join(names)}" if names else ""
     return f"the script gives no number called {judge.metric}{there}"

@@ -17,7 +17,10 @@ def trials_as_text(found: TrialsResult) -> str:
     """What trying has found, for a terminal."""
     best, as_it_is = found.best, found.as_it_is
     if found.broken:
-        return "\n".join(["no proposal: no training ended well", *labelled("see it", f"{as_it_is.path}.log")])
+        why = "no training ended well"
+        if not any(training.exit for training in found.trainings) and found.judge.metric is not None:
+            why = f"under no threshold {found.judge} was a finite number at the end"
+        return "\n".join([f"no proposal: {why}", *labelled("see it", f"{as_it_is.path}.log")])
     paths = " ".join(dict.fromkeys(shlex.quote(str(training.path)) for training in (as_it_is, best)))
     see = labelled("see it", f"gradclip report {paths}")
     if found.unclear:
@@ -32,6 +35,9 @@ def trials_as_text(found: TrialsResult) -> str:
         lines += labelled("mind", f"the script gives {', '.join(found.offered)}, too: --metric NAME judges by that")
     elif found.judge.metric is None:
         lines += labelled("mind", "this is the loss that was trained on: see that your validation metric agrees")
+    if found.unjudged:
+        of = f"{found.unjudged} of {len(found.trainings)} trainings"
+        lines += labelled("mind", f"{of} gave no {found.judge}, and were not judged")
     if found.optimizers > 1:
         lines += labelled("mind", f"each of {found.optimizers} optimizers got the rule by itself")
     if found.at_edge and not found.leave:

@@ -43,7 +43,8 @@ def run(options: argparse.Namespace) -> int:
         return mistake(wrong, "report")
     try:
         accepted_here()  # settings that cannot be read are said before anything else
-        runs = [read_run(folder) for path in options.runs for folder in folders_of(path)]
+        every = [read_run(folder) for path in options.runs for folder in folders_of(path)]
+        runs = list({run.path.resolve(): run for run in every}.values())
     except (OSError, ValueError) as error:
         return mistake(str(error), "report")
     if options.json or options.text:

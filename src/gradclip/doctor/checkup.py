@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
@@ -47,7 +48,8 @@ def checked_runs(folder: str | os.PathLike[str], accept: Collection[str] = ()) -
 
 def checkup_as_text(checked: Sequence[CheckedRun]) -> str:
     """What is wrong, each thing with its place and cure, and the verdicts on the runs of which nothing is."""
-    return "\n\n".join(text for one in checked for text in texts_of(one, len(checked) > 1))
+    texts = Counter(text for one in checked for text in texts_of(one, len(checked) > 1))
+    return "\n\n".join(text if times == 1 else f"{text}\n  so in {times} runs" for text, times in texts.items())
 
 
 def texts_of(checked: CheckedRun, named: bool) -> list[str]:

@@ -39,6 +39,11 @@ PROBLEMS = {
         "clips gradients that still carry the loss scale, so the threshold means another norm whenever the scale moves",
         "call scaler.unscale_(optimizer) before it",
     ),
+    journal.DISCARDED: Problem(
+        "clips gradients that are zeroed and made anew before the step, so the ones that the optimizer gets are not "
+        "clipped",
+        "move the call to just before optimizer.step()",
+    ),
     journal.MICRO_STEP: Problem(
         "clips on each micro-step of an accumulation, so what was clipped is added to and clipped again",
         "clip once, after the last backward() before optimizer.step()",

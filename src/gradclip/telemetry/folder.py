@@ -33,7 +33,7 @@ FACTS: dict[str, Any] = {
     "schema": int,
     "starts": [NUMBER],
     "rule": (type(None), dict),
-    "script": {"arguments?": [str], "thresholds?": [THRESHOLD], "hash?": str},
+    "script": {"arguments?": [str], "thresholds?": [THRESHOLD], "hash?": str, "unseen?": [str]},
     "parameters": Each([int]),
     **dict.fromkeys(
         ("sentence", "framework", "framework_version", "optimizer", "variable", "where", "python", "gradclip"), str

@@ -98,6 +98,9 @@ def broken(numbers: Numbers) -> Verdict:
 def measured(numbers: Numbers) -> Verdict:
     """Nothing was to be clipped."""
     nothing = did(numbers)
+    if numbers.unseen:
+        may = f"{' and '.join(numbers.unseen)} may clip, which does not show here"
+        return Verdict("unseen", LOOK, f"{nothing} as far as can be seen, but {may}.")
     if numbers.spikes:
         return Verdict("measured, spiky", LOOK, f"{nothing}, and {spikes(numbers)}, went through: clip this run.")
     return Verdict(
@@ -121,7 +124,7 @@ def acting(numbers: Numbers) -> Verdict:
         return always(numbers)
     if numbers.clip_rate > OFTEN:
         why = f"it shortens ordinary steps, not only those that stand out (median norm: {short(numbers.median)})"
-        return Verdict("often", LOOK, f"{did(numbers)}: with the threshold{at(numbers)} {why}.")
+        return Verdict("often", LOOK, f"{did(numbers)}: {under(numbers)}{why}.")
     return caught(numbers)
 
 
@@ -249,6 +252,15 @@ def most(numbers: Numbers) -> str:
 def in_small(sentence: str) -> str:
     """The sentence as it goes on another."""
     return sentence[:1].lower() + sentence[1:]
+
+
+def under(numbers: Numbers) -> str:
+    """With which threshold, or which thresholds where they differ, as the beginning of a clause; nothing if unknown."""
+    if one := at(numbers):
+        return f"with the threshold{one} "
+    if numbers.thresholds is None or numbers.thresholds[0] == numbers.thresholds[1]:
+        return ""
+    return "with thresholds from {} to {} ".format(*map(short, numbers.thresholds))
 
 
 def at(numbers: Numbers) -> str:

@@ -13,7 +13,7 @@ from gradclip.telemetry.event import Event
 from gradclip.verdict.losses import MOST, final_loss, losses_of, mean_loss, part_of
 from gradclip.verdict.quantiles import quantile
 from gradclip.verdict.shape import shape_of
-from gradclip.watch.journal import OWN_CODE
+from gradclip.watch.journal import OWN_CODE, SCRIPT
 
 FEW = 30
 """With fewer finite steps nobody judges: of a share of 5 % it may well have seen no step, or two."""
@@ -51,7 +51,8 @@ class Numbers:
     `acted_late` counts those from `warm` on.
     `threshold` is the median of the thresholds, infinite where there was none, NaN where it was not one for the norm of
     all tensors together. `normalised`: the optimizer is known as one whose step does not grow with the
-    gradient; `by_value`: elements were clipped, each by itself; `own_code`: by code of the script's own. `began` is the
+    gradient; `by_value`: elements were clipped, each by itself; `own_code`: by code of the script's own;
+    `unseen` is what may clip where nobody sees it. `began` is the
     first loss of all, which no step had touched; `grew` is the last finite norm before the first that is not, in first
     ones.
     """
@@ -84,6 +85,7 @@ class Numbers:
     normalised: bool
     by_value: bool
     own_code: bool
+    unseen: tuple[str, ...]
     grew: float
     losses: int
     nonfinite_losses: int
@@ -140,6 +142,7 @@ def numbers_of(events: Sequence[Event], usual: Sequence[float] | None = None) ->
         grew=growth_in(events),
         by_value=scope_in(about) == "Element" or any("clip_grad_value_" in event.rule for event in events),
         own_code=any(event.rule.startswith(OWN_CODE) for event in events),
+        unseen=tuple(about.get(SCRIPT, {}).get("unseen", ())),
         losses=len(losses),
         nonfinite_losses=sum(not math.isfinite(loss) for loss in losses),
         began=losses[0] if losses else None,
@@ -197,9 +200,10 @@ def escaped(event: Event) -> bool:
 
 
 def is_scaled(event: Event) -> bool:
-    """Whether one coefficient explains what came out."""
+    """Whether one coefficient explains what came out, and the threshold bounds it."""
     expected = event.coefficient * event.norm_before
-    return event.skipped or math.isclose(event.norm_after, expected, rel_tol=ROUNDING)
+    above = event.clipped and event.norm_after > event.threshold * (1.0 + ROUNDING)
+    return event.skipped or (math.isclose(event.norm_after, expected, rel_tol=ROUNDING) and not above)
 
 
 def kept(finite: Sequence[Event]) -> float:

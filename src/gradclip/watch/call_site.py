@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import linecache
 import os
+import re
 import sys
 import sysconfig
 
 PACKAGES = ("site-packages", "dist-packages")
 LIBRARY = tuple(os.path.realpath(sysconfig.get_paths()[key]) + os.sep for key in ("stdlib", "platstdlib"))
 OURS = os.path.dirname(os.path.dirname(os.path.realpath(__file__))) + os.sep
-CLIPS = "clip"
+CLIPS = re.compile(r"clip\w*\(|clip_grad\b")
 """What a line says that calls a library in order to clip: then it is the user who clips, and not the library."""
 PASSED = ("torch", "gradclip", "python")
 
@@ -35,7 +36,7 @@ def caller() -> tuple[str, str]:
     while frame is not None:
         package = package_of(frame.f_code.co_filename)
         if not package:
-            own = by and CLIPS in linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+            own = by and CLIPS.search(linecache.getline(frame.f_code.co_filename, frame.f_lineno))
             return f"{path_from_here(frame.f_code.co_filename)}:{frame.f_lineno}", "" if own else by
         by = by if package in PASSED else package
         frame = frame.f_back  # type: ignore[assignment]  # the outermost frame has none

@@ -41,6 +41,7 @@ BEFORE_CLOSURE = "before-closure"
 NOT_ZEROED = "not-zeroed"
 OTHER_MODEL = "other-model"
 UNTRAINED = "untrained-parameters"
+DISCARDED = "discarded"
 
 
 def nothing() -> None:
@@ -206,6 +207,7 @@ class Reading:
         self._flaws: list[Flaw] = []
         self._strays: list[Flaw] = []
         self._applied: list[tuple[Applied, int]] = []
+        self._discarded: list[Flaw] = []
 
     def read(self, entry: Entry, place: int) -> None:
         """Take note of the next entry."""
@@ -229,6 +231,8 @@ class Reading:
     def examined(self, step_at: str) -> Examined:
         """What was found, of a step at this line."""
         flaws = self._flaws
+        if not any(not one.clip.measures for one, _ in self._applied):
+            flaws += self._discarded
         if self._last_own > self._closure_at >= 0:
             flaws[: self._before_closure] = [of_closure(flaw) for flaw in flaws[: self._before_closure]]
         named = {flaw.where for flaw in flaws}
@@ -242,7 +246,8 @@ class Reading:
         self._scale = self._scaled if self._to_scale else None  # of a loss that was scaled for this backward
         self._to_scale = max(0, self._to_scale - 1)
         if self._optimizer in entry.fresh:
-            self._losses, self._applied = [], []
+            self._losses = []
+            self._discard()
         if self._optimizer in entry.missed:
             self._elsewhere = True
             return
@@ -254,7 +259,16 @@ class Reading:
     def _give_up(self) -> None:
         """The gradients were zeroed."""
         self._zeroed, self._own, self._used, self._norms = True, False, False, None
-        self._applied, self._losses = [], []
+        self._losses = []
+        self._discard()
+
+    def _discard(self) -> None:
+        """Give up the gradients that were clipped: what the optimizer gets is made anew."""
+        for one, at in self._applied:
+            if not one.clip.measures:
+                name = BEFORE_CLOSURE if at < self._closure_at else DISCARDED
+                self._discarded.append(Flaw(name, one.clip.where, one.clip.by))
+        self._applied = []
 
     def _call(self, clip: ClipCall, place: int) -> None:
         mine = clip.parameters & self._parameters

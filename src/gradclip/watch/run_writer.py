@@ -6,7 +6,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 from math import inf
 from pathlib import Path
@@ -46,12 +46,27 @@ class RunWriter:
         self._pattern: dict[str, Any] | None = None
         self.saw_own_code = False
 
+    def name(self, parameters: Set[int], names: Callable[[], Mapping[int, str]]) -> None:
+        """See that each of the `parameters` has a name, those too that the optimizer was given later."""
+        if not self._names.keys() >= parameters:
+            self._names = {**names(), **self._names}
+
     def begin(
-        self, kind: str, variable: str, shapes: dict[str, list[int]], thresholds: list[dict[str, Any]], where: str
+        self,
+        kind: str,
+        variable: str,
+        shapes: dict[str, list[int]],
+        thresholds: list[dict[str, Any]],
+        where: str,
+        unseen: Sequence[str] = (),
     ) -> None:
-        """Write what is known before the first step: the kind of the optimizer, its name, and the line of the step."""
+        """Write what is known before the first step: the kind of the optimizer, its name, and the line of the step.
+
+        `unseen` is what may clip where it is not seen.
+        """
         self._thresholds = thresholds
         script = {"arguments": sys.argv, "thresholds": thresholds, "hash": hash_of_script()}
+        script |= {"unseen": [*unseen]} if unseen else {}
         versions = {"framework": "torch", "framework_version": torch.__version__}
         known = {"optimizer": kind, "variable": variable, "where": where}
         told.begin(self.folder)

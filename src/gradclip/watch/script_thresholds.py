@@ -51,6 +51,15 @@ def thresholds_of_script(optimizer: Any = None) -> list[dict[str, Any]]:
     return [fact for name, fact in found.items() if name not in of_optimizer]
 
 
+def unseen_clips(optimizer: Any) -> list[str]:
+    """What may clip where it is not seen: inside the step of the optimizer, or inside backward()."""
+    groups = optimizer.param_groups
+    own = [f"{name}={value:g}" for name, value in groups[0].items() if is_number(value) and NAMED.fullmatch(name)]
+    hooked = sum(bool(parameter._backward_hooks) for group in groups for parameter in group["params"])
+    found = [f"the optimizer itself (its setting {' and '.join(own)})"] if own else []
+    return found + [f"what the script hooked to {hooked} of the parameters"] * bool(hooked)
+
+
 def is_of_norm(name: str, value: Any) -> bool:
     """Whether the threshold is one for the norm of gradients: it is called so, or a Trainer of Lightning takes it so.
 

@@ -81,6 +81,8 @@ def event_of_step(step: WatchedStep, names: Mapping[int, str]) -> tuple[Event, l
     offenders = [names.get(parameter, "?") for parameter, (_, count) in read.items() if count]
     hardest = min(effects, key=lambda effect: (effect.coefficient, effect.threshold), default=None)
     total = combined_norm(tensors.values(), step.rest.order)
+    if hardest is not None and in_parts(step.examined.applied):
+        hardest = together(effects, hardest, rest, step.rest.order)
     if made:
         left = combined_norm((norm for norm, _ in rest.values()), step.rest.order)
         hardest = ClipEffect(own_code(step), total, math.inf, left / total, norm_name(step.rest.order), None)
@@ -107,6 +109,22 @@ def event_of_step(step: WatchedStep, names: Mapping[int, str]) -> tuple[Event, l
         loss=loss_of(step.examined.losses),
     )
     return event, step.examined.flaws + [effect.overflow for effect in effects if effect.overflow]
+
+
+def in_parts(applied: Sequence[Applied]) -> bool:
+    """Whether several calls clipped a part of the gradients each, by norms of one order."""
+    clips = [one.clip for one in applied if not one.clip.measures]
+    alike = len({clip.order for clip in clips}) == 1 and all(clip.kind != RULE for clip in clips)
+    every = sum(len(clip.parameters) for clip in clips)
+    return len(clips) > 1 and alike and len(frozenset().union(*(clip.parameters for clip in clips))) == every
+
+
+def together(effects: Sequence[ClipEffect], hardest: ClipEffect, rest: Norms, order: float) -> ClipEffect:
+    """What the clips of the parts did to the whole; its words and its threshold are those of the hardest."""
+    left = [norm for norm, _ in rest.values()]
+    before = combined_norm([*left, *(effect.norm for effect in effects)], order)
+    after = combined_norm([*left, *map(norm_after, effects)], order)
+    return hardest._replace(norm=before, coefficient=after / before if 0.0 < after < before else hardest.coefficient)
 
 
 def own_code(step: WatchedStep) -> str:

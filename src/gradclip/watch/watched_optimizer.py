@@ -21,7 +21,7 @@ from gradclip.watch.gradient_norms import measure_gradients
 from gradclip.watch.journal import TWO_KNOBS, UNTRAINED, Entry, Examined, Flaw, Loss, examine, left_out
 from gradclip.watch.parameter_names import parameter_names, parameters_in
 from gradclip.watch.run_writer import RunWriter, claim_folder
-from gradclip.watch.script_thresholds import thresholds_of_script
+from gradclip.watch.script_thresholds import thresholds_of_script, unseen_clips
 from gradclip.watch.step_events import WatchedStep
 from gradclip.watch.variable_name import variable_of
 
@@ -85,7 +85,8 @@ class WatchedOptimizer:
         self._where, _ = caller()
         self.thresholds = thresholds_of_script(optimizer)
         shapes = {names[id(p)]: list(p.shape) for p in parameters}
-        self.writer.begin(type(optimizer).__name__, variable_of(optimizer), shapes, self.thresholds, self._where)
+        name, unseen = variable_of(optimizer), unseen_clips(optimizer)
+        self.writer.begin(type(optimizer).__name__, name, shapes, self.thresholds, self._where, unseen)
 
     def add_step(
         self,
@@ -102,6 +103,7 @@ class WatchedOptimizer:
         if self.writer is None:
             return
         parameters = frozenset(map(id, parameters_in(optimizer)))
+        self.writer.name(parameters, lambda: parameter_names(optimizer))
         examined = examine(entries, id(optimizer), parameters, not hears_backward, others, self._where)
         if clipper_of(optimizer) is not None and not bool(skipped):
             acting = [applied.clip for applied in examined.applied if not applied.clip.measures]
