@@ -58,7 +58,7 @@ class Suggestion:
     the number to clip the global norm at (where the level of the norms moves, that of the end of the run); `low` and
     `high` are a range for it with a confidence of 90 %, None of fewer than ten steps. `clip_rate` is what `rule` would
     have done to the `warm` steps, those after the `warmup` (or before the norms ran away), and `whole_rate` what to all
-    usable `steps`.
+    usable `steps`. `now` is the threshold that the run had, the median where it moved, None where it had none.
     `kind` is the shape of the norms in a word. With `leave` the run is best left as it is.
     """
 
@@ -73,6 +73,7 @@ class Suggestion:
     high: float | None = None
     clip_rate: float | None = None
     whole_rate: float | None = None
+    now: float | None = None
     leave: bool = False
     caveats: tuple[str, ...] = ()
 
@@ -121,6 +122,7 @@ def suggest(run: Sequence[Event], mistakes: int = 0) -> Suggestion:
         steps=len(norms),
         warmup=shape.warmup,
         warm=len(shape.warm),
+        now=numbers.threshold if math.isfinite(numbers.threshold) else None,
         leave=shape.kind == "constant" or numbers.clip_rate >= OFTEN or inside or is_fine(verdict, shape),
         caveats=tuple(caveats_of(shape, numbers, verdict, found.threshold)),
     )

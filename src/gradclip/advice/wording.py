@@ -9,6 +9,7 @@ from statistics import fmean
 
 from gradclip.advice.suggestion import Suggestion
 from gradclip.advice.trainings import Training, TrialsResult
+from gradclip.verdict.formatting import short
 
 WIDTH = 100
 
@@ -82,6 +83,8 @@ def suggestion_as_text(found: Suggestion) -> str:
     if found.expression is not None:
         lines += [f"otherwise {found.expression}" if found.leave else found.expression]
         lines += labelled("in PyTorch", f"gradclip.attach(optimizer, gradclip.{found.expression})")
+        if found.now is not None:
+            lines += labelled("now", f"the threshold is {short(found.now)}")
         part = f", {found.clip_rate:.1%} of the {found.warm} {part_of(found)}" if found.warm < found.steps else ""
         lines += labelled("clip rate", f"{found.whole_rate:.1%} of all {found.steps} steps{part}")
         if found.low is not None:
