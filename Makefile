@@ -28,7 +28,7 @@ bench: .venv/ready
 laws: .venv/ready
 	TESTS=long $(PYTEST) tests/laws tests/optax_door tests/meta tests/docs tests/experiments/test_profiles.py \
 		tests/paddle_door/test_static_rules.py tests/paddle_door/test_debug_flags.py tests/test_cli_in_a_shell.py \
-		tests/telemetry/test_faults.py
+		tests/telemetry/test_faults.py tests/doctor/test_trainings.py tests/torch_door/test_data_parallel.py
 
 docs: .venv/ready
 	$(BIN)/python docs/make_tables.py

@@ -44,7 +44,7 @@ SAID = {
     "few": "Only 29 steps with a finite norm: too few to judge the clipping by, 30 are needed",
     "measured, spiky": "Nothing was clipped in 400 steps, and 2 spikes, up to ",
     "measured, calm": "Nothing was clipped in 400 steps, and nothing stood out (at most ",
-    "unseen": "Nothing was clipped in 400 steps as far as can be seen, but the optimizer itself (its setting max_grad_norm",
+    "unseen": "Nothing was clipped in 400 steps as far as can be seen, but the optimizer itself (its",
     "never": "reached the threshold of 5, so training would have been the same without it; ",
     "never, spiky": "Clipping never acted in 400 steps, and 2 spikes, up to ",
     "always": "Clipping acted on 400 of 400 steps (100 %): the threshold of 0.4 is a hidden learning rate",
