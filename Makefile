@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check bench laws docs methods clean
+.PHONY: demo test test-triton check bench laws docs methods clean
 
 demo: .venv/ready
 	$(BIN)/gradclip demo --out out
@@ -16,6 +16,17 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --d
 test: .venv/ready
 	$(PYTEST)
 	@echo "Every law was tried on every engine. The long form draws more gradients and makes the pages anew: make laws"
+
+# The kernels of Triton, run in Python, in an environment of their own: it needs an older numpy than the rest.
+test-triton: .venv-triton/ready
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 .venv-triton/bin/python -m pytest -n auto --maxprocesses 4 --dist worksteal \
+		tests/laws/test_engines_keep_the_laws.py tests/engines/test_triton.py
+
+.venv-triton/ready: pyproject.toml constraints-triton.txt
+	$(PYTHON) -m venv .venv-triton
+	.venv-triton/bin/python -m pip install --quiet --constraint constraints-triton.txt --editable ".[cuda,torch]" \
+		hypothesis pytest pytest-xdist
+	touch $@
 
 check: .venv/ready
 	$(BIN)/ruff check .
@@ -45,4 +56,4 @@ methods: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv out
+	rm -rf .venv .venv-triton out

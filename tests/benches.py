@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,12 +10,9 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import jax_bench
-import paddle_bench
 from effort import LONG
 from gradclip.engines import torch as torch_engine
 from gradclip.engines.base import Engine
-from gradclip.paddle.clipper import cpu_engine as paddle_cpu_engine
 from gradclip.testing import REFERENCE, Bench
 from gradclip.torch.clipper import cpu_engine
 
@@ -81,13 +79,23 @@ def has_all_verbs(engine: Engine | None) -> bool:
     return engine is not None and all(hasattr(engine, verb) for verb in VERBS)
 
 
-BENCHES: dict[str, Bench] = {
-    "reference": REFERENCE,
-    "torch": bench_of(torch_engine.CPU),
-    "torch on a device": bench_of(torch_engine.DEVICE),
-}
-if has_all_verbs(cpu_engine()):
-    BENCHES["cpu"] = bench_of(cpu_engine())
-    BENCHES["cpu, of Paddle"] = paddle_bench.on_cpu(paddle_cpu_engine())
-BENCHES["paddle on a device"] = paddle_bench.ON_A_DEVICE
-BENCHES["jax"] = jax_bench.BENCH
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+"""Whether kernels of Triton run in Python: they alone are tried then, in an environment without other frameworks."""
+
+BENCHES: dict[str, Bench] = {"reference": REFERENCE}
+if INTERPRETED:
+    import triton_bench
+
+    BENCHES["triton"] = triton_bench.of(make, read, unread)
+else:
+    import jax_bench
+    import paddle_bench
+    from gradclip.paddle.clipper import cpu_engine as paddle_cpu_engine
+
+    BENCHES["torch"] = bench_of(torch_engine.CPU)
+    BENCHES["torch on a device"] = bench_of(torch_engine.DEVICE)
+    if has_all_verbs(cpu_engine()):
+        BENCHES["cpu"] = bench_of(cpu_engine())
+        BENCHES["cpu, of Paddle"] = paddle_bench.on_cpu(paddle_cpu_engine())
+    BENCHES["paddle on a device"] = paddle_bench.ON_A_DEVICE
+    BENCHES["jax"] = jax_bench.BENCH

@@ -1,5 +1,8 @@
 import pytest
 
-from jax_bench import float64_scalars
+from benches import INTERPRETED
 
-in_float64 = pytest.fixture(autouse=True)(float64_scalars)
+if not INTERPRETED:
+    from jax_bench import float64_scalars
+
+    in_float64 = pytest.fixture(autouse=True)(float64_scalars)

@@ -768,7 +768,7 @@ def test_a_count_of_steps_that_was_tampered_with_is_refused_before_anything_is_l
         ({"need_clip": 5}, "need_clip is a function of one parameter of the model, got 5"),
         ({"on_nonfinite": ["skip"]}, r"on_nonfinite is one of 'keep', .*, got \['skip'\]"),
         ({"max_consecutive_skips": "3"}, "max_consecutive_skips is a whole number from 0 or None, got '3'"),
-        ({"engine": 3}, "PyTorch has the engines 'cpu', 'torch' and None to choose, got 3"),
+        ({"engine": 3}, "PyTorch has the engines 'cpu', 'triton', 'torch' and None to choose, got 3"),
         ({"place": None}, "place is one of"),
     ],
 )

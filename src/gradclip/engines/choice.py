@@ -39,7 +39,8 @@ def checked(name: str | None, plain: str, framework: str, cpu_engine: Callable[[
     if name is None or (isinstance(name, str) and name == plain):
         return name
     if not isinstance(name, str) or name != "cpu":
-        raise ValueError(f"{framework} has the engines 'cpu', {plain!r} and None to choose, got {shown(name)}")
+        every = "'cpu', 'triton'" if plain == "torch" else "'cpu'"
+        raise ValueError(f"{framework} has the engines {every}, {plain!r} and None to choose, got {shown(name)}")
     if cpu_engine() is None:
         raise ModuleNotFoundError(f'the engine "cpu" needs numba: pip install "gradclip[cpu]", or use engine="{plain}"')
     return name

@@ -111,6 +111,11 @@ def payload(gradient: torch.Tensor, index: int) -> TorchPayload:
     tensor = plain(gradient, index)
     if not tensor.is_cpu:
         raise UnsupportedGradient(index, f"it is on {tensor.device} and others on the CPU: clip each device by itself")
+    return payload_of(tensor, index)
+
+
+def payload_of(tensor: torch.Tensor, index: int) -> TorchPayload:
+    """The payload of a strided tensor on whatever device."""
     if tensor.dtype in COMPLEX:
         found = _dense(tensor, index)
         return found._replace(tensor=parts(found.tensor), magnitudes=magnitudes(found.tensor, torch.float64))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import warnings
+from functools import cache
 from typing import Any
 
 import torch
@@ -20,6 +23,9 @@ from gradclip.telemetry import Telemetry
 from gradclip.torch.eager import eager
 from gradclip.torch.parameters import NeedClip, gradients_of, parameters_of, processes
 
+TRITON = "triton"
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+"""Whether Triton runs kernels in Python, on the CPU, which is slow and for tests."""
 EACH_ITS_OWN = (
     "each process decides by the {names} that it was given itself, and may skip a step that another makes: give all of "
     "them the same number, such as the mean that torch.distributed.all_reduce makes (said once)"
@@ -30,8 +36,9 @@ class Clipper(clipper.Clipper):
     """Clips the gradients of PyTorch parameters by a rule.
 
     `need_clip` is a function of a parameter; one that it refuses is neither measured nor scaled, as is one with the
-    attribute `need_clip=False`. `engine` is "cpu" or "torch"; None takes "cpu" for gradients on the CPU if numba is
-    installed, else "torch", and `last.engine` says which it was. The other arguments: `gradclip.clipper.Clipper`.
+    attribute `need_clip=False`. `engine` is "cpu", "triton" or "torch"; None takes "cpu" for gradients on the CPU if
+    numba is installed, else "torch", and `last.engine` says which it was; "triton" is for gradients on a CUDA device.
+    The other arguments: `gradclip.clipper.Clipper`.
 
     >>> weight = torch.nn.Parameter(torch.zeros(2))
     >>> weight.grad = torch.tensor([3.0, 4.0])
@@ -101,14 +108,42 @@ class Clipper(clipper.Clipper):
 
 def checked_engine(name: str | None) -> str | None:
     """`name` if there is such an engine here, or the error that says what there is."""
+    if name == TRITON:
+        if triton_engine() is None:
+            raise ModuleNotFoundError(
+                'the engine "triton" needs Triton: pip install "gradclip[cuda]", or use engine="torch"'
+            )
+        return name
     return choice.checked(name, "torch", "PyTorch", cpu_engine)
 
 
 def engine_for(tensors: list[torch.Tensor], name: str | None = None) -> Engine:
     """The engine called `name`, or the fastest that is installed for the device of the first tensor."""
+    if name == TRITON:
+        return on_cuda(tensors[0])
     if not getattr(tensors[0], "is_cpu", True):
         return torch_engine.DEVICE
     return torch_engine.CPU if name == "torch" else cpu_engine() or slow(torch_engine.CPU)
+
+
+def on_cuda(like: torch.Tensor) -> Engine:
+    """The engine of Triton, for gradients on a CUDA device; in its interpreter the kernels take those of the CPU."""
+    engine = triton_engine()
+    if engine is None or not (like.is_cuda or INTERPRETED):
+        raise ValueError(
+            f'the engine "triton" clips gradients on a CUDA device, and these are on {like.device}: leave engine= out'
+        )
+    return engine
+
+
+@cache
+def triton_engine() -> Engine | None:
+    """The engine whose kernels are written in Triton; None where that is not installed."""
+    if importlib.util.find_spec(TRITON) is None:
+        return None
+    from gradclip.engines import triton
+
+    return triton.ENGINE
 
 
 def cpu_engine() -> Engine | None:

@@ -1,0 +1,161 @@
+"""The Triton engine beside the laws: kernels run in Python here, and are compiled for GPUs that need not be there."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benches import INTERPRETED
+from effort import LONG
+from gradclip import AGC, L1, L2, ClipGradByGlobalNorm, ClipGradByValue, Constant, Global, Linf, Row, Rule, Tensor
+from gradclip.torch import Clipper, attach
+
+pytestmark = pytest.mark.skipif(not INTERPRETED, reason="kernels run in Python in an environment of their own")
+HERE = Path(__file__).parent
+
+if INTERPRETED:
+    from gradclip.engines import triton, triton_table
+
+
+def parameters(*gradients: torch.Tensor) -> list[torch.Tensor]:
+    found = []
+    for gradient in gradients:
+        parameter = torch.nn.Parameter(torch.zeros_like(gradient))
+        parameter.grad = gradient
+        found.append(parameter)
+    return found
+
+
+def drawn(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def test_all_dtypes_are_clipped_in_one_call_by_one_norm():
+    """float16 and bfloat16 are exact in float64, and the norm is right to 1e-6 (the law)."""
+    dtypes = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    gradients = [drawn(70, 3, dtype=dtype, seed=place) for place, dtype in enumerate(dtypes)]
+    true = torch.cat([gradient.double().flatten() for gradient in gradients]).norm().item()
+    result = Clipper(ClipGradByGlobalNorm(1.0), engine="triton").clip_(parameters(*gradients))
+    assert result.norm_before == pytest.approx(true, rel=1e-6)
+    assert result.engine == "triton"
+
+
+@pytest.mark.parametrize("norm", [L1(), L2(), Linf()])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_addresses_of_every_kind_are_read_and_written(norm, dtype):
+    """Odd ones, permuted, expanded, with holes, of no axis and of no element."""
+    makers = {
+        "odd": lambda: drawn(1001, dtype=dtype)[1:],
+        "permuted": lambda: drawn(8, 5, 3, dtype=dtype).permute(2, 0, 1),
+        "channels last": lambda: drawn(4, 3, 5, 5, dtype=dtype).to(memory_format=torch.channels_last),
+        "expanded": lambda: drawn(7, 1, dtype=dtype).expand(7, 4),
+        "with holes": lambda: drawn(10, 12, dtype=dtype)[::2, ::3],
+        "no axis": lambda: drawn(1, dtype=dtype)[0],
+        "empty": lambda: torch.zeros(0, 3, dtype=dtype),
+    }
+    for scope in (Global(), Tensor(), Row(0), Row(-1)):
+        rule = Rule(scope, norm, Constant(0.01))
+        here, there = [[make() for make in makers.values()] for _ in range(2)]
+        Clipper(rule, engine="triton").clip_(parameters(*here))
+        Clipper(rule, engine="torch").clip_(parameters(*there))
+        for name, one, other in zip(makers, here, there, strict=True):
+            # both are products of one gradient and of coefficients that are 2e-6 apart, and round to the dtype
+            tolerance = 2e-2 if dtype is torch.bfloat16 else 4e-6
+            torch.testing.assert_close(one, other, rtol=tolerance, atol=1e-9, msg=f"{name}, {scope}")
+
+
+def test_the_bits_do_not_follow_the_programs(monkeypatch):
+    gradients = [drawn(300_001), drawn(200, 700, seed=1), drawn(5, seed=2)]
+    norms = set()
+    for programs in (1, 2, 7, 64):
+        monkeypatch.setattr(triton, "programs", lambda device, programs=programs: programs)
+        norms.add(Clipper(Rule(threshold=Constant(None)), engine="triton").clip_(parameters(*gradients)).norm_before)
+    assert len(norms) == 1
+    true = torch.cat([gradient.double().flatten() for gradient in gradients]).norm().item()
+    assert norms.pop() == pytest.approx(true, rel=1e-6)
+
+
+def test_the_table_follows_addresses_and_is_made_once_for_a_structure(monkeypatch):
+    made = []
+    table_of = triton_table.table_of
+    monkeypatch.setattr(triton_table, "table_of", lambda *given: made.append(given) or table_of(*given))
+    model, clipper = torch.nn.Linear(5, 3), Clipper(ClipGradByGlobalNorm(0.1), engine="triton")
+    kept = []
+    for step in range(4):
+        for parameter in model.parameters():
+            parameter.grad = drawn(*parameter.shape, seed=step)
+            kept.append(parameter.grad)  # so that the next one lies elsewhere
+        clipper.clip_(model)
+        assert torch.cat([p.grad.flatten() for p in model.parameters()]).norm().item() == pytest.approx(0.1, rel=1e-6)
+    assert len(made) == 1
+    model.bias.grad = None
+    clipper.clip_(model)
+    assert len(made) == 2
+
+
+@pytest.mark.parametrize("rule", [ClipGradByGlobalNorm(0.1), ClipGradByValue(0.01), AGC(0.01)], ids=repr)
+def test_a_model_trains_as_with_the_engine_of_plain_operations(rule):
+    weights = []
+    for engine in ("triton", "torch"):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(6, 9), torch.nn.Tanh(), torch.nn.Linear(9, 1))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        clipper = attach(optimizer, rule, engine=engine)
+        for step in range(5):
+            optimizer.zero_grad()
+            (model(drawn(8, 6, seed=step)) ** 2).mean().backward()
+            optimizer.step()
+        weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+        assert clipper.last.engine == engine
+    torch.testing.assert_close(*weights, rtol=1e-5, atol=1e-7)  # five products, each of which is 1e-6 apart
+
+
+def test_autograd_is_told_what_the_kernels_write_and_inference_tensors_are_clipped():
+    (parameter,) = parameters(torch.tensor([3.0, 4.0]))
+    before = parameter.grad._version
+    Clipper(ClipGradByGlobalNorm(1.0), engine="triton").clip_([parameter])
+    assert parameter.grad._version > before
+    with torch.inference_mode():
+        made = torch.tensor([3.0, 4.0])
+    parameter.grad = made
+    Clipper(ClipGradByGlobalNorm(1.0), engine="triton").clip_([parameter])
+    torch.testing.assert_close(made, torch.tensor([0.6, 0.8]))
+
+
+def test_two_launches_clip_whatever_the_number_of_tensors(monkeypatch):
+    launched = []
+    start = triton.start
+    monkeypatch.setattr(
+        triton, "start", lambda kernel, *given, **how: launched.append(kernel) or start(kernel, *given, **how)
+    )
+    for many in (1, 30):
+        for rule, launches in ((ClipGradByGlobalNorm(1.0), 2), (Rule(Tensor()), 2), (ClipGradByValue(0.1), 1)):
+            launched.clear()
+            Clipper(rule, engine="triton").clip_(parameters(*(drawn(3, 4, seed=place) for place in range(many))))
+            assert len(launched) == launches
+
+
+def test_it_is_for_a_device_that_has_kernels():
+    with pytest.raises(ValueError, match="'triton', 'torch' and None to choose"):
+        Clipper(ClipGradByGlobalNorm(1.0), engine="cuda")
+    monkey = pytest.MonkeyPatch()
+    with monkey.context() as patch:
+        patch.setattr("gradclip.torch.clipper.INTERPRETED", False)
+        with pytest.raises(ValueError, match="on a CUDA device, and these are on cpu: leave engine= out"):
+            Clipper(ClipGradByGlobalNorm(1.0), engine="triton").clip_(parameters(torch.ones(2)))
+
+
+def test_every_kernel_is_compiled_for_gpus_with_wide_loads_and_without_spills():
+    forms = () if LONG else ("short",)
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, str(HERE / "triton_compiled.py"), *forms]
+    answer = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    found = json.loads(answer.stdout)
+    assert len(found) >= 16
+    assert not {name: facts for name, facts in found.items() if facts["stack"]}
+    assert not [name for name, facts in found.items() if facts["wants_wide"] and not facts["wide"]]
