@@ -108,7 +108,7 @@ class Clipper(clipper.Clipper):
 
 def checked_engine(name: str | None) -> str | None:
     """`name` if there is such an engine here, or the error that says what there is."""
-    if name == TRITON:
+    if isinstance(name, str) and name == TRITON:
         if triton_engine() is None:
             raise ModuleNotFoundError(
                 'the engine "triton" needs Triton: pip install "gradclip[cuda]", or use engine="torch"'
