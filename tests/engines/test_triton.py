@@ -40,7 +40,7 @@ def test_all_dtypes_are_clipped_in_one_call_by_one_norm():
     gradients = [drawn(70, 3, dtype=dtype, seed=place) for place, dtype in enumerate(dtypes)]
     true = torch.cat([gradient.double().flatten() for gradient in gradients]).norm().item()
     result = Clipper(ClipGradByGlobalNorm(1.0), engine="triton").clip_(parameters(*gradients))
-    assert result.norm_before == pytest.approx(true, rel=1e-6)
+    assert result.norm_before == pytest.approx(true, rel=1e-6, abs=0.0)
     assert result.engine == "triton"
 
 
@@ -66,6 +66,67 @@ def test_addresses_of_every_kind_are_read_and_written(norm, dtype):
             # both are products of one gradient and of coefficients that are 2e-6 apart, and round to the dtype
             tolerance = 2e-2 if dtype is torch.bfloat16 else 4e-6
             torch.testing.assert_close(one, other, rtol=tolerance, atol=1e-9, msg=f"{name}, {scope}")
+
+
+def test_sparse_and_complex_gradients_are_clipped():
+    sparse = torch.sparse_coo_tensor([[1, 1, 3]], [3.0, 1.0, 3.0], (5,))
+    complex_one = torch.tensor([3.0 + 4.0j, 0.0])
+    for norm, wanted in ((L2(), (16 + 9 + 25) ** 0.5), (L1(), 12.0), (Linf(), 5.0)):
+        gradients = [sparse.clone(), complex_one.clone()]
+        rule = Rule(Global(), norm, Constant(1.0))
+        assert Clipper(rule, engine="triton").clip_(parameters(*gradients)).norm_before == pytest.approx(wanted)
+        assert gradients[0].to_dense()[1].item() == pytest.approx(4.0 / wanted)
+        torch.testing.assert_close(gradients[1][0], complex_one[0] / wanted)
+
+
+def without_the_last(chunks_of):
+    def planted(*given):
+        chunks, rows = chunks_of(*given)
+        return (chunks[:-1] if len(chunks) > 1 else chunks), rows
+
+    return planted
+
+
+def once(addresses):
+    found = {}
+
+    def planted(structure, wanted):
+        return found.setdefault(structure, addresses(structure, wanted))
+
+    return planted
+
+
+PLANTS = {
+    "the last chunk is left out": lambda patch: patch.setattr(
+        triton_table, "chunks_of", without_the_last(triton_table.chunks_of)
+    ),
+    "squares that overflow are kept": lambda patch: patch.setitem(
+        triton.RANGES, (triton.tl.float32, 2.0), (0.0, float("inf"))
+    ),
+    "addresses are those of the first step": lambda patch: patch.setattr(
+        triton_table.Structure, "addresses", once(triton_table.Structure.addresses)
+    ),
+}
+
+
+def clips_to_the_norm() -> None:
+    """Three steps of long and of tiny gradients, each of which lies elsewhere; 1e-30 squared is no float32 number."""
+    clipper, kept = Clipper(ClipGradByGlobalNorm(1e-35), engine="triton"), []
+    for step in range(3):
+        gradients = [1e-30 * drawn(150_000, seed=step), 1e-30 * drawn(64, 3, seed=step + 1)]
+        kept.append(gradients)
+        true = torch.cat([gradient.double().flatten() for gradient in gradients]).norm().item()
+        assert clipper.clip_(parameters(*gradients)).norm_before == pytest.approx(true, rel=1e-6, abs=0.0)
+        after = torch.cat([gradient.double().flatten() for gradient in gradients]).norm().item()
+        assert after == pytest.approx(1e-35, rel=1e-3, abs=0.0)  # elements of 1e-38 and less are denormal
+
+
+@pytest.mark.parametrize("bug", PLANTS)
+def test_the_norm_is_right_and_with_a_planted_bug_red(bug, monkeypatch):
+    clips_to_the_norm()
+    PLANTS[bug](monkeypatch)
+    with pytest.raises(AssertionError):
+        clips_to_the_norm()
 
 
 def test_the_bits_do_not_follow_the_programs(monkeypatch):

@@ -20,7 +20,7 @@ from gradclip.engines import triton_rows
 from gradclip.engines.base import Batch, Kept, Measure, Tables, UnsupportedGradient, apart, row_axes
 from gradclip.engines.torch import DIRECT, FUNCTIONS, TorchEngine, _uploaded
 from gradclip.engines.torch_layout import TorchPayload, distinct, payload_of, plain, unit_axis, written
-from gradclip.engines.triton_table import PLAIN, ChunkTable, Launch, Structure, cuts_of, key_of, parts_of, signature_of
+from gradclip.engines.triton_table import ChunkTable, Launch, Structure, cuts_of, parts_of, seen, signature_of
 from gradclip.rules.arrays import Operand
 from gradclip.rules.norm import Norm
 from gradclip.rules.response import Response, is_clamp
@@ -70,7 +70,10 @@ class View(NamedTuple):
 
 
 class TritonBatch:
-    """The gradients, and the ways to see them. `direct` is their own memory, where all of them are contiguous there."""
+    """The gradients, and the ways to see them. `direct` is their own memory, where all of them are contiguous there.
+
+    Else `payloads` stand for them.
+    """
 
     def __init__(
         self,
@@ -150,11 +153,10 @@ class TritonEngine(TorchEngine):
 
     def gather(self, tensors: list[torch.Tensor], tables: Tables | None = None) -> Batch:
         structures = Tables() if tables is None else tables
-        pointers = list(map(torch.Tensor.data_ptr, tensors)) if all_tensors(tensors) else []
-        key = key_of(tensors, pointers) if pointers else None
-        known = next((known for known in structures if known.signature == key), None) if key else None
-        if known is not None:
-            return TritonBatch(tensors, structures, [], View(known, known.addresses(pointers), tensors))
+        met = seen(tensors)
+        known = None if met is None else next((known for known in structures if known.signature == met.key), None)
+        if met is not None and known is not None:
+            return TritonBatch(tensors, structures, [], View(known, known.addresses(met.addresses), tensors))
         found = [plain(tensor, index) for index, tensor in enumerate(tensors)]
         for index, tensor in enumerate(found):
             if tensor.device != found[0].device:
@@ -163,9 +165,9 @@ class TritonEngine(TorchEngine):
                 )
         payloads = [payload_of(tensor, index) for index, tensor in enumerate(found)]
         direct = None
-        if key and all(payload.order is None and payload.writeback is None for payload in payloads):
-            structure = kept_structure(structures, key, found)
-            direct = View(structure, structure.addresses(pointers), found)
+        if met is not None and all(payload.order is None and payload.writeback is None for payload in payloads):
+            structure = kept_structure(structures, met.key, found)
+            direct = View(structure, structure.addresses(met.addresses), found)
         return TritonBatch(found, structures, payloads, direct)
 
     def repeated(self, batch: Batch) -> set[int]:
@@ -247,11 +249,6 @@ class TritonEngine(TorchEngine):
             view.written()
         counts = torch.stack([out[:, 2], torch.zeros_like(out[:, 2])], 1)
         return Measure(out[:, :2].reshape(-1), counts.reshape(-1), FUNCTIONS)
-
-
-def all_tensors(things: Sequence[object]) -> bool:
-    """Whether all are plain tensors or parameters, which are on some device and have an address."""
-    return PLAIN.issuperset(map(type, things))
 
 
 def results(table: ChunkTable) -> list[torch.Tensor]:

@@ -10,7 +10,7 @@ from collections.abc import Hashable, Sequence
 from functools import reduce
 from itertools import pairwise
 from operator import or_
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -96,20 +96,29 @@ DTYPE, SHAPE, LAYOUT = (getattr(torch.Tensor, name).__get__ for name in ("dtype"
 PLAIN = {torch.Tensor, torch.nn.Parameter}
 
 
-def key_of(tensors: list[torch.Tensor], addresses: list[int]) -> Hashable:
-    """All on which it depends how real strided tensors are read, but for where they lie; None if one is no such tensor.
+class Seen(NamedTuple):
+    """Where real strided tensors lie, and all else on which it depends how they are read."""
+
+    addresses: list[int]
+    key: Hashable
+
+
+def seen(tensors: list[Any]) -> Seen | None:
+    """What is to be known of tensors in order to read them; None if one is not real, strided and of a plain class.
 
     A loop in Python takes twice as long as these.
     """
+    if not PLAIN.issuperset(map(type, tensors)) or not {torch.strided}.issuperset(map(LAYOUT, tensors)):
+        return None
     dtypes = tuple(map(DTYPE, tensors))
-    if not PLAIN.issuperset(map(type, tensors)) or not FLOATS.issuperset(dtypes):
+    if not FLOATS.issuperset(dtypes) or any(map(torch.Tensor.is_neg, tensors)):
         return None
-    if {torch.strided}.symmetric_difference(map(LAYOUT, tensors)) or any(map(torch.Tensor.is_neg, tensors)):
-        return None
+    addresses = list(map(torch.Tensor.data_ptr, tensors))
     aligned = not reduce(or_, addresses, 0) % ALIGNMENT
     offsets = () if aligned else tuple(address % ALIGNMENT for address in addresses)
     devices = frozenset(map(torch.Tensor.get_device, tensors))
-    return devices, offsets, dtypes, tuple(map(SHAPE, tensors)), tuple(map(torch.Tensor.stride, tensors))
+    strides = tuple(map(torch.Tensor.stride, tensors))
+    return Seen(addresses, (devices, offsets, dtypes, tuple(map(SHAPE, tensors)), strides))
 
 
 def signature_of(tensors: Sequence[torch.Tensor]) -> Hashable:
