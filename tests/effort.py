@@ -9,7 +9,7 @@ import pytest
 LONG = os.environ.get("TESTS") == "long"
 only_long = pytest.mark.skipif(not LONG, reason="a part of the long form, `make laws`: it makes pages or trains anew")
 
-EXAMPLES = 20 if LONG else 4
+EXAMPLES = 12 if LONG else 4
 """How many gradients hypothesis draws for each rule."""
 
 QUICK_PROGRAMS = (

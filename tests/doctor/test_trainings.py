@@ -217,8 +217,9 @@ RIGHT = {
     **BROKE,
     **SICK,
 }
-TRIED = list(RIGHT) if LONG else list(RIGHT)[::4]
-"""Each is a process that trains; the long form has all of them."""
+SHORT = list(RIGHT)[::4]
+TRIED = [case for case in RIGHT if case not in SHORT] if LONG else SHORT
+"""Each is a process that trains; the long form has those that the short one leaves out."""
 
 
 def doctor(script: str, variant: str, folder: Path) -> tuple[int, dict, str]:

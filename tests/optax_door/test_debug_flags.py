@@ -44,7 +44,7 @@ def require_the_same_under_the_flags(rule, dtypes):
 
 
 @pytest.mark.parametrize(
-    "rule", [*RULES[: -ADAPTIVE : 1 if LONG else 9], *RULES[-ADAPTIVE :: 1 if LONG else 2]], ids=repr
+    "rule", [*RULES[: -ADAPTIVE : 3 if LONG else 9], *RULES[-ADAPTIVE :: 1 if LONG else 2]], ids=repr
 )
 def test_a_compiled_step_makes_no_infinity_and_joins_no_two_types(rule):
     require_the_same_under_the_flags(rule, DTYPES)
