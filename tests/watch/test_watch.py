@@ -231,6 +231,7 @@ optimizer = torch.optim.SGD([p, q], lr=0.1)
 for step in range(2):
     optimizer.zero_grad()
     (3.0 * p + 4.0 * q + 12.0 * r).sum().backward()
+    torch.nn.utils.clip_grad_norm_([p, q], float("inf"))
     torch.nn.utils.clip_grad_norm_([p], 2.0)
     torch.nn.utils.clip_grad_norm_([q], 1.0)
     if not step:

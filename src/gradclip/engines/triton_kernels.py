@@ -110,7 +110,7 @@ def finish(
     broken = tl.zeros([LANES], tl.float64)
     for place in range(start, end, LANES):
         mask = place + lanes < end
-        total, count = tl.load(totals + place + lanes, mask=mask, other=0.0), 0.0
+        total = tl.load(totals + place + lanes, mask=mask, other=0.0)
         count = tl.load(counts + place + lanes, mask=mask, other=0).to(tl.float64)
         broken += count
         peaks = tl.maximum(peaks, tl.where(count > 0.0, 0.0, total))

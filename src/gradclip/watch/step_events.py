@@ -82,7 +82,9 @@ def event_of_step(step: WatchedStep, names: Mapping[int, str]) -> tuple[Event, l
     hardest = min(effects, key=lambda effect: (effect.coefficient, effect.threshold), default=None)
     total = combined_norm(tensors.values(), step.rest.order)
     if hardest is not None and in_parts(step.examined.applied):
-        hardest = together(effects, hardest, rest, step.rest.order)
+        pairs = zip(effects, step.examined.applied, strict=True)
+        acting = [effect for effect, applied in pairs if not applied.clip.measures]
+        hardest = together(acting, hardest, rest, step.rest.order)
     if made:
         left = combined_norm((norm for norm, _ in rest.values()), step.rest.order)
         hardest = ClipEffect(own_code(step), total, math.inf, left / total, norm_name(step.rest.order), None)
