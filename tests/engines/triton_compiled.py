@@ -54,14 +54,14 @@ def cases() -> Iterator[tuple[str, Any, dict[str, Any], bool]]:
             how = {"ORDER": order, "ACC": acc, "LOW": low, "HIGH": high, "SCALED": scaled}
             yield f"measure {dtype} {order:g}", triton_kernels.measure, {**flat, **how, "LANES": LANES}, True
             for rows, columns in (LONG_ROWS, SHORT_RUNS):
-                shape = {"DTYPE": dtype, "ALIGNED": False, "ROWS": rows, "COLUMNS": columns}
+                shape = {"DTYPE": dtype, "ROWS": rows, "COLUMNS": columns}
                 yield f"measure {rows} rows {dtype} {order:g}", triton_rows.measure_rows, {**shape, **how}, False
         yield f"scale {dtype}", triton_kernels.scale, {**flat, "ACC": acc, "LANES": LANES}, True
         for measures, writes in ((True, False), (True, True), (False, True)):
             how = {"ACC": acc, "MEASURES": measures, "WRITES": writes, "LANES": LANES}
             yield f"clamp {dtype} {measures} {writes}", triton_kernels.clamp, {**flat, **how}, True
         yield f"zero {dtype}", triton_kernels.zero_nonfinite, flat, False
-        shape = {"DTYPE": dtype, "ALIGNED": False, "ROWS": LONG_ROWS[0], "COLUMNS": LONG_ROWS[1]}
+        shape = {"DTYPE": dtype, "ROWS": LONG_ROWS[0], "COLUMNS": LONG_ROWS[1]}
         yield f"scale rows {dtype}", triton_rows.scale_rows, shape, False
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
@@ -34,13 +34,20 @@ def reader(adapter: Any, attribute: str, flag: str) -> Callable[[list[Any]], lis
     return cpu_collect.reader((adapter.TENSOR, adapter.PARAMETER), attribute, flag)
 
 
-def checked(name: str | None, plain: str, framework: str, cpu_engine: Callable[[], Engine | None]) -> str | None:
-    """`name` if it is that of an engine here, "cpu" or `plain`, or the error that says what there is."""
+NEEDS = {"cpu": ("numba", "gradclip[cpu]"), "triton": ("Triton", "gradclip[cuda]")}
+"""What an engine needs, and what installs it."""
+
+
+def checked(
+    name: str | None, plain: str, framework: str, engines: Mapping[str, Callable[[], Engine | None]]
+) -> str | None:
+    """`name` if it is `plain` or that of one of `engines` that is installed, or the error that says what there is."""
     if name is None or (isinstance(name, str) and name == plain):
         return name
-    if not isinstance(name, str) or name != "cpu":
-        every = "'cpu', 'triton'" if plain == "torch" else "'cpu'"
+    if not isinstance(name, str) or name not in engines:
+        every = ", ".join(map(repr, engines))
         raise ValueError(f"{framework} has the engines {every}, {plain!r} and None to choose, got {shown(name)}")
-    if cpu_engine() is None:
-        raise ModuleNotFoundError(f'the engine "cpu" needs numba: pip install "gradclip[cpu]", or use engine="{plain}"')
+    if engines[name]() is None:
+        needs, extra = NEEDS[name]
+        raise ModuleNotFoundError(f'the engine "{name}" needs {needs}: pip install "{extra}", or use engine="{plain}"')
     return name

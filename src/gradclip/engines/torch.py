@@ -140,10 +140,7 @@ class TorchEngine(Engine):
     def gather(self, tensors: list[torch.Tensor], tables: Tables | None = None) -> TorchBatch:
         found = [plain(tensor, index) for index, tensor in enumerate(tensors)]
         for index, tensor in enumerate(found):
-            if tensor.device != found[0].device:
-                raise UnsupportedGradient(
-                    index, f"it is on {tensor.device} and others on {found[0].device}: clip each device by itself"
-                )
+            refuse_elsewhere(tensor, found[0], index)
             refuse_overlap(distinct(tensor), index)
         return TorchBatch(found, [distinct(tensor) for tensor in found])
 
@@ -259,6 +256,14 @@ class TorchEngine(Engine):
             found += [torch.cat([side.reshape(-1), zero]).amax() for side in (kept, -kept)]
             counts += [(~finite).sum(), finite.new_zeros((), dtype=torch.int64)]
         return Measure(torch.stack([peak.to(wide_of(peak)) for peak in found]), torch.stack(counts), FUNCTIONS)
+
+
+def refuse_elsewhere(tensor: torch.Tensor, first: torch.Tensor, index: int) -> None:
+    """Refuse a tensor that is not on the device of the first one."""
+    if tensor.device != first.device:
+        raise UnsupportedGradient(
+            index, f"it is on {tensor.device} and others on {first.device}: clip each device by itself"
+        )
 
 
 def wide_of(tensor: torch.Tensor) -> torch.dtype:

@@ -17,8 +17,8 @@ import triton.language as tl
 
 from gradclip.engines import triton_kernels as kernels
 from gradclip.engines import triton_rows
-from gradclip.engines.base import Batch, Kept, Measure, Tables, UnsupportedGradient, apart, row_axes
-from gradclip.engines.torch import DIRECT, FUNCTIONS, TorchEngine, _uploaded
+from gradclip.engines.base import Batch, Kept, Measure, Tables, apart, row_axes
+from gradclip.engines.torch import DIRECT, FUNCTIONS, TorchEngine, _uploaded, refuse_elsewhere
 from gradclip.engines.torch_layout import TorchPayload, distinct, payload_of, plain, unit_axis, written
 from gradclip.engines.triton_table import ChunkTable, Launch, Structure, cuts_of, parts_of, seen, signature_of
 from gradclip.rules.arrays import Operand
@@ -52,13 +52,26 @@ NOWHERE = (math.inf, math.inf)
 class View(NamedTuple):
     """Contiguous tensors that stand for the gradients of a batch: their structure, and where they lie.
 
-    `copies` are those of them that are to be copied to the gradients when they were written.
+    `places` are the addresses on the host and `addresses` the same on the device; `copies` are those of them that are
+    to be copied to the gradients when they were written.
     """
 
     structure: Structure
+    places: list[int]
     addresses: torch.Tensor
     tensors: Sequence[torch.Tensor]
     copies: Sequence[TorchPayload] = ()
+
+    @classmethod
+    def of(
+        cls,
+        structure: Structure,
+        places: list[int],
+        tensors: Sequence[torch.Tensor],
+        copies: Sequence[TorchPayload] = (),
+    ) -> View:
+        """The view of tensors of this structure that lie there."""
+        return cls(structure, places, structure.addresses(places), tensors, copies)
 
     def written(self) -> None:
         """Tell autograd what kernels have written, and copy it to the gradients that these are copies of."""
@@ -109,8 +122,8 @@ class TritonBatch:
         payloads = [p.straight() if straight and p.order is not None else p for p in self.payloads]
         tensors = [p.magnitudes if magnitudes and p.magnitudes is not None else p.tensor for p in payloads]
         structure = kept_structure(self._structures, (straight, magnitudes, signature_of(tensors)), tensors)
-        addresses = structure.addresses([tensor.data_ptr() for tensor in tensors])
-        return View(structure, addresses, tensors, [p for p in payloads if p.writeback is not None])
+        copies = [p for p in payloads if p.writeback is not None]
+        return View.of(structure, [tensor.data_ptr() for tensor in tensors], tensors, copies)
 
     def table(self, view: View, scope: Scope) -> ChunkTable:
         """The chunks of a scope."""
@@ -129,13 +142,16 @@ MOST = 4
 
 def kept_structure(structures: Tables, signature: Hashable, tensors: Sequence[torch.Tensor]) -> Structure:
     """The structure of this signature, or a new one of these tensors."""
-    for known in structures:
-        if known.signature == signature:
-            found: Structure = known
-            return found
-    structure = Structure(signature, tensors)
-    structures[:] = [*structures[1 - MOST :], structure]
+    structure = known_structure(structures, signature)
+    if structure is None:
+        structure = Structure(signature, tensors)
+        structures[:] = [*structures[1 - MOST :], structure]
     return structure
+
+
+def known_structure(structures: Tables, signature: Hashable) -> Structure | None:
+    """The structure of this signature, if it is kept."""
+    return next((known for known in structures if known.signature == signature), None)
 
 
 class TritonEngine(TorchEngine):
@@ -154,25 +170,21 @@ class TritonEngine(TorchEngine):
     def gather(self, tensors: list[torch.Tensor], tables: Tables | None = None) -> Batch:
         structures = Tables() if tables is None else tables
         met = seen(tensors)
-        known = None if met is None else next((known for known in structures if known.signature == met.key), None)
-        if met is not None and known is not None:
-            return TritonBatch(tensors, structures, [], View(known, known.addresses(met.addresses), tensors))
+        if met is not None and (known := known_structure(structures, met.key)) is not None:
+            return TritonBatch(tensors, structures, [], View.of(known, met.addresses, tensors))
         found = [plain(tensor, index) for index, tensor in enumerate(tensors)]
         for index, tensor in enumerate(found):
-            if tensor.device != found[0].device:
-                raise UnsupportedGradient(
-                    index, f"it is on {tensor.device} and others on {found[0].device}: clip each device by itself"
-                )
+            refuse_elsewhere(tensor, found[0], index)
         payloads = [payload_of(tensor, index) for index, tensor in enumerate(found)]
         direct = None
         if met is not None and all(payload.order is None and payload.writeback is None for payload in payloads):
             structure = kept_structure(structures, met.key, found)
-            direct = View(structure, structure.addresses(met.addresses), found)
+            direct = View.of(structure, met.addresses, found)
         return TritonBatch(found, structures, payloads, direct)
 
     def repeated(self, batch: Batch) -> set[int]:
         if batch.direct is not None:
-            starts = np.array(list(map(torch.Tensor.data_ptr, batch.tensors)), np.int64)
+            starts = np.array(batch.direct.places, np.int64)
             if apart(starts, starts + batch.direct.structure.sizes):
                 return set()
         return super().repeated(batch)
@@ -183,7 +195,7 @@ class TritonEngine(TorchEngine):
     def measure(self, batch: Batch, scope: Scope, norm: Norm) -> Measure:
         if isinstance(scope, Element):
             self.refuse_unordered(batch)
-            return self._clamped(batch, None, measures=True)
+            return peaks_in(self._clamp(batch, None, measures=True))
         summed, ranged = norm.combine == "sum", self.holds_float64(batch) or norm.p not in DIRECT
         scaled = summed and ranged
         view = batch.view(scope, magnitudes=True)
@@ -191,7 +203,7 @@ class TritonEngine(TorchEngine):
         out = torch.empty((table.segments, 3), dtype=torch.float64, device=table.chunks.device)
         order = norm.p if summed else 0.0
         for launch in table.launches:
-            acc = tl.float64 if launch.dtype is torch.float64 else tl.float32
+            acc = sums_in(launch.dtype)
             low, high = RANGES.get((acc, order), NOWHERE)
             options = {"ACC": acc, "LOW": low, "HIGH": high, "ORDER": order, "SCALED": scaled}
             if launch.rows:
@@ -207,23 +219,23 @@ class TritonEngine(TorchEngine):
         table = batch.table(view, scope)
         factors = coefficient.to(torch.float64).contiguous()
         for launch in table.launches:
-            acc = tl.float64 if launch.dtype is torch.float64 else tl.float32
             if launch.rows:
                 start(triton_rows.scale_rows, table, launch, [view.addresses, factors])
             else:
+                acc = sums_in(launch.dtype)
                 start(kernels.scale, table, launch, [view.addresses, factors], ACC=acc, LANES=LANES)
         view.written()
 
     def map_(self, batch: Batch, response: Response, low: Operand, high: Operand) -> None:
         self.refuse_unordered(batch)
         if is_clamp(response):
-            self._clamped(batch, (low, high), measures=False)
+            self._clamp(batch, (low, high), measures=False)
         else:
             super().map_(batch, response, low, high)
 
     def clamp_(self, batch: Batch, low: Operand, high: Operand) -> Measure:
         self.refuse_unordered(batch)
-        return self._clamped(batch, (low, high), measures=True)
+        return peaks_in(self._clamp(batch, (low, high), measures=True))
 
     def zero_nonfinite_(self, batch: Batch) -> None:
         view = batch.view(Tensor())
@@ -232,23 +244,31 @@ class TritonEngine(TorchEngine):
             start(kernels.zero_nonfinite, table, launch, [view.addresses])
         view.written()
 
-    def _clamped(self, batch: Batch, bounds: tuple[Operand, Operand] | None, measures: bool) -> Measure:
-        """Clamp the elements between bounds, if there are some, and measure what they were before."""
+    def _clamp(self, batch: Batch, bounds: tuple[Operand, Operand] | None, measures: bool) -> torch.Tensor:
+        """Clamp the elements between bounds, if there are some; what was measured before, where that was asked for."""
         view = batch.view(Tensor())
         table = batch.table(view, Tensor())
         device = table.chunks.device
-        out = torch.zeros((table.segments, 3), dtype=torch.float64, device=device)
+        out = torch.empty((table.segments, 3), dtype=torch.float64, device=device)
         limits, step = (out, 0) if bounds is None else bounds_on(device, *bounds, table.segments)
         options = {"MEASURES": measures, "WRITES": bounds is not None, "LANES": LANES}
         for launch in table.launches:
-            acc = tl.float64 if launch.dtype is torch.float64 else tl.float32
-            start(
-                kernels.clamp, table, launch, [view.addresses, limits, step, *results(table), out], ACC=acc, **options
-            )
+            arguments = [view.addresses, limits, step, *results(table), out]
+            start(kernels.clamp, table, launch, arguments, ACC=sums_in(launch.dtype), **options)
         if bounds is not None:
             view.written()
-        counts = torch.stack([out[:, 2], torch.zeros_like(out[:, 2])], 1)
-        return Measure(out[:, :2].reshape(-1), counts.reshape(-1), FUNCTIONS)
+        return out
+
+
+def sums_in(dtype: torch.dtype) -> Any:
+    """The type that kernels calculate in."""
+    return tl.float64 if dtype is torch.float64 else tl.float32
+
+
+def peaks_in(out: torch.Tensor) -> Measure:
+    """The measure of scope `Element` from what the kernel that clamps has written."""
+    counts = torch.stack([out[:, 2], torch.zeros_like(out[:, 2])], 1)
+    return Measure(out[:, :2].reshape(-1), counts.reshape(-1), FUNCTIONS)
 
 
 def results(table: ChunkTable) -> list[torch.Tensor]:
@@ -267,7 +287,9 @@ def bounds_on(device: torch.device, low: Operand, high: Operand, tensors: int) -
 def start(kernel: Any, table: ChunkTable, launch: Launch, arguments: Sequence[Any], **options: Any) -> None:
     """Launch a kernel on chunks of a table."""
     device = table.chunks.device
-    shape = {"ROWS": launch.rows, "COLUMNS": launch.block} if launch.rows else {"BLOCK": launch.block}
+    shape = {"BLOCK": launch.block, "ALIGNED": launch.aligned}
+    if launch.rows:
+        shape = {"ROWS": launch.rows, "COLUMNS": launch.block}
     grid = min(launch.end - launch.begin, programs(device))
     with on(device):
         kernel[(grid,)](
@@ -276,7 +298,6 @@ def start(kernel: Any, table: ChunkTable, launch: Launch, arguments: Sequence[An
             launch.end,
             *arguments,
             DTYPE=TYPES[launch.dtype],
-            ALIGNED=launch.aligned,
             **shape,
             num_warps=8 if launch.block >= 4096 else 4,
             **options,

@@ -63,6 +63,12 @@ def power(x, ORDER: tl.constexpr):
 
 
 @triton.jit
+def added(x, sums, peaks, ORDER: tl.constexpr):
+    """The sums of magnitudes, or of their squares, and the largest ones, with those of a block."""
+    return sums + (x if ORDER == 1.0 else x * x), tl.maximum(peaks, x)
+
+
+@triton.jit
 def measure_carefully(first, start, size, ORDER: tl.constexpr, SCALED: tl.constexpr, BLOCK: tl.constexpr):
     """The power sum of a chunk in float64, its scale and its non-finite elements, in two reads.
 
@@ -171,12 +177,10 @@ def measure(
         whole = size // BLOCK * BLOCK
         for done in tl.range(0, whole, BLOCK, num_stages=3):
             x = tl.abs(tl.load(first + (start + done + lanes), eviction_policy="evict_first").to(ACC))
-            peaks = tl.maximum(peaks, x)
-            sums += x if ORDER == 1.0 else x * x
+            sums, peaks = added(x, sums, peaks, ORDER)
         if whole < size:
             x = tl.abs(read(first, start + whole + lanes, size - whole, ACC, BLOCK))
-            peaks = tl.maximum(peaks, x)
-            sums += x if ORDER == 1.0 else x * x
+            sums, peaks = added(x, sums, peaks, ORDER)
         peak = tl.max(peaks).to(tl.float64)
         total = tl.sum(sums.to(tl.float64))
         scale, count = tl.full((), 1.0, tl.float64), 0

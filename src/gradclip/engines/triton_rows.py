@@ -21,6 +21,7 @@ from gradclip.engines.triton_kernels import (
     RUN,
     SEGMENT,
     ZERO_SCALE,
+    added,
     chunk_of,
     narrowed,
     power,
@@ -84,7 +85,6 @@ def measure_rows(
     LOW: tl.constexpr,
     HIGH: tl.constexpr,
     SCALED: tl.constexpr,
-    ALIGNED: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
@@ -96,8 +96,7 @@ def measure_rows(
         for done in range(0, size, COLUMNS):
             place, there = tile(table, chunk, start, size, done, ROWS, COLUMNS)
             x = tl.abs(tl.load(first + place, mask=there, other=0.0).to(ACC))
-            peaks = tl.maximum(peaks, x)
-            sums += x if ORDER == 1.0 else x * x
+            sums, peaks = added(x, sums, peaks, ORDER)
         peak, total = tl.max(peaks, 1).to(tl.float64), tl.sum(sums.to(tl.float64), 1)
         zero = (peak == 0.0) & (total == 0.0)
         sure = zero | ((peak > LOW) & (peak < HIGH) & (total < INFINITY))
@@ -122,7 +121,6 @@ def scale_rows(
     addresses,
     coefficients,
     DTYPE: tl.constexpr,
-    ALIGNED: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):

@@ -157,7 +157,7 @@ class Clipper(clipper.Clipper):
 
 def checked_engine(name: str | None) -> str | None:
     """`name` if there is such an engine here, or the error that says what there is."""
-    return choice.checked(name, "paddle", "Paddle", cpu_engine)
+    return choice.checked(name, "paddle", "Paddle", {"cpu": cpu_engine})
 
 
 def engine_for(gradients: list[PaddleTensor], name: str | None = None) -> Engine:

@@ -108,13 +108,7 @@ class Clipper(clipper.Clipper):
 
 def checked_engine(name: str | None) -> str | None:
     """`name` if there is such an engine here, or the error that says what there is."""
-    if isinstance(name, str) and name == TRITON:
-        if triton_engine() is None:
-            raise ModuleNotFoundError(
-                'the engine "triton" needs Triton: pip install "gradclip[cuda]", or use engine="torch"'
-            )
-        return name
-    return choice.checked(name, "torch", "PyTorch", cpu_engine)
+    return choice.checked(name, "torch", "PyTorch", {"cpu": cpu_engine, TRITON: triton_engine})
 
 
 def engine_for(tensors: list[torch.Tensor], name: str | None = None) -> Engine:

@@ -57,8 +57,7 @@ def _place_in(value: object, thing: object) -> str:
 
 def _wraps(value: object, thing: object) -> bool:
     """Whether this is an optimizer around `thing`, which goes by its name."""
-    inside = _attributes_of(value)
-    return issubclass(type(value), Optimizer) and any(inside.get(name) is thing for name in WRAPPED)
+    return issubclass(type(value), Optimizer) and any(_attributes_of(value).get(name) is thing for name in WRAPPED)
 
 
 def _attributes_of(value: object) -> Mapping[str, Any]:
