@@ -1,5 +1,6 @@
 """What tests in every folder are tried on: each of the forms that clip PyTorch gradients, and each engine."""
 
+import gc
 import os
 from contextlib import nullcontext
 
@@ -20,6 +21,9 @@ if not INTERPRETED:
 # The same draws in each run, so that a change is red by its own fault; --hypothesis-profile=default draws others.
 settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")
+
+# Three frameworks and a thousand compiled programs are millions of objects, and to look through them takes seconds.
+gc.set_threshold(50_000, 20, 1_000)
 
 
 def pytest_configure(config):
