@@ -1,15 +1,19 @@
 """The JAX engine: what is its own beside the laws."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gradclip import L1, L2, RMS, Global, Linf, Lp, Row, Tensor
+import gradclip.optax
+from gradclip import L1, L2, RMS, ClipGradByGlobalNorm, ClipGradByValue, Global, Linf, Lp, Row, Tensor
 from gradclip.engines import jax_measure, jax_scale
 from gradclip.engines.base import Slot
 from gradclip.engines.jax import JAX
 from gradclip.engines.jax_numbers import in_float64, widened
+from gradclip.engines.jax_pieces import singly
 
 
 @pytest.fixture(autouse=True)
@@ -58,12 +62,30 @@ def test_the_way_of_other_devices_gives_the_same_numbers():
     """On a CPU the branches are taken; what accelerators do instead is run here by hand."""
     array = jnp.asarray(np.random.default_rng(0).standard_normal((50, 7)), jnp.float32)
     for p in (1.0, 2.0, np.inf):
-        wide = jax_measure._total(jax_measure.magnitude(array), p)
-        np.testing.assert_allclose(jax_measure.totals([array], p), wide, rtol=1e-6)
-    for factor in (0.3, 1.0, 0.0, 1e-30):
-        exact = jax_scale._exact(array, jnp.asarray(factor), True)
-        (branched,) = jax_scale.scaled([array], jnp.asarray(factor), True)
-        np.testing.assert_allclose(branched, exact, rtol=2.0**-23)
+        exact = jax_measure._exact_totals(singly([array]), p)
+        np.testing.assert_allclose(jax_measure.totals([array], p), exact, rtol=1e-6)
+
+
+@pytest.mark.parametrize("factor", [0.3, 1.0, 0.0, 1e-30, 2e-39, 1e-60, -0.7])
+def test_a_product_in_float32_is_that_in_float64(factor):
+    """Each of the two is off by half a step of 2^-23, and the factor by another. 1e-38 is no normal number."""
+    array = jnp.asarray(np.random.default_rng(0).standard_normal((50, 7)) * 1e37, jnp.float32)
+    exact = jax_scale._exact(array, jnp.asarray(factor, jnp.float64))
+    (quick,) = jax_scale.scaled([array], jnp.asarray([factor], jnp.float64), enlarges=False)
+    np.testing.assert_allclose(quick, exact, rtol=3 * 2.0**-24, atol=1.2e-38)
+
+
+@pytest.mark.parametrize("donated", [False, True])
+@pytest.mark.parametrize("rule", [ClipGradByGlobalNorm(1.0), ClipGradByValue(0.5)], ids=repr)
+def test_an_array_is_written_once_and_where_it_lies(rule, donated):
+    """By the program that XLA makes: one expression writes, and nothing is copied."""
+    array = jnp.ones((64, 256), jnp.float32)
+    update = gradclip.optax.clip(rule).update
+    jitted = jax.jit(lambda tree: update(tree, None)[0], donate_argnums=0 if donated else ())
+    program = jitted.lower({"w": array}).compile().as_text()
+    main = program[program.index("ENTRY") :]
+    assert "64,256]{1,0} copy(" not in main
+    assert len(re.findall(r"= f32\[64,256\]\S* fusion\(", main)) == 1
 
 
 @pytest.mark.parametrize(("scope", "totals"), [(Row(), [8.0] * 3), (Row(0), [12.0] * 2), (Row(-3), [6.0] * 4)])

@@ -11,6 +11,7 @@ import pytest
 
 from gradclip import ClipGradByGlobalNorm, ClipGradByNorm, ClipGradByValue, Rule, Zero
 from gradclip.engines import jax_measure, jax_scale
+from gradclip.engines.jax_pieces import singly
 from gradclip.testing import laws, ordinary_gradients
 from jax_bench import BENCH, float64_scalars
 
@@ -40,7 +41,7 @@ PLANTS = [
      laws.zeroing_leaves_only_finite_numbers, Rule(response=Zero()), BROKEN),
     ("the lower bound is forgotten", jax_scale, "bounded", only_from_above,
      laws.it_agrees_with_the_reference, ClipGradByValue(0.5), None),
-    ("only the first array is read", jax_measure, "_side_by_side", lambda arrays: (arrays[:1], [None]),
+    ("only the first array is read", jax_measure, "pieces_of", lambda arrays, kept=(): singly(arrays[:1]),
      laws.every_norm_is_right, ONE, None),
 ]  # fmt: skip
 

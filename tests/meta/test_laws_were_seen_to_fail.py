@@ -90,7 +90,7 @@ def always_multiply(target, factor):
     target.mul_(factor)
 
 
-def flatten_and_scale(self, batch, scope, coefficient, zeroes=True, apply_=ReferenceEngine.apply_):
+def flatten_and_scale(self, batch, scope, coefficient, *known, apply_=ReferenceEngine.apply_):
     apply_(self, batch, scope, coefficient)
     for tensor in batch.tensors:
         tensor.shape = (tensor.size,)
@@ -107,12 +107,12 @@ def write_first(parts, answer, engine, *rest, respond=gradclip.step.respond.resp
     return respond(parts, answer, engine, *rest)
 
 
-def look_at_the_coefficient(self, batch, scope, coefficient, zeroes=True, apply_=TorchEngine.apply_):
+def look_at_the_coefficient(self, batch, scope, coefficient, *known, apply_=TorchEngine.apply_):
     if float(coefficient.min()) < 1.0:
         apply_(self, batch, scope, coefficient)
 
 
-def look_at_the_list(self, batch, scope, coefficient, zeroes=True, apply_=TorchEngine.apply_):
+def look_at_the_list(self, batch, scope, coefficient, *known, apply_=TorchEngine.apply_):
     if min(coefficient.tolist()) < 1.0:
         apply_(self, batch, scope, coefficient)
 

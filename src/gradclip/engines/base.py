@@ -179,10 +179,13 @@ class Engine(Protocol):
     def measure(self, batch: Batch, scope: Scope, norm: Norm) -> Measure:
         """One read: the measure of each segment of `scope` (`Element`: see `scope.Element`)."""
 
-    def apply_(self, batch: Batch, scope: Scope, coefficient: Operand, zeroes: bool = True) -> None:
+    def apply_(
+        self, batch: Batch, scope: Scope, coefficient: Operand, zeroes: bool = True, enlarges: bool = True
+    ) -> None:
         """Multiply each segment by its coefficient, in place; where it is 1 nothing is written, where 0, zeros are.
 
-        `zeroes` is false where no coefficient can be 0. An engine that waits may multiply by 1.
+        `zeroes` is false where no coefficient can be 0, `enlarges` where none can be above 1. An engine that waits may
+        multiply by 1.
         """
 
     def map_(self, batch: Batch, response: Response, low: Operand, high: Operand) -> None:

@@ -144,7 +144,14 @@ class CpuEngine(Engine):
         total, nonfinite, scale = (np.ravel(array)[0].item() for array in arrays)
         return Measure(total, nonfinite, SCALARS, scale)
 
-    def apply_(self, batch: CpuBatch, scope: Scope, coefficient: np.ndarray | float, zeroes: bool = True) -> None:
+    def apply_(
+        self,
+        batch: CpuBatch,
+        scope: Scope,
+        coefficient: np.ndarray | float,
+        zeroes: bool = True,
+        enlarges: bool = True,
+    ) -> None:
         """One read and one write of the segments whose coefficient is not 1."""
         if isinstance(scope, Global):
             if coefficient != 1.0:

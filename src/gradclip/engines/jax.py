@@ -24,7 +24,6 @@ from gradclip.engines.base import (
     Slot,
     Tables,
     UnsupportedGradient,
-    around,
     row_axes,
     rows_first,
 )
@@ -202,7 +201,8 @@ class JaxEngine(Engine):
     def measure(self, batch: JaxBatch, scope: Scope, norm: Norm) -> Measure:
         if isinstance(scope, Element):
             self.refuse_unordered(batch)
-            return Measure(*_peaks(batch.arrays), FUNCTIONS)
+            total, nonfinite = peaks(batch.arrays)
+            return Measure(total, nonfinite, FUNCTIONS)
         together = isinstance(scope, Global)
         plain = norm.combine == "max" or (norm.p in (1.0, 2.0) and not self.holds_float64(batch))
         if together and plain:
@@ -212,35 +212,28 @@ class JaxEngine(Engine):
             else:
                 total, nonfinite = whole(batch.arrays, norm.p)
             return Measure(total, nonfinite, FUNCTIONS)
-        pairs = [([array], kept) for array, kept in zip(batch.arrays, batch.axes(scope), strict=True)]
+        kept = () if together else tuple(batch.axes(scope))
         scale: Array | float = 1.0
-        lists = [(batch.arrays, None)] if together else pairs
         if plain:
-            total = _chained([totals(arrays, norm.p, kept) for arrays, kept in lists])
+            total = totals(batch.arrays, norm.p, kept)
         else:
-            parts = [scaled_totals(arrays, norm.p, kept, together) for arrays, kept in lists]
-            total, scale = (_chained(list(column)) for column in zip(*parts, strict=True))
+            total, scale = scaled_totals(batch.arrays, norm.p, kept, together)
         nonfinite = (~jnp.isfinite(total)).astype(total.dtype)
         if together:
             total = jnp.max(total, keepdims=True) if norm.combine == "max" else jnp.sum(total, keepdims=True)
             nonfinite = jnp.sum(nonfinite, keepdims=True)
         return Measure(total, nonfinite, FUNCTIONS, scale)
 
-    def apply_(self, batch: JaxBatch, scope: Scope, coefficient: Array, zeroes: bool = True) -> None:
-        if isinstance(scope, Global):
-            _fill(batch.slots, scaled(batch.arrays, coefficient[0], zeroes))
-            return
-        place = 0
-        for slot, kept in zip(batch.slots, batch.axes(scope), strict=True):
-            count = around(slot.value.shape, kept)[1]
-            factor = coefficient[place : place + count] if kept else coefficient[place]
-            _fill([slot], scaled([slot.value], factor, zeroes, kept))
-            place += count
+    def apply_(
+        self, batch: JaxBatch, scope: Scope, coefficient: Array, zeroes: bool = True, enlarges: bool = True
+    ) -> None:
+        kept = () if isinstance(scope, Global) else tuple(batch.axes(scope))
+        _fill(batch.slots, scaled(batch.arrays, coefficient, zeroes, enlarges, kept))
 
     def clamp_(self, batch: JaxBatch, low: Operand, high: Operand) -> Measure:
-        """`measure(Element)` and `map_(Rescale)`; on a CPU nothing is written where no element lies outside."""
+        """`measure(Element)` and `map_(Rescale)`."""
         self.refuse_unordered(batch)
-        total, nonfinite = _peaks(batch.arrays)
+        total, nonfinite = peaks(batch.arrays)
         if batch.slots:
             limits = jnp.stack([jnp.asarray(high), -jnp.asarray(low)])
             outside = jnp.any(total.reshape(-1, 2) > limits) | jnp.any(nonfinite > 0)
@@ -267,19 +260,9 @@ class JaxEngine(Engine):
         return list(np.atleast_1d(np.asarray(array)).tolist())
 
 
-def _chained(parts: list[Array]) -> Array:
-    return jnp.concatenate(parts) if parts else jnp.zeros(0)
-
-
 def _fill(slots: list[Slot], arrays: list[Array]) -> None:
     for slot, array in zip(slots, arrays, strict=True):
         slot.value = array
-
-
-def _peaks(arrays: list[Array]) -> tuple[Array, Array]:
-    """The peaks of each tensor and its broken elements, [2T] each."""
-    found = [peaks(array) for array in arrays]
-    return _chained([peak for peak, _ in found]), _chained([broken for _, broken in found])
 
 
 @partial(jax.jit, static_argnames="response")

@@ -1,9 +1,14 @@
-"""Multiplying JAX arrays by a coefficient in float64 that may be 1, 0, or outside the range of the arrays' type."""
+"""Multiplying JAX arrays by a coefficient in float64 that may be 1, 0, or outside the range of the arrays' type.
+
+What is written is an expression of the array and a few scalars, which XLA fuses with whatever reads it next: a branch
+would make it a pass of its own, and on other devices than a CPU would wait for them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
+from itertools import accumulate
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,53 +16,95 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from gradclip.engines.base import Kept, along
-from gradclip.engines.jax_numbers import BITS, narrowed, widened
+from gradclip.engines.base import Kept, along, around
+from gradclip.engines.jax_numbers import BITS, NORMAL, narrowed, widened
 
 FLOAT32 = (jnp.bfloat16, jnp.float16, jnp.float32)
 """The types that are multiplied in float32."""
 
-ORDINARY = 2.0**64
-"""Coefficients between this and its inverse are far from the ends of float32."""
+
+class Factor(NamedTuple):
+    """A coefficient, and two numbers of float32 whose product it is: far from 1 it is no normal number of that type."""
+
+    whole: Array
+    first: Array
+    second: Array
+
+    @classmethod
+    def of(cls, whole: Array) -> Factor:
+        """The factor of a coefficient in float64."""
+        size = jnp.abs(whole)
+        low, high = size < NORMAL, size > 1.0 / NORMAL
+        first = jnp.where(low, NORMAL, jnp.where(high, 1.0 / NORMAL, whole))
+        second = jnp.where(low, whole / NORMAL, jnp.where(high, whole * NORMAL, 1.0))
+        return cls(whole, first.astype(jnp.float32), second.astype(jnp.float32))
+
+    def beside(self, x: Array, place: int, kept: Kept | None) -> Factor:
+        """The number at `place`, or one for each row from there on, shaped to multiply the array."""
+        if not kept:
+            return Factor(*(part[place] for part in self))
+        end = place + around(x.shape, kept)[1]
+        return Factor(*(part[place:end].reshape(along(x.shape, kept)) for part in self))
 
 
-@partial(jax.jit, static_argnames=("zeroes", "kept"), inline=True)
-def scaled(arrays: list[Array], factor: Array, zeroes: bool, kept: Kept | None = None) -> list[Array]:
-    """Each array times `factor`, a scalar or one number for each row; where it is 1 the bits stay.
+@partial(jax.jit, static_argnames=("zeroes", "enlarges", "kept"), inline=True)
+def scaled(
+    arrays: list[Array],
+    coefficient: Array,
+    zeroes: bool = True,
+    enlarges: bool = True,
+    kept: tuple[Kept | None, ...] = (),
+) -> list[Array]:
+    """Each array times a coefficient; where it is 1 the bits stay.
 
-    On a CPU nothing is computed or written where it is 1 throughout. Other devices select, because there a branch
-    would wait for the device. `zeroes` is false where no factor is 0.
+    One for all arrays [1], or where `kept` has the axes of the rows of each, one for each row of each. `zeroes` is
+    false where no coefficient is 0, `enlarges` where none is above 1.
     """
-    exact = partial(_each, partial(_exact, zeroes=zeroes), kept)
-    branched = partial(_branched, zeroes, kept)
-    products: list[Array] = lax.platform_dependent(arrays, factor, cpu=branched, default=exact)
-    return products
+    factor = Factor.of(coefficient)
+    if not kept:
+        return [_product(x, factor.beside(x, 0, None), zeroes, enlarges) for x in arrays]
+    rows = [around(x.shape, axes)[1] for x, axes in zip(arrays, kept, strict=True)]
+    places = accumulate(rows, initial=0)
+    return [
+        _product(x, factor.beside(x, place, axes), zeroes, enlarges)
+        for x, place, axes in zip(arrays, places, kept, strict=False)
+    ]
 
 
-def _branched(zeroes: bool, kept: Kept | None, arrays: list[Array], factor: Array) -> list[Array]:
-    """Two branches one after the other, each with nothing on its other side: XLA copies every array in other forms."""
-    size = jnp.abs(factor)
-    ordinary = jnp.all(((size <= ORDINARY) & (size >= 1 / ORDINARY)) | (size == 0.0))
-    changes = jnp.any(factor != 1.0)
-    for needed, way in ((changes & ordinary, _quick), (changes & ~ordinary, _exact)):
-        written, same = partial(_each, partial(way, zeroes=zeroes), kept), partial(_each, _untouched, kept)
-        arrays = lax.cond(needed, written, same, arrays, factor)
-    return arrays
+@partial(jax.jit, static_argnames=("zeroes", "enlarges"))
+def _product(x: Array, factor: Factor, zeroes: bool, enlarges: bool) -> Array:
+    """One array times its factor; compiled, and looked through, once for all of a shape."""
+    if x.dtype not in FLOAT32 or enlarges:
+        product = _exact(x, factor.whole)
+    else:
+        product = (x.astype(jnp.float32) * factor.first * factor.second).astype(x.dtype)
+    product = _or_zero(product, factor.whole) if zeroes else product
+    return jnp.where(factor.whole == 1.0, x, product)
+
+
+def _exact(x: Array, factor: Array) -> Array:
+    """The product in float64, right for denormal numbers that become normal ones."""
+    wide = widened(x)
+    product = lax.complex(wide.real * factor, wide.imag * factor) if jnp.iscomplexobj(x) else wide * factor
+    return product.astype(x.dtype)
+
+
+def _or_zero(product: Array, factor: Array) -> Array:
+    return jnp.where(factor == 0.0, jnp.zeros_like(product), product)  # 0 * inf is NaN
 
 
 @jax.jit
 def clamped(arrays: list[Array], low: Array, high: Array, outside: Array) -> list[Array]:
-    """Each array with its elements in [low, high]; `outside` is false where that changes none."""
+    """Each array with its elements in [low, high]; `outside` is false where that changes none.
 
-    def written(arrays: list[Array]) -> list[Array]:
-        return [bounded(x, low, high) for x in arrays]
+    It is asked for each element, so that XLA reads all of an array before it writes to the same memory.
+    """
+    return [_clamped(x, low, high, outside) for x in arrays]
 
-    def branched(arrays: list[Array]) -> list[Array]:
-        chosen: list[Array] = lax.cond(outside, written, lambda arrays: arrays, arrays)
-        return chosen
 
-    found: list[Array] = lax.platform_dependent(arrays, cpu=branched, default=written)
-    return found
+@jax.jit
+def _clamped(x: Array, low: Array, high: Array, outside: Array) -> Array:
+    return jnp.where(outside, bounded(x, low, high), x)
 
 
 def bounded(x: Array, low: ArrayLike, high: ArrayLike) -> Array:
@@ -68,34 +115,3 @@ def bounded(x: Array, low: ArrayLike, high: ArrayLike) -> Array:
     negative, size = bits < 0, bits & np.iinfo(layout.integer).max
     outside = (size > jnp.where(negative, least, most)) & (size <= layout.exponent)
     return jnp.where(outside, jnp.where(negative, -below, above), x)
-
-
-def _each(way: Callable[[Array, Array], Array], kept: Kept | None, arrays: list[Array], factor: Array) -> list[Array]:
-    return [way(x, factor.reshape(along(x.shape, kept)) if kept else factor) for x in arrays]
-
-
-def _untouched(x: Array, factor: Array) -> Array:
-    return x
-
-
-def _quick(x: Array, factor: Array, zeroes: bool) -> Array:
-    """The product in float32; a scalar factor is known not to be 1 here."""
-    if x.dtype not in FLOAT32:
-        return _exact(x, factor, zeroes)
-    narrow = factor.astype(jnp.float32)
-    product = (x.astype(jnp.float32) * narrow).astype(x.dtype)
-    product = _or_zero(product, narrow) if zeroes else product
-    return jnp.where(narrow == 1.0, x, product) if factor.ndim else product
-
-
-def _exact(x: Array, factor: Array, zeroes: bool) -> Array:
-    """The product in float64, right for denormal numbers and for factors of any size."""
-    wide = widened(x)
-    product = lax.complex(wide.real * factor, wide.imag * factor) if jnp.iscomplexobj(x) else wide * factor
-    product = product.astype(x.dtype)
-    product = _or_zero(product, factor) if zeroes else product
-    return jnp.where(factor == 1.0, x, product)
-
-
-def _or_zero(product: Array, factor: Array) -> Array:
-    return jnp.where(factor == 0.0, jnp.zeros_like(product), product)  # 0 * inf is NaN

@@ -127,7 +127,9 @@ class PaddleEngine(Engine):
             broken = _over(broken, F.sum)
         return Measure(Wide(total), Wide(broken), FUNCTIONS, 1.0 if scale is None else Wide(scale))
 
-    def apply_(self, batch: PaddleBatch, scope: Scope, coefficient: Wide, zeroes: bool = True) -> None:
+    def apply_(
+        self, batch: PaddleBatch, scope: Scope, coefficient: Wide, zeroes: bool = True, enlarges: bool = True
+    ) -> None:
         for index, factor in enumerate(_factors(batch, scope, coefficient.value)):
             _rewrite(batch, index, partial(_scaled, factor=factor, zeroes=zeroes))
 

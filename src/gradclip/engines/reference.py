@@ -178,7 +178,9 @@ class ReferenceEngine(Engine):
         nonfinite = np.array([np.count_nonzero(~np.isfinite(part)) for part in parts])
         return Measure(np.array(totals), nonfinite, NUMPY, np.array(scales))
 
-    def apply_(self, batch: NumpyBatch, scope: Scope, coefficient: np.ndarray, zeroes: bool = True) -> None:
+    def apply_(
+        self, batch: NumpyBatch, scope: Scope, coefficient: np.ndarray, zeroes: bool = True, enlarges: bool = True
+    ) -> None:
         factors = iter(np.broadcast_to(coefficient, 1) if isinstance(scope, Global) else coefficient)
         shared = next(factors) if isinstance(scope, Global) else None
         for tensor, value, kept in zip(batch.tensors, batch.values, self._axes(batch, scope), strict=True):

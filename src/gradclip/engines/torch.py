@@ -166,7 +166,9 @@ class TorchEngine(Engine):
         total = norms if norm.combine == "max" else norms**norm.p
         return Measure(total, nonfinite, FUNCTIONS, scales)
 
-    def apply_(self, batch: TorchBatch, scope: Scope, coefficient: torch.Tensor, zeroes: bool = True) -> None:
+    def apply_(
+        self, batch: TorchBatch, scope: Scope, coefficient: torch.Tensor, zeroes: bool = True, enlarges: bool = True
+    ) -> None:
         factors = _factors(batch, scope, coefficient)
         with _writing(batch):
             for target, kept, factor in zip(batch.targets, batch.axes(scope), factors, strict=True):

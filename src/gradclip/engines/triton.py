@@ -214,7 +214,9 @@ class TritonEngine(TorchEngine):
         total, scale, nonfinite = out.unbind(1)
         return Measure(total, nonfinite, FUNCTIONS, scale if ranged else 1.0)
 
-    def apply_(self, batch: Batch, scope: Scope, coefficient: torch.Tensor, zeroes: bool = True) -> None:
+    def apply_(
+        self, batch: Batch, scope: Scope, coefficient: torch.Tensor, zeroes: bool = True, enlarges: bool = True
+    ) -> None:
         view = batch.view(scope)
         table = batch.table(view, scope)
         factors = coefficient.to(torch.float64).contiguous()

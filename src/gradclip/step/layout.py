@@ -108,6 +108,7 @@ class LineUp:
         self.can_skip = SKIP in actions or policy.skips
         self.can_raise = RAISE in actions or policy.raises
         self.writes_zeros = any(rule.response.can_be_zero for rule in rules) or policy.writes_zeros
+        self.enlarges = any(rule.response.enlarges for rule in rules)
         self.adapts = any(rule.threshold.adapts for rule in rules)
         self.reads_moments = any(isinstance(rule.threshold, SecondMoment) for rule in rules)
         self.reads_given = frozenset().union(*(rule.threshold.reads_given for rule in rules))

@@ -25,7 +25,7 @@ def write(clipper: Writes, part: Part, batch: Batch, engine: Engine) -> None:
     if part.sweep.elementwise:
         write_elements(part, batch, engine, line.policy.writes_zeros, clipper.step)
     else:
-        engine.apply_(batch, part.sweep.leaf, part.plan.coefficient, line.writes_zeros)
+        engine.apply_(batch, part.sweep.leaf, part.plan.coefficient, line.writes_zeros, line.enlarges)
 
 
 def write_elements(part: Part, batch: Batch, engine: Engine, zeroes: bool, step: Step) -> None:

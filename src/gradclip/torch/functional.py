@@ -118,7 +118,7 @@ def clip_grads_with_norm_(
         return
     engine, batch = _gathered(gradients)
     decision = decide(_known(total_norm, engine, gradients[0]), rule, {}, Terms())
-    engine.apply_(batch, GLOBAL, decision.coefficient, zeroes=False)
+    engine.apply_(batch, GLOBAL, decision.coefficient, zeroes=False, enlarges=False)
 
 
 @eager
