@@ -13,7 +13,8 @@ EXAMPLES = 12 if LONG else 4
 """How many gradients hypothesis draws for each rule."""
 
 QUICK_PROGRAMS = (
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false"
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false "
+    "--xla_cpu_parallel_codegen_split_count=1"
 )
 """A program is compiled for one small example, and that takes most of the time of the tests of JAX: these halve it.
 

@@ -10,9 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from effort import LONG
 from gradclip.engines.base import Slot
 from gradclip.engines.jax import JAX
 from gradclip.testing import Bench
+from gradclip.testing.drawn_gradients import SHAPES
 
 READS = ("__array__", "__bool__", "__float__", "__int__", "__index__", "__complex__", "item", "tolist", "_value")
 
@@ -60,6 +62,18 @@ def units(shape: tuple[int, ...]) -> int | tuple[int, ...]:
     if np.squeeze(np.empty(shape)).ndim <= 1:
         return ()
     return {2: 1, 3: (1, 2), 4: 3, 5: 4}[len(shape)]
+
+
+FEW_SHAPES = ((), (3,), (4, 5), (0, 3), (2, 3, 5), (3, 0))
+
+
+def few_shapes(arrays: list[np.ndarray]) -> list[np.ndarray]:
+    """In the short form one array with each number of axes, and the empty ones: programs are compiled for each shape.
+
+    The two that are left out are for engines with vectors and blocks of their own.
+    """
+    alike = [array.shape for array in arrays] == list(SHAPES)
+    return [array for array in arrays if array.shape in FEW_SHAPES] if alike and not LONG else arrays
 
 
 BENCH = Flushed(JAX, make, read, unit_axis=units, unread=unread)

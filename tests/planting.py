@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import pytest
+from hypothesis.internal.conjecture import engine
 
 import gradclip
 
@@ -26,9 +27,14 @@ class Plant(NamedTuple):
     def check(self) -> None:
         """The oracle is green, and with the bug red."""
         self.oracle(*self.arguments)
-        with mock.patch.object(self.target, self.name, self.bug), pytest.raises(self.red):
+        with mock.patch.object(self.target, self.name, self.bug), unshrunk(), pytest.raises(self.red):
             self.oracle(*self.arguments)
 
 
 def nothing(*arguments: Any, **options: Any) -> None:
     return None
+
+
+def unshrunk() -> Any:
+    """A context in which hypothesis does not look for the smallest example: that one is red is enough here."""
+    return mock.patch.object(engine, "MAX_SHRINKS", 0)

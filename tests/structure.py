@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -94,10 +95,18 @@ PURE = ("rules", "step/decide.py", "step/policy.py", "errors.py", "telemetry/eve
 """These import the standard library alone and name no framework."""
 
 
+@cache
+def nodes_in(text: str) -> tuple[ast.Import | ast.ImportFrom | ast.ClassDef, ...]:
+    """What Python source imports and which classes it has; parsed once for all copies of a file."""
+    return tuple(
+        node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Import | ast.ImportFrom | ast.ClassDef)
+    )
+
+
 def modules_in(text: str) -> list[str]:
     """The modules that Python source imports, wherever it does so."""
     found = []
-    for node in ast.walk(ast.parse(text)):
+    for node in nodes_in(text):
         if isinstance(node, ast.Import):
             found += [name.name for name in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -222,8 +231,8 @@ def repeated_file_names(source: Path) -> list[str]:
 
 def repeated_class_names(source: Path) -> list[str]:
     """The names that several classes of the package have."""
-    trees = [ast.parse(path.read_text()) for path in (source / "gradclip").rglob("*.py")]
-    return _repeated(node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
+    nodes = [node for path in (source / "gradclip").rglob("*.py") for node in nodes_in(path.read_text())]
+    return _repeated(node.name for node in nodes if isinstance(node, ast.ClassDef))
 
 
 def _repeated(names: Iterable[str]) -> list[str]:
@@ -233,7 +242,7 @@ def _repeated(names: Iterable[str]) -> list[str]:
 def _imported(text: str, known: set[str]) -> set[str]:
     """The modules of `known` that Python source imports, wherever it does so."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(text)):
+    for node in nodes_in(text):
         if isinstance(node, ast.ImportFrom) and node.module:
             found |= {node.module, *(f"{node.module}.{name.name}" for name in node.names)}
         elif isinstance(node, ast.Import):

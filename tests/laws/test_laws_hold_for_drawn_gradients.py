@@ -23,8 +23,8 @@ SHARES = 8
 """A rule is drawn for an eighth of its laws, which are eight or more."""
 
 SHAPES = ((), (1,), (3,), (2, 3), (5, 1), (0,), (0, 2), (2, 0), (2, 2, 3), (17,))
-LAYOUTS = [[(4, 5)], [(), (4, 5), (0, 3), (3,)]]
-"""In the short form: shapes of the ordinary gradients, for which JAX has its programs already."""
+LAYOUTS = [[(4, 5)], [(), (3,), (4, 5), (0, 3), (2, 3, 5), (3, 0)]]
+"""In the short form: the shapes of the other laws, for which JAX has its programs already."""
 
 
 def drawn_laws(rule):

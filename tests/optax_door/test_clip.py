@@ -15,7 +15,7 @@ from gradclip.rules.rule import rules_in
 from gradclip.step.gradients import Gradients
 from gradclip.testing import ordinary_gradients, standard_rules
 from gradclip.testing.bench import NORM_TOLERANCE, differences
-from jax_bench import BENCH
+from jax_bench import BENCH, few_shapes
 
 
 def once(rule, gradients, **options):
@@ -53,7 +53,7 @@ RULES = [
 def test_a_compiled_step_does_and_says_what_the_reference_does(rule):
     """Compiled where JAX is limited to 32 bits. Tolerance: that of the laws for float32, see `Bench.tolerance`."""
     inner = optax.identity() if any(isinstance(one.response, SkipStep) for one in rules_in(rule)) else None
-    gradients = {f"t{i}": jnp.asarray(values, jnp.float32) for i, values in enumerate(ordinary_gradients())}
+    gradients = {f"t{i}": jnp.asarray(values, jnp.float32) for i, values in enumerate(few_shapes(ordinary_gradients()))}
     arrays = [np.asarray(values).astype(np.float64) for values in gradients.values()]
     updates, last = once(rule, gradients, inner=inner)
     result = Clipper(rule).clip_gradients(Gradients(arrays, "t{}".format), BENCH.oracle.engine)

@@ -12,6 +12,7 @@ from gradclip.optax import clip, event_of
 from gradclip.rules.rule import rules_in
 from gradclip.testing import ordinary_gradients, standard_rules
 from gradclip.testing.check import adaptive_rules
+from jax_bench import few_shapes
 
 RULES = [rule for rule in standard_rules() if not any(isinstance(one.response, Raise) for one in rules_in(rule))]
 ADAPTIVE = len(adaptive_rules())
@@ -23,7 +24,9 @@ def walked(rule, dtypes):
     """Three compiled steps on ordinary gradients, of which each is larger than the one before."""
     skips = any(isinstance(one.response, SkipStep) for one in rules_in(rule))
     tx = clip(rule, inner=optax.identity() if skips else None)
-    gradients = {f"t{i}": jnp.asarray(x, dtypes[i % len(dtypes)]) for i, x in enumerate(ordinary_gradients())}
+    gradients = {
+        f"t{i}": jnp.asarray(x, dtypes[i % len(dtypes)]) for i, x in enumerate(few_shapes(ordinary_gradients()))
+    }
     update, state, found = jax.jit(tx.update), tx.init(gradients), []
     for size in (1, 2, 3):
         sized = jax.tree.map(lambda g, size=size: g * size, gradients)

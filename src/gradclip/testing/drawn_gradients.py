@@ -36,7 +36,7 @@ def adversarial_gradients(dtype: str = "float32") -> dict[str, list[Values]]:
         "zeros": _filled([0.0]),
         "negative zeros": _filled([-0.0, 0.0], vector=[-0.0, 0.0, 3.0]),
         "one number": [np.array(5.0)],
-        "only empty tensors": [np.zeros(0), np.zeros((0, 3)), np.zeros((3, 0))],
+        "only empty tensors": [np.zeros(shape) for shape in ((0,), (0, 3), (3, 0)) * 2],
         "exactly the limit": _filled([0.0], matrix=[0.6, 0.8, *[0.0] * 18]),
     }
     if ROUNDING[dtype] < 2.0**-11 or dtype == "bfloat16":
@@ -64,7 +64,7 @@ def _filled(
 
 
 def _broken(arrays: list[Values], element: float) -> list[Values]:
-    """`arrays` with one element of the matrix (7, 129) replaced."""
+    """`arrays` with one element of the matrix (4, 5) replaced."""
     arrays = [array.copy() for array in arrays]
-    arrays[3][2, 77] = element
+    arrays[2][2, 3] = element
     return arrays
