@@ -112,7 +112,7 @@ def test_names_of_any_bytes_are_shown_escaped(tmp_path: Path) -> None:
         (tmp_path / name).write_text(TRAINING.format(once="pass"))
     except OSError:
         pytest.skip("this file system takes no such names")
-    answer = watch("--out", os.fsdecode(b"run\xff"), name, os.fsdecode(b"arg\xfe"), folder=tmp_path, cold=True)
+    answer = watch("--out", os.fsdecode(b"run\xff"), name, os.fsdecode(b"arg\xfe"), folder=tmp_path)
     assert answer.returncode == 5, answer.stderr
     assert r"see it: gradclip report 'run\udcff'" in answer.stderr
     run = read_run(tmp_path / os.fsdecode(b"run\xff"))
@@ -150,7 +150,7 @@ def test_a_disk_that_takes_nothing_ends_no_training_and_is_exit_code_2(tmp_path)
     )
     script = full + TRAINING.format(once="pass").replace("sys.exit(5)", "print('trained')")
     (tmp_path / "train.py").write_text(script, encoding="utf-8")
-    watched = watch("--out", "run", "train.py", folder=tmp_path, cold=True)
+    watched = watch("--out", "run", "train.py", folder=tmp_path)
     assert (watched.stdout, watched.returncode) == ("trained\n", 2)
     assert "nothing more is recorded, OSError: [Errno 27] File too large" in watched.stderr
 

@@ -38,7 +38,7 @@ def test_no_bit_of_the_parameters_changes(name: str, tmp_path: Path) -> None:
 
 
 def test_a_run_has_the_norms_the_names_and_what_the_script_clipped(tmp_path: Path) -> None:
-    answer = watch("--out", "run", str(SCRIPTS / "after_step_healthy.py"), folder=tmp_path, cold=True)
+    answer = watch("--out", "run", str(SCRIPTS / "after_step_healthy.py"), folder=tmp_path)
     run = read_run(tmp_path / "run")
     assert [event.step for event in run] == list(range(60))
     assert run[0].rule.startswith("clip_grad_norm_(max_norm=2) at ")
@@ -288,7 +288,7 @@ if not child:
 os.waitpid(child, 0)
 """
     (tmp_path / "script.py").write_text(script, encoding="utf-8")
-    assert watch("--out", "run", "script.py", folder=tmp_path, cold=True).returncode == 0
+    assert watch("--out", "run", "script.py", folder=tmp_path).returncode == 0
     lines = (tmp_path / "run" / "events.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(lines) - 1 == len(read_run(tmp_path / "run")) == 30  # and a line of names
 
@@ -320,6 +320,7 @@ def test_a_sitecustomize_that_was_there_still_runs(tmp_path: Path) -> None:
         env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert answer.stdout.split("\n")[-3:] == ["mine", str(tmp_path / "site" / "sitecustomize.py"), ""]
+    assert "Error" not in answer.stderr
 
 
 @pytest.mark.parametrize(
