@@ -120,29 +120,6 @@ def test_names_of_any_bytes_are_shown_escaped(tmp_path: Path) -> None:
     assert run.about["script"]["arguments"] == [r"tr\udcff.py", r"arg\udcfe"]
 
 
-COMPILED = """
-import torch
-model = torch.nn.Linear(3, 1)
-optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-def step(x):
-    optimizer.zero_grad()
-    model(x).square().mean().backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
-step = torch.compile(step, backend="eager")
-for _ in range(40):
-    step(torch.randn(4, 3))
-"""
-
-
-def test_a_step_that_is_compiled_as_a_whole_says_nothing_of_the_watcher(tmp_path: Path) -> None:
-    (tmp_path / "train.py").write_text(COMPILED)
-    answer = watch("--out", "run", "train.py", folder=tmp_path, cold=True)
-    assert answer.returncode == 0, answer.stderr
-    assert "Dynamo" not in answer.stderr
-    assert len(read_run(tmp_path / "run")) == 40
-
-
 def test_a_disk_that_takes_nothing_ends_no_training_and_is_exit_code_2(tmp_path):
     """Exit code 0 is of a run that is there; a limit of 0 for files is a disk on which nothing can be written."""
     full = (
