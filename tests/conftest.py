@@ -12,6 +12,7 @@ if not LONG:
 import pytest
 from hypothesis import settings
 
+import forked
 from benches import BENCHES, INTERPRETED
 from doors import DOORS
 
@@ -28,6 +29,7 @@ gc.set_threshold(50_000, 20, 1_000)
 
 def pytest_configure(config):
     """Programs of JAX are kept beside what pytest keeps: the next run, and the other process of this one, read them."""
+    forked.shared_folder()
     if INTERPRETED:
         return
     jax.config.update("jax_compilation_cache_dir", str(config.rootpath / ".pytest_cache" / "jax"))

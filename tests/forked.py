@@ -1,15 +1,18 @@
 """Scripts run in forks of a process that has imported PyTorch, which a new Python needs seconds for; else as by Python.
 
 `run` is what the tests call. Run as a script this file is the server: a fork of it, and nobody else, runs the script.
+All processes that run tests share the servers, which listen in one folder: the first that needs one starts it.
 """
 
 from __future__ import annotations
 
 import atexit
+import fcntl
 import gc
 import importlib
 import json
 import os
+import re
 import runpy
 import select
 import shutil
@@ -17,7 +20,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
+import zlib
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from unittest import mock
@@ -28,51 +32,105 @@ BEFOREHAND = (
     "numpy", "torch._dynamo",
 )  # fmt: skip
 """What is imported besides PyTorch: by a watched process, by the first optimizer, or by what is trained."""
+LIBRARIES = {"lightning": "lightning", "transformers": "transformers.trainer", "torch": "torch"}
+"""What scripts import that takes seconds, and the part of it that takes them.
+
+The first script that imports one leaves a server behind that has it, for the next.
+"""
 LONGEST = 300
+
+
+def shared_folder():
+    """Where the servers listen: a folder of the first process of this test run, whose end is theirs."""
+    if FOLDER not in os.environ:
+        os.environ[FOLDER] = tempfile.mkdtemp()
+        os.mkfifo(f"{os.environ[FOLDER]}/input")
+        os.open(f"{os.environ[FOLDER]}/input", os.O_RDWR)  # and never closed: it ends with this process
+        atexit.register(shutil.rmtree, os.environ[FOLDER])
+    return os.environ[FOLDER]
+
+
+FOLDER = "GRADCLIP_FORKED"
 
 
 def run(arguments, folder, environment):
     """What `python *arguments` in this folder and with this environment answers, captured."""
     place = server(list(arguments[:2]) == COMMAND, environment["PYTHONPATH"])
-    with open(os.devnull) as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        with ask(place, arguments, folder, environment, [given, out, err]) as asked:
-            code = answer_of(asked)
-        texts = [(file.seek(0), file.read().decode())[1] for file in (out, err)]
-    return subprocess.CompletedProcess([sys.executable, *arguments], code, *texts)
+    with open(os.devnull) as given, piped() as (out, out_end), piped() as (err, err_end):
+        with ask(place, arguments, folder, environment, [given, out_end, err_end]) as asked:
+            out_end.close()
+            err_end.close()
+            code, *texts = read_to_the_end(asked, out, err)
+        return subprocess.CompletedProcess([sys.executable, *arguments], int(code), *texts)
+
+
+@contextmanager
+def piped():
+    """Both ends of a pipe, as files."""
+    reader, writer = os.pipe()
+    with open(reader, "rb") as out, open(writer, "wb") as end:
+        yield out, end
+
+
+def read_to_the_end(*files):
+    """What comes out of each of the files, at the same time."""
+    texts, still = dict.fromkeys(files, b""), list(files)
+    while still:
+        ready, _, _ = select.select(still, [], [], LONGEST)
+        if not ready:
+            raise TimeoutError("the script does not end")
+        for file in ready:
+            more = os.read(file.fileno(), 1 << 16)
+            texts[file] += more
+            if not more:
+                still.remove(file)
+    return [text.decode() for text in texts.values()]
 
 
 def server(watched, path):
-    """Where the server listens: one for all scripts that are watched, one for the others, started when needed."""
-    with _starting:
-        if (watched, path) not in _servers:
-            _servers[watched, path] = Server(watched, path)
-    return _servers[watched, path].place
+    """Where a server listens: one for all scripts that are watched, one for the others, started when needed."""
+    place = f"{shared_folder()}/{'watched' if watched else 'plain'}-{zlib.crc32(path.encode()):x}"
+    with open(f"{shared_folder()}/lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not os.path.exists(place):
+            start_server(place, watched, path)
+    return place
 
 
-class Server:
-    """A process that serves until its input ends, which it does when this process ends."""
+def start_server(place, watched, path):
+    """A process that serves until its input ends, which it does when the test run ends."""
+    os.mkdir(place)
+    listeners = [listening(f"{place}/{library}") for library in LIBRARIES]
+    numbers = [listener.fileno() for listener in listeners]
+    with open(f"{shared_folder()}/input") as given:
+        subprocess.Popen(
+            [sys.executable, __file__, place, "watched" * watched, *map(str, numbers)],
+            env={**os.environ, "PYTHONPATH": path}, stdin=given, stdout=subprocess.DEVNULL, pass_fds=numbers,
+        )  # fmt: skip
+    for listener in listeners:
+        listener.close()
 
-    def __init__(self, watched, path):
-        self.place = f"{tempfile.mkdtemp()}/socket"
-        with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(self.place)
-            listener.listen(64)
-            self._process = subprocess.Popen(
-                [sys.executable, __file__, self.place, str(listener.fileno()), "watched" * watched],
-                env={**os.environ, "PYTHONPATH": path}, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
-                pass_fds=[listener.fileno()],
-            )  # fmt: skip
+
+def listening(place):
+    """A socket on which requests wait."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(place)
+    listener.listen(64)
+    return listener
 
 
-_servers = {}
-_starting = threading.Lock()
+def library_of(arguments, folder):
+    """What the script imports that takes the longest."""
+    script = Path(folder, arguments[0])
+    text = script.read_bytes() if script.suffix == ".py" and script.is_file() else b""
+    return next((name for name in LIBRARIES if re.search(rf"^(import|from) {name}\b".encode(), text, re.M)), "torch")
 
 
 def ask(place, arguments, folder, environment, files):
     """A connection over which the exit code comes when the script has ended."""
     asked = socket.socket(socket.AF_UNIX)
     asked.settimeout(LONGEST)
-    asked.connect(place)
+    asked.connect(f"{place}/{library_of(arguments, folder)}")
     job = {"arguments": list(arguments), "folder": str(folder), "environment": environment}
     with tempfile.TemporaryFile() as written:
         written.write(json.dumps(job).encode())
@@ -104,8 +162,8 @@ class Process:
 
 
 def popen(command, **options):
-    """A script in a fork of the server, anything else as ever."""
-    forks = command[0] == sys.executable and command[1].endswith(".py")
+    """A script or a module in a fork of the server, anything else as ever."""
+    forks = command[0] == sys.executable and (command[1] == "-m" or command[1].endswith(".py"))
     return Process(command, **options) if forks else subprocess.Popen(command, **options)
 
 
@@ -124,19 +182,39 @@ def import_all(watched):
     gc.freeze()  # no fork has to look through, and so to copy, what is here
 
 
-def next_job(listener):
-    """Serve until the input ends; a fork returns from here, with the job it has to do."""
+def next_job(listeners):
+    """Serve until the input ends; a fork returns from here, with the job it has to do.
+
+    `listeners` are names of libraries and where those who import them ask.
+    """
     while True:
-        ready, _, _ = select.select([listener, sys.stdin], [], [])
+        ready, _, _ = select.select([*listeners.values(), sys.stdin], [], [])
         if sys.stdin in ready:
-            shutil.rmtree(os.path.dirname(PLACE))
             os._exit(0)
-        asked, _ = listener.accept()
+        library = next(name for name, listener in listeners.items() if listener in ready)
+        if LIBRARIES[library] not in sys.modules:
+            listeners = with_library(library, listeners)
+            continue
+        asked, _ = listeners[library].accept()
         if not os.fork():
+            for listener in listeners.values():
+                listener.close()
             return job_of(asked)
         asked.close()
         while ended_child():
             pass
+
+
+def with_library(library, listeners):
+    """Whom to listen to from now on: in a fork, which imports the library, those who want it, and here the others."""
+    here = bool(os.fork())
+    if not here:
+        importlib.import_module(LIBRARIES[library])
+        gc.freeze()
+    kept = {name: listener for name, listener in listeners.items() if (name != library) == here}
+    for name in listeners.keys() - kept.keys():
+        listeners[name].close()
+    return kept
 
 
 def ended_child():
@@ -170,12 +248,23 @@ def become(arguments, folder, environment):
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
+    open_streams()
     tempfile.tempdir = None
     sys.argv = arguments[1:] if arguments[0] == "-m" else arguments
     sys.path[0] = folder if arguments[0] == "-m" else os.path.dirname(os.path.abspath(arguments[0]))
     sys.modules["__main__"] = ModuleType("__main__")
     sys.modules["torch"].default_generator.seed()  # at random; Python's own does so in each fork
     sys.modules["numpy"].random.seed()
+
+
+def open_streams():
+    """Open the streams anew: they are no longer what the server had, of which one can seek and another cannot."""
+    for name in ("stdin", "stdout", "stderr"):
+        old = getattr(sys, name)
+        buffering = 1 if name == "stderr" else -1
+        stream = os.fdopen(old.fileno(), old.mode, buffering, old.encoding, old.errors, closefd=False)
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
 
 
 def execute(arguments):
@@ -205,12 +294,11 @@ def told_to(ended, arguments):
     ended.code = 0
 
 
-def main(watched, listener):
+def main(watched, listeners):
     ended = SimpleNamespace(code=1)
     atexit.register(end, ended)  # the first to be registered is the last to be called
     import_all(watched)
-    job = next_job(listener)
-    listener.close()
+    job = next_job(listeners)
     become(**job)
     if job["arguments"][:2] == COMMAND:
         from gradclip.watch import launch
@@ -224,5 +312,6 @@ def main(watched, listener):
 
 
 if __name__ == "__main__":
-    PLACE = sys.argv[1]
-    main(bool(sys.argv[3]), socket.socket(fileno=int(sys.argv[2])))
+    PLACE, watched, *numbers = sys.argv[1:]
+    sockets = [socket.socket(fileno=int(number)) for number in numbers]
+    main(bool(watched), dict(zip(LIBRARIES, sockets, strict=True)))

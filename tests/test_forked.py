@@ -7,13 +7,14 @@ import pytest
 
 import forked
 from gradclip.telemetry import read_run
+from gradclip.telemetry.runs import folders_of
 from watching import SCRIPTS, SOURCE, python, watch
 
 TELLS = """
 import json, os, sys, tempfile
-import torch
+threads = __import__("torch").get_num_threads() if sys.argv[1] == "--lr" else 0  # a new Python needs seconds for it
 own = {name: str(value) for name, value in globals().items() if name in ("__name__", "__file__")}
-told = [sys.argv, sys.path, own, os.getcwd(), tempfile.gettempdir(), torch.get_num_threads()]
+told = [sys.argv, sys.path, own, os.getcwd(), tempfile.gettempdir(), threads]
 print(json.dumps([*told, sys.stdin.read(), sorted(os.environ.items()), sys.stdout.line_buffering]))
 print("to the other", file=sys.stderr)
 """
@@ -60,20 +61,43 @@ def test_an_error_ends_a_fork_as_it_ends_a_new_python(tmp_path):
     assert fork.stderr.splitlines()[-2:] == new.stderr.splitlines()[-2:]
 
 
-@pytest.mark.parametrize("name", ["twice", "before_unscale"])
-def test_a_fork_is_watched_as_a_new_python_is(name, tmp_path):
+def written(path):
+    """What is in the folder of a run, but for the time."""
+    run = read_run(path)
+    about = {key: value for key, value in run.about.items() if key != "starts"}
+    return (path / "calls.jsonl").read_text(encoding="utf-8"), about, [replace(event, time=0.0) for event in run]
+
+
+TWO = f"""
+import runpy, sys
+sys.path.insert(0, {str(SCRIPTS)!r})
+for name in ("twice", "before_unscale"):
+    runpy.run_path({str(SCRIPTS)!r} + f"/{{name}}.py")
+"""
+
+
+def test_a_fork_is_watched_as_a_new_python_is(tmp_path):
+    """Of two scripts, one after the other, each of which clips in a wrong way of its own."""
     runs, answers = {}, {}
     for cold in (False, True):
         folder = tmp_path / str(cold)
         folder.mkdir()
-        answers[cold] = vars(watch("--out", "run", str(SCRIPTS / f"{name}.py"), folder=folder, cold=cold))
-        calls = (folder / "run" / "calls.jsonl").read_text(encoding="utf-8")
-        run = read_run(folder / "run")
-        about = {key: value for key, value in run.about.items() if key != "starts"}
-        runs[cold] = calls, about, [replace(event, time=0.0) for event in run]
+        (folder / "script.py").write_text(TWO, encoding="utf-8")
+        answers[cold] = vars(watch("--out", "run", "script.py", folder=folder, cold=cold))
+        runs[cold] = [written(place) for place in folders_of(folder / "run")]
     assert answers[False] == answers[True]
     assert runs[False] == runs[True]
+    assert [len(events) for _, _, events in runs[True]] == [60, 60]
 
 
-def test_a_server_is_started_once():
-    assert forked.server(False, str(SOURCE)) == forked.server(False, str(SOURCE))
+def test_a_library_is_there_beforehand_for_the_scripts_that_import_it_alone(tmp_path):
+    for first, there in (("import lightning", "True"), ("import json", "False")):
+        script = f"import sys\nprint('lightning' in sys.modules)\n{first}\n"
+        (tmp_path / "script.py").write_text(script, encoding="utf-8")
+        assert python("script.py", folder=tmp_path).stdout == f"{there}\n"
+
+
+def test_a_server_is_started_once(monkeypatch):
+    place = forked.server(False, str(SOURCE))
+    monkeypatch.setattr(forked, "start_server", None)
+    assert forked.server(False, str(SOURCE)) == place

@@ -31,9 +31,9 @@ for step in range(60):
 down to the region where 4 w^3 < t, so a t near 0.1 is slow, one above 6 jumps over the minimum and comes back."""
 
 
-def suggested(folder: Path, *arguments: str, script: str = SCRIPT, cold: bool = False):
+def suggested(folder: Path, *arguments: str, script: str = SCRIPT):
     (folder / "script.py").write_text(script, encoding="utf-8")
-    return python("-m", "gradclip", "suggest", "--out", "runs", *arguments, "script.py", folder=folder, cold=cold)
+    return python("-m", "gradclip", "suggest", "--out", "runs", *arguments, "script.py", folder=folder)
 
 
 def test_a_disk_that_is_full_is_said(tmp_path: Path, monkeypatch) -> None:
@@ -110,7 +110,7 @@ def test_where_no_training_ends_well_the_exit_code_is_1(tmp_path: Path) -> None:
 
 
 def test_what_the_script_prints_is_kept_beside_its_run(tmp_path: Path) -> None:
-    answer = suggested(tmp_path, "--trials", "1", script=SCRIPT + "print('done', loss.item())\n", cold=True)
+    answer = suggested(tmp_path, "--trials", "1", script=SCRIPT + "print('done', loss.item())\n")
     assert "done" not in answer.stdout + answer.stderr
     logs = sorted(path.name for path in (tmp_path / "runs").glob("*.log"))
     assert len(logs) == 2

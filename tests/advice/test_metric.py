@@ -237,10 +237,10 @@ def test_outliers_carry_the_mean_of_the_loss_and_nothing_is_proposed_from_it(tmp
 
 
 def test_a_script_with_a_seed_is_trained_with_two(tmp_path):
-    options = "--metric", "val_error", "--json"
+    options = "--metric", "val_error", "--json", "--trials", "1"
     found = json.loads(suggested(tmp_path, *options, damage=OUTLIERS, tell="print('val_error', error)").stdout)
     seeds = [training["seed"] for training in found["trainings"]]
-    assert seeds == [None, 1] * (len(seeds) // 2)
+    assert seeds == [None, 1] * 2
     assert len({training["metric"] for training in found["trainings"][:2]}) == 2
 
 

@@ -2,11 +2,8 @@
 
 import doctest
 import importlib.util
-import os
 import pkgutil
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +11,7 @@ import torch
 
 import gradclip
 from effort import only_long
+from watching import python
 
 ROOT = Path(__file__).parents[2]
 TRITON = importlib.util.find_spec("triton") is not None
@@ -31,10 +29,7 @@ def blocks_of(page):
 def test_the_readme_runs_from_its_first_block_to_its_last(tmp_path):
     script = tmp_path / "readme.py"
     script.write_text("\n".join(blocks_of("README.md")))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    done = subprocess.run(
-        [sys.executable, script], capture_output=True, text=True, check=False, cwd=tmp_path, env=environment
-    )
+    done = python("readme.py", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "clipped, norm" in done.stdout
     assert "25 of 25 steps were clipped" in done.stdout

@@ -77,7 +77,7 @@ def test_what_is_no_mistake_is_said_in_the_verdict(name: str, tmp_path) -> None:
 
 
 def test_the_words_name_the_line_the_steps_and_the_cure() -> None:
-    answer = python("-m", "gradclip", "doctor", "twice.py", folder=SCRIPTS, cold=True)
+    answer = python("-m", "gradclip", "doctor", "twice.py", folder=SCRIPTS)
     assert answer.returncode == 1
     assert re.search(r"twice\.py:18: clips gradients that were clipped already", answer.stdout)
     assert "in 60 of 60 steps, first in step 0" in answer.stdout

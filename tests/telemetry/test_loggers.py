@@ -80,7 +80,8 @@ def test_a_writer_of_the_user_is_not_closed(tmp_path):
 def test_wandb_has_the_metrics_of_the_last_step(tmp_path, monkeypatch):
     package = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    with package.init(mode="offline", dir=tmp_path, project="gradclip") as run:
+    quiet = package.Settings(console="off", x_disable_stats=True, x_disable_meta=True)  # the machine is not asked about
+    with package.init(mode="offline", dir=tmp_path, project="gradclip", settings=quiet) as run:
         sink = wandb(run)
         sink(EVENT)
         sink(QUIET)

@@ -112,35 +112,12 @@ def test_names_of_any_bytes_are_shown_escaped(tmp_path: Path) -> None:
         (tmp_path / name).write_text(TRAINING.format(once="pass"))
     except OSError:
         pytest.skip("this file system takes no such names")
-    answer = watch("--out", os.fsdecode(b"run\xff"), name, os.fsdecode(b"arg\xfe"), folder=tmp_path, cold=True)
+    answer = watch("--out", os.fsdecode(b"run\xff"), name, os.fsdecode(b"arg\xfe"), folder=tmp_path)
     assert answer.returncode == 5, answer.stderr
     assert r"see it: gradclip report 'run\udcff'" in answer.stderr
     run = read_run(tmp_path / os.fsdecode(b"run\xff"))
     assert run[0].rule == r"clip_grad_norm_(max_norm=1) at tr\udcff.py:10"
     assert run.about["script"]["arguments"] == [r"tr\udcff.py", r"arg\udcfe"]
-
-
-COMPILED = """
-import torch
-model = torch.nn.Linear(3, 1)
-optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-def step(x):
-    optimizer.zero_grad()
-    model(x).square().mean().backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
-step = torch.compile(step, backend="eager")
-for _ in range(40):
-    step(torch.randn(4, 3))
-"""
-
-
-def test_a_step_that_is_compiled_as_a_whole_says_nothing_of_the_watcher(tmp_path: Path) -> None:
-    (tmp_path / "train.py").write_text(COMPILED)
-    answer = watch("--out", "run", "train.py", folder=tmp_path, cold=True)
-    assert answer.returncode == 0, answer.stderr
-    assert "Dynamo" not in answer.stderr
-    assert len(read_run(tmp_path / "run")) == 40
 
 
 def test_a_disk_that_takes_nothing_ends_no_training_and_is_exit_code_2(tmp_path):
@@ -150,7 +127,7 @@ def test_a_disk_that_takes_nothing_ends_no_training_and_is_exit_code_2(tmp_path)
     )
     script = full + TRAINING.format(once="pass").replace("sys.exit(5)", "print('trained')")
     (tmp_path / "train.py").write_text(script, encoding="utf-8")
-    watched = watch("--out", "run", "train.py", folder=tmp_path, cold=True)
+    watched = watch("--out", "run", "train.py", folder=tmp_path)
     assert (watched.stdout, watched.returncode) == ("trained\n", 2)
     assert "nothing more is recorded, OSError: [Errno 27] File too large" in watched.stderr
 

@@ -17,28 +17,57 @@ from watching import SCRIPTS, SOURCE, python, watch
 
 EXACT = [
     "after_step", "before_unscale_healthy", "closure_healthy", "odd_steps_healthy", "gan_healthy", "micro_step",
-    "non_finite", "overflow", "twice_healthy", "attached_healthy", "compiled_healthy", "own_functions_healthy",
+    "non_finite", "overflow", "twice_healthy", "attached_healthy", "own_functions_healthy",
     "lightning_trainer_healthy", "two_knobs_healthy",
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", EXACT)
-def test_no_bit_of_the_parameters_changes(name: str, tmp_path: Path) -> None:
-    script = str(SCRIPTS / f"{name}.py")
-    cold = name == "compiled_healthy"  # what PyTorch's compiler takes by name when it is imported is patched before
-    plain = python(script, folder=tmp_path)
-    watched = watch("--out", "run", script, folder=tmp_path, cold=cold)
+def watched_beside_plain(script: str, folder: Path, cold: bool = False) -> str:
+    """What is said of a script that does with its parameters, bit by bit, what it does when nobody watches."""
+    plain = python(script, folder=folder)
+    watched = watch("--out", "run", script, folder=folder, cold=cold)
     assert plain.returncode == watched.returncode == 0, watched.stderr
     assert "nothing more is recorded" not in watched.stderr
     (before,), (after,) = (
         [line for line in said.stdout.split("\n") if "parameters" in line] for said in (plain, watched)
     )
     assert after == before
-    assert len(read_run(tmp_path / "run")) >= 60
+    assert len(read_run(folder / "run")) >= 60
+    return watched.stderr
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_no_bit_of_the_parameters_changes(name: str, tmp_path: Path) -> None:
+    watched_beside_plain(str(SCRIPTS / f"{name}.py"), tmp_path)
+
+
+COMPILED = f"""
+import runpy, sys
+sys.path.insert(0, {str(SCRIPTS)!r})
+kept = runpy.run_path({str(SCRIPTS / "compiled_healthy.py")!r})
+import torch
+model = torch.nn.Linear(3, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+def step(x):
+    optimizer.zero_grad()
+    model(x).square().mean().backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+step = torch.compile(step, backend="eager")
+for _ in range(40):
+    step(torch.randn(4, 3))
+"""
+
+
+def test_no_bit_changes_where_parts_of_a_step_or_the_whole_of_it_are_compiled(tmp_path: Path) -> None:
+    """Nor does the compiler speak of the watcher. What it takes by name when it is imported is patched before."""
+    (tmp_path / "compiled.py").write_text(COMPILED, encoding="utf-8")
+    assert "Dynamo" not in watched_beside_plain("compiled.py", tmp_path, cold=True)
+    assert [len(read_run(place)) for place in folders_of(tmp_path / "run")] == [60, 40]
 
 
 def test_a_run_has_the_norms_the_names_and_what_the_script_clipped(tmp_path: Path) -> None:
-    answer = watch("--out", "run", str(SCRIPTS / "after_step_healthy.py"), folder=tmp_path, cold=True)
+    answer = watch("--out", "run", str(SCRIPTS / "after_step_healthy.py"), folder=tmp_path)
     run = read_run(tmp_path / "run")
     assert [event.step for event in run] == list(range(60))
     assert run[0].rule.startswith("clip_grad_norm_(max_norm=2) at ")
@@ -288,7 +317,7 @@ if not child:
 os.waitpid(child, 0)
 """
     (tmp_path / "script.py").write_text(script, encoding="utf-8")
-    assert watch("--out", "run", "script.py", folder=tmp_path, cold=True).returncode == 0
+    assert watch("--out", "run", "script.py", folder=tmp_path).returncode == 0
     lines = (tmp_path / "run" / "events.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(lines) - 1 == len(read_run(tmp_path / "run")) == 30  # and a line of names
 
@@ -320,6 +349,7 @@ def test_a_sitecustomize_that_was_there_still_runs(tmp_path: Path) -> None:
         env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert answer.stdout.split("\n")[-3:] == ["mine", str(tmp_path / "site" / "sitecustomize.py"), ""]
+    assert "Error" not in answer.stderr
 
 
 @pytest.mark.parametrize(
