@@ -134,6 +134,6 @@ def work(results):
 
 
 if __name__ == "__main__":
-    results = multiprocessing.get_context("spawn").SimpleQueue()
-    dist.spawn(work, args=(results,), nprocs=2, backend="gloo")
+    results = multiprocessing.get_context("fork").SimpleQueue()
+    dist.spawn(work, args=(results,), nprocs=2, backend="gloo", start_method="fork")
     print(json.dumps(dict([results.get(), results.get()])))

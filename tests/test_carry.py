@@ -158,12 +158,12 @@ def test_skewed_noise_moves_a_clipped_descent_from_the_optimum_and_not_a_carryin
         optimizer = torch.optim.SGD([weight], lr=0.01)
         clipper = attach(optimizer, rule, engine=door.engine)
         positions = []
-        for step in range(3000):
+        for step in range(1000):
             weight.grad = weight.detach() + (9.0 if step % 10 == 9 else -1.0)
             optimizer.step()
             positions.append(float(weight.detach()))
         clipper.detach()
-        ends[name] = np.mean(positions[-1000:])
+        ends[name] = np.mean(positions[-500:])
     assert ends["plain"] == pytest.approx(0.7 / 0.9, abs=0.02)  # one step moves x by 0.02 at most
     assert ends["carried"] == pytest.approx(0.0, abs=0.1)
 
