@@ -30,7 +30,7 @@ from gradclip.engines.base import (
 from gradclip.engines.jax_measure import peaks, scaled_totals, totals, whole
 from gradclip.engines.jax_numbers import ordered, power, root, taken, widened
 from gradclip.engines.jax_scale import bounded, clamped, scaled
-from gradclip.engines.jax_shards import shardings_of, whole_of_shards
+from gradclip.engines.jax_shards import shardings_of, varying, whole_of_shards
 from gradclip.rules.arrays import Operand
 from gradclip.rules.norm import Norm
 from gradclip.rules.response import Response, is_clamp
@@ -237,7 +237,8 @@ class JaxEngine(Engine):
         if batch.slots:
             limits = jnp.stack([jnp.asarray(high), -jnp.asarray(low)])
             outside = jnp.any(total.reshape(-1, 2) > limits) | jnp.any(nonfinite > 0)
-            _fill(batch.slots, clamped(batch.arrays, low, high, outside))
+            mixed = len(set(map(varying, batch.arrays))) > 1  # then it differs between devices, and copies do not
+            _fill(batch.slots, clamped(batch.arrays, low, high, jnp.array(True) if mixed else outside))
         return Measure(total, nonfinite, FUNCTIONS)
 
     def map_(self, batch: JaxBatch, response: Response, low: Operand, high: Operand) -> None:

@@ -36,19 +36,23 @@ Rows = tuple[Kept | None, ...]
 def whole(arrays: list[Array], p: float) -> Numbers:
     """The sum of |x|^p (or maximum of |x|) over all arrays [1], and the number of arrays that are not finite [1]."""
 
-    def exact(cut: Callable[[list[Array]], list[Piece]], arrays: list[Array]) -> Numbers:
-        found = _exact_totals(cut(arrays), p)
+    def exact(pieces: list[Piece]) -> Numbers:
+        found = _exact_totals(pieces, p)
         return _over(found, p), jnp.sum(~jnp.isfinite(found), keepdims=True).astype(jnp.float64)
 
     def quick(arrays: list[Array]) -> Numbers:
-        first = _over(jnp.concatenate([_quick(piece.array, p, piece.axes) for piece in pieces_of(arrays)]), p)
+        pieces = pieces_of(arrays)
+        first = _over(jnp.concatenate([_quick(piece.array, p, piece.axes) for piece in pieces]), p)
+
+        def again(read: list[Array]) -> Numbers:
+            return exact([piece._replace(array=x) for piece, x in zip(pieces, read, strict=True)])
+
         fine = jnp.all(_kept(first, sum(x.size for x in arrays), p))
-        found: Numbers = lax.cond(
-            fine, lambda arrays: (first, jnp.zeros_like(first)), partial(exact, pieces_of), arrays
-        )
+        read = [piece.array for piece in pieces]
+        found: Numbers = lax.cond(fine, lambda read: (first, jnp.zeros_like(first)), again, read)
         return found
 
-    total, broken = _on_each_platform(arrays, quick, partial(exact, singly))
+    total, broken = _on_each_platform(arrays, quick, lambda arrays: exact(singly(arrays)))
     return total, broken
 
 
@@ -147,15 +151,16 @@ def _exact(x: Array, p: float, axes: tuple[int, ...]) -> Array:
 
 @partial(jax.jit, static_argnames=("p", "axes"))
 def _quick(x: Array, p: float, axes: tuple[int, ...]) -> Array:
-    return _total(_narrow(x), p, axes).astype(jnp.float64)
+    total: Array = _total(_narrow(x), p, axes).astype(jnp.float64)
+    return total
 
 
 def _quick_or_exact(piece: Piece, p: float) -> Array:
-    first = _quick(piece.array, p, piece.axes)
+    first: Array = _quick(piece.array, p, piece.axes)
     if piece.array.dtype == jnp.float16 and not math.isinf(p):  # its squares lie well inside float32
         return first
-    fine = jnp.all(_kept(first, piece.size, p))
-    found: Array = lax.cond(fine, lambda x: first, lambda x: _exact(x, p, piece.axes), piece.array)
+    exact = partial(_exact, p=p, axes=piece.axes)
+    found: Array = lax.cond(jnp.all(_kept(first, piece.size, p)), lambda x: first, exact, piece.array)
     return found
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -57,6 +58,15 @@ def taken(a: Array, index: Any) -> Array:
     return _picked(lambda a: a[..., index], lambda a: lambda tangent: tangent[..., index], a)
 
 
+def sliced(a: Array, start: Array, size: int) -> Array:
+    """So many elements of a vector, from `start` on."""
+
+    def cut(a: Array, start: Array) -> Array:
+        return lax.dynamic_slice(a, (start,), (size,))
+
+    return _picked(cut, lambda a, start: partial(cut, start=start), a, start)
+
+
 def ordered(a: Array) -> Array:
     """`a` sorted along its first axis."""
 
@@ -67,22 +77,24 @@ def ordered(a: Array) -> Array:
     return _picked(lambda a: jnp.sort(a, axis=0), along, a)
 
 
-def _picked(pick: Callable[[Array], Array], pick_as: Callable[[Array], Callable[[Array], Array]], a: Array) -> Array:
-    """`pick(a)`, elements of `a`; `pick_as(a)` picks those of another array.
+def _picked(
+    pick: Callable[..., Array], pick_as: Callable[..., Callable[[Array], Array]], a: Array, *at: Array
+) -> Array:
+    """`pick(a, *at)`, elements of `a`; `pick_as(a, *at)` picks those of another array.
 
     The derivative is transposed when nobody asks for float64 any more, and JAX then makes the zeros that it adds to of
     float32. So the tangent is float32 where the program around has nothing wider.
     """
     if not _narrow.get():
-        return pick(a)
+        return pick(a, *at)
     narrowly = jax.custom_jvp(pick)
 
     @narrowly.defjvp
-    def derivative(given: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-        (a,), (tangent,) = given, tangents
-        return pick(a), pick_as(a)(tangent.astype(jnp.float32)).astype(a.dtype)
+    def derivative(given: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
+        a, *at = given
+        return pick(a, *at), pick_as(a, *at)(tangents[0].astype(jnp.float32)).astype(a.dtype)
 
-    found: Array = narrowly(a)
+    found: Array = narrowly(a, *at)
     return found
 
 

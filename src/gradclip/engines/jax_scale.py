@@ -17,7 +17,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from gradclip.engines.base import Kept, along, around
-from gradclip.engines.jax_numbers import BITS, NORMAL, narrowed, widened
+from gradclip.engines.jax_numbers import BITS, NORMAL, narrowed, sliced, widened
 
 FLOAT32 = (jnp.bfloat16, jnp.float16, jnp.float32)
 """The types that are multiplied in float32."""
@@ -39,12 +39,10 @@ class Factor(NamedTuple):
         second = jnp.where(low, whole / NORMAL, jnp.where(high, whole * NORMAL, 1.0))
         return cls(whole, first.astype(jnp.float32), second.astype(jnp.float32))
 
-    def beside(self, x: Array, place: int, kept: Kept | None) -> Factor:
+    def at(self, place: Array, x: Array, kept: Kept | None) -> Factor:
         """The number at `place`, or one for each row from there on, shaped to multiply the array."""
-        if not kept:
-            return Factor(*(part[place] for part in self))
-        end = place + around(x.shape, kept)[1]
-        return Factor(*(part[place:end].reshape(along(x.shape, kept)) for part in self))
+        rows, shape = around(x.shape, kept)[1], along(x.shape, kept) if kept else ()
+        return Factor(*(sliced(part, place, rows).reshape(shape) for part in self))
 
 
 @partial(jax.jit, static_argnames=("zeroes", "enlarges", "kept"), inline=True)
@@ -62,18 +60,38 @@ def scaled(
     """
     factor = Factor.of(coefficient)
     if not kept:
-        return [_product(x, factor.beside(x, 0, None), zeroes, enlarges) for x in arrays]
-    rows = [around(x.shape, axes)[1] for x, axes in zip(arrays, kept, strict=True)]
-    places = accumulate(rows, initial=0)
+        one = Factor(*(part[0] for part in factor))
+        return [_product(x, one, zeroes, enlarges) for x in arrays]
+    places = accumulate((around(x.shape, axes)[1] for x, axes in zip(arrays, kept, strict=True)), initial=0)
+    first = _first(coefficient)
     return [
-        _product(x, factor.beside(x, place, axes), zeroes, enlarges)
+        _product_at(x, factor, np.array([place, place + 1], np.int32), first, zeroes, enlarges, axes)
         for x, place, axes in zip(arrays, places, kept, strict=False)
     ]
 
 
+def _first(coefficient: Array) -> Array:
+    """0, which XLA does not know.
+
+    A number that it knows is made a part of the program that multiplies an array: another program for each array, and
+    each takes longer to compile than to be found again.
+    """
+    return jnp.minimum(jnp.any(jnp.isnan(coefficient)).astype(jnp.int32), 0)
+
+
+@partial(jax.jit, static_argnames=("zeroes", "enlarges", "kept"))
+def _product_at(
+    x: Array, factor: Factor, places: Array, which: Array, zeroes: bool, enlarges: bool, kept: Kept | None
+) -> Array:
+    """An array times its part of the factors, which begins at `places[which]`."""
+    place = lax.dynamic_index_in_dim(places, which, keepdims=False)
+    product: Array = _product(x, factor.at(place, x, kept), zeroes, enlarges)
+    return product
+
+
 @partial(jax.jit, static_argnames=("zeroes", "enlarges"))
 def _product(x: Array, factor: Factor, zeroes: bool, enlarges: bool) -> Array:
-    """One array times its factor; compiled, and looked through, once for all of a shape."""
+    """One array times its factor; looked through once for all arrays of a shape."""
     if x.dtype not in FLOAT32 or enlarges:
         product = _exact(x, factor.whole)
     else:
@@ -93,25 +111,48 @@ def _or_zero(product: Array, factor: Array) -> Array:
     return jnp.where(factor == 0.0, jnp.zeros_like(product), product)  # 0 * inf is NaN
 
 
+class Bounds(NamedTuple):
+    """The bounds of elements of a float type, each as a number from 0, and the same as bits."""
+
+    below: Array
+    above: Array
+    least: Array
+    most: Array
+
+    @classmethod
+    def of(cls, low: ArrayLike, high: ArrayLike, dtype: jnp.dtype) -> Bounds:
+        """The bounds `low` and `high`, which 0 is between."""
+        sides = [narrowed(jnp.asarray(bound), dtype) for bound in (-jnp.asarray(low), high)]
+        return cls(*sides, *(lax.bitcast_convert_type(side, BITS[dtype].integer) for side in sides))
+
+    def where(self, outside: Array) -> Bounds:
+        """The same where elements lie outside of them; else no number does."""
+        none = BITS[self.below.dtype].exponent
+        least, most = (jnp.where(outside, bits, none) for bits in (self.least, self.most))
+        return self._replace(least=least, most=most)
+
+
 @jax.jit
-def clamped(arrays: list[Array], low: Array, high: Array, outside: Array) -> list[Array]:
+def clamped(arrays: list[Array], low: ArrayLike, high: ArrayLike, outside: Array) -> list[Array]:
     """Each array with its elements in [low, high]; `outside` is false where that changes none.
 
-    It is asked for each element, so that XLA reads all of an array before it writes to the same memory.
+    The bounds depend on it, so that XLA has read all of an array before it writes to the same memory.
     """
-    return [_clamped(x, low, high, outside) for x in arrays]
-
-
-@jax.jit
-def _clamped(x: Array, low: Array, high: Array, outside: Array) -> Array:
-    return jnp.where(outside, bounded(x, low, high), x)
+    bounds = {dtype: Bounds.of(low, high, dtype).where(outside) for dtype in {x.dtype for x in arrays}}
+    return [_between(x, bounds[x.dtype]) for x in arrays]
 
 
 def bounded(x: Array, low: ArrayLike, high: ArrayLike) -> Array:
-    """`x` with its elements in [low, high], which 0 is between; NaN stays. Bits are compared: see `jax_numbers`."""
+    """`x` with its elements in [low, high]; NaN stays."""
+    found: Array = _between(x, Bounds.of(low, high, x.dtype))
+    return found
+
+
+@jax.jit
+def _between(x: Array, bounds: Bounds) -> Array:
+    """Bits are compared, which know denormal numbers: see `jax_numbers`."""
     layout = BITS[x.dtype]
-    below, above = (narrowed(jnp.asarray(bound), x.dtype) for bound in (-jnp.asarray(low), high))
-    bits, least, most = (lax.bitcast_convert_type(one, layout.integer) for one in (x, below, above))
+    bits = lax.bitcast_convert_type(x, layout.integer)
     negative, size = bits < 0, bits & np.iinfo(layout.integer).max
-    outside = (size > jnp.where(negative, least, most)) & (size <= layout.exponent)
-    return jnp.where(outside, jnp.where(negative, -below, above), x)
+    outside = (size > jnp.where(negative, bounds.least, bounds.most)) & (size <= layout.exponent)
+    return jnp.where(outside, jnp.where(negative, -bounds.below, bounds.above), x)

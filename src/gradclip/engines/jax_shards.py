@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,13 @@ class ShardedSlot(Slot):
     def __init__(self, value: Array, sharding: NamedSharding) -> None:
         super().__init__(value)
         self.sharding = sharding
+
+
+def varying(array: Array) -> frozenset[str]:
+    """The axes of a `shard_map` along which `array` differs between devices."""
+    kind: Any = jax.typeof(array)
+    axes: frozenset[str] = kind.mat.varying if hasattr(kind, "mat") else kind.vma
+    return axes
 
 
 def shardings_of(slots: Sequence[Slot]) -> tuple[NamedSharding, ...]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from gradclip.engines.base import Across
+from gradclip.engines.jax_shards import varying
 
 UNKNOWN = (
     "along the axis {!r} it is not known which gradients are shards and which are copies: use shard_map with "
@@ -19,13 +17,6 @@ MIXED = (
     "inside shard_map some gradients differ between the devices and others do not, so each device would clip by a norm "
     "of its own: give clip(..., axis_name={}), over which the norm is summed"
 )
-
-
-def varying(array: Array) -> frozenset[str]:
-    """The axes of a `shard_map` along which `array` differs between devices."""
-    kind: Any = jax.typeof(array)
-    axes: frozenset[str] = kind.mat.varying if hasattr(kind, "mat") else kind.vma
-    return axes
 
 
 def refuse_mixed(arrays: list[Array]) -> None:
