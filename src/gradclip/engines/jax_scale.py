@@ -17,7 +17,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from gradclip.engines.base import Kept, along, around
-from gradclip.engines.jax_numbers import BITS, NORMAL, narrowed, sliced, widened
+from gradclip.engines.jax_numbers import BITS, NORMAL, narrowed, sliced, upper_half, widened
 
 FLOAT32 = (jnp.bfloat16, jnp.float16, jnp.float32)
 """The types that are multiplied in float32."""
@@ -93,11 +93,12 @@ def _product_at(
 def _product(x: Array, factor: Factor, zeroes: bool, enlarges: bool) -> Array:
     """One array times its factor; looked through once for all arrays of a shape."""
     if x.dtype not in FLOAT32 or enlarges:
-        product = _exact(x, factor.whole)
+        wide, product = x, _exact(x, factor.whole)
     else:
-        product = (x.astype(jnp.float32) * factor.first * factor.second).astype(x.dtype)
+        wide = upper_half(x) if x.dtype == jnp.bfloat16 else x.astype(jnp.float32)
+        product = wide * factor.first * factor.second
     product = _or_zero(product, factor.whole) if zeroes else product
-    return jnp.where(factor.whole == 1.0, x, product)
+    return jnp.where(factor.whole == 1.0, wide, product).astype(x.dtype)
 
 
 def _exact(x: Array, factor: Array) -> Array:
