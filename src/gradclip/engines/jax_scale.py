@@ -112,7 +112,7 @@ def _or_zero(product: Array, factor: Array) -> Array:
     return jnp.where(factor == 0.0, jnp.zeros_like(product), product)  # 0 * inf is NaN
 
 
-class Bounds(NamedTuple):
+class Between(NamedTuple):
     """The bounds of elements of a float type, each as a number from 0, and the same as bits."""
 
     below: Array
@@ -121,12 +121,12 @@ class Bounds(NamedTuple):
     most: Array
 
     @classmethod
-    def of(cls, low: ArrayLike, high: ArrayLike, dtype: jnp.dtype) -> Bounds:
+    def of(cls, low: ArrayLike, high: ArrayLike, dtype: jnp.dtype) -> Between:
         """The bounds `low` and `high`, which 0 is between."""
         sides = [narrowed(jnp.asarray(bound), dtype) for bound in (-jnp.asarray(low), high)]
         return cls(*sides, *(lax.bitcast_convert_type(side, BITS[dtype].integer) for side in sides))
 
-    def where(self, outside: Array) -> Bounds:
+    def where(self, outside: Array) -> Between:
         """The same where elements lie outside of them; else no number does."""
         none = BITS[self.below.dtype].exponent
         least, most = (jnp.where(outside, bits, none) for bits in (self.least, self.most))
@@ -139,18 +139,18 @@ def clamped(arrays: list[Array], low: ArrayLike, high: ArrayLike, outside: Array
 
     The bounds depend on it, so that XLA has read all of an array before it writes to the same memory.
     """
-    bounds = {dtype: Bounds.of(low, high, dtype).where(outside) for dtype in {x.dtype for x in arrays}}
+    bounds = {dtype: Between.of(low, high, dtype).where(outside) for dtype in {x.dtype for x in arrays}}
     return [_between(x, bounds[x.dtype]) for x in arrays]
 
 
 def bounded(x: Array, low: ArrayLike, high: ArrayLike) -> Array:
     """`x` with its elements in [low, high]; NaN stays."""
-    found: Array = _between(x, Bounds.of(low, high, x.dtype))
+    found: Array = _between(x, Between.of(low, high, x.dtype))
     return found
 
 
 @jax.jit
-def _between(x: Array, bounds: Bounds) -> Array:
+def _between(x: Array, bounds: Between) -> Array:
     """Bits are compared, which know denormal numbers: see `jax_numbers`."""
     layout = BITS[x.dtype]
     bits = lax.bitcast_convert_type(x, layout.integer)

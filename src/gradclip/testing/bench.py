@@ -110,20 +110,20 @@ class Bench:
             warnings.simplefilter("ignore", GradclipWarning)
             warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's, of calculating with infinities
             try:
-                weights = weights_like(before)
                 gradients = Gradients(
                     tensors,
                     names.__getitem__,
                     groups,
-                    weights=lambda: self.tensors(weights),
-                    moments=lambda: self.moments([weight * weight for weight in weights]),
+                    weights=lambda: self.tensors(weights_like(before)),
+                    moments=lambda: self.moments([weight * weight for weight in weights_like(before)]),
                 )
                 result = clipper.clip_gradients(gradients, self.engine)
             except (NonFiniteGradient, GradientAboveThreshold) as caught:
                 error = caught
         after = [self.values(tensor) for tensor in tensors]
-        wrote = [not same_bits(a, b) for a, b in zip(before, after, strict=True)]
-        if self.stamp is not None:
+        if self.stamp is None:
+            wrote = [not same_bits(a, b) for a, b in zip(before, after, strict=True)]
+        else:
             wrote = [old != new for old, new in zip(stamps, self._stamps(tensors), strict=True)]
         return Outcome(before, after, wrote, tensors, result, error)
 
