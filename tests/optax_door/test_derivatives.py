@@ -77,6 +77,20 @@ def test_derivatives_are_finite_at_zero_and_near_it(rule):
         assert np.isfinite(found).all(), f"at {values}: {found}"
 
 
+def test_a_step_that_was_compiled_among_float64_is_derived_where_there_is_none():
+    transformation = clip(NormalizedGradient(each_tensor=True))
+
+    def function(given):
+        tree = {"given": given, "ones": jnp.ones(3, jnp.float32)}
+        return transformation.update(tree, transformation.init(tree))[0]["given"]
+
+    given = jnp.array([3.0, 4.0], jnp.float32)
+    jax.clear_caches()
+    with jax.enable_x64(True):
+        jax.jacrev(function)(given)
+    np.testing.assert_allclose(jax.jacrev(function)(given), [[0.128, -0.096], [-0.096, 0.072]], atol=1e-6)
+
+
 def test_by_value_only_what_is_inside_has_a_derivative():
     jacobian = jax.jacrev(clipped(ClipGradByValue(1.0)))(jnp.array([0.5, 3.0, -3.0, 0.0]))
     np.testing.assert_array_equal(jacobian, np.diag([1.0, 0.0, 0.0, 1.0]))

@@ -28,7 +28,7 @@ from gradclip.engines.base import (
     rows_first,
 )
 from gradclip.engines.jax_measure import peaks, scaled_totals, totals, whole
-from gradclip.engines.jax_numbers import ordered, power, root, taken, widened
+from gradclip.engines.jax_numbers import is_narrow, ordered, power, root, taken, widened
 from gradclip.engines.jax_scale import bounded, clamped, scaled
 from gradclip.engines.jax_shards import shardings_of, varying, whole_of_shards
 from gradclip.rules.arrays import Operand
@@ -228,7 +228,7 @@ class JaxEngine(Engine):
         self, batch: JaxBatch, scope: Scope, coefficient: Array, zeroes: bool = True, enlarges: bool = True
     ) -> None:
         kept = () if isinstance(scope, Global) else tuple(batch.axes(scope))
-        _fill(batch.slots, scaled(batch.arrays, coefficient, zeroes, enlarges, kept))
+        _fill(batch.slots, scaled(batch.arrays, coefficient, zeroes, enlarges, kept, is_narrow()))
 
     def clamp_(self, batch: JaxBatch, low: Operand, high: Operand) -> Measure:
         """`measure(Element)` and `map_(Rescale)`."""

@@ -53,18 +53,23 @@ def _float64() -> Iterator[None]:
         _narrow.reset(token)
 
 
+def is_narrow() -> bool:
+    """Whether the program around has no float64, though it is made here."""
+    return bool(_narrow.get())
+
+
 def taken(a: Array, index: Any) -> Array:
     """The elements of the last axis at `index`."""
-    return _picked(lambda a: a[..., index], lambda a: lambda tangent: tangent[..., index], a)
+    return _picked(is_narrow(), lambda a: a[..., index], lambda a: lambda tangent: tangent[..., index], a)
 
 
-def sliced(a: Array, start: Array, size: int) -> Array:
-    """So many elements of a vector, from `start` on."""
+def sliced(a: Array, start: Array, size: int, narrow: bool) -> Array:
+    """So many elements of a vector, from `start` on; `narrow` is `is_narrow()`, asked outside of what is kept by JAX."""
 
     def cut(a: Array, start: Array) -> Array:
         return lax.dynamic_slice(a, (start,), (size,))
 
-    return _picked(cut, lambda a, start: partial(cut, start=start), a, start)
+    return _picked(narrow, cut, lambda a, start: partial(cut, start=start), a, start)
 
 
 def ordered(a: Array) -> Array:
@@ -74,18 +79,18 @@ def ordered(a: Array) -> Array:
         order = jnp.argsort(a, axis=0)
         return lambda tangent: jnp.take_along_axis(tangent, order, axis=0)
 
-    return _picked(lambda a: jnp.sort(a, axis=0), along, a)
+    return _picked(is_narrow(), lambda a: jnp.sort(a, axis=0), along, a)
 
 
 def _picked(
-    pick: Callable[..., Array], pick_as: Callable[..., Callable[[Array], Array]], a: Array, *at: Array
+    narrow: bool, pick: Callable[..., Array], pick_as: Callable[..., Callable[[Array], Array]], a: Array, *at: Array
 ) -> Array:
     """`pick(a, *at)`, elements of `a`; `pick_as(a, *at)` picks those of another array.
 
     The derivative is transposed when nobody asks for float64 any more, and JAX then makes the zeros that it adds to of
-    float32. So the tangent is float32 where the program around has nothing wider.
+    float32. So the tangent is float32 where the program around is `narrow` and has nothing wider.
     """
-    if not _narrow.get():
+    if not narrow:
         return pick(a, *at)
     narrowly = jax.custom_jvp(pick)
 

@@ -39,24 +39,25 @@ class Factor(NamedTuple):
         second = jnp.where(low, whole / NORMAL, jnp.where(high, whole * NORMAL, 1.0))
         return cls(whole, first.astype(jnp.float32), second.astype(jnp.float32))
 
-    def at(self, place: Array, x: Array, kept: Kept | None) -> Factor:
+    def at(self, place: Array, x: Array, kept: Kept | None, narrow: bool) -> Factor:
         """The number at `place`, or one for each row from there on, shaped to multiply the array."""
         rows, shape = around(x.shape, kept)[1], along(x.shape, kept) if kept else ()
-        return Factor(*(sliced(part, place, rows).reshape(shape) for part in self))
+        return Factor(*(sliced(part, place, rows, narrow).reshape(shape) for part in self))
 
 
-@partial(jax.jit, static_argnames=("zeroes", "enlarges", "kept"), inline=True)
+@partial(jax.jit, static_argnames=("zeroes", "enlarges", "kept", "narrow"), inline=True)
 def scaled(
     arrays: list[Array],
     coefficient: Array,
     zeroes: bool = True,
     enlarges: bool = True,
     kept: tuple[Kept | None, ...] = (),
+    narrow: bool = False,
 ) -> list[Array]:
     """Each array times a coefficient; where it is 1 the bits stay.
 
     One for all arrays [1], or where `kept` has the axes of the rows of each, one for each row of each. `zeroes` is
-    false where no coefficient is 0, `enlarges` where none is above 1.
+    false where no coefficient is 0, `enlarges` where none is above 1; `narrow` is `is_narrow()`.
     """
     factor = Factor.of(coefficient)
     if not kept:
@@ -65,7 +66,7 @@ def scaled(
     places = accumulate((around(x.shape, axes)[1] for x, axes in zip(arrays, kept, strict=True)), initial=0)
     first = _first(coefficient)
     return [
-        _product_at(x, factor, np.array([place, place + 1], np.int32), first, zeroes, enlarges, axes)
+        _product_at(x, factor, np.array([place, place + 1], np.int32), first, zeroes, enlarges, axes, narrow)
         for x, place, axes in zip(arrays, places, kept, strict=False)
     ]
 
@@ -79,13 +80,20 @@ def _first(coefficient: Array) -> Array:
     return jnp.minimum(jnp.any(jnp.isnan(coefficient)).astype(jnp.int32), 0)
 
 
-@partial(jax.jit, static_argnames=("zeroes", "enlarges", "kept"))
+@partial(jax.jit, static_argnames=("zeroes", "enlarges", "kept", "narrow"))
 def _product_at(
-    x: Array, factor: Factor, places: Array, which: Array, zeroes: bool, enlarges: bool, kept: Kept | None
+    x: Array,
+    factor: Factor,
+    places: Array,
+    which: Array,
+    zeroes: bool,
+    enlarges: bool,
+    kept: Kept | None,
+    narrow: bool,
 ) -> Array:
     """An array times its part of the factors, which begins at `places[which]`."""
     place = lax.dynamic_index_in_dim(places, which, keepdims=False)
-    product: Array = _product(x, factor.at(place, x, kept), zeroes, enlarges)
+    product: Array = _product(x, factor.at(place, x, kept, narrow), zeroes, enlarges)
     return product
 
 
