@@ -5,10 +5,11 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import gradclip.optax
-from gradclip import L1, L2, RMS, ClipGradByGlobalNorm, ClipGradByValue, Global, Linf, Lp, Row, Tensor
+from gradclip import L1, L2, RMS, ClipGradByGlobalNorm, ClipGradByNorm, ClipGradByValue, Global, Linf, Lp, Row, Tensor
 from gradclip.engines import jax_measure, jax_scale
 from gradclip.engines.base import Slot
 from gradclip.engines.jax import JAX
@@ -76,12 +77,14 @@ def test_a_product_in_float32_is_that_in_float64(factor):
 
 
 @pytest.mark.parametrize("donated", [False, True])
-@pytest.mark.parametrize("rule", [ClipGradByGlobalNorm(1.0), ClipGradByValue(0.5)], ids=repr)
-def test_an_array_is_written_once_and_where_it_lies(rule, donated):
-    """By the program that XLA makes: one expression writes, and nothing is copied."""
+@pytest.mark.parametrize("after", [optax.identity(), optax.sgd(0.1)], ids=["alone", "before SGD"])
+@pytest.mark.parametrize("rule", [ClipGradByGlobalNorm(1.0), ClipGradByValue(0.5), ClipGradByNorm(1.0)], ids=repr)
+def test_an_array_is_written_once_and_where_it_lies(rule, after, donated):
+    """By the program that XLA makes: one expression writes, that of the optimizer too, and nothing is copied."""
     array = jnp.ones((64, 256), jnp.float32)
-    update = gradclip.optax.clip(rule).update
-    jitted = jax.jit(lambda tree: update(tree, None)[0], donate_argnums=0 if donated else ())
+    tx = optax.chain(gradclip.optax.clip(rule), after)
+    state = tx.init({"w": array})
+    jitted = jax.jit(lambda tree: tx.update(tree, state)[0], donate_argnums=0 if donated else ())
     program = jitted.lower({"w": array}).compile().as_text()
     main = program[program.index("ENTRY") :]
     assert "64,256]{1,0} copy(" not in main
