@@ -64,7 +64,7 @@ def taken(a: Array, index: Any) -> Array:
 
 
 def sliced(a: Array, start: Array, size: int, narrow: bool) -> Array:
-    """So many elements of a vector, from `start` on; `narrow` is `is_narrow()`, asked outside of what is kept by JAX."""
+    """So many elements of a vector, from `start` on; `narrow` is `is_narrow()`, asked outside of what JAX keeps."""
 
     def cut(a: Array, start: Array) -> Array:
         return lax.dynamic_slice(a, (start,), (size,))
