@@ -12,6 +12,9 @@ only_long = pytest.mark.skipif(not LONG, reason="a part of the long form, `make 
 EXAMPLES = 12 if LONG else 4
 """How many gradients hypothesis draws for each rule."""
 
+FEW_SHAPES = ((), (3,), (4, 5), (0, 3), (2, 3, 5), (3, 0))
+"""The shapes that JAX meets in the short form: it compiles programs for each."""
+
 QUICK_PROGRAMS = (
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false "
     "--xla_cpu_parallel_codegen_split_count=1"

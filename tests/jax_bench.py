@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from effort import LONG
+from effort import FEW_SHAPES, LONG
 from gradclip.engines.base import Slot
 from gradclip.engines.jax import JAX
 from gradclip.testing import Bench
@@ -64,16 +64,14 @@ def units(shape: tuple[int, ...]) -> int | tuple[int, ...]:
     return {2: 1, 3: (1, 2), 4: 3, 5: 4}[len(shape)]
 
 
-FEW_SHAPES = ((), (3,), (4, 5), (0, 3), (2, 3, 5), (3, 0))
-
-
 def few_shapes(arrays: list[np.ndarray]) -> list[np.ndarray]:
-    """In the short form one array with each number of axes, and the empty ones: programs are compiled for each shape.
+    """In the short form an array with each number of axes, the empty ones, and what is not finite.
 
-    The two that are left out are for engines with vectors and blocks of their own.
+    The others are for engines with vectors and blocks of their own.
     """
     alike = [array.shape for array in arrays] == list(SHAPES)
-    return [array for array in arrays if array.shape in FEW_SHAPES] if alike and not LONG else arrays
+    kept = [array for array in arrays if array.shape in FEW_SHAPES or not np.isfinite(array).all()]
+    return kept if alike and not LONG else arrays
 
 
 BENCH = Flushed(JAX, make, read, unit_axis=units, unread=unread)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 
 from benches import BENCHES, COMPILED_DTYPES, DTYPES
-from effort import EXAMPLES, LONG
+from effort import EXAMPLES, FEW_SHAPES, LONG
 from gradclip.rules.estimators import QuantileTracker
 from gradclip.rules.response import Zero
 from gradclip.rules.rule import rules_in
@@ -23,7 +23,7 @@ SHARES = 8
 """A rule is drawn for an eighth of its laws, which are eight or more."""
 
 SHAPES = ((), (1,), (3,), (2, 3), (5, 1), (0,), (0, 2), (2, 0), (2, 2, 3), (17,))
-LAYOUTS = [[(4, 5)], [(), (3,), (4, 5), (0, 3), (2, 3, 5), (3, 0)]]
+LAYOUTS = [[(4, 5)], FEW_SHAPES]
 """In the short form: the shapes of the other laws, for which JAX has its programs already."""
 
 

@@ -78,17 +78,18 @@ def test_derivatives_are_finite_at_zero_and_near_it(rule):
 
 
 def test_a_step_that_was_compiled_among_float64_is_derived_where_there_is_none():
+    """Of shapes that no other test has, or what was compiled for that would be found."""
     transformation = clip(NormalizedGradient(each_tensor=True))
 
     def function(given):
         tree = {"given": given, "ones": jnp.ones(3, jnp.float32)}
         return transformation.update(tree, transformation.init(tree))[0]["given"]
 
-    given = jnp.array([3.0, 4.0], jnp.float32)
-    jax.clear_caches()
+    given = jnp.zeros(29, jnp.float32).at[:2].set([3.0, 4.0])
     with jax.enable_x64(True):
         jax.jacrev(function)(given)
-    np.testing.assert_allclose(jax.jacrev(function)(given), [[0.128, -0.096], [-0.096, 0.072]], atol=1e-6)
+    found = jax.jacrev(function)(given)
+    np.testing.assert_allclose(found[:2, :2], [[0.128, -0.096], [-0.096, 0.072]], atol=1e-6)
 
 
 def test_by_value_only_what_is_inside_has_a_derivative():
@@ -139,4 +140,4 @@ def test_backwards_the_derivative_is_that_forwards(rule, wide):
 
 @pytest.mark.parametrize("rule", [StableSPAM(), NormalizedGradient(), NormalizedGradient(epsilon=0.1)], ids=repr)
 def test_what_has_no_slope_at_zero_has_a_finite_one(rule):
-    assert np.isfinite(jax.jit(jax.jacrev(clipped(rule)))(jnp.zeros(2))).all()
+    assert np.isfinite(jax.jacrev(clipped(rule))(jnp.zeros(2))).all()

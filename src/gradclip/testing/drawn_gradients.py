@@ -64,7 +64,7 @@ def _filled(
 
 
 def _broken(arrays: list[Values], element: float) -> list[Values]:
-    """`arrays` with one element of the matrix (4, 5) replaced."""
+    """`arrays` with one element of the matrix (7, 129) replaced."""
     arrays = [array.copy() for array in arrays]
-    arrays[2][2, 3] = element
+    arrays[3][2, 77] = element
     return arrays
