@@ -17,11 +17,8 @@ import numpy as np
 from jax import Array, lax
 
 from gradclip.engines.base import LARGEST, SMALLEST, Kept
-from gradclip.engines.jax_numbers import BITS, NORMAL, magnitude, power, widened
+from gradclip.engines.jax_numbers import BITS, FLOAT32, NORMAL, magnitude, power, widened
 from gradclip.engines.jax_pieces import Piece, in_order, pieces_of, singly
-
-QUICK = (jnp.bfloat16, jnp.float16, jnp.float32)
-"""The types that are summed in float32 first."""
 
 LOST = 2.0**-100
 """Where n elements have a sum of n times this, the squares that float32 lost are below 2e-8 of it: 2^-126 / 2^-100."""
@@ -65,7 +62,7 @@ def totals(arrays: list[Array], p: float, kept: Rows = ()) -> Array:
 
     def quick(arrays: list[Array]) -> Array:
         pieces = pieces_of(arrays, kept)
-        return _in_order([_quick_or_exact(piece, p) for piece in pieces], pieces)
+        return in_order([_quick_or_exact(piece, p) for piece in pieces], pieces)
 
     found: Array = _on_each_platform(arrays, quick, exact)
     return found
@@ -73,7 +70,7 @@ def totals(arrays: list[Array], p: float, kept: Rows = ()) -> Array:
 
 def _on_each_platform(arrays: list[Array], quick: Callable[..., Any], exact: Callable[..., Any]) -> Any:
     """What both functions of the arrays give, by the quick one where that is right and faster: on a CPU."""
-    if any(x.dtype not in QUICK for x in arrays):
+    if any(x.dtype not in FLOAT32 for x in arrays):
         return exact(arrays)
     return lax.platform_dependent(arrays, cpu=quick, default=exact)
 
@@ -91,7 +88,7 @@ def scaled_totals(arrays: list[Array], p: float, kept: Rows = (), together: bool
         largest = [jnp.broadcast_to(most, peaks.shape) for peaks in largest]
     scales = [_scale_of(peak) for peak in largest]
     sums = [_scaled(piece, scale, p) for piece, scale in zip(pieces, scales, strict=True)]
-    return _in_order(sums, pieces), scales[0][:1] if together else _in_order(scales, pieces)
+    return in_order(sums, pieces), scales[0][:1] if together else in_order(scales, pieces)
 
 
 def _scale_of(peak: Array) -> Array:
@@ -116,8 +113,7 @@ def peaks(arrays: list[Array]) -> Numbers:
     """
     pieces = pieces_of([lax.stop_gradient(x) for x in arrays])
     found = [_peaks(piece.array, piece.axes) for piece in pieces]
-    two = [2] * len(pieces)
-    return in_order([sides for sides, _ in found], pieces, two), in_order([broken for _, broken in found], pieces, two)
+    return in_order([sides for sides, _ in found], pieces), in_order([broken for _, broken in found], pieces)
 
 
 @partial(jax.jit, static_argnames="axes")
@@ -135,12 +131,8 @@ def _peaks(x: Array, axes: tuple[int, ...]) -> Numbers:
     return widened(sides), broken.reshape(-1).astype(jnp.float64)
 
 
-def _in_order(found: list[Array], pieces: list[Piece]) -> Array:
-    return in_order(found, pieces, [piece.rows for piece in pieces])
-
-
 def _exact_totals(pieces: list[Piece], p: float) -> Array:
-    return _in_order([_exact(piece.array, p, piece.axes) for piece in pieces], pieces)
+    return in_order([_exact(piece.array, p, piece.axes) for piece in pieces], pieces)
 
 
 @partial(jax.jit, static_argnames=("p", "axes"))

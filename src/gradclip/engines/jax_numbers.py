@@ -117,6 +117,8 @@ BITS = {
     jnp.dtype(jnp.float32): Bits(np.int32, 0x7F800000, 2.0**-149),
     jnp.dtype(jnp.float64): Bits(np.int64, 0x7FF << 52, 5e-324),
 }
+FLOAT32 = (jnp.bfloat16, jnp.float16, jnp.float32)
+"""The types that are multiplied in float32, and on a CPU summed in it first."""
 FLUSHED = (jnp.bfloat16, jnp.float32)
 """The types whose denormal numbers a CPU loses and float64 can hold."""
 

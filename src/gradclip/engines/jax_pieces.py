@@ -6,7 +6,7 @@ A model has thousands of small arrays, and a program that reads each by itself t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
+from itertools import accumulate, chain
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -61,15 +61,19 @@ def pieces_of(arrays: Sequence[Array], kept: Sequence[Kept | None] = ()) -> list
     return pieces
 
 
-def in_order(found: Sequence[Array], pieces: Sequence[Piece], numbers: Sequence[int]) -> Array:
-    """What was found of the pieces, so many numbers for each array of one, in the order of the arrays."""
+def in_order(found: Sequence[Array], pieces: Sequence[Piece]) -> Array:
+    """What was found of the pieces, as many numbers for each array of one, in the order of the arrays."""
     if not found:
         return jnp.zeros(0)
     joined = found[0] if len(found) == 1 else jnp.concatenate(found)
-    many = {place: count for piece, count in zip(pieces, numbers, strict=True) for place in piece.places}
+    many = {
+        place: part.size // len(piece.places)
+        for part, piece in zip(found, pieces, strict=True)
+        for place in piece.places
+    }
     if list(many) == sorted(many):
         return joined
-    starts = dict(zip(many, np.cumsum([0, *many.values()]), strict=False))
+    starts = dict(zip(many, accumulate(many.values(), initial=0), strict=False))
     wanted = chain.from_iterable(range(starts[place], starts[place] + many[place]) for place in sorted(many))
     return joined[np.fromiter(wanted, np.int32)]
 

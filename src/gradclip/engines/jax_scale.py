@@ -17,10 +17,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from gradclip.engines.base import Kept, along, around
-from gradclip.engines.jax_numbers import BITS, NORMAL, narrowed, sliced, upper_half, widened
-
-FLOAT32 = (jnp.bfloat16, jnp.float16, jnp.float32)
-"""The types that are multiplied in float32."""
+from gradclip.engines.jax_numbers import BITS, FLOAT32, NORMAL, narrowed, sliced, upper_half, widened
 
 
 class Factor(NamedTuple):
