@@ -35,8 +35,10 @@ from gradclip import (
 )
 from gradclip.clipper import Clipper
 from gradclip.engines import torch as torch_engine
+from gradclip.engines import torch_measure
 from gradclip.engines.reference import ReferenceEngine
-from gradclip.engines.torch import TorchEngine, TorchFunctions
+from gradclip.engines.torch import TorchEngine
+from gradclip.engines.torch_functions import TorchFunctions
 from gradclip.rules import codec
 from gradclip.rules.response import KEEP
 from gradclip.step.policy import POLICIES, Policy
@@ -78,6 +80,10 @@ def coefficient_as(formula):
     return lambda self, ratio, xp: formula(ratio, xp)
 
 
+narrow_norms = around(torch_measure._norms_of, lambda norms: norms.to(torch.float16).double())
+rolled_rows = around(torch_engine.row_factors, None, lambda coefficient, *rest: (coefficient.roll(1), *rest))
+
+
 def tiny_gradients():
     return [array * 1e-6 for array in ordinary_gradients()]
 
@@ -86,19 +92,15 @@ def with_epsilon(measure, rule, sizes, unscaled_norm=gradclip.step.decide.unscal
     return unscaled_norm(measure, rule, sizes) + 1e-6
 
 
-def always_multiply(target, factor):
-    target.mul_(factor)
+def always_multiply(targets, values):
+    for target, value in zip(targets, values, strict=True):
+        target.mul_(value)
 
 
 def flatten_and_scale(self, batch, scope, coefficient, *known, apply_=ReferenceEngine.apply_):
     apply_(self, batch, scope, coefficient)
     for tensor in batch.tensors:
         tensor.shape = (tensor.size,)
-
-
-def narrow_norms(tensor, axis, norm, scaled, _norms=torch_engine._norms):
-    norms, scales = _norms(tensor, axis, norm, scaled)
-    return (norms * scales).to(torch.float16).double(), torch.ones_like(scales)
 
 
 def write_first(parts, answer, engine, *rest, respond=gradclip.step.respond.respond):
@@ -117,9 +119,9 @@ def look_at_the_list(self, batch, scope, coefficient, *known, apply_=TorchEngine
         apply_(self, batch, scope, coefficient)
 
 
-def look_for_nonfinite(self, batch, scope, norms, _nonfinite=TorchEngine._nonfinite):
+def look_for_nonfinite(self, batch, axes, totals, together, _nonfinite=TorchEngine._nonfinite):
     assert self.waits
-    return norms.new_zeros(len(norms)) if torch.isfinite(norms).all() else _nonfinite(self, batch, scope, norms)
+    return torch.zeros_like(totals) if torch.isfinite(totals).all() else _nonfinite(self, batch, axes, totals, together)
 
 
 def forget_the_memory(self, state, load=Clipper.load_state_dict):
@@ -189,7 +191,7 @@ PLANTS = [
         "written although below",
         laws.below_the_threshold_nothing_is_written,
         torch_engine,
-        "_scale_where_needed",
+        "scale_where_needed_",
         always_multiply,
     ),
     planted(
@@ -217,8 +219,8 @@ PLANTS = [
         "rows of a tensor scaled apart",
         laws.the_direction_stays,
         torch_engine,
-        "_scale_where_needed",
-        lambda target, factor: target.copy_(target.clamp(-0.1, 0.1)),
+        "scale_where_needed_",
+        lambda targets, values: [target.copy_(target.clamp(-0.1, 0.1)) for target in targets],
     ),
     planted(
         "an epsilon in the coefficient",
@@ -253,13 +255,13 @@ PLANTS = [
     planted(
         "a flattened gradient", laws.shape_and_dtype_stay, ReferenceEngine, "apply_", flatten_and_scale, bench=REFERENCE
     ),
-    planted("norms in fp16", laws.it_agrees_with_the_reference, torch_engine, "_norms", narrow_norms),
+    planted("norms in fp16", laws.it_agrees_with_the_reference, torch_measure, "_norms_of", narrow_norms),
     planted(
         "wrong index of rows",
         laws.it_agrees_with_the_reference,
         torch_engine,
-        "_factors",
-        around(torch_engine._factors, None, lambda t, scope, c: (t, scope, c.roll(1))),
+        "row_factors",
+        rolled_rows,
         rule=ROWS,
     ),
     planted(
@@ -285,7 +287,7 @@ PLANTS = [
         "POLICIES",
         POLICIES | {"skip": POLICIES["keep"]},
     ),
-    planted("0 * inf", laws.zeroing_leaves_only_finite_numbers, torch_engine, "_scale_where_needed", always_multiply),
+    planted("0 * inf", laws.zeroing_leaves_only_finite_numbers, torch_engine, "scale_where_needed_", always_multiply),
     planted(
         "NaN by value becomes inf",
         laws.zeroing_leaves_only_finite_numbers,
@@ -382,7 +384,7 @@ PLANTS = [
         lambda measure, rule, scale: measure.total,
         rule=Rule(norm=gradclip.Lp(3.0)),
     ),
-    planted("norms in fp16", laws.every_norm_is_right, torch_engine, "_norms", narrow_norms),
+    planted("norms in fp16", laws.every_norm_is_right, torch_measure, "_norms_of", narrow_norms),
     planted(
         "measuring writes",
         laws.every_norm_is_right,
@@ -431,10 +433,7 @@ def test_an_engine_that_is_wrong_for_one_member_of_the_list_is_found():
     """The product over engines and rules finds a bug that only rows of matrices have."""
     from laws import test_engines_keep_the_laws as product
 
-    wrong = around(
-        torch_engine._factors, None, lambda t, scope, c: (t, scope, c.roll(1) if isinstance(scope, Row) else c)
-    )
-    with mock.patch.object(torch_engine, "_factors", wrong), pytest.raises(AssertionError, match="each row"):
+    with mock.patch.object(torch_engine, "row_factors", rolled_rows), pytest.raises(AssertionError, match="each row"):
         product.test_every_engine_keeps_every_law("torch", laws.it_agrees_with_the_reference)
 
 
@@ -442,16 +441,16 @@ def test_a_bug_that_only_drawn_gradients_meet_is_found():
     """An engine that forgets the last element of a tensor with an odd number of them."""
     from laws import test_laws_hold_for_drawn_gradients as drawn
 
-    def forgetful(tensor, axis, norm, scaled, _norms=torch_engine._norms):
-        short = tensor.reshape(-1)[:-1] if tensor.dim() < 2 and tensor.numel() % 2 else tensor
-        return _norms(short, axis, norm, scaled)
+    def forgetful(tensors, axes, norm, _norms_of=torch_measure._norms_of):
+        short = [t.reshape(-1)[:-1] if t.dim() < 2 and t.numel() % 2 else t for t in tensors]
+        return _norms_of(short, axes, norm)
 
-    with mock.patch.object(torch_engine, "_norms", forgetful), unshrunk(), pytest.raises(AssertionError):
+    with mock.patch.object(torch_measure, "_norms_of", forgetful), unshrunk(), pytest.raises(AssertionError):
         drawn.test_the_law_holds("torch", laws.it_agrees_with_the_reference)
 
 
 def test_the_bench_sees_a_write_that_changes_no_bit():
     bench = bench_of(torch_engine.CPU)
-    with mock.patch.object(torch_engine, "_scale_where_needed", lambda target, factor: target.mul_(1.0)):
+    with mock.patch.object(torch_engine, "scale_where_needed_", lambda targets, _: [t.mul_(1.0) for t in targets]):
         assert bench.clip(NORM, [np.array([0.1])]).wrote == [True]
     assert bench.clip(Rule(Tensor(), L2(), Constant(0.5)), [np.array([0.1])]).wrote == [False]

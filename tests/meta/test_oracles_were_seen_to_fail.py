@@ -25,9 +25,11 @@ import test_result
 from doors import Door, parameter
 from engines import test_cpu
 from gradclip import ClipGradByGlobalNorm, Global, Group, Rescale
-from gradclip.engines import cpu_gather
+from gradclip.engines import cpu_gather, torch_measure
 from gradclip.engines import torch as torch_engine
 from gradclip.engines.torch import TorchEngine
+from gradclip.engines.torch_layout import distinct
+from gradclip.engines.torch_stacks import of_each
 from gradclip.rules.response import KEEP
 from gradclip.rules.rule import rewritten
 from gradclip.rules.sweep import phases_of
@@ -55,37 +57,35 @@ from structure import (
 DOOR = Door("torch")
 
 
-def narrow_norms(tensor, axis, norm, scaled=False):
+def narrow_norms(cut, norm):
     """The norm in the gradient's own dtype, as PyTorch takes it."""
-    cut = torch_engine.rows(tensor, axis)
-    found = torch.linalg.vector_norm(cut, norm.p, dim=(0, 2)) if cut.numel() else cut.new_zeros(cut.shape[1])
-    return found.double(), torch.ones_like(found, dtype=torch.float64)
+    return torch.linalg.vector_norm(cut, norm.p, dim=torch_measure.AROUND).double()
 
 
-def single_squares(tensor, axis, norm, scaled=False):
+def single_squares(cut, norm):
     """The power sum in fp32, without a rescue."""
-    cut = torch_engine.rows(tensor, axis).abs().float()
-    return cut.pow(norm.p).sum((0, 2)).pow(1 / norm.p).double(), torch.ones(cut.shape[1], dtype=torch.float64)
+    return cut.abs().float().pow(norm.p).sum(torch_measure.AROUND).pow(1 / norm.p).double()
 
 
-def single_powers(tensor, axis, order):
+def single_powers(cut, order):
     """The same of another order."""
-    cut = torch_engine.rows(tensor, axis).abs().float()
-    return cut.pow(order).sum((0, 2)).double(), torch.ones(cut.shape[1], dtype=torch.float64)
+    found = cut.abs().float().pow(order).sum(torch_measure.AROUND).double()
+    return found, torch.ones_like(found)
 
 
-def at_once(norms):
-    """The same bug where the norms of all tensors are taken in one call."""
+def of_segments(norms):
+    """The same bug wherever the norms of all tensors are taken, in one call or not."""
 
-    def of_batch(batch, norm):
-        found, scales = zip(*(norms(tensor, None, norm) for tensor in batch.tensors), strict=True)
-        return torch.cat(found), torch.cat(scales)
+    def of_tensors(tensors, axes, norm):
+        (found,) = of_each(tensors, lambda stack: (norms(torch_measure.rows(stack, axes[stack.places[0]]), norm),))
+        return found
 
-    return of_batch
+    return of_tensors
 
 
-def always_multiply(target, factor):
-    target.mul_(factor)
+def always_multiply(targets, values):
+    for target, value in zip(targets, values, strict=True):
+        target.mul_(value)
 
 
 def with_epsilon(measure, rule, sizes, unscaled_norm=gradclip.step.decide.unscaled_norm):
@@ -109,17 +109,18 @@ def from_the_norm(measure, *args, decide=gradclip.step.decide.decide, **kwargs):
     return decide(measure._replace(nonfinite=measure.nonfinite * 0.0), *args, **kwargs)
 
 
-def flags_only(self, batch, scope, norms):
-    return (~torch.isfinite(norms)).to(norms.dtype)
+def flags_only(tensors, axes, nonfinite_of=torch_engine.nonfinite_of):
+    return nonfinite_of(tensors, axes).clamp(max=1)
 
 
 def shrink_always(self, ratio, xp):
     return 1.0 / (xp.maximum(ratio, 1.0) + 1e-6)
 
 
-def half_precision_product(target, factor):
-    if factor != 1.0:
-        target.mul_(factor.to(target.dtype))
+def half_precision_product(targets, values):
+    for target, value in zip(targets, values, strict=True):
+        if value != 1.0:
+            target.mul_(torch.tensor(value, dtype=target.dtype))
 
 
 def write_everything_first(parts, answer, engine, *rest, respond=gradclip.step.respond.respond):
@@ -145,8 +146,8 @@ def narrow_result(*args, as_tensor=gradclip.torch.functional._as_tensor):
     return as_tensor(*args).to(torch.float16)
 
 
-def stored_once(batch, norm, norms=torch_engine._norms_at_once):
-    return norms(batch._replace(tensors=batch.targets), norm)
+def stored_once(tensors, *rest, totals_of=torch_engine.totals_of, **options):
+    return totals_of([distinct(tensor) for tensor in tensors], *rest, **options)
 
 
 def any_limit(value, what):
@@ -158,31 +159,31 @@ NUMBERS = [
         "norm in the gradient's dtype",
         test_numbers.test_an_fp16_norm_beyond_fp16_is_right_and_the_gradient_survives,
         (DOOR, 2.0),
-        torch_engine,
-        "_norms_at_once",
-        at_once(narrow_norms),
+        torch_measure,
+        "_norms_of",
+        of_segments(narrow_norms),
     ),
     Plant(
         "norm over tensors in fp16",
         test_numbers.test_an_fp16_norm_of_1e5_over_two_tensors_is_right,
         (DOOR,),
-        torch_engine,
-        "_norms_at_once",
-        at_once(narrow_norms),
+        torch_measure,
+        "_norms_of",
+        of_segments(narrow_norms),
     ),
     Plant(
         "power sum in fp32, large",
         test_numbers.test_squares_beyond_fp32_do_not_spoil_the_norm,
         (DOOR, torch.float32, 1e25, 2.0),
-        torch_engine,
-        "_norms_at_once",
-        at_once(single_squares),
+        torch_measure,
+        "_norms_of",
+        of_segments(single_squares),
     ),
     Plant(
         "power sum in fp32, small",
         test_numbers.test_squares_beyond_fp32_do_not_spoil_the_norm,
         (DOOR, torch.bfloat16, 1e-25, 3.0),
-        torch_engine,
+        torch_measure,
         "_power_sums",
         single_powers,
     ),
@@ -190,16 +191,16 @@ NUMBERS = [
         "fp32 accumulation",
         test_numbers.test_fifty_million_elements_are_measured_to_1e_6,
         (DOOR,),
-        torch_engine,
-        "_norms_at_once",
-        at_once(narrow_norms),
+        torch_measure,
+        "_norms_of",
+        of_segments(narrow_norms),
     ),
     Plant(
         "written below the limit",
         test_numbers.test_below_the_limit_nothing_is_written,
         (DOOR, ClipGradByGlobalNorm, torch.float32),
         torch_engine,
-        "_scale_where_needed",
+        "scale_where_needed_",
         always_multiply,
     ),
     Plant(
@@ -207,7 +208,7 @@ NUMBERS = [
         test_numbers.test_the_drop_ins_write_nothing_below_the_limit,
         (DOOR,),
         torch_engine,
-        "_scale_where_needed",
+        "scale_where_needed_",
         always_multiply,
     ),
     Plant(
@@ -215,7 +216,7 @@ NUMBERS = [
         test_numbers.test_in_a_step_that_clips_one_tensor_the_others_are_not_written,
         (DOOR,),
         torch_engine,
-        "_scale_where_needed",
+        "scale_where_needed_",
         always_multiply,
     ),
     Plant(
@@ -239,7 +240,7 @@ NUMBERS = [
         test_numbers.test_a_coefficient_does_not_underflow_in_fp16,
         (DOOR,),
         torch_engine,
-        "_scale_where_needed",
+        "scale_where_needed_",
         half_precision_product,
     ),
     Plant(
@@ -247,7 +248,7 @@ NUMBERS = [
         test_numbers.test_a_coefficient_of_0_writes_zeros_over_infinity,
         (DOOR,),
         torch_engine,
-        "_scale_where_needed",
+        "scale_where_needed_",
         always_multiply,
     ),
     Plant(
@@ -281,8 +282,8 @@ BROKEN = [
         "tensors are counted instead of elements",
         test_nonfinite.test_every_element_is_counted,
         (DOOR,),
-        TorchEngine,
-        "_nonfinite",
+        torch_engine,
+        "nonfinite_of",
         flags_only,
     ),
     Plant(
@@ -389,7 +390,7 @@ PARAMETERS = [
         test_parameters.test_an_expanded_gradient_counts_each_element_and_is_scaled_once,
         (DOOR, Global(), 1),
         torch_engine,
-        "_norms_at_once",
+        "totals_of",
         stored_once,
     ),
     Plant(

@@ -21,11 +21,16 @@ from rules import test_scope
 in_float64 = pytest.fixture(autouse=True)(float64_scalars)
 
 
-def swapped(factor, tensor, target, kept, _factor=torch_engine._factor):
+def swapped(coefficient, tensors, targets, axes, row_factors=torch_engine.row_factors):
     """The coefficients of two axes in the order of the second one."""
-    sizes = [tensor.shape[axis] for axis in kept]
-    turned = factor.reshape(sizes[::-1]).T.reshape(-1) if len(kept) == 2 else factor
-    return _factor(turned, tensor, target, kept)
+
+    def turned(factor, tensor, kept):
+        sizes = [tensor.shape[axis] for axis in kept or ()]
+        return factor.reshape(sizes[::-1]).T.reshape(-1) if len(sizes) == 2 else factor
+
+    counts = [base.around(tensor.shape, kept)[1] for tensor, kept in zip(tensors, axes, strict=True)]
+    every = map(turned, torch.split(coefficient, counts), tensors, axes)
+    return row_factors(torch.cat(list(every)), tensors, targets, axes)
 
 
 PLANTS = [
@@ -58,7 +63,7 @@ PLANTS = [
         parity.test_several_axes_are_kept_where_they_are_named,
         ("torch", (1, 2)),
         torch_engine,
-        "_factor",
+        "row_factors",
         swapped,
     ),
     Plant(

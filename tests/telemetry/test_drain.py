@@ -10,7 +10,8 @@ import torch
 
 import gradclip
 from gradclip import ClipGradByGlobalNorm, ClipGradByNorm, ClipGradByValue, ZClip
-from gradclip.engines.torch import CPU, DEVICE, TorchEngine, _uploaded
+from gradclip.engines.torch import CPU, DEVICE, TorchEngine
+from gradclip.engines.torch_functions import uploaded
 from gradclip.telemetry import Telemetry, memory
 from gradclip.telemetry.observed import event_of
 from gradclip.telemetry.pending import light, on_host
@@ -95,7 +96,7 @@ def check_a_drain_is_one_copy(every):
     clippers[1].telemetry.drain()
     with mock.patch.object(TorchEngine, "on_host", move_and_destroy):
         clippers[0].telemetry.drain()
-    _uploaded.cache_clear()  # constants on the device were destroyed, too
+    uploaded.cache_clear()  # constants on the device were destroyed, too
     assert [replace(event, time=0.0) for event in seen] == [replace(event, time=0.0) for event in truth]
     assert len({id(array) for array in moves}) == len(moves) > every
 

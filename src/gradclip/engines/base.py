@@ -238,11 +238,14 @@ def row_axes(scope: Scope, shapes: Sequence[Shape], unit_axis: Callable[[Shape],
     """For each tensor the axes whose indices are its segments; None, or no axis, where all of it is one segment."""
     if not isinstance(scope, Row):
         return [None] * len(shapes)
-    wanted = scope.axis
-    return [
-        None if len(shape) < 2 else _kept_axes(unit_axis(shape) if wanted is None else wanted, shape, index)
-        for index, shape in enumerate(shapes)
-    ]
+    wanted, known = scope.axis, dict[Shape, Kept | None]()
+    for index, shape in enumerate(map(tuple, shapes)):
+        if shape not in known:
+            of_shape = len(shape) > 1
+            known[shape] = (
+                _kept_axes(unit_axis(shape) if wanted is None else wanted, shape, index) if of_shape else None
+            )
+    return [known[tuple(shape)] for shape in shapes]
 
 
 def _kept_axes(wanted: Axes, shape: Shape, index: int) -> Kept:

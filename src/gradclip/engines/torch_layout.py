@@ -22,6 +22,7 @@ COMPLEX = frozenset({torch.complex32, torch.complex64, torch.complex128})
 
 
 TENSOR, PARAMETER = torch.Tensor, torch.nn.Parameter
+PLAIN = frozenset({TENSOR, PARAMETER})
 """The classes whose own instances may be read by pointer; another subclass may mean anything."""
 
 
@@ -72,6 +73,37 @@ def written(tensors: Iterable[torch.Tensor]) -> None:
     torch.autograd.graph.increment_version(tensors)
 
 
+DTYPE, SHAPE, LAYOUT, DEVICE, BYTES = (
+    getattr(torch.Tensor, name).__get__ for name in ("dtype", "shape", "layout", "device", "nbytes")
+)
+
+
+def are_plain(tensors: Sequence[torch.Tensor]) -> bool:
+    """Whether all are real and contiguous and on one device, to be measured and written where they lie.
+
+    A loop in Python takes ten times as long as these.
+    """
+    if not PLAIN.issuperset(map(type, tensors)) or not {torch.strided}.issuperset(map(LAYOUT, tensors)):
+        return False
+    devices = set(map(DEVICE, tensors))
+    dense = FLOATS.issuperset(map(DTYPE, tensors)) and all(map(torch.Tensor.is_contiguous, tensors))
+    return dense and len(devices) == 1 and devices.pop().type != "meta" and not any(map(torch.Tensor.is_neg, tensors))
+
+
+def hold_float64(tensors: Sequence[torch.Tensor]) -> bool:
+    """Whether any has elements, or parts of complex ones, of 64 bits."""
+    return not {torch.float64, torch.complex128}.isdisjoint(map(DTYPE, tensors))
+
+
+def extents(tensors: Sequence[torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
+    """Where the memory of each begins and ends."""
+    if are_plain(tensors):
+        starts, sizes = (np.fromiter(map(of, tensors), np.int64) for of in (torch.Tensor.data_ptr, BYTES))
+        return starts, starts + sizes
+    starts, ends = np.array([extent(tensor) for tensor in tensors]).T
+    return starts, ends
+
+
 def memory(tensor: torch.Tensor) -> np.ndarray:
     """The memory of a strided tensor as NumPy describes it, on whatever device."""
     item = tensor.element_size()
@@ -103,6 +135,8 @@ def plain(gradient: torch.Tensor, index: int) -> torch.Tensor:
         raise UnsupportedGradient(index, "it is a FakeTensor, which holds no numbers")
     if gradient.dtype not in FLOATS | COMPLEX:
         raise UnsupportedGradient(index, NO_FLOAT.format(gradient.dtype))
+    if type(gradient) in PLAIN and not (gradient.requires_grad and torch.is_grad_enabled()):
+        return gradient
     return gradient.detach().as_subclass(torch.Tensor)
 
 

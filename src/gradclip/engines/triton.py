@@ -18,8 +18,10 @@ import triton.language as tl
 from gradclip.engines import triton_kernels as kernels
 from gradclip.engines import triton_rows
 from gradclip.engines.base import Batch, Kept, Measure, Tables, apart, row_axes
-from gradclip.engines.torch import DIRECT, FUNCTIONS, TorchEngine, _uploaded, refuse_elsewhere
+from gradclip.engines.torch import TorchEngine, refuse_elsewhere
+from gradclip.engines.torch_functions import FUNCTIONS, uploaded
 from gradclip.engines.torch_layout import TorchPayload, distinct, payload_of, plain, unit_axis, written
+from gradclip.engines.torch_measure import DIRECT
 from gradclip.engines.triton_table import ChunkTable, Launch, Structure, cuts_of, parts_of, seen, signature_of
 from gradclip.rules.arrays import Operand
 from gradclip.rules.norm import Norm
@@ -281,7 +283,7 @@ def results(table: ChunkTable) -> list[torch.Tensor]:
 def bounds_on(device: torch.device, low: Operand, high: Operand, tensors: int) -> tuple[torch.Tensor, int]:
     """Two bounds for all tensors, or for each, on the device, and the numbers from one tensor's to the next one's."""
     if not isinstance(low, torch.Tensor) and not isinstance(high, torch.Tensor):
-        return _uploaded((float(low), float(high)), torch.float64, device), 0
+        return uploaded((float(low), float(high)), torch.float64, device), 0
     each = [torch.as_tensor(bound, dtype=torch.float64, device=device).expand(tensors) for bound in (low, high)]
     return torch.stack(each, 1), 2
 

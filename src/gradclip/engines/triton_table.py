@@ -17,7 +17,7 @@ import torch
 import triton
 
 from gradclip.engines.base import Kept, around
-from gradclip.engines.torch_layout import FLOATS
+from gradclip.engines.torch_layout import DTYPE, FLOATS, LAYOUT, PLAIN, SHAPE
 from gradclip.engines.triton_kernels import FIELDS, MANY, PERIOD, RUN, SEGMENT, SIZE, SLOT, START, TENSOR
 
 CHUNK = 1 << 16
@@ -90,10 +90,6 @@ class Structure:
         """The table of the tensors, cut so."""
         aligned = [not address % ALIGNMENT for address in self._known]
         return table_of(cuts, self._dtypes, aligned, together, self._device)
-
-
-DTYPE, SHAPE, LAYOUT = (getattr(torch.Tensor, name).__get__ for name in ("dtype", "shape", "layout"))
-PLAIN = {torch.Tensor, torch.nn.Parameter}
 
 
 class Seen(NamedTuple):

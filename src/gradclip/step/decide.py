@@ -109,8 +109,40 @@ def decide(
 ) -> Decision:
     """The decision of one stage: `coefficient = phi(norm / threshold)`, unless the segment is non-finite."""
     xp, policy = measure.xp, terms.policy
-    unscaled = unscaled_norm(measure, rule, sizes) / terms.divisor
-    norm = unscaled * measure.scale
+    limited = _limited(measure, rule, state, terms, sizes, weights)
+    bad, action = limited.bad, _action(limited.coefficient, rule, xp)
+    return Decision(
+        limited.norm,
+        limited.threshold,
+        xp.where(bad, policy.coefficient, limited.coefficient),
+        xp.where(bad, policy.action, action),
+        limited.state,
+    )
+
+
+def norm_and_coefficient(measure: Measure, rule: Rule) -> tuple[Array, Array]:
+    """Of the decision of a rule that remembers nothing, what it takes to clip by hand."""
+    limited = _limited(measure, rule, {}, Terms())
+    return limited.norm, measure.xp.where(limited.bad, KEEPS.coefficient, limited.coefficient)
+
+
+class Limited(NamedTuple):
+    """What the finite segments of a stage get, and which are not finite."""
+
+    norm: Array
+    threshold: Array
+    coefficient: Array
+    bad: Array
+    state: State
+
+
+def _limited(
+    measure: Measure, rule: Rule, state: State, terms: Terms, sizes: Sequence[int] = (), weights: Array | None = None
+) -> Limited:
+    xp = measure.xp
+    unscaled = unscaled_norm(measure, rule, sizes)
+    unscaled = unscaled if _is_one(terms.divisor) else unscaled / terms.divisor
+    norm = unscaled if _is_one(measure.scale) else unscaled * measure.scale
     bad = xp.either(measure.nonfinite > 0, xp.nonfinite(measure.total))
     if rule.threshold.adapts:
         threshold, state = _adapted(norm, bad, rule, state, terms, xp, weights)
@@ -122,10 +154,12 @@ def decide(
         coefficient = _computed(
             lambda limit: _coefficient(norm, unscaled, measure.scale, limit, rule, xp), norm, threshold, xp
         )
-    action = _action(coefficient, rule, xp)
-    return Decision(
-        norm, threshold, xp.where(bad, policy.coefficient, coefficient), xp.where(bad, policy.action, action), state
-    )
+    return Limited(norm, threshold, coefficient, bad, state)
+
+
+def _is_one(number: Operand) -> bool:
+    """Whether this is 1 without a look at a device: then an operation on it can be spared."""
+    return isinstance(number, float) and number == 1.0
 
 
 def elementwise_decision(measure: Measure, rule: Rule, state: State, terms: Terms) -> Decision:

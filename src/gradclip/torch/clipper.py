@@ -14,6 +14,7 @@ from gradclip import clipper
 from gradclip.engines import choice, torch_layout
 from gradclip.engines import torch as torch_engine
 from gradclip.engines.base import Engine
+from gradclip.engines.torch_functions import wide_of
 from gradclip.errors import GradclipWarning
 from gradclip.rules.rule import AnyRule
 from gradclip.step.gradients import Gradients, checked_need_clip, one_float
@@ -150,7 +151,7 @@ def number_for(engine: Engine, number: torch.Tensor | float, like: torch.Tensor)
     number = number.detach() if isinstance(number, torch.Tensor) else number
     if not isinstance(engine, torch_engine.TorchEngine):
         return one_float(number)
-    wide = torch_engine.wide_of(like)
+    wide = wide_of(like)
     if isinstance(number, torch.Tensor):
         return number.reshape(1).to(like.device, wide)
     return torch.full((1,), one_float(number), dtype=wide, device=like.device)

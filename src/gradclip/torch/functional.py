@@ -16,7 +16,8 @@ from types import GeneratorType
 import torch
 
 from gradclip.engines.base import Batch, Engine, Measure, UnsupportedGradient
-from gradclip.engines.torch import FUNCTIONS, TorchEngine, wide_of
+from gradclip.engines.torch import TorchEngine
+from gradclip.engines.torch_functions import FUNCTIONS, wide_of
 from gradclip.errors import GradclipWarning, shown
 from gradclip.rules.arguments import checked_flag, items_of, plain_number, real_number
 from gradclip.rules.arrays import SCALARS, Operand
@@ -25,7 +26,7 @@ from gradclip.rules.response import Rescale
 from gradclip.rules.rule import Rule
 from gradclip.rules.scope import Global
 from gradclip.rules.threshold import Constant, checked_limit
-from gradclip.step.decide import Terms, decide
+from gradclip.step.decide import norm_and_coefficient
 from gradclip.step.respond import report_none_found, user_level
 from gradclip.torch.clipper import engine_for
 from gradclip.torch.eager import eager
@@ -63,11 +64,11 @@ def clip_grad_norm_(
         return torch.tensor(0.0)
     engine, batch = _gathered(gradients)
     measure = engine.measure(batch, GLOBAL, rule.norm)
-    decision = decide(measure, rule, {}, Terms())
+    norm, coefficient = norm_and_coefficient(measure, rule)
     if checked_flag(error_if_nonfinite, "error_if_nonfinite"):
         _raise_if_nonfinite(engine.to_host(measure.nonfinite)[0], rule.norm)
-    engine.apply_(batch, GLOBAL, decision.coefficient)
-    return _as_tensor(decision.norm, engine, batch)
+    engine.apply_(batch, GLOBAL, coefficient, zeroes=False, enlarges=False)
+    return _as_tensor(norm, engine, batch)
 
 
 @eager
@@ -92,7 +93,7 @@ def get_total_norm(
         return torch.tensor(0.0)
     engine, batch = _gathered(found, unique=False)
     measure = engine.measure(batch, GLOBAL, rule.norm)
-    norm = decide(measure, rule, {}, Terms()).norm
+    norm, _ = norm_and_coefficient(measure, rule)
     if checked_flag(error_if_nonfinite, "error_if_nonfinite"):
         _raise_if_nonfinite(engine.to_host(measure.nonfinite)[0], rule.norm)
     return _as_tensor(norm, engine, batch)
@@ -117,8 +118,8 @@ def clip_grads_with_norm_(
     if not gradients:
         return
     engine, batch = _gathered(gradients)
-    decision = decide(_known(total_norm, engine, gradients[0]), rule, {}, Terms())
-    engine.apply_(batch, GLOBAL, decision.coefficient, zeroes=False, enlarges=False)
+    _, coefficient = norm_and_coefficient(_known(total_norm, engine, gradients[0]), rule)
+    engine.apply_(batch, GLOBAL, coefficient, zeroes=False, enlarges=False)
 
 
 @eager
@@ -229,7 +230,7 @@ def _as_tensor(norm: Operand, engine: Engine, batch: Batch) -> torch.Tensor:
     """The norm as a 0-dim tensor: float32, or float64 where the gradients or the number need it."""
     dtype = torch.float64 if engine.holds_float64(batch) else torch.float32
     if engine.waits:
-        on_device: torch.Tensor = norm.reshape(()).to(dtype)
+        on_device: torch.Tensor = norm.sum(dtype=dtype)  # of one number: without an axis, and cast, in one operation
         return on_device
     value = norm if isinstance(norm, float) else engine.to_host(norm)[0]
     return torch.scalar_tensor(value, dtype=torch.float64 if FLOAT32_MAX < value < math.inf else dtype)
