@@ -13,6 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from effort import LONG
 from gradclip.engines import torch as torch_engine
 from gradclip.engines.base import Engine
+from gradclip.engines.torch import TorchEngine
+from gradclip.engines.torch_devices import DevicesEngine
 from gradclip.testing import REFERENCE, Bench
 from gradclip.torch.clipper import cpu_engine
 
@@ -75,6 +77,11 @@ def bench_of(engine: Engine) -> Bench:
     return Bench(engine, make, read, stamp=lambda tensor: tensor._version)
 
 
+def on_two_devices(engine: TorchEngine) -> Engine:
+    """The engine of several devices, for tensors on the CPU: those of an even number of elements are on another one."""
+    return DevicesEngine(engine.name, lambda device: engine, lambda tensor: tensor.numel() % 2)
+
+
 def has_all_verbs(engine: Engine | None) -> bool:
     return engine is not None and all(hasattr(engine, verb) for verb in VERBS)
 
@@ -94,6 +101,7 @@ else:
 
     BENCHES["torch"] = bench_of(torch_engine.CPU)
     BENCHES["torch on a device"] = bench_of(torch_engine.DEVICE)
+    BENCHES["torch on devices"] = bench_of(on_two_devices(torch_engine.DEVICE))
     if has_all_verbs(cpu_engine()):
         BENCHES["cpu"] = bench_of(cpu_engine())
         BENCHES["cpu, of Paddle"] = paddle_bench.on_cpu(paddle_cpu_engine())

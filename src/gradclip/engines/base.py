@@ -7,7 +7,7 @@ is made in `decide`, so two engines can differ in speed and in nothing else.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from types import SimpleNamespace
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -109,6 +109,14 @@ class Values(Protocol):
 
 class Tables(list[Any]):
     """What an engine keeps between the batches of one structure, such as tables of addresses; a copy begins empty."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._parts: dict[Hashable, Tables] = {}
+
+    def part(self, key: Hashable) -> Tables:
+        """What is kept for a part of the batches, such as the tensors of one device."""
+        return self._parts.setdefault(key, Tables())
 
     def __deepcopy__(self, memo: Any) -> Tables:
         return Tables()
@@ -232,6 +240,10 @@ class Engine(Protocol):
     def on_host(self, arrays: Sequence[Operand]) -> Sequence[Array]:
         """The same arrays on the host, where the engine `moves` them; else as they are."""
         return arrays
+
+
+class OnOtherDevice(UnsupportedGradient):
+    """A gradient that is not where the engine reads."""
 
 
 def row_axes(scope: Scope, shapes: Sequence[Shape], unit_axis: Callable[[Shape], Axes]) -> list[Kept | None]:

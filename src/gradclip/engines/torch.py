@@ -16,6 +16,7 @@ from gradclip.engines.base import (
     Engine,
     Kept,
     Measure,
+    OnOtherDevice,
     Tables,
     UnsupportedGradient,
     apart,
@@ -179,9 +180,7 @@ class TorchEngine(Engine):
 def refuse_elsewhere(tensor: torch.Tensor, first: torch.Tensor, index: int) -> None:
     """Refuse a tensor that is not on the device of the first one."""
     if tensor.device != first.device:
-        raise UnsupportedGradient(
-            index, f"it is on {tensor.device} and others on {first.device}: clip each device by itself"
-        )
+        raise OnOtherDevice(index, f"it is on {tensor.device} and others on {first.device}: clip each device by itself")
 
 
 def _writing(batch: TorchBatch) -> AbstractContextManager[object]:

@@ -39,7 +39,7 @@ class TorchFunctions:
     @staticmethod
     def array(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:
         if values and isinstance(values[0], list):
-            return torch.tensor(values, dtype=like.dtype, device=like.device)
+            return torch.tensor(values, dtype=like.dtype).to(like.device)
         return uploaded(tuple(values), like.dtype, like.device)
 
     @staticmethod
@@ -73,10 +73,14 @@ FUNCTIONS = TorchFunctions()
 
 def wide_of(tensor: torch.Tensor) -> torch.dtype:
     """The widest float of a tensor's device."""
-    return torch.float32 if tensor.device.type == "mps" else torch.float64
+    return wide_on(tensor.device)
+
+
+def wide_on(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 @lru_cache(maxsize=256)
 def uploaded(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """Constants on the device: copied there once, because a copy waits."""
-    return torch.tensor(values, dtype=dtype, device=device)
+    return torch.tensor(values, dtype=dtype).to(device)

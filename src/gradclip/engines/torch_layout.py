@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
-from gradclip.engines.base import NO_FLOAT, SPARSE, UnsupportedGradient, strided
+from gradclip.engines.base import NO_FLOAT, SPARSE, OnOtherDevice, UnsupportedGradient, strided
 from gradclip.rules.segments import Shape
 
 FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
@@ -144,7 +144,7 @@ def payload(gradient: torch.Tensor, index: int) -> TorchPayload:
     """The payload of any gradient on the CPU that can be clipped; `index` is its place, for the error."""
     tensor = plain(gradient, index)
     if not tensor.is_cpu:
-        raise UnsupportedGradient(index, f"it is on {tensor.device} and others on the CPU: clip each device by itself")
+        raise OnOtherDevice(index, f"it is on {tensor.device} and others on the CPU: clip each device by itself")
     return payload_of(tensor, index)
 
 

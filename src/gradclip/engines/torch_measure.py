@@ -33,15 +33,18 @@ def totals_of(tensors: Tensors, axes: Axes, norm: Norm, together: bool, looks: b
     left it, and who does not, on a device, always.
     """
     totals, scales = _totals(tensors, axes, norm, looks)
-    if not together:
-        return totals, scales
+    return combined(totals, scales, norm) if together else (totals, scales)
+
+
+def combined(totals: torch.Tensor, scales: Operand, norm: Norm) -> tuple[torch.Tensor, Operand]:
+    """The total [1] of all segments and its scale."""
     if norm.combine == "max":
         return totals.amax(0, keepdim=True), scales if isinstance(scales, float) else scales[:1]
     if isinstance(scales, float):
         return totals.sum(0, keepdim=True), scales
     scale = scales.amax(0, keepdim=True)
-    combined: Operand = norm.scaled(totals, scales / scale, FUNCTIONS)
-    return combined.sum(0, keepdim=True), scale
+    in_one_scale: Operand = norm.scaled(totals, scales / scale, FUNCTIONS)
+    return in_one_scale.sum(0, keepdim=True), scale
 
 
 def _totals(tensors: Tensors, axes: Axes, norm: Norm, looks: bool) -> tuple[torch.Tensor, Operand]:

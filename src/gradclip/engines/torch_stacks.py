@@ -59,31 +59,34 @@ Results = tuple[torch.Tensor, ...]
 
 def of_each(tensors: Sequence[torch.Tensor], function: Callable[[Stack], Results]) -> Results:
     """What `function` makes of stacks, each of its results as one tensor in the order of `tensors`."""
-    found, places, sizes = [], [], []
+    found, places, sizes = [], list[int](), list[int]()
     for stack in stacks(tensors):
         results = function(stack)
         found.append([result.reshape(-1) for result in results])
-        places.append(tuple(stack.places))
-        sizes.append(results[0].shape[1])
+        places += stack.places
+        sizes += [results[0].shape[1]] * len(stack.places)
     joined = tuple(torch.cat(pieces) for pieces in zip(*found, strict=True))
-    if len(places) == 1:
+    if len(found) == 1:
         return joined
-    index = _order(tuple(places), tuple(sizes), joined[0].device)
-    return tuple(result.index_select(0, index) for result in joined)
+    order, _ = orders_of(tuple(places), tuple(sizes), joined[0].device)
+    return tuple(result.index_select(0, order) for result in joined)
 
 
 @lru_cache(maxsize=64)
-def _order(places: tuple[tuple[int, ...], ...], sizes: tuple[int, ...], device: torch.device) -> torch.Tensor:
-    """Where the results of each tensor are among those of stacks, whose tensors have so many each."""
-    each = np.empty(sum(map(len, places)), np.int64)
-    for some, size in zip(places, sizes, strict=True):
-        each[list(some)] = size
-    stacked = np.concatenate([np.array(some) for some in places])
-    starts = np.empty_like(each)
-    starts[stacked] = np.cumsum(each[stacked]) - each[stacked]
+def orders_of(
+    places: tuple[int, ...], sizes: tuple[int, ...], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """How the segments of tensors are put in their order, and back, where there are `sizes[i]` of tensor `places[i]`.
+
+    Copied to the device once, because a copy waits.
+    """
+    each = np.empty(len(places), np.int64)
+    starts = np.empty(len(places), np.int64)
+    each[list(places)] = sizes
+    starts[list(places)] = np.cumsum(sizes) - sizes
     ends = np.cumsum(each)
-    within = np.arange(ends[-1]) - np.repeat(ends - each, each)
-    return torch.from_numpy(np.repeat(starts, each) + within).to(device)
+    order = np.repeat(starts, each) + np.arange(ends[-1]) - np.repeat(ends - each, each)
+    return torch.from_numpy(order).to(device), torch.from_numpy(np.argsort(order)).to(device)
 
 
 def write_each_(tensors: Sequence[torch.Tensor], function: Callable[[Stack], object]) -> None:

@@ -9,7 +9,7 @@ from functools import partial
 from numbers import Real
 from typing import Any, NamedTuple
 
-from gradclip.engines.base import Across, Batch, Engine, Gradient, Tables, UnsupportedGradient
+from gradclip.engines.base import Across, Batch, Engine, Gradient, OnOtherDevice, Tables, UnsupportedGradient
 from gradclip.errors import shown
 from gradclip.rules.arguments import checked_flag
 from gradclip.rules.arrays import Operand
@@ -163,6 +163,11 @@ def gathered(engine: Engine, gradients: Gradients, tables: Tables | None = None)
         raise refused(gradients, error) from None
 
 
+class OnSeveralDevices(TypeError):
+    """Gradients of one step that the engine in use does not reach from one device; nothing was written."""
+
+
 def refused(gradients: Gradients, error: UnsupportedGradient) -> TypeError:
     """The error of an engine, with the name of the gradient."""
-    return TypeError(f"the gradient of {gradients.name(error.index)!r} cannot be clipped: {error.reason}")
+    kind = OnSeveralDevices if isinstance(error, OnOtherDevice) else TypeError
+    return kind(f"the gradient of {gradients.name(error.index)!r} cannot be clipped: {error.reason}")

@@ -14,10 +14,12 @@ from gradclip import clipper
 from gradclip.engines import choice, torch_layout
 from gradclip.engines import torch as torch_engine
 from gradclip.engines.base import Engine
+from gradclip.engines.torch import TorchEngine
+from gradclip.engines.torch_devices import DevicesEngine
 from gradclip.engines.torch_functions import wide_of
 from gradclip.errors import GradclipWarning
 from gradclip.rules.rule import AnyRule
-from gradclip.step.gradients import Gradients, checked_need_clip, one_float
+from gradclip.step.gradients import Gradients, OnSeveralDevices, checked_need_clip, one_float
 from gradclip.step.respond import report_none_found, slow, user_level
 from gradclip.step.result import Result
 from gradclip.telemetry import Telemetry
@@ -102,6 +104,15 @@ class Clipper(clipper.Clipper):
             )
         return gradients._replace(given={name: number_for(engine, number, like) for name, number in numbers.items()})
 
+    def clip_gradients(self, gradients: Gradients, engine: Engine) -> Result:
+        """As every clipper does; gradients that `engine` does not find on one device by an engine on each."""
+        try:
+            return super().clip_gradients(gradients, engine)
+        except OnSeveralDevices:
+            if self._engine_name == "cpu":
+                raise
+            return super().clip_gradients(gradients, on_several_devices(engine.name))
+
     def engine_for(self, gradients: Gradients) -> Engine:
         """The engine that serves these gradients."""
         return engine_for(gradients.tensors, self._engine_name)
@@ -132,6 +143,18 @@ def on_cuda(like: torch.Tensor) -> Engine:
 
 
 @cache
+def on_several_devices(name: str) -> Engine:
+    """The engine of gradients that are on several devices; `name` is that of the one that was to serve them."""
+    on_cuda_devices = triton_engine() if name == TRITON else None
+
+    def on(device: torch.device) -> TorchEngine:
+        wanted = on_cuda_devices if device.type == "cuda" or INTERPRETED else None
+        return wanted if isinstance(wanted, TorchEngine) else torch_engine.DEVICE
+
+    return DevicesEngine(TRITON if on_cuda_devices is not None else torch_engine.DEVICE.name, on)
+
+
+@cache
 def triton_engine() -> Engine | None:
     """The engine whose kernels are written in Triton; None where that is not installed."""
     if importlib.util.find_spec(TRITON) is None:
@@ -149,7 +172,7 @@ def cpu_engine() -> Engine | None:
 def number_for(engine: Engine, number: torch.Tensor | float, like: torch.Tensor) -> torch.Tensor | float:
     """A number or a tensor of one element as an array [1] on the device of `like`; a float for the compiled engine."""
     number = number.detach() if isinstance(number, torch.Tensor) else number
-    if not isinstance(engine, torch_engine.TorchEngine):
+    if not isinstance(engine, TorchEngine):
         return one_float(number)
     wide = wide_of(like)
     if isinstance(number, torch.Tensor):

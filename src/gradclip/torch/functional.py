@@ -15,7 +15,7 @@ from types import GeneratorType
 
 import torch
 
-from gradclip.engines.base import Batch, Engine, Measure, UnsupportedGradient
+from gradclip.engines.base import Batch, Engine, Measure, OnOtherDevice, UnsupportedGradient
 from gradclip.engines.torch import TorchEngine
 from gradclip.engines.torch_functions import FUNCTIONS, wide_of
 from gradclip.errors import GradclipWarning, shown
@@ -28,7 +28,7 @@ from gradclip.rules.scope import Global
 from gradclip.rules.threshold import Constant, checked_limit
 from gradclip.step.decide import norm_and_coefficient
 from gradclip.step.respond import report_none_found, user_level
-from gradclip.torch.clipper import engine_for
+from gradclip.torch.clipper import engine_for, on_several_devices
 from gradclip.torch.eager import eager
 from gradclip.torch.parameters import found_in, parameters_of, refuse_shards
 
@@ -190,7 +190,11 @@ def _gathered(gradients: list[torch.Tensor], unique: bool = True) -> tuple[Engin
     """The engine and its batch; a gradient that occurs twice is taken once, because it would be scaled twice."""
     engine = engine_for(gradients)
     try:
-        batch = engine.gather(gradients)
+        try:
+            batch = engine.gather(gradients)
+        except OnOtherDevice:
+            engine = on_several_devices(engine.name)
+            batch = engine.gather(gradients)
         if unique and (again := engine.repeated(batch)):
             batch = engine.gather([g for i, g in enumerate(gradients) if i not in again])
     except UnsupportedGradient as error:
