@@ -23,7 +23,7 @@ def of(
     @contextmanager
     def unlaunched() -> Iterator[None]:
         """Nothing may be read; kernels, which the interpreter runs on the host, give zeros instead."""
-        with mock.patch.object(triton, "start", lambda kernel, table, launch, given, **_: given[-1].zero_()), unread():
+        with mock.patch.object(triton, "launch", lambda kernel, grid, device, given, **_: given[-1].zero_()), unread():
             yield
 
     return Bench(triton.ENGINE, make, read, unread=unlaunched)

@@ -4,21 +4,28 @@ import json
 import os
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benches import INTERPRETED
 from effort import LONG
 from gradclip import AGC, L1, L2, ClipGradByGlobalNorm, ClipGradByValue, Constant, Global, Linf, Row, Rule, Tensor
+from gradclip.engines.base import Measure
+from gradclip.engines.torch_functions import FUNCTIONS
+from gradclip.rules.norm import norm_of_order
+from gradclip.step.decide import Terms, decide
+from gradclip.step.policy import EVERY
 from gradclip.torch import Clipper, attach
 
 pytestmark = pytest.mark.skipif(not INTERPRETED, reason="kernels run in Python in an environment of their own")
 HERE = Path(__file__).parent
 
 if INTERPRETED:
-    from gradclip.engines import triton, triton_table
+    from gradclip.engines import triton, triton_decide, triton_table
 
 
 def parameters(*gradients: torch.Tensor) -> list[torch.Tensor]:
@@ -187,17 +194,77 @@ def test_autograd_is_told_what_the_kernels_write_and_inference_tensors_are_clipp
     torch.testing.assert_close(made, torch.tensor([0.6, 0.8]))
 
 
-def test_two_launches_clip_whatever_the_number_of_tensors(monkeypatch):
+class Counting(TorchDispatchMode):
+    """Counts the operations of PyTorch, each of which is a launch, or a call at least."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_three_launches_clip_whatever_the_number_of_tensors(monkeypatch):
+    """One measures, one decides, one scales; what PyTorch does beside them is to make room for the numbers."""
     launched = []
-    start = triton.start
-    monkeypatch.setattr(
-        triton, "start", lambda kernel, *given, **how: launched.append(kernel) or start(kernel, *given, **how)
-    )
-    for many in (1, 30):
-        for rule, launches in ((ClipGradByGlobalNorm(1.0), 2), (Rule(Tensor()), 2), (ClipGradByValue(0.1), 1)):
+    monkeypatch.setattr(triton, "launch", lambda kernel, *given, **how: launched.append(kernel))
+    for rule, launches in ((ClipGradByGlobalNorm(1.0), 3), (Rule(Tensor()), 3), (ClipGradByValue(0.1), 1)):
+        for many in (2, 60):
+            given, clipper = (
+                parameters(*(drawn(3, 4, seed=place) for place in range(many))),
+                Clipper(rule, engine="triton"),
+            )
+            clipper.clip_(given)
             launched.clear()
-            Clipper(rule, engine="triton").clip_(parameters(*(drawn(3, 4, seed=place) for place in range(many))))
+            with Counting() as counting:
+                clipper.clip_(given)
             assert len(launched) == launches
+            if launches == 3:
+                assert len(counting.names) <= 8, counting.names
+
+
+SAME = {"rtol": 1e-12, "atol": 0.0, "equal_nan": True}
+"""A root of another order is taken by a logarithm, whose last bits the order multiplies."""
+
+
+def decides_as_decide_does(order: float, scaled: bool) -> None:
+    """Norms on both sides of the threshold, at its ends, zero, beyond float64 with its scale, and not finite."""
+    totals = [0.0, 5e-324, 0.3, 1.0, 4.0, 1e300, float("inf"), float("nan"), 2.0, 1e-300]
+    scales = [5e-324, 1.0, 1.0, 1.0, 1.0, 1e200, 2.0**1020, 2.0**1020, 1.7e308, 1e-10] if scaled else [1.0] * 10
+    counts = [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 2.0, 0.0, 0.0]
+    out = torch.tensor([totals, scales, counts], dtype=torch.float64).T.contiguous()
+    norm = norm_of_order(order or float("inf"))
+    measure = Measure(out[:, 0], out[:, 2], FUNCTIONS, out[:, 1] if scaled else 1.0)
+    for threshold, policy, divisor in product((1e-3, 1.0, 3e200), EVERY, (None, torch.tensor(1024.0))):
+        terms = Terms(policy, divisor=1.0 if divisor is None else divisor)
+        wanted = decide(measure, Rule(Tensor(), norm, Constant(threshold)), {}, terms)
+        options = {"ORDER": order, "SCALED": scaled}
+        found = triton.hard_clip_of(out, threshold, divisor, 1, policy.coefficient, policy.action, **options)
+        for name, one in zip(("norm", "coefficient", "action"), found, strict=True):
+            torch.testing.assert_close(one, getattr(wanted, name), msg=f"{name}, {threshold}, {policy}", **SAME)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("order", [0.0, 1.0, 2.0, 3.0])
+def test_the_decision_in_one_launch_is_that_of_many_operations(order, scaled):
+    decides_as_decide_does(order, scaled)
+
+
+@pytest.mark.parametrize("bug", ["bits_of", "BLOCK"])
+def test_the_decision_is_compared(bug, monkeypatch):
+    """With a threshold of float32, or with segments left out."""
+    wrong = {"bits_of": lambda number, bits=triton_decide.bits_of: bits(number * (1 + 1e-8)), "BLOCK": 8}
+    monkeypatch.setattr(triton_decide, bug, wrong[bug])
+    if bug == "BLOCK":
+        monkeypatch.setattr(
+            triton,
+            "launch",
+            lambda kernel, grid, *given, launch=triton.launch, **how: launch(kernel, (1,), *given, **how),
+        )
+    with pytest.raises(AssertionError):
+        decides_as_decide_does(2.0, False)
 
 
 def test_it_is_for_a_device_that_has_kernels():

@@ -17,7 +17,7 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from gradclip.engines import triton_kernels, triton_rows
+from gradclip.engines import triton_decide, triton_kernels, triton_rows
 from gradclip.engines.triton import LANES, NOWHERE, RANGES
 from gradclip.engines.triton_table import BLOCK_BYTES, LONG_ROWS, SHORT_RUNS
 
@@ -39,6 +39,12 @@ POINTERS = {
     "coefficients": "*fp64",
     "bounds": "*fp64",
     "step": "i32",
+    "measured": "*fp64",
+    "segments": "i32",
+    "bits": "i64",
+    "divisor": "*fp32",
+    "numbers": "*fp64",
+    "actions": "*i64",
 }
 BYTES = {tl.float16: 2, tl.bfloat16: 2, tl.float32: 4, tl.float64: 8}
 
@@ -61,8 +67,18 @@ def cases() -> Iterator[tuple[str, Any, dict[str, Any], bool]]:
             how = {"ACC": acc, "MEASURES": measures, "WRITES": writes, "LANES": LANES}
             yield f"clamp {dtype} {measures} {writes}", triton_kernels.clamp, {**flat, **how}, True
         yield f"zero {dtype}", triton_kernels.zero_nonfinite, flat, False
+        if dtype is tl.float32:
+            yield from decisions()
         shape = {"DTYPE": dtype, "ROWS": LONG_ROWS[0], "COLUMNS": LONG_ROWS[1]}
         yield f"scale rows {dtype}", triton_rows.scale_rows, shape, False
+
+
+def decisions() -> Iterator[tuple[str, Any, dict[str, Any], bool]]:
+    """The kernel that decides, with and without scales and a divisor."""
+    actions = {"ACTION": 1, "BROKEN_COEFFICIENT": 1.0, "BROKEN_ACTION": 3, "BLOCK": triton_decide.BLOCK}
+    for order, scaled, divides in ((2.0, False, False), (2.0, True, True), (3.0, True, False)):
+        how = {"ORDER": order, "SCALED": scaled, "DIVIDES": divides}
+        yield f"decide {how}", triton_decide.decide, {**how, **actions}, False
 
 
 def compiled(kernel: Any, constants: dict[str, Any], capability: int) -> dict[str, Any]:

@@ -50,12 +50,18 @@ class Measure(NamedTuple):
     would leave the range of its type, then to `SMALLEST` where a segment is zero and `LARGEST` where it is not finite.
     It is an array wherever a gradient is float64 and `combine` is "sum": processes that share gradients agree on that
     before they measure.
+
+    `hard_clip` decides of this very measure what `decide` would for a threshold that is a number and the response
+    `Rescale`, by an engine on which each operation of an array costs a launch. It takes the threshold, an array that
+    norms are divided by or None, the action of the response, and coefficient and action of what is broken; it gives
+    norm, coefficient and action.
     """
 
     total: Array
     nonfinite: Array
     xp: ArrayFunctions
     scale: Array = 1.0
+    hard_clip: Callable[[float, Operand, int, float, int], tuple[Array, Array, Array]] | None = None
 
 
 def _all_count(array: Array) -> Array:

@@ -104,13 +104,21 @@ class Table:
     shapes: list[Shape] | None
     overlaps: bool | None
 
-    def __init__(self, kind: int = 0, parameter: int = 0, exchange: int = 0, owner: Gatherer | None = None) -> None:
+    def __init__(
+        self,
+        kind: int = 0,
+        parameter: int = 0,
+        exchange: int = 0,
+        owner: Gatherer | None = None,
+        device: int = layout.CPU_DEVICE,
+    ) -> None:
         self.owner = owner
         self.head = np.zeros(layout.HEAD_WORDS, np.int64)
         self.words = self.head.data
         self.numbers = self.head.view(np.float64).data
         self.address = self.head.ctypes.data
         self.words[layout.KIND], self.words[layout.PARAMETER], self.words[layout.EXCHANGE] = kind, parameter, exchange
+        self.words[layout.DEVICE] = device
         self.reserve_spans(64)
         self.reserve_parts(64)
         self.changed()

@@ -36,8 +36,8 @@ TABLE, SPANS, CHUNKS, PARTS, ROWWISE, KERNELS, PARAMETERS, STRIDE, SPREAD, HOW, 
 NEXT, DONE = 20, 28  # each in a cache line of its own: threads fight for them
 RESULT = 36
 PARTS_USED, KIND, PARAMETER, EXCHANGE, CAPACITY, CODES, BYTES, SEGMENTS = range(40, 48)
-DLTENSOR, ARGUMENT, CHANGED = 48, 54, 58
-HEAD_WORDS = 59
+DLTENSOR, ARGUMENT, CHANGED, DEVICE = 48, 54, 58, 59
+HEAD_WORDS = 60
 SPAN_BYTES, PART_BYTES = 8 * SPAN_WORDS, 32
 """Words of a head. Up to PARTS and from PARTS_USED on they are set when the table is filled, the others for each walk:
 
@@ -57,6 +57,7 @@ BYTES, SEGMENTS         sums over the tensors of their bytes and of their rows
 DLTENSOR                room for the description of one tensor
 ARGUMENT                room for the parameters that all segments share, four fp64 numbers
 CHANGED                 whether the table is another one than it was before it was filled last
+DEVICE                  where its tensors are: DLPack's type of the device, and its number in the upper half
 """
 
 NOTHING, SUM, MAX = range(3)
@@ -74,7 +75,7 @@ HASH = 0x1E3779B97F4A7C15
 """An odd number near 2^61 over the golden ratio: multiplied by it, addresses spread over the upper bits."""
 
 CPU_DEVICE, FLOATING, BRAIN = 1, 2, 4
-"""DLPack's kDLCPU, kDLFloat and kDLBfloat."""
+"""DLPack's kDLCPU (the first one), kDLFloat and kDLBfloat."""
 
 
 # -- Words
@@ -224,7 +225,7 @@ def describe(head: Words, tensor: int, dltensor: int, span: Words) -> bool:
         return False
     dl = words(dltensor)
     axes, code = dl[2] & 0xFFFFFFFF, code_of(dl[2] >> 32)
-    if dl[1] & 0xFFFFFFFF != CPU_DEVICE or code == REFUSED:
+    if dl[1] != head[DEVICE] or code == REFUSED:
         return False
     shape = words(dl[3])
     count = count_of(axes, shape, words(dl[4]))

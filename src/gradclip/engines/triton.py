@@ -8,25 +8,27 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import triton.language as tl
 
+from gradclip.engines import triton_decide, triton_rows
 from gradclip.engines import triton_kernels as kernels
-from gradclip.engines import triton_rows
 from gradclip.engines.base import Batch, Kept, Measure, Tables, apart, row_axes
 from gradclip.engines.torch import TorchEngine, refuse_elsewhere
 from gradclip.engines.torch_functions import FUNCTIONS, uploaded
 from gradclip.engines.torch_layout import TorchPayload, distinct, payload_of, plain, unit_axis, written
 from gradclip.engines.torch_measure import DIRECT
-from gradclip.engines.triton_table import ChunkTable, Launch, Structure, cuts_of, parts_of, seen, signature_of
+from gradclip.engines.triton_reader import seen
+from gradclip.engines.triton_table import ChunkTable, Launch, Structure, cuts_of, parts_of, signature_of
 from gradclip.rules.arrays import Operand
 from gradclip.rules.norm import Norm
 from gradclip.rules.response import Response, is_clamp
 from gradclip.rules.scope import Element, Global, Row, Scope, Tensor
+from gradclip.rules.segments import Shape
 
 WAVES = 8
 """Programs for each multiprocessor; each takes many chunks."""
@@ -59,7 +61,7 @@ class View(NamedTuple):
     """
 
     structure: Structure
-    places: list[int]
+    places: np.ndarray
     addresses: torch.Tensor
     tensors: Sequence[torch.Tensor]
     copies: Sequence[TorchPayload] = ()
@@ -68,7 +70,7 @@ class View(NamedTuple):
     def of(
         cls,
         structure: Structure,
-        places: list[int],
+        places: np.ndarray,
         tensors: Sequence[torch.Tensor],
         copies: Sequence[TorchPayload] = (),
     ) -> View:
@@ -77,8 +79,7 @@ class View(NamedTuple):
 
     def written(self) -> None:
         """Tell autograd what kernels have written, and copy it to the gradients that these are copies of."""
-        if not any(map(torch.Tensor.is_inference, self.tensors)):
-            written(self.tensors)
+        written(self.tensors)
         for payload in self.copies:
             assert payload.writeback is not None
             payload.writeback()
@@ -125,7 +126,7 @@ class TritonBatch:
         tensors = [p.magnitudes if magnitudes and p.magnitudes is not None else p.tensor for p in payloads]
         structure = kept_structure(self._structures, (straight, magnitudes, signature_of(tensors)), tensors)
         copies = [p for p in payloads if p.writeback is not None]
-        return View.of(structure, [tensor.data_ptr() for tensor in tensors], tensors, copies)
+        return View.of(structure, np.array([tensor.data_ptr() for tensor in tensors], np.int64), tensors, copies)
 
     def table(self, view: View, scope: Scope) -> ChunkTable:
         """The chunks of a scope."""
@@ -171,7 +172,7 @@ class TritonEngine(TorchEngine):
 
     def gather(self, tensors: list[torch.Tensor], tables: Tables | None = None) -> Batch:
         structures = Tables() if tables is None else tables
-        met = seen(tensors)
+        met = seen(tensors, structures)
         if met is not None and (known := known_structure(structures, met.key)) is not None:
             return TritonBatch(tensors, structures, [], View.of(known, met.addresses, tensors))
         found = [plain(tensor, index) for index, tensor in enumerate(tensors)]
@@ -186,10 +187,18 @@ class TritonEngine(TorchEngine):
 
     def repeated(self, batch: Batch) -> set[int]:
         if batch.direct is not None:
-            starts = np.array(batch.direct.places, np.int64)
+            starts = batch.direct.places
             if apart(starts, starts + batch.direct.structure.sizes):
                 return set()
         return super().repeated(batch)
+
+    def shapes(self, batch: Batch, scope: Scope) -> list[Shape]:
+        if batch.direct is None:
+            return super().shapes(batch, scope)
+        known: dict[Scope, list[Shape]] = batch.direct.structure.shapes
+        if scope not in known:
+            known[scope] = super().shapes(batch, scope)
+        return known[scope]
 
     def holds_float64(self, batch: Batch) -> bool:
         return batch.direct.structure.holds_float64 if batch.direct is not None else super().holds_float64(batch)
@@ -214,7 +223,8 @@ class TritonEngine(TorchEngine):
                 arguments = [view.addresses, *results(table), out]
                 start(kernels.measure, table, launch, arguments, LANES=LANES, **options)
         total, scale, nonfinite = out.unbind(1)
-        return Measure(total, nonfinite, FUNCTIONS, scale if ranged else 1.0)
+        hard_clip = partial(hard_clip_of, out, ORDER=order, SCALED=ranged)
+        return Measure(total, nonfinite, FUNCTIONS, scale if ranged else 1.0, hard_clip)
 
     def apply_(
         self, batch: Batch, scope: Scope, coefficient: torch.Tensor, zeroes: bool = True, enlarges: bool = True
@@ -264,6 +274,30 @@ class TritonEngine(TorchEngine):
         return out
 
 
+def hard_clip_of(
+    out: torch.Tensor, threshold: float, divisor: Operand, action: int, coefficient: float, broken: int, **options: Any
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """See `Measure.hard_clip`; `out` is what the kernels that measure have written."""
+    segments, divides = len(out), divisor is not None
+    numbers = torch.empty((2, segments), dtype=torch.float64, device=out.device)
+    actions = torch.empty(segments, dtype=torch.int64, device=out.device)
+    launch(
+        triton_decide.decide,
+        (-(-segments // triton_decide.BLOCK),),
+        out.device,
+        (out, segments, triton_decide.bits_of(threshold), divisor if divides else out, numbers, actions),
+        DIVIDES=divides,
+        ACTION=action,
+        BROKEN_COEFFICIENT=coefficient,
+        BROKEN_ACTION=broken,
+        BLOCK=triton_decide.BLOCK,
+        num_warps=4,
+        **options,
+    )
+    norm, factors = numbers.unbind()
+    return norm, factors, actions
+
+
 def sums_in(dtype: torch.dtype) -> Any:
     """The type that kernels calculate in."""
     return tl.float64 if dtype is torch.float64 else tl.float32
@@ -288,24 +322,29 @@ def bounds_on(device: torch.device, low: Operand, high: Operand, tensors: int) -
     return torch.stack(each, 1), 2
 
 
-def start(kernel: Any, table: ChunkTable, launch: Launch, arguments: Sequence[Any], **options: Any) -> None:
+def start(kernel: Any, table: ChunkTable, chunks: Launch, arguments: Sequence[Any], **options: Any) -> None:
     """Launch a kernel on chunks of a table."""
     device = table.chunks.device
-    shape = {"BLOCK": launch.block, "ALIGNED": launch.aligned}
-    if launch.rows:
-        shape = {"ROWS": launch.rows, "COLUMNS": launch.block}
-    grid = min(launch.end - launch.begin, programs(device))
+    shape = {"BLOCK": chunks.block, "ALIGNED": chunks.aligned}
+    if chunks.rows:
+        shape = {"ROWS": chunks.rows, "COLUMNS": chunks.block}
+    grid = min(chunks.end - chunks.begin, programs(device))
+    launch(
+        kernel,
+        (grid,),
+        device,
+        (table.chunks, chunks.begin, chunks.end, *arguments),
+        DTYPE=TYPES[chunks.dtype],
+        **shape,
+        num_warps=8 if chunks.block >= 4096 else 4,
+        **options,
+    )
+
+
+def launch(kernel: Any, grid: tuple[int], device: torch.device, arguments: Sequence[Any], **options: Any) -> None:
+    """Launch a kernel on a device."""
     with on(device):
-        kernel[(grid,)](
-            table.chunks,
-            launch.begin,
-            launch.end,
-            *arguments,
-            DTYPE=TYPES[launch.dtype],
-            **shape,
-            num_warps=8 if launch.block >= 4096 else 4,
-            **options,
-        )
+        kernel[grid](*arguments, **options)
 
 
 def on(device: torch.device) -> AbstractContextManager[object]:

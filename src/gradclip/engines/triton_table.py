@@ -7,18 +7,18 @@ there is a list of its own, one number for each tensor.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from functools import reduce
 from itertools import pairwise
-from operator import or_
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import triton
 
 from gradclip.engines.base import Kept, around
-from gradclip.engines.torch_layout import DTYPE, FLOATS, LAYOUT, PLAIN, SHAPE
 from gradclip.engines.triton_kernels import FIELDS, MANY, PERIOD, RUN, SEGMENT, SIZE, SLOT, START, TENSOR
+from gradclip.engines.triton_reader import ALIGNMENT
+from gradclip.rules.scope import Scope
+from gradclip.rules.segments import Shape
 
 CHUNK = 1 << 16
 """Elements of a chunk; a multiple of every block."""
@@ -27,8 +27,6 @@ BLOCK_BYTES, LEAST_BLOCK = 1 << 14, 128
 LONG_ROWS, SHORT_RUNS, FEW = (16, 256), (256, 16), 64
 """The rows and the elements of each that a program takes at once: of rows whose neighbours in memory are `FEW` at
 least, and of others."""
-ALIGNMENT = 16
-"""Bytes from which on wide loads may begin."""
 
 Cut = tuple[int, int, int]
 """A tensor as [before, rows, after] of its segments: see `around`."""
@@ -70,51 +68,27 @@ class Structure:
     def __init__(self, signature: Hashable, tensors: Sequence[torch.Tensor]) -> None:
         self.signature = signature
         self.tables: dict[Hashable, ChunkTable] = {}
+        self.shapes: dict[Scope, list[Shape]] = {}
         self.sizes = np.array([tensor.nbytes for tensor in tensors], np.int64)
         self._dtypes = [tensor.dtype for tensor in tensors]
         self.holds_float64 = torch.float64 in self._dtypes
         self._device = tensors[0].device
-        self._known: list[int] = []
+        self._known = np.empty(0, np.int64)
         self._addresses = torch.empty(0, dtype=torch.int64)
 
-    def addresses(self, wanted: list[int]) -> torch.Tensor:
+    def addresses(self, wanted: np.ndarray) -> torch.Tensor:
         """The addresses on the device, sent there anew where they are others than before; nothing waits for that."""
-        if wanted != self._known:
+        if not np.array_equal(wanted, self._known):
             self._known = wanted
-            host = torch.tensor(wanted, dtype=torch.int64)
+            host = torch.from_numpy(wanted)
             on_device = self._device.type == "cuda"
             self._addresses = host.pin_memory().to(self._device, non_blocking=True) if on_device else host
         return self._addresses
 
     def table_of(self, cuts: Sequence[Cut], together: bool) -> ChunkTable:
         """The table of the tensors, cut so."""
-        aligned = [not address % ALIGNMENT for address in self._known]
+        aligned = (self._known % ALIGNMENT == 0).tolist()
         return table_of(cuts, self._dtypes, aligned, together, self._device)
-
-
-class Seen(NamedTuple):
-    """Where real strided tensors lie, and all else on which it depends how they are read."""
-
-    addresses: list[int]
-    key: Hashable
-
-
-def seen(tensors: list[Any]) -> Seen | None:
-    """What is to be known of tensors in order to read them; None if one is not real, strided and of a plain class.
-
-    A loop in Python takes twice as long as these.
-    """
-    if not PLAIN.issuperset(map(type, tensors)) or not {torch.strided}.issuperset(map(LAYOUT, tensors)):
-        return None
-    dtypes = tuple(map(DTYPE, tensors))
-    if not FLOATS.issuperset(dtypes) or any(map(torch.Tensor.is_neg, tensors)):
-        return None
-    addresses = list(map(torch.Tensor.data_ptr, tensors))
-    aligned = not reduce(or_, addresses, 0) % ALIGNMENT
-    offsets = () if aligned else tuple(address % ALIGNMENT for address in addresses)
-    devices = frozenset(map(torch.Tensor.get_device, tensors))
-    strides = tuple(map(torch.Tensor.stride, tensors))
-    return Seen(addresses, (devices, offsets, dtypes, tuple(map(SHAPE, tensors)), strides))
 
 
 def signature_of(tensors: Sequence[torch.Tensor]) -> Hashable:

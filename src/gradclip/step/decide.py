@@ -86,7 +86,9 @@ def decide_sweep(
     if terms.policy.writes_zeros and any(rule.threshold.adapts for rule in stages):
         terms = terms._replace(broken=either(measure, terms.broken, across))
     if len(stages) == 1 and parts[0].places is None and weights is None:  # nothing folds
-        decision = decide(measure, stages[0], states[0], terms, parts[0].sizes)
+        decision = _hard_clip(measure, stages[0], terms, parts[0].sizes)
+        if decision is None:
+            decision = decide(measure, stages[0], states[0], terms, parts[0].sizes)
         return Plan(decision.coefficient, [decision])
     coefficient: Array | None = None
     decisions = []
@@ -102,6 +104,24 @@ def decide_sweep(
         if position + 1 < len(stages):
             measure = _after(measure, rule, factor)
     return Plan(coefficient, decisions)
+
+
+def _hard_clip(measure: Measure, rule: Rule, terms: Terms, sizes: Sequence[int]) -> Decision | None:
+    """The decision of one stage as the engine makes it by itself, where it does and knows the case."""
+    if measure.hard_clip is None or terms.across is not None or rule.threshold.adapts or sizes:
+        return None
+    threshold, divisor, policy = rule.threshold.value(terms.step, measure.xp), terms.divisor, terms.policy
+    divides = not _is_one(divisor)
+    if (
+        not isinstance(threshold, int | float)
+        or (divides and isinstance(divisor, float))
+        or not is_clamp(rule.response)
+    ):
+        return None
+    norm, coefficient, action = measure.hard_clip(
+        threshold, divisor if divides else None, rule.response.action, policy.coefficient, policy.action
+    )
+    return Decision(norm, threshold, coefficient, action, {})
 
 
 def decide(

@@ -181,7 +181,7 @@ def processes() -> int:
 
 def found_in(parameters: list[torch.Tensor]) -> list[torch.Tensor]:
     """The gradients of the parameters that have one and do not say `need_clip=False`."""
-    if len(parameters) >= MANY and getattr(parameters[0], "is_cpu", False):
+    if len(parameters) >= MANY:
         read = choice.reader(torch_layout, "grad", "need_clip")
         if read is not None and (found := read(parameters)) is not None:
             return found
