@@ -321,6 +321,12 @@ def peaks(p: Elements, begin: int, end: int) -> tuple[float, float, float]:
         bits = word(p, i)
         top = signed_max(top, bits)
         low = unsigned_max(low, bits)
+    return peaks_from(p, begin, end, top, low)
+
+
+@njit
+def peaks_from(p: Elements, begin: int, end: int, top: int, low: int) -> tuple[float, float, float]:
+    """The same from the largest bits, read as signed and as unsigned integers."""
     positive = value(p, top) if top > 0 else 0.0
     negative = -value(p, low) if low < 0 else 0.0
     if positive < math.inf and negative < math.inf:
@@ -348,10 +354,53 @@ def peak(p: Elements, count: int, out: Numbers, parameter: Numbers) -> None:
 # -- Writing
 
 
+@intrinsic
+def is_pairs(typing: Typing, p: Type) -> Code:
+    """Whether elements of `p` are multiplied two at a time."""
+
+    def generate(context: Target, builder: ir.IRBuilder, signature: Signature, args: Sequence[ir.Value]) -> ir.Value:
+        return ir.IntType(1)(int(p.dtype == types.uint16))
+
+    return types.boolean(p), generate
+
+
+@intrinsic
+def multiply_pair(typing: Typing, p: Type, i: Type, factor: Type) -> Code:
+    """Elements 2 i and 2 i + 1 of bfloat16 times `factor`, in one word: the halves of it are taken apart and together
+    by masks, where narrowing 32 bits to 16 moves them between lanes.
+
+    A NaN needs no care here: that of a bfloat16 has no bits below it that rounding could carry from.
+    """
+
+    def generate(context: Target, builder: ir.IRBuilder, signature: Signature, args: Sequence[ir.Value]) -> ir.Value:
+        i32, single = ir.IntType(32), ir.FloatType()
+        factor = args[2] if args[2].type == single else builder.fptrunc(args[2], single)  # of other types, never run
+        place = builder.gep(builder.bitcast(args[0], i32.as_pointer()), [args[1]])
+        both = builder.load(place, align=1)
+
+        def times(bits: ir.Value) -> ir.Value:
+            found = builder.bitcast(builder.fmul(builder.bitcast(bits, single), factor, flags=["nsz"]), i32)
+            even = builder.and_(builder.lshr(found, i32(16)), i32(1))
+            return builder.add(found, builder.add(even, i32(0x7FFF)))
+
+        upper, lower = times(builder.and_(both, i32(0xFFFF0000))), times(builder.shl(both, i32(16)))
+        kept = builder.or_(builder.and_(upper, i32(0xFFFF0000)), builder.lshr(lower, i32(16)))
+        builder.store(kept, place, align=1)
+        return context.get_dummy_value()
+
+    return types.void(p, i, factor), generate
+
+
 @njit(fastmath=LANES)
-def multiply(p: Elements, count: int, factor: float) -> None:
-    for i in range(count):
+def multiply(p: Elements, begin: int, end: int, factor: float) -> None:
+    for i in range(begin, end):
         write(p, i, read(p, i) * factor)
+
+
+@njit(fastmath=LANES)
+def multiply_pairs(p: Elements, pairs: int, factor: float) -> None:
+    for i in range(pairs):
+        multiply_pair(p, i, factor)
 
 
 @njit
@@ -364,9 +413,11 @@ def scale(p: Elements, count: int, out: Numbers, parameter: Numbers) -> None:
         for i in range(count):
             write(p, i, 0.0)
     elif 1.0 / SAFE <= coefficient <= SAFE:
-        multiply(p, count, wide(p, coefficient))
+        pairs = count // 2 if is_pairs(p) else 0
+        multiply_pairs(p, pairs, wide(p, coefficient))
+        multiply(p, 2 * pairs, count, wide(p, coefficient))
     else:
-        multiply(p, count, coefficient)
+        multiply(p, 0, count, coefficient)
 
 
 @njit
@@ -378,12 +429,77 @@ def outside(p: Elements, begin: int, end: int, low: float, high: float) -> bool:
     return False
 
 
+@intrinsic
+def put_word(typing: Typing, p: Type, i: Type, bits: Type) -> Code:
+    """Element `i` gets these bits."""
+
+    def generate(context: Target, builder: ir.IRBuilder, signature: Signature, args: Sequence[ir.Value]) -> ir.Value:
+        builder.store(builder.bitcast(args[2], args[0].type.pointee), builder.gep(args[0], [args[1]]), align=1)
+        return context.get_dummy_value()
+
+    return types.void(p, i, bits), generate
+
+
+@intrinsic
+def word_of(typing: Typing, p: Type, number: Type) -> Code:
+    """The bits of the fp64 `number` rounded to the element type of `p`."""
+    result = _word(p.dtype)
+
+    def generate(context: Target, builder: ir.IRBuilder, signature: Signature, args: Sequence[ir.Value]) -> ir.Value:
+        return builder.bitcast(_narrow(builder, args[1], p.dtype), context.get_value_type(result))
+
+    return result(p, number), generate
+
+
+@intrinsic
+def clamped(typing: Typing, p: Type, bits: Type, low: Type, high: Type) -> Code:
+    """The bits of an element of `p`, or those of the bound that it is beyond; the bounds are on both sides of zero, and
+    the element is no NaN.
+
+    Floats are ordered as integers are: above zero as signed ones, and below it as unsigned ones. So the types without
+    an arithmetic of their own are compared without one.
+    """
+
+    def generate(context: Target, builder: ir.IRBuilder, signature: Signature, args: Sequence[ir.Value]) -> ir.Value:
+        _, x, low, high = args
+        if p.dtype in (types.float32, types.float64):
+            x, low, high = (builder.bitcast(one, args[0].type.pointee) for one in (x, low, high))
+            x = builder.select(builder.fcmp_ordered(">", x, high), high, x)
+            return builder.bitcast(builder.select(builder.fcmp_ordered("<", x, low), low, x), args[1].type)
+        x = builder.select(builder.icmp_signed("<", x, high), x, high)
+        return builder.select(builder.icmp_unsigned("<", x, low), x, low)
+
+    return bits(p, bits, low, high), generate
+
+
+@njit
+def clamp_numbers(p: Elements, begin: int, end: int, low: int, high: int) -> None:
+    for i in range(begin, end):
+        put_word(p, i, clamped(p, word(p, i), low, high))
+
+
 @njit
 def clamp_run(p: Elements, begin: int, end: int, low: float, high: float) -> None:
     for i in range(begin, end):
         x = read(p, i)
         x = high if x > high else x
         write(p, i, low if x < low else x)
+
+
+@njit
+def peaks_while_clamping(
+    p: Elements, begin: int, end: int, before: int, low: int, high: int
+) -> tuple[float, float, float]:
+    """`peaks`, and `clamp_numbers` of as many elements from `before` on: memory is read while the cache is written."""
+    top = word(p, begin)
+    least = top
+    back = begin - before
+    for i in range(begin, end):
+        bits = word(p, i)
+        top = signed_max(top, bits)
+        least = unsigned_max(least, bits)
+        put_word(p, i - back, clamped(p, word(p, i - back), low, high))
+    return peaks_from(p, begin, end, top, least)
 
 
 @njit
@@ -394,15 +510,26 @@ def clamp(p: Elements, count: int, out: Numbers, parameter: Numbers) -> None:
     """
     # A bound rounded to nearest separates the representable numbers as the bound itself does.
     low, high = rounded(p, parameter[0]), rounded(p, parameter[1])
-    part = elements_in(p, PART)
+    first, last = word_of(p, parameter[0]), word_of(p, parameter[1])
+    part, waits = elements_in(p, PART), -1
     out[0], out[1], out[2], out[3] = 0.0, 0.0, 0.0, 0.0
     for begin in range(0, count, part):
         end = min(begin + part, count)
-        positive, negative, nonfinite = peaks(p, begin, end)
+        if waits >= 0:
+            positive, negative, nonfinite = peaks_while_clamping(p, begin, end, waits, first, last)
+            clamp_numbers(p, waits + end - begin, begin, first, last)
+            waits = -1
+        else:
+            positive, negative, nonfinite = peaks(p, begin, end)
         out[0], out[1], out[2] = max(out[0], positive), max(out[1], negative), out[2] + nonfinite
         if positive > high or -negative < low or (nonfinite > 0.0 and outside(p, begin, end, low, high)):
-            clamp_run(p, begin, end, low, high)
+            if nonfinite == 0.0 and low < 0.0 < high:
+                waits = begin
+            else:
+                clamp_run(p, begin, end, low, high)
             out[3] += 1.0
+    if waits >= 0:
+        clamp_numbers(p, waits, count, first, last)
 
 
 @njit
