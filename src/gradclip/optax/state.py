@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 from jax.typing import DTypeLike
@@ -15,6 +17,8 @@ from gradclip.rules.arrays import Operand
 from gradclip.rules.rule import AnyRule, Carry, rules_in
 from gradclip.rules.threshold import State
 from gradclip.step.memory import Key, Memory, key_of, text_of
+from gradclip.step.policy import checked_skip_limit
+from gradclip.step.respond import too_many_skips
 
 Thresholds: TypeAlias = dict[str, dict[str, Array]]
 """The memory of each threshold that adapts."""
@@ -26,6 +30,7 @@ class ClipState(NamedTuple):
     `step` counts the updates (int32). `thresholds` has the memory of each threshold that adapts, float32 (float64 under
     `jax_enable_x64`). `last` says what the last step did. `inner` is the state of the wrapped optimizer, empty if there
     is none. `carried` has what a rule that carries over took away from each leaf, float32 or wider, by name.
+    `consecutive_skips` counts the steps that were left out since the last one that was not (int32): see `check_skips`.
     """
 
     step: Array
@@ -33,6 +38,7 @@ class ClipState(NamedTuple):
     last: Last
     inner: optax.OptState = ()
     carried: dict[str, Array] = {}  # noqa: RUF012  # of a named tuple, and never changed
+    consecutive_skips: Array | np.integer = np.int32(0)
 
 
 BEGIN = "begin with state = tx.init(params), and hand over the state that each update returns"
@@ -45,7 +51,39 @@ def float_type() -> Any:
 
 def begun(inner: optax.OptState = ()) -> ClipState:
     """The state before the first step of a rule that remembers nothing."""
-    return ClipState(jnp.zeros((), jnp.int32), {}, nothing(float_type()), inner)
+    zero = jnp.zeros((), jnp.int32)
+    return ClipState(zero, {}, nothing(float_type()), inner, consecutive_skips=zero)
+
+
+def check_skips(opt_state: Any, max_consecutive_skips: int) -> None:
+    """Raise `TooManySkips` where more steps in a row were skipped than that, as a compiled step cannot.
+
+    It waits for the device to read a number: call it every so many steps. `opt_state` is the state of the optimizer, or
+    of the whole chain that `clip` stands in; `ValueError` where there is no `clip`.
+
+    >>> tx = gradclip.optax.clip(gradclip.ClipGradByGlobalNorm(1.0), inner=optax.sgd(0.1), on_nonfinite="skip")
+    >>> params = {"w": jnp.zeros(2)}
+    >>> updates, state = tx.update({"w": jnp.array([jnp.nan, 1.0])}, tx.init(params), params)
+    >>> check_skips(state, max_consecutive_skips=1)
+    >>> state.consecutive_skips
+    Array(1, dtype=int32)
+    """
+    limit = checked_skip_limit(max_consecutive_skips)
+    states = list(clip_states(opt_state))
+    if not states:
+        raise ValueError("there is no state of gradclip.optax.clip in it: give the state that tx.update returned")
+    for state in states:
+        skips, step = (int(number) for number in jax.device_get((state.consecutive_skips, state.step)))
+        if limit is not None and skips > limit:
+            raise too_many_skips(skips, limit, step - 1)
+
+
+def clip_states(tree: Any) -> Iterator[ClipState]:
+    """The states of each `clip` in a tree, also of one that another one wraps."""
+    for found in jax.tree.leaves(tree, is_leaf=lambda part: isinstance(part, ClipState)):
+        if isinstance(found, ClipState):
+            yield found
+            yield from clip_states(found.inner)
 
 
 def need_of_state(rule: AnyRule, inner: object) -> str | None:

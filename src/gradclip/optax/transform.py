@@ -44,7 +44,8 @@ def clip(
     dtypes stay. Leaves are called by their path, "layer.kernel", which is what the patterns of `Rules` match.
 
     `inner` is an optimizer to wrap, `clip(rule, inner=optax.adam(1e-3))`; only so can a step be skipped
-    (`SkipStep`, `on_nonfinite="skip"`): then the updates are zeros and the optimizer's state stays. `on_nonfinite` is
+    (`SkipStep`, `on_nonfinite="skip"`): then the updates are zeros and the optimizer's state stays, and the state of
+    the clip counts the steps skipped in a row, for `gradclip.optax.check_skips(opt_state, 5)`. `on_nonfinite` is
     "keep", "skip" or "zero", see `gradclip.clipper.Clipper`; nothing waits for the device, so nothing can raise.
     With "keep" a segment that holds a NaN stays as it is, unclipped, so `optax.zero_nans()` after it takes the NaN away
     and lets the finite gradients beside it through in full size. `on_nonfinite="zero"` may stand there: such a segment
@@ -202,7 +203,8 @@ class Door:
         region = places.region(step, self._places_carried(names, places, state))
         with mesh_in_force(arrays):
             arrays, carried, after = region(arrays, others, given, state._replace(inner=()))
-        after = after._replace(inner=state.inner, carried=carried)
+        skips = jnp.where(after.last.skipped, state.consecutive_skips + 1, 0).astype(jnp.int32)
+        after = after._replace(inner=state.inner, carried=carried, consecutive_skips=skips)
         return replaced(tree, dict(zip(leaves, arrays, strict=True))), after
 
     def _places_carried(self, names: list[str], places: Places, state: ClipState) -> dict[str, Any]:
