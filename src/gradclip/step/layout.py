@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from gradclip.engines.base import Batch, Engine, Tables, UnsupportedGradient
 from gradclip.rules.norm import RMS
@@ -30,14 +30,46 @@ MOST = 16
 T = TypeVar("T")
 
 
-def kept(store: dict[Hashable, T], key: Hashable, make: Callable[[], T]) -> T:
-    """The value of `key` in `store`, or a new one."""
-    found = store.get(key)
-    if found is None:
-        if len(store) >= MOST:
-            del store[next(iter(store))]
-        found = store[key] = make()
-    return found
+class Kept(Generic[T]):
+    """Values by their keys. That of the step before is compared first: mostly it is made of the same objects, whose
+    hashes take longer than that."""
+
+    __slots__ = ("_key", "_store", "_value")
+
+    def __init__(self) -> None:
+        self._store: dict[Hashable, T] = {}
+        self._key: Hashable = None
+        self._value: T | None = None
+
+    def of(self, key: Hashable, make: Callable[[], T]) -> T:
+        """The value of `key`, or a new one."""
+        if self._value is not None and key == self._key:
+            return self._value
+        found = self._store.get(key)
+        if found is None:
+            if len(self._store) >= MOST:
+                del self._store[next(iter(self._store))]
+            found = self._store[key] = make()
+        self._key, self._value = key, found
+        return found
+
+
+class Names:
+    """The names of gradients, asked for anew only where something else names them than in the step before."""
+
+    __slots__ = ("_count", "_name", "_names")
+
+    def __init__(self) -> None:
+        self._name: Callable[[int], str] | None = None
+        self._count = 0
+        self._names: tuple[str, ...] = ()
+
+    def of(self, gradients: Gradients) -> tuple[str, ...]:
+        """The name of each gradient."""
+        name, count = gradients.name, len(gradients.tensors)
+        if name != self._name or count != self._count:
+            self._name, self._count, self._names = name, count, gradients.names()
+        return self._names
 
 
 class Column:
@@ -47,15 +79,16 @@ class Column:
     """
 
     __slots__ = (
-        *("_as_measured", "_may_remember", "_no_owners", "_owners", "_remembers", "_segments"),
+        *("_as_measured", "_may_remember", "_names", "_no_owners", "_owners", "_remembers", "_segments"),
         *("blank", "indices", "key", "sweep", "tables", "weight_tables"),
     )
 
     def __init__(self, key: tuple[int, int], sweep: Sweep, indices: list[int] | None) -> None:
         self.key, self.sweep, self.indices = key, sweep, indices
         self.tables, self.weight_tables = Tables(), Tables()
-        self._segments: dict[Hashable, list[Segments]] = {}
-        self._owners: dict[Hashable, list[Owners]] = {}
+        self._names = Names()
+        self._segments = Kept[list[Segments]]()
+        self._owners = Kept[list[Owners]]()
         self._as_measured = [AS_MEASURED] * len(sweep.stages)
         self.blank: list[State] = [{}] * len(sweep.stages)
         self._no_owners: list[Owners] = [()] * len(sweep.stages)
@@ -72,8 +105,7 @@ class Column:
         if not shapes:
             return self._as_measured
         key = tuple(shapes), None if groups is None else tuple(groups)
-        return kept(
-            self._segments,
+        return self._segments.of(
             key,
             lambda: [segments(s.scope, sweep.leaf, shapes, groups, isinstance(s.norm, RMS)) for s in sweep.stages],
         )
@@ -85,9 +117,8 @@ class Column:
         remembering = [may and memories.keeps((*self.key, stage)) for stage, may in enumerate(self._remembers)]
         if not any(remembering):
             return self._no_owners
-        names, groups = gradients.names(), max(gradients.groups or [0]) + 1
-        return kept(
-            self._owners,
+        names, groups = self._names.of(gradients), max(gradients.groups or [0]) + 1
+        return self._owners.of(
             (names, tuple(shapes), groups, *remembering),
             lambda: [
                 owners_of(stage.scope, names, shapes, groups) if wanted else ()
@@ -116,7 +147,8 @@ class LineUp:
         self._late = [number for number, phase in enumerate(self.phases) if number or phase.writes_early]
         self._reads_names = any(phase.names is not None for phase in self.phases)
         self.tables = Tables()
-        self._columns: dict[Hashable, list[list[Column]]] = {}
+        self._names = Names()
+        self._columns = Kept[list[list[Column]]]()
         self._plain = None if self._reads_names or self._late else _columns_of_each(self.phases, (), False)
 
     def laid_out(self, gradients: Gradients, batch: Batch, engine: Engine, step: Step) -> list[list[Column]]:
@@ -127,8 +159,8 @@ class LineUp:
         shared = gradients.across is not None
         if self._plain is not None and not shared:
             return self._plain
-        names = gradients.names() if self._reads_names else ()
-        found = kept(self._columns, (shared, names), lambda: _columns_of_each(self.phases, names, shared))
+        names = self._names.of(gradients) if self._reads_names else ()
+        found = self._columns.of((shared, names), lambda: _columns_of_each(self.phases, names, shared))
         if self._late:
             self._refuse_late(found, gradients, batch, engine, step)
         return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -99,6 +100,20 @@ class OptimizerNames:
         if not known_as and not self._own:
             self._own = list(distinct(_name_in(self._places, i) for i in range(len(self._tensors))))
         return known_as or self._own[index]
+
+    def __eq__(self, other: object) -> bool:
+        """Whether these name the same parameters, and so in the same way."""
+        if not isinstance(other, OptimizerNames) or self._model is not other._model:
+            return False
+        alike = len(self._tensors) == len(other._tensors) and self._groups == other._groups
+        return alike and all(map(operator.is_, self._tensors, other._tensors))
+
+    __hash__ = None  # type: ignore[assignment]  # what says that it has an __eq__ alone
+
+    @property
+    def _groups(self) -> list[tuple[int, Any]]:
+        """The names that each group has of its own."""
+        return [(first, group.get("param_names")) for first, group, _ in self._places]
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[list[str], str]]:
         """A copy is of the names alone, without parameters."""
