@@ -86,7 +86,7 @@ def decide_sweep(
     if terms.policy.writes_zeros and any(rule.threshold.adapts for rule in stages):
         terms = terms._replace(broken=either(measure, terms.broken, across))
     if len(stages) == 1 and parts[0].places is None and weights is None:  # nothing folds
-        decision = _hard_clip(measure, stages[0], terms, parts[0].sizes)
+        decision = None if measure.hard_clip is None else _hard_clip(measure, stages[0], terms, parts[0].sizes)
         if decision is None:
             decision = decide(measure, stages[0], states[0], terms, parts[0].sizes)
         return Plan(decision.coefficient, [decision])
@@ -108,15 +108,13 @@ def decide_sweep(
 
 def _hard_clip(measure: Measure, rule: Rule, terms: Terms, sizes: Sequence[int]) -> Decision | None:
     """The decision of one stage as the engine makes it by itself, where it does and knows the case."""
-    if measure.hard_clip is None or terms.across is not None or rule.threshold.adapts or sizes:
+    if terms.across is not None or rule.threshold.adapts or sizes:
         return None
-    threshold, divisor, policy = rule.threshold.value(terms.step, measure.xp), terms.divisor, terms.policy
-    divides = not _is_one(divisor)
-    if (
-        not isinstance(threshold, int | float)
-        or (divides and isinstance(divisor, float))
-        or not is_clamp(rule.response)
-    ):
+    threshold: Operand = rule.threshold.value(terms.step, measure.xp)
+    divisor, policy = terms.divisor, terms.policy
+    divides = not isinstance(divisor, float)
+    known = isinstance(threshold, int | float) and (divides or divisor == 1.0)
+    if measure.hard_clip is None or not known or not is_clamp(rule.response):
         return None
     norm, coefficient, action = measure.hard_clip(
         threshold, divisor if divides else None, rule.response.action, policy.coefficient, policy.action
@@ -129,57 +127,38 @@ def decide(
 ) -> Decision:
     """The decision of one stage: `coefficient = phi(norm / threshold)`, unless the segment is non-finite."""
     xp, policy = measure.xp, terms.policy
-    limited = _limited(measure, rule, state, terms, sizes, weights)
-    bad, action = limited.bad, _action(limited.coefficient, rule, xp)
+    norm, threshold, coefficient, bad, state = _limited(measure, rule, state, terms, sizes, weights)
+    action = xp.where(coefficient != 1.0, rule.response.action, PASS)
     return Decision(
-        limited.norm,
-        limited.threshold,
-        xp.where(bad, policy.coefficient, limited.coefficient),
-        xp.where(bad, policy.action, action),
-        limited.state,
+        norm, threshold, xp.where(bad, policy.coefficient, coefficient), xp.where(bad, policy.action, action), state
     )
 
 
 def norm_and_coefficient(measure: Measure, rule: Rule) -> tuple[Array, Array]:
     """Of the decision of a rule that remembers nothing, what it takes to clip by hand."""
-    limited = _limited(measure, rule, {}, Terms())
-    return limited.norm, measure.xp.where(limited.bad, KEEPS.coefficient, limited.coefficient)
-
-
-class Limited(NamedTuple):
-    """What the finite segments of a stage get, and which are not finite."""
-
-    norm: Array
-    threshold: Array
-    coefficient: Array
-    bad: Array
-    state: State
+    norm, _, coefficient, bad, _ = _limited(measure, rule, {}, Terms())
+    return norm, measure.xp.where(bad, KEEPS.coefficient, coefficient)
 
 
 def _limited(
     measure: Measure, rule: Rule, state: State, terms: Terms, sizes: Sequence[int] = (), weights: Array | None = None
-) -> Limited:
-    xp = measure.xp
+) -> tuple[Array, Array, Array, Array, State]:
+    """Norm, threshold and coefficient of each segment as if all were finite, which are not, and the new memory."""
+    xp, divisor, scale = measure.xp, terms.divisor, measure.scale
     unscaled = unscaled_norm(measure, rule, sizes)
-    unscaled = unscaled if _is_one(terms.divisor) else unscaled / terms.divisor
-    norm = unscaled if _is_one(measure.scale) else unscaled * measure.scale
+    if not isinstance(divisor, float) or divisor != 1.0:  # each operation on a device that is spared is a launch
+        unscaled = unscaled / divisor
+    norm = unscaled if isinstance(scale, float) and scale == 1.0 else unscaled * scale
     bad = xp.either(measure.nonfinite > 0, xp.nonfinite(measure.total))
     if rule.threshold.adapts:
         threshold, state = _adapted(norm, bad, rule, state, terms, xp, weights)
     else:
         threshold = rule.threshold.value(terms.step, xp)
     if rule.threshold.adapts or isinstance(threshold, int | float):
-        coefficient = _coefficient(norm, unscaled, measure.scale, threshold, rule, xp)
+        coefficient = _coefficient(norm, unscaled, scale, threshold, rule, xp)
     else:
-        coefficient = _computed(
-            lambda limit: _coefficient(norm, unscaled, measure.scale, limit, rule, xp), norm, threshold, xp
-        )
-    return Limited(norm, threshold, coefficient, bad, state)
-
-
-def _is_one(number: Operand) -> bool:
-    """Whether this is 1 without a look at a device: then an operation on it can be spared."""
-    return isinstance(number, float) and number == 1.0
+        coefficient = _computed(lambda limit: _coefficient(norm, unscaled, scale, limit, rule, xp), norm, threshold, xp)
+    return norm, threshold, coefficient, bad, state
 
 
 def elementwise_decision(measure: Measure, rule: Rule, state: State, terms: Terms) -> Decision:
