@@ -15,6 +15,7 @@ from benches import INTERPRETED
 from effort import LONG
 from gradclip import AGC, L1, L2, ClipGradByGlobalNorm, ClipGradByValue, Constant, Global, Linf, Row, Rule, Tensor
 from gradclip.engines.base import Measure
+from gradclip.engines.torch_devices import DevicesEngine
 from gradclip.engines.torch_functions import FUNCTIONS
 from gradclip.rules.norm import norm_of_order
 from gradclip.step.decide import Terms, decide
@@ -84,6 +85,23 @@ def test_sparse_and_complex_gradients_are_clipped():
         assert Clipper(rule, engine="triton").clip_(parameters(*gradients)).norm_before == pytest.approx(wanted)
         assert gradients[0].to_dense()[1].item() == pytest.approx(4.0 / wanted)
         torch.testing.assert_close(gradients[1][0], complex_one[0] / wanted)
+
+
+@pytest.mark.parametrize(
+    "rule", [ClipGradByGlobalNorm(0.1), Rule(Tensor(), L1(), Constant(0.1)), AGC(0.01), ClipGradByValue(0.1)], ids=repr
+)
+def test_gradients_on_several_devices_are_clipped_as_on_one(rule):
+    """Tensors of an even number of elements are taken for those of another device."""
+    spread = DevicesEngine("triton", lambda device: triton.ENGINE, lambda tensor: tensor.numel() % 2)
+    shapes = [(7, 3), (8,), (4, 5), (9,), (2, 2, 3)]
+    here, there = [[drawn(*shape, seed=place) for place, shape in enumerate(shapes)] for _ in range(2)]
+    clipper = Clipper(rule, engine="triton")
+    for _ in range(2):
+        clipper.engine_for = lambda gradients: spread
+        clipper.clip_(parameters(*here))
+        Clipper(rule, engine="triton").clip_(parameters(*there))
+        for one, other in zip(here, there, strict=True):
+            torch.testing.assert_close(one, other)
 
 
 def without_the_last(chunks_of):
