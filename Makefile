@@ -20,7 +20,7 @@ test: .venv/ready
 # The kernels of Triton, run in Python, in an environment of their own: it needs an older numpy than the rest.
 test-triton: .venv-triton/ready
 	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 .venv-triton/bin/python -m pytest -n auto --maxprocesses 4 --dist worksteal \
-		tests/laws/test_engines_keep_the_laws.py tests/engines/test_triton.py
+		tests/laws/test_engines_keep_the_laws.py tests/engines/test_triton.py tests/benchmarks/test_device.py
 
 .venv-triton/ready: pyproject.toml constraints-triton.txt
 	$(PYTHON) -m venv .venv-triton

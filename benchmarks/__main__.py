@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
 from benchmarks import growth, start
-from benchmarks.cases import CASES, Case
-from benchmarks.output import README, fill, save, show
+from benchmarks.cases import CASES
+from benchmarks.goals import Case, run
+from benchmarks.output import README, fill, save
 from benchmarks.quiet import Quiet
-from benchmarks.report import Found, Results
-from benchmarks.sampling import Plan, compare
-from benchmarks.workloads import make
+from benchmarks.report import Results, tables
+from benchmarks.sampling import Plan, Timings, compare
+from benchmarks.tables import show
+from benchmarks.workloads import DTYPES, Workload, make
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 QUICK_CUT = 32
 
 
@@ -33,26 +29,18 @@ def main(arguments: list[str] | None = None) -> int:
     seconds = 0.0 if options.quick else options.seconds
     curves = growth.grow(plan, seconds / 4, cut) if _matches(options.only, "growth") else []
     starts = start.measure(1 if options.quick else 9) if _matches(options.only, "start") else []
-    results = Results(list(run(chosen, plan, seconds, cut)), curves, starts)
-    show(results)
+
+    def timings(case: Case, workload: Workload, share: float) -> Timings:
+        return compare(case.candidates(workload), plan, share, case.in_cache)
+
+    found = list(run(chosen, lambda name, dtype: make(name, DTYPES[dtype], cut), timings, seconds))
+    results = Results(found, curves, starts)
+    show(tables(results))
     for path in save(results, options.out, options.quick) if options.out else []:
         print(f"wrote {path}")
     if options.readme:
         README.write_text(fill(README.read_text(encoding="utf-8"), results), encoding="utf-8")
     return 0
-
-
-def run(cases: list[Case], plan: Plan, seconds: float, cut: int) -> Iterator[Found]:
-    """The timings of each case; a workload is made once for its cases, and time that one leaves goes to the next."""
-    end, left = time.perf_counter() + seconds, len(cases)
-    for (name, dtype), group in itertools.groupby(cases, key=lambda case: (case.workload, case.dtype)):
-        workload = make(name, DTYPES[dtype], cut)
-        for case in group:
-            workload.restore()
-            print(f"measuring {case.name}", file=sys.stderr)
-            share = (end - time.perf_counter()) / left
-            yield Found(case, workload.bytes, compare(case.candidates(workload), plan, share, case.in_cache))
-            left -= 1
 
 
 def _matches(pattern: str, name: str) -> bool:

@@ -12,24 +12,15 @@ from torch.nn.utils import clip_grad_norm_
 
 import gradclip
 from benchmarks.limits import Limit
-from benchmarks.names import READ
+from benchmarks.names import READ, READ_BOTH, READ_BOTH_WRITE
 from benchmarks.peers import Call, Parameters, agc_of_timm
 from benchmarks.sampling import Candidate
-from benchmarks.workloads import Workload
+from benchmarks.workloads import LIGHT, NEVER, SETTLED, Workload, holders
 from gradclip.rules.rule import AnyRule
 from gradclip.torch import Clipper
 
 FIXED, AUTOCLIP, ZCLIP, AGC = "ClipGradByGlobalNorm", "AutoClip", "ZClip", "AGC"
 PLAIN_AUTOCLIP, PLAIN_ZCLIP, TIMM = "AutoClip, straightforward", "ZClip, straightforward", "timm's adaptive_clip_grad"
-READ_BOTH = "one read of gradients and weights"
-READ_BOTH_WRITE = "a read of both, then a read and write of the gradients"
-
-NEVER = 1e9
-HEAVY, LIGHT = 1e6, 1.0
-"""Weights of which no gradient here exceeds a hundredth, and of which every one does."""
-
-SETTLED = 30
-"""Steps after which every method has left its warm-up."""
 
 HISTORY = 1000
 """The norms that AutoClip remembers."""
@@ -37,9 +28,7 @@ HISTORY = 1000
 
 def unit_wise(weight: float, workload: Workload) -> list[Candidate]:
     """AGC: the norms of the gradient and of the weights of each output unit, of weights that all are `weight`."""
-    parameters = [torch.nn.Parameter(torch.full_like(gradient, weight)) for gradient in workload.gradients]
-    for parameter, gradient in zip(parameters, workload.gradients, strict=True):
-        parameter.grad = gradient
+    parameters = holders(workload.gradients, weight)
     clips = weight == LIGHT
     read = Limit([*workload.gradients, *(parameter.detach() for parameter in parameters)]).read
     write = Limit(workload.gradients).write

@@ -6,7 +6,6 @@ import tempfile
 import weakref
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 import gradclip
 from benchmarks import adaptive, peers
@@ -21,56 +20,18 @@ from benchmarks.frameworks import (
     in_jax,
     in_paddle,
 )
+from benchmarks.goals import Case, Goal, Row
 from benchmarks.limits import Limit, other_ways
-from benchmarks.names import READ, READ_WRITE, WRITE
+from benchmarks.names import FOREACH, READ, READ_BOTH, READ_BOTH_WRITE, READ_WRITE, STEP, TORCH, TORCH_STEP, WRITE
 from benchmarks.sampling import Candidate
-from benchmarks.workloads import Workload, after_backward
+from benchmarks.workloads import ALWAYS, HEAVY, INSIDE, LIGHT, NEVER, OUTSIDE, Workload, after_backward
 from gradclip.telemetry import Telemetry, jsonl
 from gradclip.torch import AttachedClipper, Clipper, attach, clip_grad_norm_
 
-NEVER, ALWAYS = 1e9, 0.1
-"""Limits that no gradient here reaches, and that every tensor here exceeds."""
-
-INSIDE, OUTSIDE = 100.0, 1.0
-"""Bounds that no element here reaches, and that a third of them exceed."""
-
 OURS, OURS_DROP_IN = "Clipper.clip_", "gradclip's clip_grad_norm_"
 RECORDED, RECORDED_TENSORS = "Clipper.clip_, recorded", "Clipper.clip_, recorded with each tensor"
-TORCH, LOOP = "torch's clip_grad_norm_", "torch's clip_grad_norm_, a loop over the tensors"
-FOREACH, VALUE_LOOP = "torch's clip_grad_value_, foreach", "torch's clip_grad_value_, loop"
-STEP, OUR_STEP, TORCH_STEP = "the step alone", "attach, and step", "torch's clip, and step"
-
-
-class Goal(NamedTuple):
-    """What to compare with, and the ratio to reach: at most over a limit, at least for a peer. None: only shown."""
-
-    candidate: str
-    ratio: float | None = None
-
-
-class Row(NamedTuple):
-    """A line of the table: the time of `ours` over that of a limit, and the time of a peer over that of `ours`."""
-
-    ours: str
-    limit: Goal | None
-    peer: Goal | None
-
-
-class Case(NamedTuple):
-    """Candidates that take turns on the gradients of one workload, and the lines that they give."""
-
-    workload: str
-    dtype: str
-    title: str
-    candidates: Callable[[Workload], list[Candidate]]
-    rows: list[Row]
-    in_cache: bool = False
-    telling: bool = True
-    """Whether the README shows it."""
-
-    @property
-    def name(self) -> str:
-        return f"{self.workload} {self.dtype}, {self.title}"
+LOOP, VALUE_LOOP = "torch's clip_grad_norm_, a loop over the tensors", "torch's clip_grad_value_, loop"
+OUR_STEP = "attach, and step"
 
 
 def clip(workload: Workload, rule: gradclip.Rule) -> Callable[[], object]:
@@ -237,14 +198,14 @@ def jax_cases(workload: str, dtype: str, ratio: float) -> list[Case]:
 def adaptive_cases(workload: str) -> list[Case]:
     """AGC beside timm's, and the rules that follow a history beside straightforward ones and a fixed limit."""
     timm = Goal(adaptive.TIMM, 5.0) if peers.agc_of_timm() else None
-    never, always = (partial(adaptive.unit_wise, weight) for weight in (adaptive.HEAVY, adaptive.LIGHT))
+    never, always = (partial(adaptive.unit_wise, weight) for weight in (HEAVY, LIGHT))
     histories = [
         Row(ours, Goal(adaptive.FIXED, 1.1), Goal(plain, 1.0))
         for ours, plain in ((adaptive.AUTOCLIP, adaptive.PLAIN_AUTOCLIP), (adaptive.ZCLIP, adaptive.PLAIN_ZCLIP))
     ]
     return [
-        Case(workload, "fp32", "AGC, nothing to clip", never, [Row(adaptive.AGC, Goal(adaptive.READ_BOTH, 1.5), timm)]),
-        Case(workload, "fp32", "AGC, clipped", always, [Row(adaptive.AGC, Goal(adaptive.READ_BOTH_WRITE), timm)]),
+        Case(workload, "fp32", "AGC, nothing to clip", never, [Row(adaptive.AGC, Goal(READ_BOTH, 1.5), timm)]),
+        Case(workload, "fp32", "AGC, clipped", always, [Row(adaptive.AGC, Goal(READ_BOTH_WRITE), timm)]),
         Case(workload, "fp32", "thresholds that follow the norm", adaptive.over_time, histories),
     ]
 

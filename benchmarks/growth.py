@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks.cases import OURS, READ, TORCH, unclipped
-from benchmarks.sampling import Candidate, Plan, Timing, compare
+from benchmarks.cases import OURS, unclipped
+from benchmarks.names import READ, TORCH
+from benchmarks.sampling import Candidate, Plan, Timings, compare
 from benchmarks.workloads import SEED, Workload, with_gradients
 
 COUNTS = (10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000)
@@ -20,7 +21,7 @@ class Curve(NamedTuple):
 
     title: str
     axis: str
-    points: dict[int, dict[str, Timing]]
+    points: dict[int, Timings]
 
 
 def grow(plan: Plan, seconds: float, cut: int = 1) -> list[Curve]:

@@ -1,4 +1,7 @@
-"""How candidates take turns: one sample of each in random order, round after round, and only quiet samples count."""
+"""How candidates take turns: one sample of each in random order, round after round, and how a sample is timed.
+
+On the CPU only quiet samples count.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import repeat
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from benchmarks.quiet import Quiet
+import torch
 
 ENOUGH = 25
 """Quiet samples of each candidate, after which a comparison is done before its time is up."""
@@ -23,6 +26,11 @@ SAMPLE_SECONDS = 1e-3
 """A candidate in cache is called until this much time is over, because a clock cannot read one microsecond."""
 
 LONGEST_LOOP = 200
+
+CLOCK_RATE = 2e9
+"""Cycles in a second of a fast GPU; on a slower one `torch.cuda._sleep` takes longer, which does no harm."""
+AHEAD = 2e-4
+"""Seconds that the device is kept busy beyond the time that the host needed for the call before."""
 
 WARM_CALLS = 4
 """Calls before a sample in cache: the probe of the memory has emptied all caches."""
@@ -60,28 +68,58 @@ class Timing(NamedTuple):
         return self.quiet >= FEW
 
 
+Timings = dict[str, Timing]
+"""Those of several candidates, by name."""
+
+
+class Witness(Protocol):
+    """Looks at the machine before and after a sample, and says whether it counts."""
+
+    def before(self) -> None: ...
+    def after(self) -> bool: ...
+
+
 class Plan(NamedTuple):
     """How long and how often to sample."""
 
-    quiet: Quiet
+    quiet: Witness
     enough: int = ENOUGH
     least: int = 3
 
 
-def compare(candidates: list[Candidate], plan: Plan, seconds: float, in_cache: bool = False) -> dict[str, Timing]:
-    """The timings of candidates that took turns for at most `seconds`, or a little more for the least of samples."""
+class Unwatched:
+    """A witness to whom every sample counts."""
+
+    def before(self) -> None:
+        """Nothing is waited for."""
+
+    def after(self) -> bool:
+        return True
+
+
+Sampler = Callable[[Candidate], tuple[float, bool]]
+"""Takes a sample of a candidate: the seconds of one call, and whether it counts."""
+
+
+def compare(candidates: list[Candidate], plan: Plan, seconds: float, in_cache: bool = False) -> Timings:
+    """The timings of candidates that took turns on the CPU for about `seconds`, while the machine was quiet."""
     loops = {one.name: _loops(one) if in_cache else 1 for one in candidates}
+    return take_turns(candidates, lambda one: sample(one, plan.quiet, loops[one.name], in_cache), plan, seconds)
+
+
+def take_turns(candidates: list[Candidate], take: Sampler, plan: Plan, seconds: float) -> Timings:
+    """The timings of candidates that took turns for at most `seconds`, or a little more for the least of samples."""
     kept: dict[str, list[float]] = {one.name: [] for one in candidates}
     every: dict[str, list[float]] = {one.name: [] for one in candidates}
     order, random_order = list(candidates), random.Random(0)
     end = time.perf_counter() + seconds
     with _no_collection():
         for one in candidates:
-            _sample(one, plan.quiet, 1, in_cache)  # the first call compiles
+            take(one)  # the first call compiles
         while _goes_on(kept, every, plan, end):
             random_order.shuffle(order)
             for one in order:
-                took, counts = _sample(one, plan.quiet, loops[one.name], in_cache)
+                took, counts = take(one)
                 every[one.name].append(took)
                 if counts:
                     kept[one.name].append(took)
@@ -100,7 +138,7 @@ def _timing(kept: list[float], every: list[float]) -> Timing:
     return Timing(kept if len(kept) >= FEW else faster, len(kept), len(every))
 
 
-def _sample(one: Candidate, quiet: Quiet, loops: int, in_cache: bool) -> tuple[float, bool]:
+def sample(one: Candidate, quiet: Witness, loops: int = 1, in_cache: bool = False) -> tuple[float, bool]:
     """Seconds for one call, and whether the sample counts."""
     if one.before is not None:
         one.before()
@@ -136,3 +174,55 @@ def _no_collection() -> Iterator[None]:
         yield
     finally:
         gc.enable()
+
+
+class Clock(Protocol):
+    """Takes a sample of a candidate from idle, or queued behind other work."""
+
+    def from_idle(self, one: Candidate) -> tuple[float, bool]: ...
+    def queued(self, one: Candidate) -> tuple[float, bool]: ...
+
+
+class HostClock:
+    """The clock of the host, which knows no queue."""
+
+    def from_idle(self, one: Candidate) -> tuple[float, bool]:
+        return sample(one, Unwatched())
+
+    queued = from_idle
+
+
+class CudaClock:
+    """Seconds between two events on the device, before and after a call; its cache holds nothing of the gradients."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._begin, self._end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        self._other = torch.ones(2 * torch.cuda.get_device_properties(device).L2_cache_size // 4, device=device)
+        self._host_seconds: dict[str, float] = {}
+
+    def from_idle(self, one: Candidate) -> tuple[float, bool]:
+        self._ready(one)
+        return self._timed(one)
+
+    def queued(self, one: Candidate) -> tuple[float, bool]:
+        self._ready(one)
+        seconds = 1.5 * self._host_seconds.get(one.name, 0.0) + AHEAD
+        torch.cuda._sleep(int(seconds * CLOCK_RATE))
+        return self._timed(one)
+
+    def _ready(self, one: Candidate) -> None:
+        if one.before is not None:
+            one.before()
+        self._other.sum()
+        torch.cuda.synchronize()
+
+    def _timed(self, one: Candidate) -> tuple[float, bool]:
+        self._begin.record()
+        start = time.perf_counter()
+        one.call()
+        self._host_seconds[one.name] = time.perf_counter() - start
+        self._end.record()
+        self._end.synchronize()
+        if one.after is not None:
+            one.after()
+        return self._begin.elapsed_time(self._end) / 1e3, True

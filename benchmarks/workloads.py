@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import NamedTuple
 
 import torch
 
 Shape = tuple[int, ...]
 SEED = 20130616
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+NEVER, ALWAYS = 1e9, 0.1
+"""Limits that no gradient here reaches, and that every tensor here exceeds."""
+
+INSIDE, OUTSIDE = 100.0, 1.0
+"""Bounds that no element here reaches, and that a third of them exceed."""
+
+HEAVY, LIGHT = 1e6, 1.0
+"""Weights of which no gradient here exceeds a hundredth, and of which every one does."""
+
+SETTLED = 30
+"""Steps after which every method has left its warm-up."""
 
 
 class Workload(NamedTuple):
@@ -76,29 +90,65 @@ def huge() -> Iterator[Shape]:
     yield from [(4096, 4096)] * 4
 
 
+def llama() -> Iterator[Shape]:
+    """A Llama of a billion weights: 146 tensors, 1,235,814,400 elements."""
+    width, inner, shared = 2048, 8192, 512
+    yield (128_256, width)
+    for _ in range(16):
+        yield from ((width, width), (shared, width), (shared, width), (width, width))
+        yield from ((inner, width), (inner, width), (width, inner), (width,), (width,))
+    yield (width,)
+
+
+def medium() -> Iterator[Shape]:
+    """2000 tensors of 4096 elements."""
+    yield from [(4096,)] * 2000
+
+
+def long() -> Iterator[Shape]:
+    """One tensor of 1.54G elements."""
+    yield (751_953, 2048)
+
+
 SHAPES: dict[str, Callable[[], Iterator[Shape]]] = {
     "GPT-2": gpt2,
     "ResNet-50": resnet50,
     "2000 x 16": tiny,
     "1 x 16": single,
     "4 x 4096²": huge,
+    "1B": llama,
+    "2000 x 4096": medium,
+    "1.54G": long,
 }
 
 
-def make(name: str, dtype: torch.dtype = torch.float32, cut: int = 1) -> Workload:
-    """The workload called `name`; `cut` divides the first axis of its matrices, for a trial run."""
-    shapes = [(-(-s[0] // cut), *s[1:]) if len(s) > 1 else s for s in SHAPES[name]()]
-    return with_gradients(name, shapes, dtype)
+def make(
+    name: str,
+    dtype: torch.dtype = torch.float32,
+    cut: int = 1,
+    most: int | None = None,
+    device: torch.device | str = "cpu",
+) -> Workload:
+    """The workload called `name`; for a trial run `cut` divides the first axis of its matrices, of the first `most`."""
+    shapes = [(-(-s[0] // cut), *s[1:]) if len(s) > 1 else s for s in islice(SHAPES[name](), most)]
+    return with_gradients(name, shapes, dtype, device)
 
 
-def with_gradients(name: str, shapes: list[Shape], dtype: torch.dtype = torch.float32) -> Workload:
+def with_gradients(
+    name: str, shapes: list[Shape], dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> Workload:
     """Parameters of these shapes with standard normal gradients."""
-    generator = torch.Generator().manual_seed(SEED)
-    originals = [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
-    parameters = [torch.nn.Parameter(torch.zeros_like(values)) for values in originals]
-    for parameter, values in zip(parameters, originals, strict=True):
-        parameter.grad = values.clone()
-    return Workload(name, parameters, originals)
+    generator = torch.Generator(device).manual_seed(SEED)
+    originals = [torch.randn(shape, generator=generator, device=device).to(dtype) for shape in shapes]
+    return Workload(name, holders([values.clone() for values in originals]), originals)
+
+
+def holders(gradients: list[torch.Tensor], weight: float = 0.0) -> list[torch.nn.Parameter]:
+    """Parameters that have these gradients and are full of `weight`."""
+    parameters = [torch.nn.Parameter(torch.full_like(gradient, weight)) for gradient in gradients]
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    return parameters
 
 
 def after_backward(workload: Workload) -> Callable[[], None]:

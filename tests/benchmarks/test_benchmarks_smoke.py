@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import math
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 from benchmarks.__main__ import main
-from benchmarks.cases import CASES, Case, Goal, Row, adaptive_cases
+from benchmarks.cases import CASES, adaptive_cases
+from benchmarks.goals import Case, Found, Goal, Row, verdict
 from benchmarks.output import fill
-from benchmarks.report import Found, Results, verdict
+from benchmarks.report import Results
 from benchmarks.sampling import Timing
 
 import gradclip
-from benchmarks import adaptive, growth, limits, peers, workloads
+from benchmarks import adaptive, device, device_cases, growth, limits, names, peers, workloads
 from gradclip.torch import Clipper
 
 
@@ -31,6 +33,9 @@ def found(seconds: dict[str, float], rows: list[Row]) -> Found:
         ("ResNet-50", 161, 25_557_032),
         ("2000 x 16", 2000, 32_000),
         ("4 x 4096²", 4, 1 << 26),
+        ("1B", 146, 1_235_814_400),
+        ("2000 x 4096", 2000, 8_192_000),
+        ("1.54G", 1, 1_539_999_744),
     ],
 )
 def test_workloads_have_the_shapes_of_the_models(name: str, tensors: int, elements: int) -> None:
@@ -92,13 +97,13 @@ def test_without_timm_its_line_has_no_peer_and_the_run_says_why(monkeypatch, cap
     workload = workloads.with_gradients("GPT-2", [(3, 4), (3,)])
     monkeypatch.setattr(peers, "agc_of_timm", lambda: None)
     monkeypatch.setattr(adaptive, "agc_of_timm", lambda: None)
-    assert adaptive_cases("GPT-2")[0].rows == [Row(adaptive.AGC, Goal(adaptive.READ_BOTH, 1.5), None)]
-    names = [candidate.name for candidate in adaptive.unit_wise(adaptive.HEAVY, workload)]
-    assert names == [adaptive.AGC, adaptive.READ_BOTH]
+    assert adaptive_cases("GPT-2")[0].rows == [Row(adaptive.AGC, Goal(names.READ_BOTH, 1.5), None)]
+    called = [candidate.name for candidate in adaptive.unit_wise(workloads.HEAVY, workload)]
+    assert called == [adaptive.AGC, names.READ_BOTH]
     assert "pip install --no-deps timm" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("weight", [adaptive.HEAVY, adaptive.LIGHT])
+@pytest.mark.parametrize("weight", [workloads.HEAVY, workloads.LIGHT])
 def test_agc_and_its_peer_do_the_same_to_the_gradients(weight) -> None:
     """All of them exceed light weights and none heavy ones; the peer adds no epsilon to norms above 1e-6."""
     if peers.agc_of_timm() is None:
@@ -110,7 +115,7 @@ def test_agc_and_its_peer_do_the_same_to_the_gradients(weight) -> None:
         call()
         found[name] = workload.gradients
     changed = [not torch.equal(new, old) for new, old in zip(found[adaptive.AGC], workload.originals, strict=True)]
-    assert changed == [weight == adaptive.LIGHT] * 3
+    assert changed == [weight == workloads.LIGHT] * 3
     torch.testing.assert_close(found[adaptive.AGC], found[adaptive.TIMM])
 
 
@@ -144,6 +149,46 @@ def test_a_trial_run_saves_its_tables(tmp_path, capsys) -> None:
     data = json.loads((tmp_path / "cpu.json").read_text())
     assert {row["case"] for row in data["rows"]} == {"ResNet-50 bf16, nothing to clip", "ResNet-50 bf16, clipped"}
     assert all(row["over_limit"] > 0 and row["peer_over_ours"] > 0 for row in data["rows"])
+
+
+@pytest.mark.parametrize("limit", [0.1, 1e9])
+@pytest.mark.parametrize("on_tensor", [True, False])
+def test_kernels_for_many_tensors_are_put_together_to_the_clip_of_torch(limit, on_tensor) -> None:
+    """Of Transformer Engine, whose kernels are stood for by operations of PyTorch."""
+
+    def scale(chunk, flag, lists, factor) -> None:
+        torch._foreach_copy_(lists[1], torch._foreach_mul(lists[0], factor))
+
+    kernels = SimpleNamespace(
+        multi_tensor_applier=lambda kernel, flag, lists, *given: kernel(65536, flag, lists, *given),
+        multi_tensor_l2norm=lambda chunk, flag, lists, each: (torch.nn.utils.get_total_norm(lists[0])[None], None),
+        multi_tensor_scale=scale,
+    )
+    if on_tensor:
+        kernels.multi_tensor_scale_tensor = lambda chunk, flag, lists, factor: scale(chunk, flag, lists, factor[0])
+    ours, theirs = (workloads.with_gradients("two layers", [(40, 30), (50,)]) for _ in range(2))
+    peers.norm_by_kernels(kernels, ours.parameters, limit)()
+    torch.nn.utils.clip_grad_norm_(theirs.parameters, limit)
+    torch.testing.assert_close(ours.gradients, theirs.gradients)
+
+
+def test_the_limits_of_a_device_follow_from_a_copy_which_reads_and_writes_each_byte() -> None:
+    workload = workloads.with_gradients("one layer", [(1000,)])
+    found = device_cases.limits(workload, Timing([2.0, 4.0], 9, 9))
+    assert {name: timing.samples for name, timing in found.items()} == {
+        names.READ: [1.0, 2.0],
+        names.WRITE: [2.0, 4.0],
+        names.READ_WRITE: [3.0, 6.0],
+        names.READ_BOTH: [2.0, 4.0],
+        names.READ_BOTH_WRITE: [4.0, 8.0],
+    }
+
+
+def test_the_clips_on_a_device_are_drawn(tmp_path) -> None:
+    seconds = {names.READ: 1.0, names.TORCH: 3.0, device_cases.ours("torch"): 1.2, device_cases.NEMO: 2.0}
+    case = found({**seconds, device_cases.queued(names.TORCH): 2.5}, [])
+    device.draw([case._replace(case=case.case._replace(title=device_cases.NOTHING))], tmp_path / "gpu.png")
+    assert (tmp_path / "gpu.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("framework", ["Paddle", "JAX"])
