@@ -203,13 +203,18 @@ def optax_step(tx) -> None:
     tx.update(gradients, tx.init(gradients), gradients)
 
 
-def last():
+def clip_state():
     gradients, tx = {"w": jnp.array([3.0, 4.0])}, gradclip.optax.clip(Rule())
-    return tx.update(gradients, tx.init(gradients))[1].last
+    return tx.update(gradients, tx.init(gradients))[1]
+
+
+def last():
+    return clip_state().last
 
 
 OPTAX = {
     "clip": (lambda: {"rule": ClipGradByNorm(1.0)}, optax_step),
+    "check_skips": (lambda: {"opt_state": clip_state(), "max_consecutive_skips": 3}, repr),
     "event_of": (lambda: {"last": last(), "step": 3, "rule": Rule()}, repr),
 }
 

@@ -46,6 +46,7 @@ UNITS = {
     "reference": of_timm,
     "torch": of_timm,
     "torch on a device": of_timm,
+    "torch on devices": of_timm,
     "cpu": of_timm,
     "cpu, of Paddle": of_paddle,
     "paddle on a device": of_paddle,

@@ -92,12 +92,11 @@ def test_the_same_structure_is_laid_out_once(rule, monkeypatch):
     for _ in range(3):
         clipped(clipper, *STEPS[0])
 
-    def noted(store, key, make):
-        assert key in store
+    def noted(store, key, make, of=layout.Layouts.of):
         made.append(key)
-        return store[key]
+        return of(store, key, lambda: pytest.fail("it was laid out again"))
 
-    monkeypatch.setattr(layout, "kept", noted)
+    monkeypatch.setattr(layout.Layouts, "of", noted)
     clipped(clipper, *STEPS[0])
     assert made
 
@@ -106,12 +105,14 @@ def test_the_number_of_kept_layouts_is_bounded():
     clipper = Clipper(BY_NAME >> ClipGradByNorm(1.0) >> ClipGradByGlobalNorm(1.0))
     for number in range(3 * layout.MOST):
         clipped(clipper, (f"a{number}", "b"), [(number + 1,), (2,)])
-    stores = [clipper.line._columns, *(c._segments for cs in clipper.line._columns.values() for p in cs for c in p)]
-    assert max(map(len, stores)) <= layout.MOST
+    columns = clipper.line._columns._store
+    stores = [columns, *(c._segments._store for phases in columns.values() for phase in phases for c in phase)]
+    assert max(map(len, stores)) == layout.MOST
 
 
 def test_the_oldest_goes_first():
-    store = {}
+    store = layout.Layouts()
     for key in range(layout.MOST + 1):
-        layout.kept(store, key, lambda key=key: [key])
-    assert list(store) == list(range(1, layout.MOST + 1))
+        assert store.of(key, lambda key=key: [key]) == [key]
+    assert list(store._store) == list(range(1, layout.MOST + 1))
+    assert store.of(3, lambda: pytest.fail("it is kept")) == [3]

@@ -32,8 +32,13 @@ def totals_of(tensors: Tensors, axes: Axes, norm: Norm, together: bool, looks: b
     Squares of float64 may leave its range. Who `looks` takes them in units of the largest element only if they have
     left it, and who does not, on a device, always.
     """
-    totals, scales = _totals(tensors, axes, norm, looks)
-    return combined(totals, scales, norm) if together else (totals, scales)
+    if norm.p not in DIRECT:
+        sums, scales = _of_segments(tensors, axes, lambda cut: _power_sums(cut, norm.p))
+        return combined(sums, scales, norm) if together else (sums, scales)
+    norms, scales = _norms_and_scales(tensors, axes, norm, looks)
+    if together:
+        norms, scales = _norm_of_norms(norms, scales, norm)
+    return norms.square() if norm.p == 2.0 else norms, scales
 
 
 def combined(totals: torch.Tensor, scales: Operand, norm: Norm) -> tuple[torch.Tensor, Operand]:
@@ -47,18 +52,23 @@ def combined(totals: torch.Tensor, scales: Operand, norm: Norm) -> tuple[torch.T
     return in_one_scale.sum(0, keepdim=True), scale
 
 
-def _totals(tensors: Tensors, axes: Axes, norm: Norm, looks: bool) -> tuple[torch.Tensor, Operand]:
-    if norm.p not in DIRECT:
-        sums, scales = _of_segments(tensors, axes, lambda cut: _power_sums(cut, norm.p))
-        return sums, scales
+def _norms_and_scales(tensors: Tensors, axes: Axes, norm: Norm, looks: bool) -> tuple[torch.Tensor, Operand]:
     ranged = _may_leave_range(tensors)
     safe = norm.combine == "max" or not ranged
     if safe or looks:
         norms = _norms_of(tensors, axes, norm)
         if safe or bool(((norms > SAFE_NORMS[0]) & (norms < SAFE_NORMS[1])).all()):
-            return _powers(norms, norm), torch.ones_like(norms) if ranged else 1.0
+            return norms, torch.ones_like(norms) if ranged else 1.0
     norms, scales = _of_segments(tensors, axes, lambda cut: _scaled_norms(cut, norm))
-    return _powers(norms, norm), scales
+    return norms, scales
+
+
+def _norm_of_norms(norms: torch.Tensor, scales: Operand, norm: Norm) -> tuple[torch.Tensor, Operand]:
+    """The norm [1] of all segments and its scale."""
+    if isinstance(scales, float):
+        return torch.linalg.vector_norm(norms, norm.p, dim=0, keepdim=True), scales
+    scale = scales.amax(0, keepdim=True)
+    return torch.linalg.vector_norm(norms * (scales / scale), norm.p, dim=0, keepdim=True), scale
 
 
 def nonfinite_of(tensors: Tensors, axes: Axes) -> torch.Tensor:
@@ -102,10 +112,6 @@ def _norms_of(tensors: Tensors, axes: Axes, norm: Norm) -> torch.Tensor:
 def _may_leave_range(tensors: Tensors) -> bool:
     """Whether a sum of squares in the widest float of the device can overflow, or lose what is not zero."""
     return wide_of(tensors[0]) is torch.float32 or hold_float64(tensors)
-
-
-def _powers(norms: torch.Tensor, norm: Norm) -> torch.Tensor:
-    return norms.square() if norm.p == 2.0 else norms
 
 
 def _norms(cut: torch.Tensor, norm: Norm) -> torch.Tensor:

@@ -80,15 +80,19 @@ class Structure:
         """The addresses on the device, sent there anew where they are others than before; nothing waits for that."""
         if not np.array_equal(wanted, self._known):
             self._known = wanted
-            host = torch.from_numpy(wanted)
-            on_device = self._device.type == "cuda"
-            self._addresses = host.pin_memory().to(self._device, non_blocking=True) if on_device else host
+            self._addresses = sent(wanted, self._device)
         return self._addresses
 
     def table_of(self, cuts: Sequence[Cut], together: bool) -> ChunkTable:
         """The table of the tensors, cut so."""
         aligned = (self._known % ALIGNMENT == 0).tolist()
         return table_of(cuts, self._dtypes, aligned, together, self._device)
+
+
+def sent(numbers: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Numbers on a device; nothing waits for them to be there."""
+    host = torch.from_numpy(numbers)
+    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host
 
 
 def signature_of(tensors: Sequence[torch.Tensor]) -> Hashable:
@@ -119,9 +123,9 @@ def table_of(
     order = sorted(range(len(chunks)), key=lambda place: str(kinds[place]))
     chunks, kinds, many = chunks[order], [kinds[place] for place in order], int(flat.sum())
     return ChunkTable(
-        torch.from_numpy(chunks).to(device),
+        sent(chunks, device),
         launches_of(kinds, chunks[:, SIZE.value]),
-        torch.from_numpy(firsts).to(device),
+        sent(firsts, device),
         torch.zeros(segments, dtype=torch.int32, device=device),
         torch.empty(many, dtype=torch.float64, device=device),
         torch.empty(many, dtype=torch.float64, device=device),

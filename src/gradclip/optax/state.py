@@ -51,8 +51,8 @@ def float_type() -> Any:
 
 def begun(inner: optax.OptState = ()) -> ClipState:
     """The state before the first step of a rule that remembers nothing."""
-    zero = jnp.zeros((), jnp.int32)
-    return ClipState(zero, {}, nothing(float_type()), inner, consecutive_skips=zero)
+    step, skips = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)  # two arrays, to be donated each
+    return ClipState(step, {}, nothing(float_type()), inner, consecutive_skips=skips)
 
 
 def check_skips(opt_state: Any, max_consecutive_skips: int) -> None:

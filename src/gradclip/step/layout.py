@@ -30,7 +30,7 @@ MOST = 16
 T = TypeVar("T")
 
 
-class Kept(Generic[T]):
+class Layouts(Generic[T]):
     """Values by their keys. That of the step before is compared first: mostly it is made of the same objects, whose
     hashes take longer than that."""
 
@@ -87,8 +87,8 @@ class Column:
         self.key, self.sweep, self.indices = key, sweep, indices
         self.tables, self.weight_tables = Tables(), Tables()
         self._names = Names()
-        self._segments = Kept[list[Segments]]()
-        self._owners = Kept[list[Owners]]()
+        self._segments = Layouts[list[Segments]]()
+        self._owners = Layouts[list[Owners]]()
         self._as_measured = [AS_MEASURED] * len(sweep.stages)
         self.blank: list[State] = [{}] * len(sweep.stages)
         self._no_owners: list[Owners] = [()] * len(sweep.stages)
@@ -148,7 +148,7 @@ class LineUp:
         self._reads_names = any(phase.names is not None for phase in self.phases)
         self.tables = Tables()
         self._names = Names()
-        self._columns = Kept[list[list[Column]]]()
+        self._columns = Layouts[list[list[Column]]]()
         self._plain = None if self._reads_names or self._late else _columns_of_each(self.phases, (), False)
 
     def laid_out(self, gradients: Gradients, batch: Batch, engine: Engine, step: Step) -> list[list[Column]]:

@@ -39,7 +39,7 @@ class Keywords(TypedDict, total=False):
     on_nonfinite: PolicyName
     max_consecutive_skips: int | None
     need_clip: NeedClip | None
-    engine: Literal["cpu", "torch"] | None
+    engine: Literal["cpu", "torch", "triton"] | None
     through_grad_scale: bool
     place: Literal["gradient", "update"]
     telemetry: Telemetry | None
