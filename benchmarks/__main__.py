@@ -6,12 +6,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import growth, start
+from benchmarks import growth, overview, regression, start
 from benchmarks.cases import CASES
 from benchmarks.goals import Case, run
+from benchmarks.machine import processor
 from benchmarks.output import README, fill, save
 from benchmarks.quiet import Quiet
-from benchmarks.report import Results, tables
+from benchmarks.regression import last_run
+from benchmarks.report import Results, starting, tables
 from benchmarks.sampling import Plan, Timings, compare
 from benchmarks.tables import show
 from benchmarks.workloads import DTYPES, Workload, make
@@ -35,8 +37,10 @@ def main(arguments: list[str] | None = None) -> int:
 
     found = list(run(chosen, lambda name, dtype: make(name, DTYPES[dtype], cut), timings, seconds))
     results = Results(found, curves, starts)
-    show(tables(results))
-    for path in save(results, options.out, options.quick) if options.out else []:
+    last = {} if options.quick else last_run(processor())
+    every = [*tables(results), regression.table(found, last)] if options.all else starting(results)
+    show(table for table in [overview.table(found, last), *every] if table.lines)
+    for path in save(results, options.out, options.quick, last) if options.out else []:
         print(f"wrote {path}")
     if options.readme:
         README.write_text(fill(README.read_text(encoding="utf-8"), results), encoding="utf-8")
@@ -51,7 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--only", metavar="TEXT", default="", help="what has TEXT in its name; also: growth, start")
     parser.add_argument("--seconds", type=float, default=240.0, help="to sample the cases; a quarter more for growth")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="save cpu.md, cpu.json and growth.png there")
+    parser.add_argument("--all", action="store_true", help="print the goals, every time and every change, too")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="save pages, figures and pictures there")
     parser.add_argument("--readme", action="store_true", help="fill the table of speed in README.md")
     parser.add_argument("--quick", action="store_true", help="a trial run: matrices cut short, one sample each")
     return parser

@@ -172,8 +172,7 @@ def paddle_cases(workload: str, goals: dict[str, float]) -> list[Case]:
             title = f"{words}, {ending}"
             rows = [Row(OUR_CLIP, Goal(READ_WRITE if clips else READ), Goal(PADDLE_CLIP, goals.get(title, 1.0)))]
             candidates = partial(in_paddle, name, limit, clips)
-            telling = workload == "GPT-2"
-            cases.append(Case(workload, "fp32", f"Paddle, {title}", candidates, rows, telling=telling))
+            cases.append(Case(workload, "fp32", f"Paddle, {title}", candidates, rows))
     return cases
 
 
@@ -186,7 +185,6 @@ def jax_cases(workload: str, dtype: str, ratio: float) -> list[Case]:
             f"JAX, {title}",
             partial(in_jax, limit, clips),
             [Row(OUR_TRANSFORMATION, goal, peer)],
-            telling=workload == "GPT-2",
         )
         for title, limit, clips, goal, peer in (
             ("nothing to clip", NEVER, False, Goal(READ), Goal(OPTAX, ratio)),
@@ -234,7 +232,7 @@ CASES = [
     Case("GPT-2", "fp32", "memory", memory, []),
     Case("GPT-2", "fp32", "nothing to clip", unclipped, _whole(Goal(READ, 1.15), 3.5)),
     Case("GPT-2", "fp32", "clipped", clipped, _whole(Goal(READ_WRITE, 1.15), 1.6)),
-    Case("GPT-2", "fp32", "recorded", recorded, [_recorded(RECORDED), _recorded(RECORDED_TENSORS)], telling=False),
+    Case("GPT-2", "fp32", "recorded", recorded, [_recorded(RECORDED), _recorded(RECORDED_TENSORS)]),
     Case("GPT-2", "fp32", "each tensor clipped", each_clipped, [Row(OURS, Goal(READ_WRITE, 1.25), Goal(LOOP, 2.5))]),
     Case("GPT-2", "fp32", "by value, nothing outside", inside, _values(Goal(READ, 1.15), 2.5, 1.4)),
     Case("GPT-2", "fp32", "by value, a third outside", outside, _values(Goal(WRITE), None, None)),

@@ -36,8 +36,6 @@ class Case(NamedTuple):
     candidates: Callable[[Workload], list[Candidate]]
     rows: list[Row]
     in_cache: bool = False
-    telling: bool = True
-    """Whether the README shows it."""
 
     @property
     def name(self) -> str:

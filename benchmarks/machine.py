@@ -51,7 +51,7 @@ def host() -> dict[str, str]:
     """The day, the processor and the system."""
     return {
         "date": datetime.date.today().isoformat(),
-        "processor": _processor(),
+        "processor": processor(),
         "cores": f"{os.cpu_count()}, PyTorch uses {torch.get_num_threads()}",
         "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
     }
@@ -63,7 +63,7 @@ def _engine() -> str:
     return Clipper(gradclip.ClipGradByGlobalNorm(1.0)).clip_([weight]).engine
 
 
-def _processor() -> str:
+def processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -40,17 +40,22 @@ def tables(results: Results) -> list[Table]:
         goals += [goal_line(found, row) for row in found.case.rows]
         times += [time_line(found, name) for name in found.timings if found.case.rows]
         memory += [_memory_line(found, name) for name in found.timings if not found.case.rows]
-    starts = [
-        [one.title, f"{one.seconds:.3f}", bound("≤", one.goal), str(one.runs), one.verdict] for one in results.starts
-    ]
     every = [
         Table("Ratios and goals", RATIOS, RATIO_HEAD, goals),
         Table("Times", SAMPLES, TIME_HEAD, times),
         Table("The limit against other ways of moving the same bytes", MEMORY, MEMORY_HEAD, memory),
         *[Table(title, GROWTH, head, lines) for title, head, lines in growth_tables(results.curves)],
-        Table("Starting", STARTING, ["what", "median", "goal", "processes", ""], starts),
+        *starting(results),
     ]
     return [table for table in every if table.lines]
+
+
+def starting(results: Results) -> list[Table]:
+    """What a new process pays, if that was measured."""
+    lines = [
+        [one.title, f"{one.seconds:.3f}", bound("≤", one.goal), str(one.runs), one.verdict] for one in results.starts
+    ]
+    return [Table("Starting", STARTING, ["what", "median", "goal", "processes", ""], lines)]
 
 
 MEMORY_HEAD = ["gradients", "how", "median", "GB/s, bytes counted once", "samples"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import textwrap
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -95,7 +96,7 @@ def _plain(table: Table) -> str:
     widths = [max(map(len, column)) for column in zip(table.head, *table.lines, strict=True)]
     lines = [table.head, ["-" * width for width in widths], *table.lines]
     rows = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join([f"\n{table.title}", table.note, "", *rows])
+    return "\n".join([f"\n{table.title}", *textwrap.wrap(table.note, 100), "", *rows])
 
 
 def markdown(table: Table) -> list[str]:

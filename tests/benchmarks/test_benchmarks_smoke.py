@@ -11,13 +11,24 @@ import pytest
 import torch
 from benchmarks.__main__ import main
 from benchmarks.cases import CASES, adaptive_cases
-from benchmarks.goals import Case, Found, Goal, Row, verdict
+from benchmarks.goals import Case, Found, Goal, Row, as_data, verdict
 from benchmarks.output import fill
 from benchmarks.report import Results
 from benchmarks.sampling import Timing
 
 import gradclip
-from benchmarks import adaptive, device, device_cases, growth, limits, names, peers, workloads
+from benchmarks import (
+    adaptive,
+    device,
+    device_cases,
+    growth,
+    limits,
+    names,
+    overview,
+    peers,
+    regression,
+    workloads,
+)
 from gradclip.torch import Clipper
 
 
@@ -76,13 +87,70 @@ def test_the_verdict_names_the_worse_miss(limit: float, torch_: float, expected:
     assert verdict(found({"ours": 1.0, "limit": limit, "torch": torch_}, [row]), row) == expected
 
 
+def timed(name: str, ours: list[float], limit: list[float], peer: list[float]) -> Found:
+    """A case of this name with these samples."""
+    kind, _, title = name.partition(", ")
+    workload, _, dtype = kind.rpartition(" ")
+    row = Row("ours", Goal("limit"), Goal("torch"))
+    timings = {one: Timing(samples, 9, 9) for one, samples in (("ours", ours), ("limit", limit), ("torch", peer))}
+    return Found(Case(workload, dtype, title, lambda workload: [], [row]), 8, timings)
+
+
 def test_the_table_of_the_readme_is_made_between_its_marks() -> None:
-    row = Row("ours", Goal("limit", 1.0), Goal("torch", 2.0))
-    results = Results([found({"ours": 1.0, "limit": 0.5, "torch": 3.0}, [row])], [], [])
+    results = Results(
+        [timed(overview.TELLING[1], [0.001], [0.0005], [0.003]), timed("A b, c", [1.0], [1.0], [1.0])], [], []
+    )
     filled = fill("before\n<!-- speed-table -->\nold\n<!-- /speed-table -->\nafter\n", results)
-    assert filled.startswith("before\n<!-- speed-table -->\n| gradients |")
-    assert filled.endswith("| 2.00 | 3.00 |\n<!-- /speed-table -->\nafter\n")
+    assert filled.startswith("before\n<!-- speed-table -->\n| work |")
+    assert filled.endswith("| GPT-2 fp32, clipped | 0.5 | 1 | 3 | 2.00 | 3.0 x |\n<!-- /speed-table -->\nafter\n")
     assert "old" not in filled
+
+
+def test_what_the_readme_and_the_picture_show_is_measured() -> None:
+    measured = {case.name for case in CASES if case.rows}
+    assert {*overview.TELLING, *overview.DRAWN} <= measured
+    assert len(overview.TELLING) == 6
+
+
+STEADY, NOISY = [0.98, 1.0, 1.0, 1.0, 1.02], [0.5, 0.8, 1.0, 1.2, 1.5]
+
+
+@pytest.mark.parametrize(
+    ("before", "factor", "verdict"),
+    [
+        (STEADY, 1.2, "slower"),
+        (STEADY, 0.8, "faster"),
+        (STEADY, 1.03, "same"),
+        (NOISY, 1.2, "same"),
+        (NOISY, 1.5, "slower"),
+    ],
+)
+def test_a_figure_is_compared_with_the_last_one_and_its_noise(tmp_path, before, factor, verdict) -> None:
+    """The spread of `NOISY` is 20 % of its median, and that of `STEADY` nothing: three of five samples are equal."""
+    name = "GPT-2 fp32, clipped"
+    saved = tmp_path / "cpu.json"
+    data = {"machine": {"processor": "one"}, **as_data([timed(name, before, STEADY, STEADY)])}
+    saved.write_text(json.dumps(data))
+    assert regression.last_run("another", saved) == {}
+    now = timed(name, [factor * sample for sample in before], STEADY, STEADY)
+    changes = regression.changes_of(now, regression.last_run("one", saved))
+    assert [(change.over, change.verdict) for change in changes] == [("limit", verdict), ("torch", verdict)]
+    assert changes[0].by == pytest.approx(factor - 1.0)
+    assert changes[0].noise == pytest.approx(0.2 * math.sqrt(2.0) if before is NOISY else 0.0)
+    assert [line[-1] for line in regression.table([now], regression.last_run("one", saved)).lines] == [verdict] * 2
+
+
+def test_without_a_last_run_nothing_is_compared(tmp_path) -> None:
+    assert regression.last_run("one", tmp_path / "none.json") == {}
+    assert regression.changes_of(timed("GPT-2 fp32, clipped", STEADY, STEADY, STEADY), {}) == []
+
+
+def test_the_picture_shows_each_case_over_its_limit(tmp_path) -> None:
+    found = [timed(name, [0.001], [0.001], [0.01]) for name in overview.DRAWN]
+    assert len(overview.drawable(found)) == len(found)
+    assert overview.over_the_limit(found[0]) == (1.0, pytest.approx(10.0))
+    overview.draw(found, tmp_path / "speed.png")
+    assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_every_row_names_candidates_of_its_case() -> None:
