@@ -94,7 +94,7 @@ def draw(found: list[Found], path: Path) -> None:
     axes.set(yticks=heights, yticklabels=[case.case.name for case in found], xlabel="time over the limit")
     axes.grid(visible=True, axis="x", alpha=0.3)
     axes.invert_yaxis()
-    axes.legend(frameon=False, loc="lower right", fontsize="small")
+    figure.legend(frameon=False, loc="outside upper center", ncols=3, fontsize="small")
     figure.savefig(path, dpi=120)
 
 

@@ -34,8 +34,8 @@ class Share(NamedTuple):
     batch: Batch
 
     def here(self, array: torch.Tensor) -> torch.Tensor:
-        """An array on this device."""
-        return array.to(self.device, wide_on(self.device), non_blocking=True)
+        """An array on this device; on the CPU, which reads its memory at once, after it has come there."""
+        return array.to(self.device, wide_on(self.device), non_blocking=self.device.type != "cpu")
 
 
 class Spread(NamedTuple):
