@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-import gradclip
+from benches import BENCHES
 from engines.several_devices import CASES, TRAVELS
+from gradclip import ClipGradByGlobalNorm, ClipGradByNorm, ClipGradByValue, Row, Rule
+from gradclip.testing import laws
 from gradclip.torch import Clipper
 from watching import python
 
@@ -41,6 +44,14 @@ def test_the_cases_are_red_where_no_number_travels(tmp_path):
     assert "FakeTensorDeviceMismatchError" in found["global"]
 
 
+def test_a_device_may_have_no_segment_at_all():
+    """The only row is that of the tensor without an axis; the other one, taken for that of another device, has none."""
+    law, bench = laws.it_agrees_with_the_reference, BENCHES["torch on devices"]
+    for rule in (Rule(Row()), ClipGradByNorm(0.1), ClipGradByGlobalNorm(0.1), ClipGradByValue(0.1)):
+        law(bench, rule, [np.array(3.0), np.zeros((0, 2))])
+        law(bench, rule, [np.zeros((0, 2)), np.array([[3.0]])])
+
+
 def test_the_compiled_engine_asked_for_by_name_says_which_one_it_does_not_reach():
     here = torch.nn.Parameter(torch.zeros(2))
     here.grad = torch.tensor([3.0, 4.0])
@@ -48,5 +59,5 @@ def test_the_compiled_engine_asked_for_by_name_says_which_one_it_does_not_reach(
         there = torch.nn.Parameter(torch.zeros(2, device="cuda"))
         there.grad = torch.ones(2, device="cuda")
     with pytest.raises(TypeError, match=r"parameters\[1\]' cannot be clipped: it is on cuda:0 and others on"):
-        Clipper(gradclip.ClipGradByGlobalNorm(1.0), engine="cpu").clip_([here, there])
+        Clipper(ClipGradByGlobalNorm(1.0), engine="cpu").clip_([here, there])
     assert here.grad.tolist() == [3.0, 4.0]

@@ -151,9 +151,9 @@ class DevicesEngine(TorchEngine):
         return orders_of(tuple(batch.places), tuple(self._sizes(batch, scope)), batch.shares[0].device)
 
     def _split(self, batch: Spread, scope: Scope, values: torch.Tensor) -> Sequence[torch.Tensor]:
-        """The values of segments, device by device and there; one alone is that of all."""
+        """The values of segments, device by device and there; that of a `Global` segment is that of all."""
         shares = batch.shares
-        if values.numel() == 1:
+        if isinstance(scope, Global):
             return [share.here(values) for share in shares]
         (_, back), sizes = self._orders(batch, scope), iter(self._sizes(batch, scope))
         many = [sum(islice(sizes, len(share.places))) for share in shares]
@@ -162,7 +162,9 @@ class DevicesEngine(TorchEngine):
 
     def _bounds(self, batch: Spread, bound: Operand) -> Sequence[Operand]:
         """A bound of all tensors or those of each, device by device."""
-        return self._split(batch, Tensor(), bound) if isinstance(bound, torch.Tensor) else [bound] * len(batch.shares)
+        if not isinstance(bound, torch.Tensor):
+            return [bound] * len(batch.shares)
+        return self._split(batch, Global() if bound.numel() == 1 else Tensor(), bound)
 
 
 @contextmanager
