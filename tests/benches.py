@@ -42,6 +42,18 @@ class NoReads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+class Counting(TorchDispatchMode):
+    """Notes the operations of PyTorch that are dispatched: on a device each is a launch, or several."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
 @contextmanager
 def unread() -> Iterator[None]:
     """A context in which reading a number of a tensor raises, through an operation or past the dispatcher."""

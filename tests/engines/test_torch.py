@@ -11,10 +11,10 @@ from unittest import mock
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import gradclip
 import gradclip.torch.functional as drop_ins
+from benches import Counting
 from gradclip.engines import torch_stacks
 from gradclip.engines.torch import DEVICE
 from gradclip.rules.norm import L1, L2, RMS, Linf, Lp
@@ -26,18 +26,6 @@ from gradclip.torch.clipper import Clipper
 from planting import Plant
 
 SHAPES = [(16, 8), (8,), (4, 2, 3, 3), ()]
-
-
-class Counting(TorchDispatchMode):
-    """Counts the operations that are dispatched."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.names.append(str(func))
-        return func(*args, **(kwargs or {}))
 
 
 def parameters(many: int, dtype: torch.dtype = torch.float32) -> list[torch.nn.Parameter]:

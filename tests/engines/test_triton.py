@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from benches import INTERPRETED
+from benches import INTERPRETED, Counting
 from effort import LONG
 from gradclip import AGC, L1, L2, ClipGradByGlobalNorm, ClipGradByValue, Constant, Global, Linf, Row, Rule, Tensor
 from gradclip.engines.base import Measure
@@ -210,18 +209,6 @@ def test_autograd_is_told_what_the_kernels_write_and_inference_tensors_are_clipp
     parameter.grad = made
     Clipper(ClipGradByGlobalNorm(1.0), engine="triton").clip_([parameter])
     torch.testing.assert_close(made, torch.tensor([0.6, 0.8]))
-
-
-class Counting(TorchDispatchMode):
-    """Counts the operations of PyTorch, each of which is a launch, or a call at least."""
-
-    def __init__(self):
-        super().__init__()
-        self.names = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.names.append(str(func))
-        return func(*args, **(kwargs or {}))
 
 
 def test_three_launches_clip_whatever_the_number_of_tensors(monkeypatch):

@@ -258,11 +258,12 @@ def row_axes(scope: Scope, shapes: Sequence[Shape], unit_axis: Callable[[Shape],
         return [None] * len(shapes)
     wanted, known = scope.axis, dict[Shape, Kept | None]()
     for index, shape in enumerate(map(tuple, shapes)):
-        if shape not in known:
-            of_shape = len(shape) > 1
-            known[shape] = (
-                _kept_axes(unit_axis(shape) if wanted is None else wanted, shape, index) if of_shape else None
-            )
+        if shape in known:
+            continue
+        if len(shape) < 2:
+            known[shape] = None
+        else:
+            known[shape] = _kept_axes(unit_axis(shape) if wanted is None else wanted, shape, index)
     return [known[tuple(shape)] for shape in shapes]
 
 

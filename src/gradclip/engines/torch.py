@@ -94,7 +94,8 @@ class TorchEngine(Engine):
         return TorchBatch(found, [distinct(tensor) for tensor in found])
 
     def repeated(self, batch: TorchBatch) -> set[int]:
-        return set() if apart(*extents(batch.tensors)) else repeats([memory(tensor) for tensor in batch.tensors])
+        extent = extents(batch.tensors, dense=batch.targets is batch.tensors)
+        return set() if apart(*extent) else repeats([memory(tensor) for tensor in batch.tensors])
 
     def refuse_unordered(self, batch: TorchBatch) -> None:
         for index, tensor in enumerate(batch.tensors):

@@ -17,7 +17,7 @@ from gradclip.engines.torch import TorchEngine
 from gradclip.engines.torch_functions import FUNCTIONS, wide_on
 from gradclip.engines.torch_layout import DEVICE
 from gradclip.engines.torch_measure import combined
-from gradclip.engines.torch_stacks import orders_of
+from gradclip.engines.torch_stacks import alike, orders_of
 from gradclip.rules.arrays import Operand
 from gradclip.rules.norm import Norm
 from gradclip.rules.response import Response
@@ -71,12 +71,10 @@ class DevicesEngine(TorchEngine):
         self._engine_on, self._part_of = engine_on, part_of
 
     def gather(self, tensors: list[torch.Tensor], tables: Tables | None = None) -> Batch:
-        parts: dict[Hashable, list[int]] = {}
-        for place, tensor in enumerate(tensors):
-            parts.setdefault(self._part_of(tensor), []).append(place)
         shares = []
-        for part, places in parts.items():
-            device = tensors[places[0]].device
+        for places in alike(map(self._part_of, tensors)):
+            first = tensors[places[0]]
+            device, part = first.device, self._part_of(first)
             engine, kept = self._engine_on(device), None if tables is None else tables.part(part)
             with placed(places):
                 batch = engine.gather([tensors[place] for place in places], kept)

@@ -95,9 +95,9 @@ def hold_float64(tensors: Sequence[torch.Tensor]) -> bool:
     return not {torch.float64, torch.complex128}.isdisjoint(map(DTYPE, tensors))
 
 
-def extents(tensors: Sequence[torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
-    """Where the memory of each begins and ends."""
-    if are_plain(tensors):
+def extents(tensors: Sequence[torch.Tensor], dense: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Where the memory of each begins and ends; `dense` says that they are plain: see `are_plain`."""
+    if dense:
         starts, sizes = (np.fromiter(map(of, tensors), np.int64) for of in (torch.Tensor.data_ptr, BYTES))
         return starts, starts + sizes
     starts, ends = np.array([extent(tensor) for tensor in tensors]).T

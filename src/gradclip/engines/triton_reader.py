@@ -7,7 +7,6 @@ clips. What it does not describe, such as a tensor of one element, is asked in P
 from __future__ import annotations
 
 from collections.abc import Hashable
-from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,7 +37,7 @@ def seen(tensors: list[Any], tables: Tables) -> Seen | None:
 def _described(tensors: list[Any], kept: Tables) -> Seen | None:
     """What compiled code says of contiguous tensors on one device; None if it does not describe each."""
     place = _place(tensors[0])
-    if place is None or not _compiles():
+    if place is None or choice.compiled(torch_layout) is None:
         return None
     from gradclip.engines import cpu_gather, cpu_table
 
@@ -53,31 +52,25 @@ def _described(tensors: list[Any], kept: Tables) -> Seen | None:
     left = cpu_gather.entry("fill")(tensors, table.address)
     spans = table.spans[: len(tensors)]
     kept.append(table)
-    if left and not _filled(tensors, spans):
+    if left and not _filled(tensors, table):
         return None
     addresses = spans[:, cpu_table.ADDRESS].copy()
     shapes = spans[:, cpu_table.ELEMENTS : cpu_table.ROWS + 1].tobytes(), spans[:, cpu_table.PITCH].tobytes()
     return Seen(addresses, (place, *shapes, _offsets(addresses)))
 
 
-def _filled(tensors: list[Any], spans: np.ndarray) -> bool:
+def _filled(tensors: list[Any], table: Any) -> bool:
     """Describe in Python the tensors of one element, of which compiled code does not see a lazy sign; false if others
     are left."""
     from gradclip.engines import cpu_gather, cpu_table
 
-    for index in np.flatnonzero(spans[:, cpu_table.CODE] == cpu_table.REFUSED).tolist():
+    for index in np.flatnonzero(table.spans[: len(tensors), cpu_table.CODE] == cpu_table.REFUSED).tolist():
         tensor = tensors[index]
         if tensor.numel() != 1 or tensor.device != tensors[0].device or _asked([tensor]) is None:
             return False
-        code = cpu_gather.CODE_OF_NAME[str(tensor.dtype).rpartition(".")[2]]
-        spans[index, : cpu_table.ROWS + 1] = tensor.data_ptr(), 1, code, 1
-        spans[index, cpu_table.PITCH] = tensor.dim()
+        cpu_gather.place(table, index, tensor, tuple(tensor.shape))
+        table.spans[index, cpu_table.PITCH] = tensor.dim()
     return True
-
-
-@cache
-def _compiles() -> bool:
-    return choice.compiled(torch_layout) is not None
 
 
 def _place(tensor: Any) -> int | None:

@@ -86,7 +86,7 @@ def decide_sweep(
     if terms.policy.writes_zeros and any(rule.threshold.adapts for rule in stages):
         terms = terms._replace(broken=either(measure, terms.broken, across))
     if len(stages) == 1 and parts[0].places is None and weights is None:  # nothing folds
-        decision = None if measure.hard_clip is None else _hard_clip(measure, stages[0], terms, parts[0].sizes)
+        decision = _hard_clip(measure, stages[0], terms, parts[0].sizes)
         if decision is None:
             decision = decide(measure, stages[0], states[0], terms, parts[0].sizes)
         return Plan(decision.coefficient, [decision])
@@ -108,13 +108,13 @@ def decide_sweep(
 
 def _hard_clip(measure: Measure, rule: Rule, terms: Terms, sizes: Sequence[int]) -> Decision | None:
     """The decision of one stage as the engine makes it by itself, where it does and knows the case."""
-    if terms.across is not None or rule.threshold.adapts or sizes:
+    if measure.hard_clip is None or terms.across is not None or rule.threshold.adapts or sizes:
         return None
     threshold: Operand = rule.threshold.value(terms.step, measure.xp)
     divisor, policy = terms.divisor, terms.policy
     divides = not isinstance(divisor, float)
     known = isinstance(threshold, int | float) and (divides or divisor == 1.0)
-    if measure.hard_clip is None or not known or not is_clamp(rule.response):
+    if not known or not is_clamp(rule.response):
         return None
     norm, coefficient, action = measure.hard_clip(
         threshold, divisor if divides else None, rule.response.action, policy.coefficient, policy.action
@@ -128,7 +128,7 @@ def decide(
     """The decision of one stage: `coefficient = phi(norm / threshold)`, unless the segment is non-finite."""
     xp, policy = measure.xp, terms.policy
     norm, threshold, coefficient, bad, state = _limited(measure, rule, state, terms, sizes, weights)
-    action = xp.where(coefficient != 1.0, rule.response.action, PASS)
+    action = _action(coefficient, rule, xp)
     return Decision(
         norm, threshold, xp.where(bad, policy.coefficient, coefficient), xp.where(bad, policy.action, action), state
     )
