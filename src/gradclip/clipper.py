@@ -13,7 +13,7 @@ from gradclip.step.checkpoint import load_state, state_of
 from gradclip.step.gradients import Gradients, gathered, is_one, refuse_many
 from gradclip.step.layout import LineUp
 from gradclip.step.memory import Memories, Memory
-from gradclip.step.nonfinite import nonfinite_names
+from gradclip.step.nonfinite import nonfinite_here
 from gradclip.step.policy import checked_skip_limit, policy_of
 from gradclip.step.respond import Answer, too_many_skips
 from gradclip.step.result import Result
@@ -135,7 +135,7 @@ class Clipper:
         if self.telemetry is not None and self.tells():
             result = Result(self.step, engine)
             result.settle(True)
-            result.looked_up = nonfinite_names(gradients.name, gathered(engine, gradients), engine)[0]
+            result.looked_up = nonfinite_here(gradients.name, gathered(engine, gradients), engine)
             self.telemetry.note(result, self.rule, gradients, left_out=True)
 
     def tells(self) -> bool:

@@ -7,7 +7,8 @@ is made in `decide`, so two engines can differ in speed and in nothing else.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -64,6 +65,15 @@ class Measure(NamedTuple):
     hard_clip: Callable[[float, Operand, int, float, int], tuple[Array, Array, Array]] | None = None
 
 
+class Measured(NamedTuple):
+    """What an engine measured of a batch, and how: what it takes to reduce it."""
+
+    batch: Batch
+    scope: Scope
+    norm: Norm
+    measure: Measure
+
+
 def _all_count(array: Array) -> Array:
     return array
 
@@ -95,10 +105,13 @@ class Values(Protocol):
     """Values of a framework, which are never written, for what has one number for each element of a gradient."""
 
     def wide(self, tensor: Gradient, index: int, /) -> Operand:
-        """The value of a tensor that `gather` takes, in float32 or wider; a sparse one raises `UnsupportedGradient`."""
+        """The value of a tensor that `gather` takes, in float32 or wider; None where this process has none of it.
 
-    def tensor(self, value: Operand, /) -> Gradient:
-        """A new tensor, for `gather`, with this value."""
+        A sparse one raises `UnsupportedGradient`.
+        """
+
+    def tensor(self, value: Operand, like: Gradient, /) -> Gradient:
+        """A new tensor, for `gather`, with this value, that stands for the tensor `like`."""
 
     def put_(self, tensor: Gradient, source: Gradient, /) -> None:
         """Write to `tensor` what the tensor `source` holds, as its dtype."""
@@ -169,6 +182,12 @@ class Engine(Protocol):
     moves: bool = False
     """Whether `on_host` moves many arrays in one copy."""
 
+    reduces: bool = False
+    """Whether `measure` is of a part of the gradients, which `reduce` makes the measure of the whole."""
+
+    listeners: int = 0
+    """Above 0 where another process may have telemetry, and above 1 where that wants the norm of each tensor."""
+
     xp: ArrayFunctions = SCALARS
     """The array functions that the bounds for `clamp_` are made with."""
 
@@ -229,6 +248,14 @@ class Engine(Protocol):
     def to_host(self, array: Operand) -> list[float]:
         """The numbers of `array`; on an accelerator this waits for the device."""
 
+    def reduce(self, measured: Sequence[Measured]) -> list[Measure]:
+        """The measures of all processes that share the gradients; all of them call it alike, and get the same."""
+        return [part.measure for part in measured]
+
+    def needs_others(self, batch: Batch, scope: Scope) -> bool:
+        """Whether a segment of `scope` may have parts in several processes."""
+        return self.reduces
+
     def clamp_(self, batch: Batch, low: Operand, high: Operand) -> Measure:
         """`measure` at scope `Element`, then `map_` with the response `Rescale`; bounds as in `map_`."""
         measure = self.measure(batch, Element(), Linf())
@@ -246,6 +273,28 @@ class Engine(Protocol):
     def on_host(self, arrays: Sequence[Operand]) -> Sequence[Array]:
         """The same arrays on the host, where the engine `moves` them; else as they are."""
         return arrays
+
+
+class PartRefused(UnsupportedGradient):
+    """Of the gradients that were reduced together one of those of `place` was refused."""
+
+    def __init__(self, error: UnsupportedGradient, place: int) -> None:
+        super().__init__(error.index, error.reason)
+        self.place = place
+
+
+class LiesOtherwise(Exception):
+    """In some process a gradient does not lie as all were told: they have to agree anew and begin the step again."""
+
+
+@contextmanager
+def placed_at(places: Sequence[int]) -> Iterator[None]:
+    """What is refused of a part of the gradients is refused by its place among all."""
+    try:
+        yield
+    except UnsupportedGradient as error:
+        error.index = places[error.index]
+        raise
 
 
 class OnOtherDevice(UnsupportedGradient):

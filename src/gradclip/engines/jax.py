@@ -119,7 +119,7 @@ class JaxValues:
         return array.astype(jnp.float32) if array.dtype in NARROW else array
 
     @staticmethod
-    def tensor(value: Array) -> Slot:
+    def tensor(value: Array, like: Slot) -> Slot:
         return Slot(value)
 
     @staticmethod

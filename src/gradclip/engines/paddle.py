@@ -66,7 +66,7 @@ class SlotValues(PaddleValues):
         return PaddleValues.wide(tensor.value, index)
 
     @staticmethod
-    def tensor(value: PaddleTensor) -> Slot:
+    def tensor(value: PaddleTensor, like: object) -> Slot:
         return Slot(value)
 
     @staticmethod

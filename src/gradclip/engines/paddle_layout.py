@@ -149,7 +149,10 @@ class PaddleValues:
     """`Values` for eager Paddle tensors: each new one has memory of its own."""
 
     zeros = staticmethod(paddle.zeros_like)
-    tensor = staticmethod(paddle.clone)
+
+    @staticmethod
+    def tensor(value: PaddleTensor, like: PaddleTensor) -> PaddleTensor:
+        return value.clone()
 
     @staticmethod
     def wide(tensor: PaddleTensor, index: int) -> PaddleTensor:

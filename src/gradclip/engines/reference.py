@@ -98,7 +98,7 @@ class NumpyValues:
         return tensor.astype(np.promote_types(tensor.dtype, np.float32))
 
     @staticmethod
-    def tensor(value: np.ndarray) -> np.ndarray:
+    def tensor(value: np.ndarray, like: np.ndarray) -> np.ndarray:
         return np.array(value)
 
     @staticmethod

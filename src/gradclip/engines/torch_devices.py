@@ -5,14 +5,13 @@ Only totals and coefficients travel, a number for each segment. Nothing waits fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Sequence
 from itertools import islice
 from typing import NamedTuple
 
 import torch
 
-from gradclip.engines.base import Batch, Measure, Tables, UnsupportedGradient
+from gradclip.engines.base import Batch, Measure, Tables, placed_at
 from gradclip.engines.torch import TorchEngine
 from gradclip.engines.torch_functions import FUNCTIONS, wide_on
 from gradclip.engines.torch_layout import DEVICE
@@ -76,7 +75,7 @@ class DevicesEngine(TorchEngine):
             first = tensors[places[0]]
             device, part = first.device, self._part_of(first)
             engine, kept = self._engine_on(device), None if tables is None else tables.part(part)
-            with placed(places):
+            with placed_at(places):
                 batch = engine.gather([tensors[place] for place in places], kept)
             shares.append(Share(places, device, engine, batch))
         return Spread(shares)
@@ -84,19 +83,19 @@ class DevicesEngine(TorchEngine):
     def repeated(self, batch: Batch) -> set[int]:
         found = set()
         for share in batch.shares:
-            with placed(share.places):
+            with placed_at(share.places):
                 found |= {share.places[index] for index in share.engine.repeated(share.batch)}
         return found
 
     def refuse_unordered(self, batch: Batch) -> None:
         for share in batch.shares:
-            with placed(share.places):
+            with placed_at(share.places):
                 share.engine.refuse_unordered(share.batch)
 
     def measure(self, batch: Batch, scope: Scope, norm: Norm) -> Measure:
         found, home = [], batch.shares[0]
         for share in batch.shares:
-            with placed(share.places):
+            with placed_at(share.places):
                 found.append(share.engine.measure(share.batch, scope, norm))
         total = torch.cat([home.here(measure.total) for measure in found])
         nonfinite = torch.cat([home.here(measure.nonfinite) for measure in found])
@@ -129,7 +128,7 @@ class DevicesEngine(TorchEngine):
     def shapes(self, batch: Batch, scope: Scope) -> list[Shape]:
         found = []
         for share in batch.shares:
-            with placed(share.places):
+            with placed_at(share.places):
                 found.append(share.engine.shapes(share.batch, scope))
         spread: Spread = batch
         return spread.in_order(found)
@@ -163,13 +162,3 @@ class DevicesEngine(TorchEngine):
         if not isinstance(bound, torch.Tensor):
             return [bound] * len(batch.shares)
         return self._split(batch, Global() if bound.numel() == 1 else Tensor(), bound)
-
-
-@contextmanager
-def placed(places: Sequence[int]) -> Iterator[None]:
-    """What is refused of a share is refused by its place among all."""
-    try:
-        yield
-    except UnsupportedGradient as error:
-        error.index = places[error.index]
-        raise

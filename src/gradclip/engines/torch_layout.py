@@ -225,7 +225,10 @@ class TorchValues:
     """`Values` for PyTorch tensors: each new one has memory of its own."""
 
     zeros = staticmethod(torch.zeros_like)
-    tensor = staticmethod(torch.clone)
+
+    @staticmethod
+    def tensor(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        return value.clone()
 
     @staticmethod
     def wide(tensor: torch.Tensor, index: int) -> torch.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from gradclip.engines.base import Engine, UnsupportedGradient, Values
+from gradclip.engines.base import Engine, Gradient, UnsupportedGradient, Values
 from gradclip.rules.arrays import Operand
 from gradclip.step.gradients import Gradients, refused
 from gradclip.step.nonfinite import any_nonfinite
@@ -23,16 +23,24 @@ def carry(
     if gradients.across is not None:
         raise ValueError("processes that share gradients cannot carry over: use a rule without UClip there")
     values, divisor = engine.values, gradients.divisor
-    names = gradients.names()
     try:
-        arriving = [values.wide(tensor, index) for index, tensor in enumerate(gradients.tensors)]
+        every = [values.wide(tensor, index) for index, tensor in enumerate(gradients.tensors)]
     except UnsupportedGradient as error:
         raise refused(gradients, error) from None
+    here = [index for index, value in enumerate(every) if value is not None]
+    arriving, names = [every[index] for index in here], [gradients.name(index) for index in here]
+
+    def standing_for(found: list[Operand]) -> list[Gradient]:
+        tensors = list(gradients.tensors)
+        for index, value in zip(here, found, strict=True):
+            tensors[index] = values.tensor(value, tensors[index])
+        return tensors
+
     before = [_known(values, carried.get(name), g, name) for name, g in zip(names, arriving, strict=True)]
     sums = [g + rest * divisor for g, rest in zip(arriving, before, strict=True)]
-    stays, xp = any_nonfinite(engine.gather([values.tensor(value) for value in sums]), engine)
+    stays, xp = any_nonfinite(engine.gather(standing_for(sums)), engine)
     sums = [values.where(stays, g, value) for g, value in zip(arriving, sums, strict=True)]
-    clipped = [values.tensor(value) for value in sums]
+    clipped = standing_for(sums)
 
     def settle() -> dict[str, Operand]:
         if not engine.waits and result.skipped:
@@ -40,9 +48,9 @@ def carry(
         waits = stays
         for flag in result.skip_flags() if engine.waits else []:
             waits = xp.either(waits, flag)
-        for gradient, u in zip(gradients.tensors, clipped, strict=True):
-            values.put_(gradient, u)
-        after = [values.wide(gradient, index) for index, gradient in enumerate(gradients.tensors)]
+        for index in here:
+            values.put_(gradients.tensors[index], clipped[index])
+        after = [values.wide(gradients.tensors[index], index) for index in here]
         left = [(total - u) / divisor for total, u in zip(sums, after, strict=True)]
         return {name: values.where(waits, *pair) for name, *pair in zip(names, before, left, strict=True)}
 

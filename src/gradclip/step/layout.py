@@ -128,7 +128,10 @@ class Column:
 
 
 class LineUp:
-    """What the steps of a rule under a policy need to know of both, and the layouts of the gradients met so far."""
+    """What the steps of a rule under a policy need to know of both, and the layouts of the gradients met so far.
+
+    `apart` says that nothing but the coefficient of an element or a row depends on its measure.
+    """
 
     def __init__(self, rule: AnyRule, policy: Policy) -> None:
         rules = rules_in(rule)
@@ -141,6 +144,7 @@ class LineUp:
         self.writes_zeros = any(rule.response.can_be_zero for rule in rules) or policy.writes_zeros
         self.enlarges = any(rule.response.enlarges for rule in rules)
         self.adapts = any(rule.threshold.adapts for rule in rules)
+        self.apart = not (self.adapts or self.carries or self.can_skip or self.can_raise or self._mixes_rows())
         self.reads_moments = any(isinstance(rule.threshold, SecondMoment) for rule in rules)
         self.reads_given = frozenset().union(*(rule.threshold.reads_given for rule in rules))
         self._fixed = [rule.threshold for rule in rules if not rule.threshold.adapts]
@@ -150,6 +154,12 @@ class LineUp:
         self._names = Names()
         self._columns = Layouts[list[list[Column]]]()
         self._plain = None if self._reads_names or self._late else _columns_of_each(self.phases, (), False)
+
+    def _mixes_rows(self) -> bool:
+        """Whether rows are measured for a stage that takes several together."""
+        every = [sweep for phase in self.phases for sweep in phase.sweeps if sweep is not None]
+        by_rows = [sweep for sweep in every if isinstance(sweep.leaf, Row)]
+        return any(not isinstance(stage.scope, Row) for sweep in by_rows for stage in sweep.stages)
 
     def laid_out(self, gradients: Gradients, batch: Batch, engine: Engine, step: Step) -> list[list[Column]]:
         """For each phase its sweeps with the gradients that each is for; those with nothing to do are left out.

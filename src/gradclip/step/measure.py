@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from gradclip.engines.base import Batch, Engine, Measure, UnsupportedGradient
-from gradclip.rules.arrays import SCALARS, Array
+from gradclip.rules.arrays import Array
 from gradclip.rules.response import is_clamp
 from gradclip.rules.scope import Global, Tensor
 from gradclip.rules.segments import Segments
@@ -25,8 +25,8 @@ class Read(NamedTuple):
 
     `gradients` are those of the sweep in the unit in which they were measured and `batch` theirs. `each` is the measure
     of each tensor, if it is wanted and `measure` is of all together; `shapes` are as measured, where the sweep reads
-    them; `given` are the numbers beside the gradients. `lifted` says that one number was put into arrays, `written`
-    that the engine has clamped in the same read; `finish` is what to do after writing.
+    them; `weights` is the measure of the parameters of `weight_batch`. `written` says that the engine has clamped in
+    the same read; `finish` is what to do after writing.
     """
 
     gradients: Gradients
@@ -35,8 +35,7 @@ class Read(NamedTuple):
     each: Measure | None = None
     shapes: Sequence[tuple[int, ...]] = ()
     weights: Measure | None = None
-    given: Mapping[str, Array] = NONE
-    lifted: bool = False
+    weight_batch: Batch | None = None
     written: bool = False
     finish: Callable[[], None] | None = None
 
@@ -62,15 +61,11 @@ def _segments(column: Column, gradients: Gradients, batch: Batch, engine: Engine
     """One measure for a sweep of rescaling stages."""
     sweep = column.sweep
     measure, each = measured(engine, batch, sweep, len(gradients.tensors) if tensors else 0)
-    lifted = sweep.keeps_rows and measure.xp is SCALARS
-    if lifted:
-        measure = engine.in_arrays(measure)
     shapes = engine.shapes(batch, sweep.leaf) if sweep.reads_shapes else ()
-    weights = None
-    if sweep.reads_weights:
-        weights = engine.measure(gathered_weights(column, gradients, engine, shapes), sweep.leaf, sweep.norm)
-    given = numbers_of(gradients, measure) if gradients.given else NONE
-    return Read(gradients, batch, measure, each, shapes, weights, given, lifted)
+    if not sweep.reads_weights:
+        return Read(gradients, batch, measure, each, shapes)
+    weights = gathered_weights(column, gradients, engine, shapes)
+    return Read(gradients, batch, measure, each, shapes, engine.measure(weights, sweep.leaf, sweep.norm), weights)
 
 
 def _elements(sweep: Sweep, gradients: Gradients, batch: Batch, engine: Engine, line: LineUp, step: Step) -> Read:
@@ -84,7 +79,7 @@ def _elements(sweep: Sweep, gradients: Gradients, batch: Batch, engine: Engine, 
     fuses = engine.clamps and is_clamp(rule.response) and not line.policy.writes_zeros
     if not fuses or relative or rule.threshold.adapts or line.can_skip or line.can_raise:
         measure = engine.measure(batch, rule.scope, rule.norm)
-        return Read(gradients, batch, measure, given=numbers_of(gradients, measure), finish=finish)
+        return Read(gradients, batch, measure, finish=finish)
     low, high = bounds_of(rule, step, gradients.divisor, engine.xp)
     return Read(gradients, batch, engine.clamp_(batch, low, high), written=True)
 
@@ -94,14 +89,17 @@ def measured(engine: Engine, batch: Batch, sweep: Sweep, tensors: int) -> tuple[
     if not tensors or not isinstance(sweep.leaf, Global):
         return engine.measure(batch, sweep.leaf, sweep.norm), None
     each = engine.measure(batch, Tensor(), sweep.norm)
-    together, _ = combined(each, sweep.stages[0], Segments(1, [0] * tensors))
-    return engine.in_floats(together), each
+    return each if engine.reduces else together(engine, each, sweep, tensors), each
+
+
+def together(engine: Engine, each: Measure, sweep: Sweep, tensors: int) -> Measure:
+    """The measure of so many tensors from that of each."""
+    whole, _ = combined(each, sweep.stages[0], Segments(1, [0] * tensors))
+    return engine.in_floats(whole)
 
 
 def numbers_of(gradients: Gradients, measure: Measure) -> Mapping[str, Array]:
     """What was given beside the gradients, as arrays [1] of the kind that is decided in."""
-    if not gradients.given:
-        return NONE
     xp = measure.xp
     return {
         name: xp.array([number], measure.total) if isinstance(number, float) else number

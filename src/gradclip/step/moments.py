@@ -18,21 +18,24 @@ def over_moments(gradients: Gradients, factor: float, engine: Engine) -> tuple[l
     """
     assert gradients.moments is not None
     values = engine.values
-    wide = [values.wide(tensor, index) for index, tensor in enumerate(gradients.tensors)]
-    limits = [_limit(engine, moment, g) * factor**0.5 for moment, g in zip(gradients.moments(), wide, strict=True)]
+    every, moments = gradients.tensors, gradients.moments()
+    found = [values.wide(tensor, index) for index, tensor in enumerate(every)]
+    here = [index for index, value in enumerate(found) if value is not None]
+    wide = [found[index] for index in here]
+    limits = [_limit(engine, moments[index], g) * factor**0.5 for index, g in zip(here, wide, strict=True)]
     limits = [limit * gradients.divisor for limit in limits]
     open_ = [values.where(limit > 0.0, limit, values.zeros(limit) + math.inf) for limit in limits]
     quotients = [g / _roomy(engine, limit, g) for g, limit in zip(wide, open_, strict=True)]
-    tensors = [values.tensor(quotient) for quotient in quotients]
+    tensors = list(every)
+    for index, quotient in zip(here, quotients, strict=True):
+        tensors[index] = values.tensor(quotient, every[index])
 
     def write() -> None:
-        for gradient, g, limit, quotient, tensor in zip(
-            gradients.tensors, wide, limits, quotients, tensors, strict=True
-        ):
-            after = values.wide(tensor, 0)
+        for index, g, limit, quotient in zip(here, wide, limits, quotients, strict=True):
+            gradient, after = every[index], values.wide(tensors[index], 0)
             changed = (after != quotient) & (after == after)
             if engine.waits or changed.any():
-                values.put_(gradient, values.tensor(values.where(changed, after * limit, g)))
+                values.put_(gradient, values.tensor(values.where(changed, after * limit, g), gradient))
 
     return tensors, write
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gradclip.engines.base import Batch, Engine, Measure
+from gradclip.engines.base import Batch, Engine, Measure, Measured
 from gradclip.errors import NonFiniteGradient
 from gradclip.rules.arrays import Array, ArrayFunctions
 from gradclip.rules.norm import Linf
-from gradclip.rules.scope import Global, Tensor
+from gradclip.rules.scope import Global, Scope, Tensor
 from gradclip.rules.threshold import Step
 from gradclip.step.gradients import Gradients
 from gradclip.step.part import Part, places_in
@@ -20,14 +20,29 @@ ELSEWHERE = "another process"
 
 def any_nonfinite(batch: Batch, engine: Engine) -> tuple[Array, ArrayFunctions]:
     """Whether any element of a batch is non-finite, where it was measured."""
-    measure = engine.measure(batch, Global(), Linf())
+    measure = measured_whole(engine, batch, Global())
     return measure.xp.any(measure.nonfinite > 0), measure.xp
+
+
+def measured_whole(engine: Engine, batch: Batch, scope: Scope) -> Measure:
+    """The largest magnitudes over all processes; all of them ask for it alike."""
+    measure = engine.measure(batch, scope, Linf())
+    return engine.reduce([Measured(batch, scope, Linf(), measure)])[0] if engine.reduces else measure
+
+
+def nonfinite_here(name: Callable[[int], str], batch: Batch, engine: Engine) -> list[str]:
+    """The names of the tensors of which this process has a non-finite element."""
+    return _named(name, engine.measure(batch, Tensor(), Linf()), engine)
 
 
 def nonfinite_names(name: Callable[[int], str], batch: Batch, engine: Engine) -> tuple[list[str], Measure]:
     """The names of the tensors of a batch with a non-finite element, and the measure of each that shows it."""
-    each = engine.measure(batch, Tensor(), Linf())
-    return [name(index) for index, count in enumerate(engine.to_host(each.nonfinite)) if count], each
+    each = measured_whole(engine, batch, Tensor())
+    return _named(name, each, engine), each
+
+
+def _named(name: Callable[[int], str], each: Measure, engine: Engine) -> list[str]:
+    return [name(index) for index, count in enumerate(engine.to_host(each.nonfinite)) if count]
 
 
 def offenders_in(part: Part, to_host: Callable[[Array], list[float]]) -> list[str]:

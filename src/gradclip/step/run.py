@@ -12,16 +12,17 @@ from typing import Protocol
 import numpy as np
 
 from gradclip.engines.base import Batch, Engine
-from gradclip.rules.arrays import Operand
+from gradclip.rules.arrays import SCALARS, Operand
 from gradclip.rules.threshold import Step
 from gradclip.step.carry import carry
 from gradclip.step.decide import Terms, decide_sweep
 from gradclip.step.gradients import Gradients, gathered, gathered_once, refuse_missing
 from gradclip.step.layout import Column, LineUp
-from gradclip.step.measure import Read, read
+from gradclip.step.measure import NONE, Read, numbers_of, read
 from gradclip.step.memory import Memories
 from gradclip.step.part import Part
 from gradclip.step.processes import broken_after
+from gradclip.step.reduce import reduced
 from gradclip.step.respond import Answer, respond
 from gradclip.step.result import Result
 
@@ -62,7 +63,8 @@ def run(clipper: Runs, gradients: Gradients, result: Result) -> bool:
     """
     line, engine, step, telemetry = clipper.line, result.source, result.step, clipper.telemetry
     reads = not engine.waits or line.can_raise or clipper.max_consecutive_skips is not None
-    tensors = telemetry is not None and telemetry.tensors
+    listeners = max(engine.listeners, 0 if telemetry is None else 1 + telemetry.tensors)
+    tensors = listeners > 1
     refuse_missing(line.rule, line.reads_given, line.reads_moments, gradients, step)
     gradients, batch = gathered_once(engine, gradients, line.tables)
     if line.carries:
@@ -72,14 +74,15 @@ def run(clipper: Runs, gradients: Gradients, result: Result) -> bool:
     if not all(phases):
         clipper.answer.warn_unmatched(line, phases, gradients)
     for number, columns in enumerate(phases):
-        parts = []
+        founds = []
         for column in columns:
             chosen = column.only(gradients)
-            found = read(column, chosen, batch if chosen is gradients else None, engine, line, step, tensors)
-            part = decided(clipper, column, found, broken, step)
-            result.parts.append(part)
-            parts.append((part, found))
-        if reads and respond(parts, clipper.answer, engine, result, gradients.across, telemetry is not None):
+            founds.append(read(column, chosen, batch if chosen is gradients else None, engine, line, step, tensors))
+        if engine.reduces:
+            founds = reduced(founds, columns, engine)
+        parts = [(decided(clipper, *pair, broken, step, engine), pair[1]) for pair in zip(columns, founds, strict=True)]
+        result.parts += [part for part, _ in parts]
+        if reads and respond(parts, clipper.answer, engine, result, gradients.across, listeners > 0):
             break
         for part, found in parts:
             if not found.written:
@@ -98,15 +101,19 @@ def run(clipper: Runs, gradients: Gradients, result: Result) -> bool:
     return reads
 
 
-def decided(clipper: Runs, column: Column, found: Read, broken: Operand, step: Step) -> Part:
+def decided(clipper: Runs, column: Column, found: Read, broken: Operand, step: Step, engine: Engine) -> Part:
     """A sweep that was measured, decided."""
     line, sweep, gradients, shapes, measure = clipper.line, column.sweep, found.gradients, found.shapes, found.measure
+    lifted = sweep.keeps_rows and measure.xp is SCALARS
+    if lifted:
+        measure = engine.in_arrays(measure)
     segments, owners = column.segments(shapes, gradients), column.owners(shapes, gradients, clipper.memories)
     states = clipper.memories.states_of(column.key, owners, measure) if line.adapts else column.blank
     divisor = gradients.divisor
-    terms = Terms(line.policy, step, divisor, found.given, broken, gradients.across)
+    given = numbers_of(gradients, measure) if gradients.given else NONE
+    terms = Terms(line.policy, step, divisor, given, broken, gradients.across)
     decide = decide_quietly if isinstance(measure.total, np.ndarray) else decide_sweep
     plan = decide(measure, sweep.stages, segments, states, terms, found.weights)
-    if found.lifted:
+    if lifted:
         plan = plan._replace(coefficient=plan.coefficient.item())
     return Part(column.key, sweep, gradients.name, shapes, divisor, measure, plan, segments, owners, found.each)

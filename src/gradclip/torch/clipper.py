@@ -6,14 +6,14 @@ import importlib.util
 import os
 import warnings
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from gradclip import clipper
 from gradclip.engines import choice, torch_layout
 from gradclip.engines import torch as torch_engine
-from gradclip.engines.base import Engine
+from gradclip.engines.base import Engine, LiesOtherwise
 from gradclip.engines.torch import TorchEngine
 from gradclip.engines.torch_devices import DevicesEngine
 from gradclip.engines.torch_functions import wide_of
@@ -24,7 +24,19 @@ from gradclip.step.respond import report_none_found, slow, user_level
 from gradclip.step.result import Result
 from gradclip.telemetry import Telemetry
 from gradclip.torch.eager import eager
-from gradclip.torch.parameters import NeedClip, gradients_of, parameters_of, processes
+from gradclip.torch.parameters import (
+    NeedClip,
+    TorchParameters,
+    are_sharded,
+    chosen,
+    gradients_of,
+    parameters_of,
+    processes,
+)
+from gradclip.torch.shardings import Shardings
+
+if TYPE_CHECKING:
+    from gradclip.torch.sharding import Sharding
 
 TRITON = "triton"
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -67,6 +79,8 @@ class Clipper(clipper.Clipper):
         self.need_clip = checked_need_clip(need_clip)
         self._engine_name = checked_engine(engine)
         self._reported = self._said_given = False
+        self._shardings = Shardings()
+        self._sharding: Sharding | None = None
 
     @eager
     def clip_(self, parameters: Any) -> Result:
@@ -76,7 +90,7 @@ class Clipper(clipper.Clipper):
         When the step is to be skipped, every `.grad` becomes None, so that the optimizer has nothing to step on.
         """
         given = parameters_of(parameters)
-        gradients = gradients_of(given, self.need_clip)
+        gradients = self.gradients_of(given, self.need_clip)
         if not gradients.tensors:
             if given.tensors:
                 report_none_found(any(p.requires_grad for p in given.tensors))
@@ -97,6 +111,8 @@ class Clipper(clipper.Clipper):
     def with_given(self, gradients: Gradients, engine: Engine) -> Gradients:
         """`gradients` with the numbers that were given for this step."""
         numbers, like = self.taken_given(), gradients.tensors[0]
+        if self._sharding is not None:
+            engine, like = engine_for([self._sharding.like], self._engine_name), self._sharding.like
         if processes() > 1 and not self._said_given:
             self._said_given = True
             warnings.warn(
@@ -112,10 +128,32 @@ class Clipper(clipper.Clipper):
             if self._engine_name == "cpu":
                 raise
             return super().clip_gradients(gradients, on_several_devices(engine.name))
+        except LiesOtherwise:
+            assert self._sharding is not None
+            return super().clip_gradients(gradients._replace(tensors=self._sharding.agreed_anew()), engine)
+
+    def gradients_of(self, parameters: TorchParameters, need_clip: NeedClip | None) -> Gradients:
+        """The gradients to clip of these parameters; of sharded ones what is here of each, and what may be."""
+        if not are_sharded(parameters.tensors):
+            self._sharding = None
+            return gradients_of(parameters, need_clip)
+        found = chosen(parameters, need_clip)
+        self._sharding = sharding = self._shardings.of(found, self._terms, self._listeners())
+        return Gradients(sharding.portions(), found.name, found.groups, sharding.weights)
+
+    def _terms(self) -> str:
+        """What all processes have to have alike, beside the parameters."""
+        return f"{self.rule!r} with on_nonfinite={self.on_nonfinite!r}"
+
+    def _listeners(self) -> int:
+        return 0 if self.telemetry is None else 1 + self.telemetry.tensors
 
     def engine_for(self, gradients: Gradients) -> Engine:
         """The engine that serves these gradients."""
-        return engine_for(gradients.tensors, self._engine_name)
+        if self._sharding is None:
+            return engine_for(gradients.tensors, self._engine_name)
+        inner = engine_for([self._sharding.like], self._engine_name)
+        return self._sharding.engine(inner, self.line.apart)
 
 
 def checked_engine(name: str | None) -> str | None:

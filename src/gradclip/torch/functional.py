@@ -12,10 +12,20 @@ import warnings
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from types import GeneratorType
+from typing import TYPE_CHECKING
 
 import torch
 
-from gradclip.engines.base import Batch, Engine, Measure, OnOtherDevice, UnsupportedGradient
+from gradclip.engines.base import (
+    Batch,
+    Engine,
+    Gradient,
+    LiesOtherwise,
+    Measure,
+    Measured,
+    OnOtherDevice,
+    UnsupportedGradient,
+)
 from gradclip.engines.torch import TorchEngine
 from gradclip.engines.torch_functions import FUNCTIONS, wide_of
 from gradclip.errors import GradclipWarning, shown
@@ -30,10 +40,16 @@ from gradclip.step.decide import norm_and_coefficient
 from gradclip.step.respond import report_none_found, user_level
 from gradclip.torch.clipper import engine_for, on_several_devices
 from gradclip.torch.eager import eager
-from gradclip.torch.parameters import found_in, parameters_of, refuse_shards
+from gradclip.torch.parameters import TorchParameters, are_sharded, chosen, found_in, parameters_of, refuse_shards
+from gradclip.torch.shardings import Shardings, agreed
+
+if TYPE_CHECKING:
+    from gradclip.torch.sharding import Sharding
 
 TensorOrTensors = torch.Tensor | Iterable[torch.Tensor]
 GLOBAL = Global()
+_shardings = Shardings()
+"""What processes have agreed on, for the parameters of the last calls."""
 FLOAT32_MAX = torch.finfo(torch.float32).max
 
 
@@ -59,11 +75,10 @@ def clip_grad_norm_(
     tensor(5.)
     """
     rule = _rule(max_norm, norm_type)
-    gradients = _gradients(parameters)
+    gradients, sharding = _gradients(parameters)
     if not gradients:
         return torch.tensor(0.0)
-    engine, batch = _gathered(gradients)
-    measure = engine.measure(batch, GLOBAL, rule.norm)
+    engine, batch, measure = _measured(gradients, rule.norm, sharding)
     norm, coefficient = norm_and_coefficient(measure, rule)
     if checked_flag(error_if_nonfinite, "error_if_nonfinite"):
         _raise_if_nonfinite(engine.to_host(measure.nonfinite)[0], rule.norm)
@@ -91,8 +106,9 @@ def get_total_norm(
         raise TypeError(f"tensors is a tensor, or several, got {shown(tensors)}: give the gradients, p.grad of each")
     if not found:
         return torch.tensor(0.0)
-    engine, batch = _gathered(found, unique=False)
-    measure = engine.measure(batch, GLOBAL, rule.norm)
+    sharding = agreed(TorchParameters(found), "get_total_norm", themselves=True) if are_sharded(found) else None
+    gradients = found if sharding is None else sharding.portions()
+    engine, batch, measure = _measured(gradients, rule.norm, sharding, unique=False)
     norm, _ = norm_and_coefficient(measure, rule)
     if checked_flag(error_if_nonfinite, "error_if_nonfinite"):
         _raise_if_nonfinite(engine.to_host(measure.nonfinite)[0], rule.norm)
@@ -114,7 +130,7 @@ def clip_grads_with_norm_(
     tensor([0.6000, 0.8000])
     """
     rule = _rule(max_norm, 1.0)  # of a norm that is known already, the total is the norm itself
-    gradients = _gradients(parameters)
+    gradients = _gradients_here(parameters)
     if not gradients:
         return
     engine, batch = _gathered(gradients)
@@ -133,7 +149,7 @@ def clip_grad_value_(parameters: TensorOrTensors, clip_value: float, foreach: bo
     tensor([0.8000, 1.0000])
     """
     limit = checked_limit(clip_value, "clip_value")
-    gradients = _gradients(parameters)
+    gradients = _gradients_here(parameters, by_value=True)
     if not gradients:
         return
     engine, batch = _gathered(gradients)
@@ -163,10 +179,37 @@ def _global_rule(max_norm: float | None, norm_type: float | str) -> Rule:
     return Rule(GLOBAL, norm_of_order_or_word(norm_type), Constant(checked_limit(max_norm, "max_norm")))
 
 
-def _gradients(source: TensorOrTensors) -> list[torch.Tensor]:
-    """The gradients to clip, of parameters that have one."""
+def _gradients(source: TensorOrTensors) -> tuple[list[Gradient], Sharding | None]:
+    """The gradients to clip, of parameters that have one; of sharded ones what is here, and what all know of them."""
+    tensors = _tensors(source)
+    if not are_sharded(tensors):
+        return _those_here(tensors), None
+    sharding = _shardings.of(chosen(TorchParameters(tensors), None), lambda: "clip_grad_norm_")
+    return list(sharding.portions()), sharding
+
+
+def _gradients_here(source: TensorOrTensors, by_value: bool = False) -> list[torch.Tensor]:
+    """The gradients to clip as far as this process has them, where nobody has to hear of it."""
+    tensors = _tensors(source)
+    found = _those_here(tensors)
+    if not are_sharded(tensors):
+        return found
+    from gradclip.torch.sharding import local_of, refuse_unsummed
+
+    if by_value:
+        refuse_unsummed(found)
+    return list(map(local_of, found))
+
+
+def _tensors(source: TensorOrTensors) -> list[torch.Tensor]:
+    """The parameters, of which none is a portion without its measures."""
     tensors = source if type(source) is list and source and isinstance(source[0], torch.Tensor) else _listed(source)
     refuse_shards(tensors)
+    return tensors
+
+
+def _those_here(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The gradients of those that have one; that there is none is reported."""
     found = found_in(tensors)
     if tensors and not found:
         report_none_found(any(p.requires_grad for p in tensors))
@@ -184,6 +227,24 @@ def _listed(source: TensorOrTensors) -> list[torch.Tensor]:
     message = f"`parameters` is an {kind}, no gradient clipping will occur."
     warnings.warn(message, GradclipWarning, stacklevel=user_level())
     return []
+
+
+def _measured(
+    gradients: list[Gradient], norm: Norm, sharding: Sharding | None, unique: bool = True
+) -> tuple[Engine, Batch, Measure]:
+    """The engine, its batch and the measure of all gradients, in whatever processes they are."""
+    if sharding is None:
+        engine, batch = _gathered(gradients, unique)
+        return engine, batch, engine.measure(batch, GLOBAL, norm)
+    engine = sharding.engine(engine_for([sharding.like]), apart=False)
+    batch = engine.gather(gradients, sharding.tables)
+    try:
+        (measure,) = engine.reduce([Measured(batch, GLOBAL, norm, engine.measure(batch, GLOBAL, norm))])
+    except UnsupportedGradient as error:
+        raise _refused(error) from None
+    except LiesOtherwise:
+        return _measured(list(sharding.agreed_anew()), norm, sharding)
+    return engine, batch, measure
 
 
 def _gathered(gradients: list[torch.Tensor], unique: bool = True) -> tuple[Engine, Batch]:

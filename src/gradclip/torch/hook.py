@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple, Self
 
 import torch
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-from gradclip.engines.base import Batch, Engine
+from gradclip.engines.base import Batch, Engine, Gradient
 from gradclip.rules.rule import AnyRule
 from gradclip.rules.segments import Shape
+from gradclip.step.gradients import Gradients
 from gradclip.step.part import Part
 from gradclip.step.respond import report_nothing
 from gradclip.step.result import Result
@@ -26,7 +28,7 @@ from gradclip.torch.clipper import Clipper, drop
 from gradclip.torch.closures import with_closure
 from gradclip.torch.eager import eager
 from gradclip.torch.optimizers import STEP_IN_BACKWARD, spans_tensors
-from gradclip.torch.parameters import NeedClip, gradients_of, of_optimizers, second_moments
+from gradclip.torch.parameters import NeedClip, of_optimizers, second_moments
 from gradclip.torch.pinned import PinnedNorm
 from gradclip.torch.scaler import begun, listen, stop_listening, to_be_left_out
 from gradclip.torch.step_attributes import StepAttributes, refuse_through
@@ -160,10 +162,9 @@ class AttachedClipper(Clipper):
         divisor, overflow = getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None)
         waiting = [other for other in self.optimizers if unchanged(other, self._clipped)] if self._clipped else []
         needs = self._needs_without([*left_out, *waiting]) if left_out or waiting else self.need_clip
-        gradients = gradients_of(of_optimizers(self.optimizers, self.model), needs)
+        gradients = self.gradients_of(of_optimizers(self.optimizers, self.model), needs)
         if self.reads_moments:
-            weights = gradients.weights or list
-            gradients = gradients._replace(moments=lambda: second_moments(self.optimizers, weights()))
+            gradients = gradients._replace(moments=partial(self._moments, gradients))
         if not gradients.tensors:
             self._report_no_gradients()
             self.taken_given()
@@ -191,6 +192,13 @@ class AttachedClipper(Clipper):
         if not again:  # near its minimum LBFGS evaluates hardly different places
             self._pinned.watch(result, engine)
 
+    def _moments(self, gradients: Gradients) -> list[Gradient]:
+        """The second moments that the optimizers have of the gradients, as far as they are here."""
+        if self._sharding is None:
+            weights = gradients.weights or list
+            return list(second_moments(self.optimizers, weights()))
+        return self._sharding.here_of(second_moments(self.optimizers, self._sharding.parameters))
+
     def listens_to(self, optimizer: Optimizer) -> bool:
         """Whether `optimizer` is one of these."""
         return any(served is optimizer for served in self.optimizers)
@@ -198,7 +206,7 @@ class AttachedClipper(Clipper):
     def left_out(self, optimizer: Optimizer) -> None:
         """Hear that GradScaler did not call `optimizer`, because a gradient of it is not finite."""
         again = unchanged(optimizer, self._left_out_states) or self._was_clipped(optimizer)
-        gradients = gradients_of(of_optimizers(self.optimizers, self.model), self.need_clip)
+        gradients = self.gradients_of(of_optimizers(self.optimizers, self.model), self.need_clip)
         if gradients.tensors and not again:
             self.tell_left_out(gradients, self.engine_for(gradients))
             self._left_out_states = self._states_beside(optimizer)

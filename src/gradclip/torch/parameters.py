@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import operator
+import sys
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -155,6 +156,22 @@ def _name_in(places: list[tuple[int, dict[str, Any], int]], index: int) -> str:
     return names[index - first] if names else f"group {number}, parameter {index - first}"
 
 
+def chosen(parameters: TorchParameters, need_clip: NeedClip | None) -> TorchParameters:
+    """Those that need clipping, each once, and that have a gradient or may have one in another process."""
+    seen: dict[int, int] = {}
+    for i, p in enumerate(parameters.tensors):
+        if (p.requires_grad or p.grad is not None) and getattr(p, "need_clip", True) and is_needed(need_clip, p):
+            seen.setdefault(id(p), i)
+    kept, name, groups = list(seen.values()), parameters.name, parameters.groups
+    if len(kept) == len(parameters.tensors):
+        return parameters
+    return TorchParameters(
+        [parameters.tensors[i] for i in kept],
+        lambda index: name(kept[index]),
+        None if groups is None else [groups[i] for i in kept],
+    )
+
+
 def gradients_of(parameters: TorchParameters, need_clip: NeedClip | None = None, divisor: Operand = 1.0) -> Gradients:
     """The gradients to clip: of the parameters that have one and that need clipping, each parameter once."""
     tensors = parameters.tensors
@@ -168,6 +185,14 @@ def gradients_of(parameters: TorchParameters, need_clip: NeedClip | None = None,
         if p.grad is not None and getattr(p, "need_clip", True) and is_needed(need_clip, p)
     ]
     return Gradients([p.grad for p in tensors], parameters.name, parameters.groups, lambda: tensors, divisor).only(kept)
+
+
+def are_sharded(tensors: Sequence[object]) -> bool:
+    """Whether any of them is a DTensor; plain ones beside it are the same in all processes."""
+    known = sys.modules.get("torch.distributed.tensor")  # importing it takes as long as half of PyTorch
+    if known is None:
+        return False
+    return any(issubclass(kind, known.DTensor) for kind in set(map(type, tensors)))
 
 
 def refuse_shards(parameters: list[torch.Tensor], name: Callable[[int], str] = "parameters[{}]".format) -> None:

@@ -14,7 +14,13 @@ States: TypeAlias = list[tuple[torch.Tensor, int]]
 def states_of(optimizer: Optimizer) -> States:
     """The gradients of an optimizer, each with the count of its changes."""
     every = [p.grad for group in optimizer.param_groups for p in group["params"]]
-    return [(g, 0 if g.is_inference() else g._version) for g in every if g is not None]
+    return [(g, 0 if g.is_inference() else _written(g)) for g in every if g is not None]
+
+
+def _written(gradient: torch.Tensor) -> int:
+    """How often a tensor was written; of a DTensor what is here is, and it does not count that itself."""
+    here: torch.Tensor = getattr(gradient, "_local_tensor", gradient)
+    return here._version
 
 
 def unchanged(optimizer: Optimizer, known: dict[int, States]) -> bool:

@@ -1,0 +1,453 @@
+"""The engine of gradients whose parts are in several processes: another engine measures and writes what is here.
+
+`measure` gives what this process has, and `reduce` makes it that of all, in one message to each set of processes. From
+there on everybody has the same numbers, of whole tensors, and decides alike. A process takes part in these messages
+with all parameters that it was given, whatever gradients it has.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+
+from gradclip.engines.base import (
+    SAFE_TOTALS,
+    Batch,
+    Engine,
+    Kept,
+    LiesOtherwise,
+    Measure,
+    Measured,
+    PartRefused,
+    Tables,
+    UnsupportedGradient,
+    Values,
+    placed_at,
+    row_axes,
+    rows_first,
+)
+from gradclip.engines.torch_functions import FUNCTIONS
+from gradclip.engines.torch_placement import Placed, Portion
+from gradclip.engines.torch_ranks import Ranks
+from gradclip.engines.torch_route import FLAGS, Lot, Route, reduced
+from gradclip.engines.torch_unsummed import UNSUMMED, sums_of
+from gradclip.rules.arrays import Array, Operand
+from gradclip.rules.norm import Norm
+from gradclip.rules.response import Response
+from gradclip.rules.scope import Axes, Element, Global, Row, Scope, Tensor
+from gradclip.rules.segments import Shape
+
+REFUSED, MOVED, BEYOND = 0, 1, 2
+"""What a message is flagged with: that this process refuses the step, that a gradient does not lie as all were told,
+that a power left the range and is taken anew."""
+
+
+REFUSED_ELSEWHERE = (
+    "another process cannot clip one of the gradients of this step, and says which; so nothing was written here either"
+)
+
+
+class RefusedElsewhere(TypeError):
+    """Another process refused a gradient of this step."""
+
+
+MOVED_LATE = (
+    "it lies otherwise than when this clipper first met it, which nobody may read on a device: make a new clipper"
+)
+
+
+class Portions(NamedTuple):
+    """The gradients of a step as this process has them.
+
+    `batch` is what the inner engine gathered of those at `places`, to be written; of the others there is nothing here.
+    `summed` is what it reads, of those at `read`: the same, and with the sums that were not done. `refusal` is what
+    this process cannot clip, which it says when all have heard of it; `moved` is the place of a gradient that does not
+    lie as its portion says.
+    """
+
+    portions: Sequence[Portion]
+    places: list[int]
+    batch: Batch
+    read: list[int]
+    summed: Batch
+    route: Route
+    refusal: UnsupportedGradient | None
+    moved: int | None
+
+    def __len__(self) -> int:
+        return len(self.portions)
+
+    def refuse(self) -> None:
+        """Raise what this process had to refuse, before anything is written."""
+        if self.refusal is not None:
+            raise self.refusal
+
+    @property
+    def placed(self) -> list[Placed]:
+        return [portion.placed for portion in self.portions]
+
+
+class ShardedEngine(Engine):
+    """Portions of gradients, by the engine `inner` for what is here; their numbers are on `device`.
+
+    What is measured is reduced over the `sets` of processes. `apart` says that nothing but the coefficient of a segment
+    depends on its measure: then elements, and rows of which no process has only a part, are left to those that have
+    them.
+    """
+
+    reduces = True
+
+    def __init__(
+        self, inner: Engine, sets: Sequence[Ranks], device: torch.device, apart: bool = False, listeners: int = 0
+    ) -> None:
+        self.inner, self.sets, self.device, self.apart, self.listeners = inner, sets, device, apart, listeners
+        self.name, self.waits, self.moves = inner.name, inner.waits, inner.moves
+        self.clamps, self.xp = inner.clamps, inner.xp
+        self.values = PortionValues(inner)
+
+    def owns(self, tensor: object) -> bool:
+        return isinstance(tensor, Portion)
+
+    def gather(self, tensors: list[Any], tables: Tables | None = None) -> Portions:
+        kept = Tables() if tables is None else tables
+        route, refusal = self._route(tensors, kept), None
+        sums = sums_of(tensors, self.device)
+        here = [place for place, portion in enumerate(tensors) if portion.local is not None]
+        try:
+            batch, here = self._gathered([tensors[place].local for place in here], here, kept.part("local"))
+        except UnsupportedGradient as error:
+            refusal = error
+            batch, here = self._gathered([], [], Tables())
+        read, summed = here, batch
+        if sums:
+            read = sorted({*here, *sums})
+            locals_ = [sums[place] if place in sums else tensors[place].local for place in read]
+            summed, read = self._gathered(locals_, read, kept.part("sums"))
+        moved = next((place for place, portion in enumerate(tensors) if portion.moved), None)
+        return Portions(tensors, here, batch, read, summed, route, refusal, moved)
+
+    def _gathered(self, local: list[torch.Tensor], places: list[int], tables: Tables) -> tuple[Batch, list[int]]:
+        """The batch of what is here, each memory once, and whose it is; of nothing that of an empty tensor."""
+        if not local:
+            return self.inner.gather([torch.empty(0, device=self.device)]), []
+        with placed_at(places):
+            batch = self.inner.gather(local, tables)
+            again = self.inner.repeated(batch) if len(local) > 1 else set()
+        if not again:
+            return batch, places
+        kept = [i for i in range(len(places)) if i not in again]
+        return self.inner.gather([local[i] for i in kept], tables), [places[i] for i in kept]
+
+    def _route(self, portions: Sequence[Portion], tables: Tables) -> Route:
+        """The route for these portions: the one of the last step, if they lie as they did."""
+        known = tables.part("route")
+        placed = [portion.placed for portion in portions]
+        if not known or len(known[0]) != len(placed) or not all(map(operator.is_, known[0], placed)):
+            known[:] = [placed, Route(placed, self.sets, self.device)]
+        route: Route = known[1]
+        return route
+
+    def repeated(self, batch: Portions) -> set[int]:
+        return set()  # of those here one was gathered
+
+    def refuse_unordered(self, batch: Portions) -> None:
+        with placed_at(batch.places):
+            self.inner.refuse_unordered(batch.batch)
+        for index, placed in enumerate(batch.placed):
+            if placed.unsummed:
+                raise UnsupportedGradient(index, UNSUMMED)
+
+    def measure(self, batch: Portions, scope: Scope, norm: Norm) -> Measure:
+        """What is here; instead of all together each tensor, so that none counts twice."""
+        scope = Tensor() if isinstance(scope, Global) else scope
+        if isinstance(scope, Element):
+            self.refuse_unordered(batch)
+        with placed_at(batch.read):
+            wanted = scope if batch.read or isinstance(scope, Element) else Tensor()  # an empty one has no rows
+            found = self.inner.measure(batch.summed, wanted, norm)
+        return self._among_all(batch, scope, found._replace(hard_clip=None))
+
+    def _among_all(self, batch: Portions, scope: Scope, found: Measure) -> Measure:
+        """A measure of what is here, with zeros for what is not."""
+        index, count = self._segments_here(batch, scope, batch.read)
+        if index is None:
+            return found
+        changed = {
+            name: _spread(value, index, count)
+            for name, value in (("total", found.total), ("nonfinite", found.nonfinite), ("scale", found.scale))
+            if not isinstance(value, float)
+        }
+        return found._replace(**changed)
+
+    def _segments_here(self, batch: Portions, scope: Scope, places: list[int]) -> tuple[torch.Tensor | None, int]:
+        """Where the segments of the tensors at `places` are among all, None for all; and how many all are."""
+        if isinstance(scope, Row):
+            return self._rows_here(batch, scope, places)
+        width = 2 if isinstance(scope, Element) else 1
+        if len(places) == len(batch):
+            return None, width * len(batch)
+        index = torch.tensor([width * place + side for place in places for side in range(width)], dtype=torch.int64)
+        return index.to(self.device), width * len(batch)
+
+    def _rows_here(self, batch: Portions, scope: Row, places: list[int]) -> tuple[torch.Tensor | None, int]:
+        sizes = self._row_counts(batch, scope)
+        if len(places) == len(batch) and self._keeps_rows(batch, scope):
+            return None, sum(sizes)
+        starts = [0, *np.cumsum(sizes).tolist()]
+        axes, keeps = self._axes(batch, scope), self._keeps_rows(batch, scope)
+        found = [
+            starts[i] + (torch.arange(sizes[i]) if keeps else batch.portions[i].placed.rows(axes[i])) for i in places
+        ]
+        return torch.cat([torch.empty(0, dtype=torch.int64), *found]).to(self.device), sum(sizes)
+
+    def _axes(self, batch: Portions, scope: Scope) -> list[Kept | None]:
+        return row_axes(scope, [placed.shape for placed in batch.placed], self.unit_axis)
+
+    def _keeps_rows(self, batch: Portions, scope: Scope) -> bool:
+        """Whether each process decides on the rows that it has."""
+        if not (self.apart and isinstance(scope, Row)):
+            return False
+        return not any(p.cuts(axes) for p, axes in zip(batch.placed, self._axes(batch, scope), strict=True))
+
+    def _row_counts(self, batch: Portions, scope: Row) -> list[int]:
+        """The number of rows of each tensor, of the whole one or of what is here."""
+        keeps, axes = self._keeps_rows(batch, scope), self._axes(batch, scope)
+        pairs = zip(batch.placed, axes, strict=True)
+        if keeps:
+            return [len(placed.rows(kept)) for placed, kept in pairs]
+        return [int(np.prod([placed.shape[axis] for axis in kept or ()], dtype=int)) for placed, kept in pairs]
+
+    def needs_others(self, batch: Portions, scope: Scope) -> bool:
+        return not (self._keeps_rows(batch, scope) or (self.apart and isinstance(scope, Element)))
+
+    def reduce(self, measured: Sequence[Measured]) -> list[Measure]:
+        """The measures over all processes, in one message to each set of them; in more where powers leave the range."""
+        flags = torch.zeros(FLAGS, dtype=_tensor(measured[0].measure.total).dtype, device=self.device)
+        flags[REFUSED] = float(any(part.batch.refusal is not None for part in measured))
+        flags[MOVED] = float(any(part.batch.moved is not None for part in measured))
+        if self.waits and any(map(self._ranged, measured)):
+            return self._in_units(measured, flags)
+        flags[BEYOND] = float(not self.waits and not all(map(_in_range, measured)))
+        lots = [self._lot(part, _at_scale_1(part)) for part in measured]
+        found, heard = self._heard(measured, lots, flags)
+        if not self.waits and bool(heard[BEYOND] > 0):
+            return self._in_units(measured, flags)
+        found = self._exact(measured, lots, found, flags)
+        return [self._measure_of(part, lot, None) for part, lot in zip(measured, found, strict=True)]
+
+    def _ranged(self, part: Measured) -> bool:
+        """Whether powers may leave the range of a float, as all processes know of the gradients that they may have."""
+        powers = part.norm.p not in (1.0, 2.0, math.inf)
+        return not isinstance(part.scope, Element) and (powers or self.holds_float64(part.batch))
+
+    def _in_units(self, measured: Sequence[Measured], flags: torch.Tensor) -> list[Measure]:
+        """The same in units that all processes agree on before, which are the largest scale of each segment."""
+        scales = [self._lot(part, _scales(part))._replace(how="max") for part in measured]
+        agreed, _ = self._heard(measured, scales, flags)
+        lots = [self._lot(part, _at_scale(part, lot.totals)) for part, lot in zip(measured, agreed, strict=True)]
+        found, _ = self._heard(measured, lots, flags)
+        return [
+            self._measure_of(part, lot, scale.totals) for part, lot, scale in zip(measured, found, agreed, strict=True)
+        ]
+
+    def _lot(self, part: Measured, totals: Array) -> Lot:
+        """A measure as it travels."""
+        batch, scope = part.batch, part.scope
+        owners = None
+        if isinstance(scope, Element | Row):
+            sizes = self._row_counts(batch, scope) if isinstance(scope, Row) else [2] * len(batch)
+            owners = torch.repeat_interleave(torch.tensor(sizes, dtype=torch.int64)).to(self.device)
+        how = "max" if isinstance(scope, Element) else part.norm.combine
+        return Lot(_tensor(totals), _tensor(part.measure.nonfinite), how, owners, isinstance(scope, Global))
+
+    def _heard(
+        self, measured: Sequence[Measured], lots: Sequence[Lot], flags: torch.Tensor
+    ) -> tuple[list[Lot], torch.Tensor]:
+        """The lots over all processes and the flags; raises on all where one refuses, if it can be known."""
+        found, heard = reduced(lots, [part.batch.route for part in measured], self.sets, flags)
+        _raise_own(measured, self.waits)
+        if not self.waits:
+            if bool(heard[REFUSED] > 0):
+                raise RefusedElsewhere(REFUSED_ELSEWHERE)
+            if bool(heard[MOVED] > 0):
+                raise LiesOtherwise
+            return found, heard
+        refused = heard[REFUSED] + heard[MOVED] > 0
+        return [lot._replace(totals=lot.totals.masked_fill(refused, math.nan)) for lot in found], heard
+
+    def _exact(
+        self, measured: Sequence[Measured], lots: Sequence[Lot], found: list[Lot], flags: torch.Tensor
+    ) -> list[Lot]:
+        """`found` with counts that are sums where maxima travelled, if there are any and no device waits."""
+        broken = [n for n, lot in enumerate(found) if lot.how == "max" and not self.waits and bool(lot.counts.any())]
+        if not broken:
+            return found
+        counts = [lots[n]._replace(totals=torch.zeros_like(lots[n].totals), how="sum") for n in broken]
+        summed, _ = reduced(counts, [measured[n].batch.route for n in broken], self.sets, flags)
+        exact = dict(zip(broken, summed, strict=True))
+        return [lot._replace(counts=exact[n].counts) if n in exact else lot for n, lot in enumerate(found)]
+
+    def _measure_of(self, part: Measured, lot: Lot, scale: torch.Tensor | None) -> Measure:
+        """The measure that a lot has become, as the inner engine gives one; `scale` is what it is in units of."""
+        measure = part.measure
+        like = _tensor(measure.total)
+        scaled: Operand = _safe(torch.ones_like(lot.totals) if scale is None else scale) if self._ranged(part) else 1.0
+        arrays = [lot.totals.to(like.dtype), lot.counts, scaled]
+        if isinstance(measure.total, np.ndarray):
+            arrays = [array.numpy() if isinstance(array, torch.Tensor) else array for array in arrays]
+        found = Measure(arrays[0], arrays[1], measure.xp, arrays[2])
+        return self.inner.in_floats(found) if isinstance(part.scope, Global) else found
+
+    def apply_(
+        self, batch: Portions, scope: Scope, coefficient: Operand, zeroes: bool = True, enlarges: bool = True
+    ) -> None:
+        batch.refuse()
+        if batch.places:
+            here = coefficient if isinstance(scope, Global) else self._here(batch, scope, coefficient)
+            self.inner.apply_(batch.batch, scope, here, zeroes, enlarges)
+
+    def _here(self, batch: Portions, scope: Scope, values: Operand) -> Operand:
+        """Of the values of all segments those of what is here."""
+        index, _ = self._segments_here(batch, scope, batch.places)
+        if index is None or isinstance(values, float):
+            return values
+        return values[index.numpy()] if isinstance(values, np.ndarray) else values.index_select(0, index)
+
+    def map_(self, batch: Portions, response: Response, low: Operand, high: Operand) -> None:
+        batch.refuse()
+        self.refuse_unordered(batch)
+        if batch.places:
+            low, high = (self._bound(batch, bound) for bound in (low, high))
+            self.inner.map_(batch.batch, response, low, high)
+
+    def _bound(self, batch: Portions, bound: Operand) -> Operand:
+        """A bound of all tensors as it is, and of those that each has its own those of what is here."""
+        alike = isinstance(bound, float | int) or len(bound) != len(batch)
+        return bound if alike else self._here(batch, Tensor(), bound)
+
+    def clamp_(self, batch: Portions, low: Operand, high: Operand) -> Measure:
+        batch.refuse()
+        self.refuse_unordered(batch)
+        with placed_at(batch.places):
+            return self._among_all(batch, Element(), self.inner.clamp_(batch.batch, low, high))
+
+    def zero_nonfinite_(self, batch: Portions) -> None:
+        batch.refuse()
+        self.refuse_unordered(batch)
+        if batch.places:
+            self.inner.zero_nonfinite_(batch.batch)
+
+    def unit_axis(self, shape: Shape) -> Axes:
+        return self.inner.unit_axis(shape)
+
+    def shapes(self, batch: Portions, scope: Scope) -> list[Shape]:
+        keeps = self._keeps_rows(batch, scope)
+        shapes = [placed.local_shape if keeps else placed.shape for placed in batch.placed]
+        return rows_first(shapes, self._axes(batch, scope))
+
+    def holds_float64(self, batch: Portions) -> bool:
+        return any(placed.dtype in (torch.float64, torch.complex128) for placed in batch.placed)
+
+    def to_host(self, array: Operand) -> list[float]:
+        return self.inner.to_host(array)
+
+    def on_host(self, arrays: Sequence[Operand]) -> Sequence[Array]:
+        return self.inner.on_host(arrays)
+
+    def in_arrays(self, measure: Measure) -> Measure:
+        return self.inner.in_arrays(measure)
+
+    def in_floats(self, measure: Measure) -> Measure:
+        return self.inner.in_floats(measure)
+
+
+class PortionValues(Values):
+    """`Values` for portions: what is here, by those of another engine; None for a gradient of which nothing is."""
+
+    def __init__(self, inner: Engine) -> None:
+        self._inner = inner.values
+
+    def zeros(self, value: Operand, /) -> Operand:
+        return self._inner.zeros(value)
+
+    def beside(self, saved: Operand, value: Operand, /) -> Operand:
+        return self._inner.beside(saved, value)
+
+    def where(self, flag: Operand, then: Operand, other: Operand, /) -> Operand:
+        return self._inner.where(flag, then, other)
+
+    def wide(self, tensor: Portion, index: int, /) -> Operand:
+        if tensor.placed.unsummed:
+            raise UnsupportedGradient(index, UNSUMMED)
+        return None if tensor.local is None else self._inner.wide(tensor.local, index)
+
+    def tensor(self, value: Operand, like: Portion, /) -> Portion:
+        return like._replace(local=None if value is None else self._inner.tensor(value, like.local))
+
+    def put_(self, tensor: Portion, source: Portion, /) -> None:
+        if tensor.local is not None:
+            self._inner.put_(tensor.local, source.local)
+
+
+def _tensor(values: Array) -> torch.Tensor:
+    found: torch.Tensor = torch.from_numpy(values) if isinstance(values, np.ndarray) else cast(torch.Tensor, values)
+    return found
+
+
+def _spread(values: Operand, index: torch.Tensor, count: int) -> Operand:
+    """The values at `index` of so many, and 0 for the others."""
+    if isinstance(values, np.ndarray):
+        out = np.zeros(count)
+        out[index.numpy()] = values[: len(index)]
+        return out
+    return torch.zeros(count, dtype=values.dtype, device=values.device).index_copy_(0, index, values[: len(index)])
+
+
+def _at_scale_1(part: Measured) -> Array:
+    """The totals as powers of the elements themselves."""
+    measure = part.measure
+    if isinstance(measure.scale, float):
+        return measure.total
+    with np.errstate(all="ignore"):
+        return part.norm.scaled(measure.total, measure.scale, measure.xp)
+
+
+def _in_range(part: Measured) -> bool:
+    """Whether no total has lost an element to the ends of the range as `_at_scale_1`."""
+    measure = part.measure
+    if isinstance(measure.scale, float):
+        return True
+    total, powers = np.asarray(measure.total), np.asarray(_at_scale_1(part))
+    fits = (powers > SAFE_TOTALS[0]) & (powers < SAFE_TOTALS[1])
+    return bool((fits | (total == 0) | ~np.isfinite(total) | (np.asarray(measure.nonfinite) > 0)).all())
+
+
+def _scales(part: Measured) -> Array:
+    measure = part.measure
+    return measure.total * 0.0 + measure.scale if isinstance(measure.scale, float) else measure.scale
+
+
+def _at_scale(part: Measured, agreed: torch.Tensor) -> Array:
+    """The totals in units of `agreed`."""
+    measure = part.measure
+    scale, total = _tensor(_scales(part)), _tensor(measure.total)
+    return part.norm.scaled(cast(Array, total), cast(Array, scale / _safe(agreed)), FUNCTIONS)
+
+
+def _safe(scale: torch.Tensor) -> torch.Tensor:
+    """Scales above 0, also of segments that nobody has."""
+    return torch.where(scale > 0, scale, torch.ones_like(scale))
+
+
+def _raise_own(measured: Sequence[Measured], waits: bool) -> None:
+    """Raise what this process refused."""
+    for place, part in enumerate(measured):
+        if waits and part.batch.moved is not None:
+            raise PartRefused(UnsupportedGradient(part.batch.moved, MOVED_LATE), place)
+        if part.batch.refusal is not None:
+            raise PartRefused(part.batch.refusal, place)

@@ -1,0 +1,231 @@
+"""Parameters whose gradients are in several processes: who has what is agreed on once, before the first clip.
+
+Two messages of each largest set of processes do it. The first has two numbers and shows whether all have the same
+parameters and the same rule; the second has three for each parameter: how its gradient lies, for those that have none
+yet, and who speaks for it. From then on each step has messages of a size that all know.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import operator
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.tensor import DTensor
+
+from gradclip.engines.base import Engine, Tables
+from gradclip.engines.torch_placement import Placed, Portion, code_of, placements_of
+from gradclip.engines.torch_ranks import Ranks, sets_of
+from gradclip.engines.torch_sharded import ShardedEngine
+from gradclip.engines.torch_unsummed import UNSUMMED
+
+MIXED = (
+    "the gradient of {!r} does not lie alike in all processes, here as {}: all of them have to have parts of one "
+    "tensor, or copies; redistribute() it"
+)
+NO_WORD = "the gradient of {!r} lies as {}, which gradclip does not know: redistribute() it to Shard or Replicate first"
+UNLIKE = (
+    "the parameters to clip are not the same in all processes: {}. Hand the same parameters over in the same order "
+    "everywhere, also those that have no gradient; nothing was written"
+)
+OTHER_RULE = "the processes do not clip by one rule: {}; nothing was written"
+
+
+class Sharding:
+    """How the gradients of a list of parameters lie, as all processes know it.
+
+    `name` names the i-th, `rule` is what they are clipped by in words, `listeners` says what telemetry here wants.
+    `themselves` says that the parameters are gradients.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[torch.Tensor],
+        name: Callable[[int], str],
+        rule: str,
+        listeners: int = 0,
+        themselves: bool = False,
+    ) -> None:
+        self._gradient = _itself if themselves else operator.attrgetter("grad")
+        self.tables = Tables()
+        self._known = [weakref.ref(p) for p in parameters]
+        self._name = name
+        self._own = [_placed_as(p, p) for p in parameters]
+        self.sets = sets_of(placed.mesh for placed in self._own if placed.mesh is not None)
+        self._largest = [a for a in self.sets if not any(set(a.members) < set(b.members) for b in self.sets)]
+        self.like = torch.empty(0, device=local_of(parameters[0]).device)
+        self._refuse_unlike(rule)
+        self.placed: list[Placed] = []
+        self.listeners = listeners
+        self._agree()
+
+    def serves(self, parameters: Sequence[torch.Tensor]) -> bool:
+        """Whether it was made for these very parameters."""
+        alike = len(parameters) == len(self._known)
+        return alike and all(map(operator.is_, parameters, (known() for known in self._known)))
+
+    @property
+    def parameters(self) -> list[torch.Tensor]:
+        """The parameters, which somebody else keeps alive."""
+        return [p for known in self._known if (p := known()) is not None]
+
+    def agreed_anew(self) -> list[Portion]:
+        """The gradients as portions, once more agreed on."""
+        self._agree()
+        return self.portions()
+
+    def engine(self, inner: Engine, apart: bool) -> ShardedEngine:
+        """The engine for the portions; `inner` is the one for what is here."""
+        return ShardedEngine(inner, self.sets, self.like.device, apart and not self.listeners, self.listeners)
+
+    def _agree(self) -> None:
+        """Find out how the gradients lie, also those that this process does not have, and who speaks for each."""
+        gradients = list(map(self._gradient, self.parameters))
+        codes = [_code(g, self._name, index) for index, g in enumerate(gradients)]
+        speakers: list[int | None] = [None] * len(codes)
+        for ranks in self._largest:
+            heard = self._heard(ranks, codes)
+            for index, (code, least, speaker) in enumerate(heard):
+                if code and least and code != -least:
+                    raise TypeError(MIXED.format(self._name(index), _placement_of(gradients[index])))
+                codes[index] = code or codes[index]
+                speakers[index] = -speaker if speaker > -NOBODY else None
+        self.placed = [_with(own, code, speaker) for own, code, speaker in zip(self._own, codes, speakers, strict=True)]
+        self._specs: list[Any] = [None] * len(codes)
+
+    def _heard(self, ranks: Ranks, codes: Sequence[int]) -> list[list[int]]:
+        """The largest and the smallest code of each gradient, with its sign, and the first that has the tensor."""
+        me = dist.get_rank()
+        has = [placed.coordinate is not None for placed in self._own]
+        rows = [
+            [code, -code if code else -LARGEST, -me if mine else -NOBODY] for code, mine in zip(codes, has, strict=True)
+        ]
+        told = torch.tensor([[self.listeners, 0, 0], *rows], dtype=torch.int64, device=self.like.device)
+        (self.listeners, _, _), *found = ranks.reduce_(told, "max").tolist()
+        return [[code, least if least > -LARGEST else 0, speaker] for code, least, speaker in found]
+
+    def _refuse_unlike(self, rule: str) -> None:
+        """Raise in every process where the parameters or the rules differ, in words that say which."""
+        mine = [f"{_text(placed)}" for placed in self._own]
+        for ranks in self._largest:
+            if not _alike(ranks, [rule, *mine], self.like.device):
+                every = ranks.gathered((rule, [f"{self._name(i)!r} {text}" for i, text in enumerate(mine)], mine))
+                raise ValueError(_difference(ranks, every))
+
+    def portions(self) -> list[Portion]:
+        """The gradients of the parameters as portions."""
+        found = []
+        for index, (parameter, placed) in enumerate(zip(self.parameters, self.placed, strict=True)):
+            gradient = self._gradient(parameter)
+            moved = gradient is not None and self._moved(index, gradient, placed)
+            found.append(Portion(None if gradient is None or moved else local_of(gradient), placed, moved))
+        return found
+
+    def _moved(self, index: int, gradient: torch.Tensor, placed: Placed) -> bool:
+        """Whether a gradient does not lie as all were told."""
+        if not isinstance(gradient, DTensor):
+            return placed.mesh is not None
+        spec = gradient._spec
+        if spec is not self._specs[index]:
+            if placed.mesh != spec.mesh or tuple(placed.placements) != tuple(spec.placements):
+                return True
+            self._specs[index] = spec
+        return False
+
+    def weights(self) -> list[Portion]:
+        """The parameters themselves as portions."""
+        return [Portion(local_of(p), placed) for p, placed in zip(self.parameters, self._own, strict=True)]
+
+    @staticmethod
+    def here_of(tensors: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
+        """What this process has of each."""
+        return [None if tensor is None else local_of(tensor) for tensor in tensors]
+
+
+NOBODY = 2**40
+"""More than any rank."""
+LARGEST = 2**62
+
+
+def local_of(tensor: torch.Tensor) -> torch.Tensor:
+    """What this process has of a tensor, in the same memory."""
+    if not isinstance(tensor, DTensor):
+        return tensor
+    local = tensor._local_tensor
+    return local.wait() if type(local) is not torch.Tensor and hasattr(local, "wait") else local
+
+
+def _placed_as(tensor: torch.Tensor, parameter: torch.Tensor) -> Placed:
+    if not isinstance(tensor, DTensor):
+        return Placed(tuple(parameter.shape), parameter.dtype)
+    return Placed(tuple(tensor.shape), tensor.dtype, tensor.device_mesh, tuple(tensor.placements))
+
+
+def refuse_unsummed(gradients: Sequence[torch.Tensor]) -> None:
+    """Refuse gradients that are sums over processes not done yet, by their places."""
+    for index, gradient in enumerate(gradients):
+        if isinstance(gradient, DTensor) and any(placement.is_partial() for placement in gradient.placements):
+            raise TypeError(f"the gradient of parameters[{index}] cannot be clipped: {UNSUMMED}")
+
+
+def _itself(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
+
+
+def _placement_of(gradient: torch.Tensor | None) -> str:
+    return str(tuple(gradient.placements)) if isinstance(gradient, DTensor) else "one that is no DTensor"
+
+
+def _code(gradient: torch.Tensor | None, name: Callable[[int], str], index: int) -> int:
+    """How a gradient lies, as a number; 0 where there is none, or no DTensor."""
+    if not isinstance(gradient, DTensor):
+        return 0
+    code = code_of(tuple(gradient.placements))
+    if not code:
+        raise TypeError(NO_WORD.format(name(index), tuple(gradient.placements)))
+    return code
+
+
+def _with(own: Placed, code: int, speaker: int | None) -> Placed:
+    """How a gradient lies whose parameter lies as `own`."""
+    placements = placements_of(code) if code else own.placements
+    return Placed(own.shape, own.dtype, own.mesh, placements, speaker)
+
+
+def _text(placed: Placed) -> str:
+    """A parameter in words that all processes have alike."""
+    if placed.mesh is None:
+        return f"{placed.shape} {placed.dtype}"
+    mesh = tuple(placed.mesh.shape)
+    return f"{placed.shape} {placed.dtype} as {placed.placements} on a mesh {mesh}"
+
+
+def _alike(ranks: Ranks, texts: Sequence[str], device: torch.device) -> bool:
+    """Whether all processes of a set have the same texts.
+
+    The first one takes away what the others add, modulo 2^64; so the sum is 0 if and, but for a chance of 2^-64, only
+    if all have the same.
+    """
+    digest = hashlib.blake2b("\n".join(texts).encode(), digest_size=16).digest()
+    factor = 1 if ranks.place else 1 - len(ranks.members)
+    words = [int.from_bytes(part, "little") * factor for part in (digest[:8], digest[8:])]
+    signed = [(word + 2**63) % 2**64 - 2**63 for word in words]
+    return not ranks.reduce_(torch.tensor(signed, dtype=torch.int64, device=device), "sum").any()
+
+
+def _difference(ranks: Ranks, every: Sequence[tuple[str, list[str], list[str]]]) -> str:
+    """What the processes of a set do not have alike, in words."""
+    (rule, named, texts), first = every[0], ranks.members[0]
+    for rank, (other_rule, other_named, other) in zip(ranks.members, every, strict=True):
+        if len(other) != len(texts):
+            return UNLIKE.format(f"rank {first} has {len(texts)} and rank {rank} has {len(other)}")
+        for one, another, a, b in zip(texts, other, named, other_named, strict=True):
+            if one != another:
+                return UNLIKE.format(f"where rank {first} has {a}, rank {rank} has {b}")
+        if other_rule != rule:
+            return OTHER_RULE.format(f"rank {first} by {rule} and rank {rank} by {other_rule}")
+    return UNLIKE.format("they cannot be told apart")
