@@ -85,11 +85,16 @@ class Across(NamedTuple):
     what others measured of the same tensor; a tensor of which all have a copy is left as it is. `tensors` [1] is given
     what all tensors here sum up to, and adds the tensors that only others have; `counted` [T] puts 0 for those here
     that others count. All processes make the same calls in the same order.
+
+    `together` makes the measure of all tensors of all processes of that of each here, where not all of these are spread
+    over the same processes. `splits` says that one tensor may have parts in several.
     """
 
     shards: Callable[[Operand, str], Array]
     tensors: Callable[[Operand, str], Array]
     counted: Callable[[Operand], Array] = _all_count
+    together: Callable[[Measure, Norm], Measure] | None = None
+    splits: bool = True
 
 
 class Slot:

@@ -45,7 +45,12 @@ class Lot(NamedTuple):
         return self._replace(totals=self.totals[index], counts=self.counts[index], owners=owners)
 
     def from_one(self, counted: torch.Tensor) -> Lot:
-        """What this process says of each: what it has where it is the one to count it, else whether that is broken."""
+        """What this process says of each: what it has where it is the one to count it, else whether that is broken.
+
+        The maximum of copies is that of one.
+        """
+        if self.how == "max":
+            return self
         broken = (self.counts > 0) | ~self.totals.isfinite()
         silent = torch.zeros_like(self.totals).masked_fill_(broken, math.nan)
         totals = torch.where(counted, self.totals, silent)
@@ -206,7 +211,7 @@ def reduced(
             of = [n for n, route in enumerate(routes) if lots[n].how == how and ranks.members in route.stops]
             stops = [routes[n].stops[ranks.members] for n in of]
             said = [routes[n].said(stop, found[n], sums[n]) for n, stop in zip(of, stops, strict=True)]
-            answers, flags = _sent(ranks, said, flags, how) if of else ([], flags)
+            answers, flags = sent(ranks, said, flags, how) if of else ([], flags)
             for n, stop, answer in zip(of, stops, answers, strict=True):
                 if lots[n].together:
                     sums[n][ranks.members] = answer
@@ -218,7 +223,7 @@ def reduced(
     return whole, flags
 
 
-def _sent(ranks: Ranks, lots: Sequence[Lot], flags: torch.Tensor, how: str) -> tuple[list[Lot], torch.Tensor]:
+def sent(ranks: Ranks, lots: Sequence[Lot], flags: torch.Tensor, how: str) -> tuple[list[Lot], torch.Tensor]:
     """The lots, which combine by `how`, and the flags as a set of processes has them."""
     parts = [flags, *(part for lot in lots for part in lot.message)]
     heard = torch.split(ranks.reduce_(torch.cat(parts), how), [len(part) for part in parts])

@@ -10,13 +10,12 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from gradclip.engines.base import (
-    SAFE_TOTALS,
     Batch,
     Engine,
     Kept,
@@ -31,10 +30,19 @@ from gradclip.engines.base import (
     row_axes,
     rows_first,
 )
-from gradclip.engines.torch_functions import FUNCTIONS
 from gradclip.engines.torch_placement import Placed, Portion
 from gradclip.engines.torch_ranks import Ranks
 from gradclip.engines.torch_route import FLAGS, Lot, Route, reduced
+from gradclip.engines.torch_units import (
+    as_array,
+    as_tensor,
+    at_scale,
+    at_scale_1,
+    in_range,
+    safe,
+    scales_of,
+    spread_out,
+)
 from gradclip.engines.torch_unsummed import UNSUMMED, sums_of
 from gradclip.rules.arrays import Array, Operand
 from gradclip.rules.norm import Norm
@@ -178,7 +186,7 @@ class ShardedEngine(Engine):
         if index is None:
             return found
         changed = {
-            name: _spread(value, index, count)
+            name: spread_out(value, index, count)
             for name, value in (("total", found.total), ("nonfinite", found.nonfinite), ("scale", found.scale))
             if not isinstance(value, float)
         }
@@ -227,13 +235,13 @@ class ShardedEngine(Engine):
 
     def reduce(self, measured: Sequence[Measured]) -> list[Measure]:
         """The measures over all processes, in one message to each set of them; in more where powers leave the range."""
-        flags = torch.zeros(FLAGS, dtype=_tensor(measured[0].measure.total).dtype, device=self.device)
+        flags = torch.zeros(FLAGS, dtype=as_tensor(measured[0].measure.total).dtype, device=self.device)
         flags[REFUSED] = float(any(part.batch.refusal is not None for part in measured))
         flags[MOVED] = float(any(part.batch.moved is not None for part in measured))
         if self.waits and any(map(self._ranged, measured)):
             return self._in_units(measured, flags)
-        flags[BEYOND] = float(not self.waits and not all(map(_in_range, measured)))
-        lots = [self._lot(part, _at_scale_1(part)) for part in measured]
+        flags[BEYOND] = float(not self.waits and not all(in_range(part.measure, part.norm) for part in measured))
+        lots = [self._lot(part, at_scale_1(part.measure, part.norm)) for part in measured]
         found, heard = self._heard(measured, lots, flags)
         if not self.waits and bool(heard[BEYOND] > 0):
             return self._in_units(measured, flags)
@@ -247,15 +255,16 @@ class ShardedEngine(Engine):
 
     def _in_units(self, measured: Sequence[Measured], flags: torch.Tensor) -> list[Measure]:
         """The same in units that all processes agree on before, which are the largest scale of each segment."""
-        scales = [self._lot(part, _scales(part))._replace(how="max") for part in measured]
+        scales = [self._lot(part, scales_of(part.measure))._replace(how="max") for part in measured]
         agreed, _ = self._heard(measured, scales, flags)
-        lots = [self._lot(part, _at_scale(part, lot.totals)) for part, lot in zip(measured, agreed, strict=True)]
+        totals = [at_scale(part.measure, part.norm, lot.totals) for part, lot in zip(measured, agreed, strict=True)]
+        lots = [self._lot(part, each) for part, each in zip(measured, totals, strict=True)]
         found, _ = self._heard(measured, lots, flags)
         return [
             self._measure_of(part, lot, scale.totals) for part, lot, scale in zip(measured, found, agreed, strict=True)
         ]
 
-    def _lot(self, part: Measured, totals: Array) -> Lot:
+    def _lot(self, part: Measured, totals: torch.Tensor) -> Lot:
         """A measure as it travels."""
         batch, scope = part.batch, part.scope
         owners = None
@@ -263,7 +272,7 @@ class ShardedEngine(Engine):
             sizes = self._row_counts(batch, scope) if isinstance(scope, Row) else [2] * len(batch)
             owners = torch.repeat_interleave(torch.tensor(sizes, dtype=torch.int64)).to(self.device)
         how = "max" if isinstance(scope, Element) else part.norm.combine
-        return Lot(_tensor(totals), _tensor(part.measure.nonfinite), how, owners, isinstance(scope, Global))
+        return Lot(totals, as_tensor(part.measure.nonfinite), how, owners, isinstance(scope, Global))
 
     def _heard(
         self, measured: Sequence[Measured], lots: Sequence[Lot], flags: torch.Tensor
@@ -290,17 +299,17 @@ class ShardedEngine(Engine):
         counts = [lots[n]._replace(totals=torch.zeros_like(lots[n].totals), how="sum") for n in broken]
         summed, _ = reduced(counts, [measured[n].batch.route for n in broken], self.sets, flags)
         exact = dict(zip(broken, summed, strict=True))
-        return [lot._replace(counts=exact[n].counts) if n in exact else lot for n, lot in enumerate(found)]
+        return [
+            lot._replace(counts=torch.maximum(exact[n].counts, lot.counts)) if n in exact else lot
+            for n, lot in enumerate(found)
+        ]
 
     def _measure_of(self, part: Measured, lot: Lot, scale: torch.Tensor | None) -> Measure:
         """The measure that a lot has become, as the inner engine gives one; `scale` is what it is in units of."""
         measure = part.measure
-        like = _tensor(measure.total)
-        scaled: Operand = _safe(torch.ones_like(lot.totals) if scale is None else scale) if self._ranged(part) else 1.0
-        arrays = [lot.totals.to(like.dtype), lot.counts, scaled]
-        if isinstance(measure.total, np.ndarray):
-            arrays = [array.numpy() if isinstance(array, torch.Tensor) else array for array in arrays]
-        found = Measure(arrays[0], arrays[1], measure.xp, arrays[2])
+        scaled: Operand = safe(torch.ones_like(lot.totals) if scale is None else scale) if self._ranged(part) else 1.0
+        total, nonfinite, scale_ = (as_array(array, measure.total) for array in (lot.totals, lot.counts, scaled))
+        found = Measure(total, nonfinite, measure.xp, scale_)
         return self.inner.in_floats(found) if isinstance(part.scope, Global) else found
 
     def apply_(
@@ -316,7 +325,7 @@ class ShardedEngine(Engine):
         index, _ = self._segments_here(batch, scope, batch.places)
         if index is None or isinstance(values, float):
             return values
-        return values[index.numpy()] if isinstance(values, np.ndarray) else values.index_select(0, index)
+        return as_array(as_tensor(values).index_select(0, index), values)
 
     def map_(self, batch: Portions, response: Response, low: Operand, high: Operand) -> None:
         batch.refuse()
@@ -392,56 +401,6 @@ class PortionValues(Values):
     def put_(self, tensor: Portion, source: Portion, /) -> None:
         if tensor.local is not None:
             self._inner.put_(tensor.local, source.local)
-
-
-def _tensor(values: Array) -> torch.Tensor:
-    found: torch.Tensor = torch.from_numpy(values) if isinstance(values, np.ndarray) else cast(torch.Tensor, values)
-    return found
-
-
-def _spread(values: Operand, index: torch.Tensor, count: int) -> Operand:
-    """The values at `index` of so many, and 0 for the others."""
-    if isinstance(values, np.ndarray):
-        out = np.zeros(count)
-        out[index.numpy()] = values[: len(index)]
-        return out
-    return torch.zeros(count, dtype=values.dtype, device=values.device).index_copy_(0, index, values[: len(index)])
-
-
-def _at_scale_1(part: Measured) -> Array:
-    """The totals as powers of the elements themselves."""
-    measure = part.measure
-    if isinstance(measure.scale, float):
-        return measure.total
-    with np.errstate(all="ignore"):
-        return part.norm.scaled(measure.total, measure.scale, measure.xp)
-
-
-def _in_range(part: Measured) -> bool:
-    """Whether no total has lost an element to the ends of the range as `_at_scale_1`."""
-    measure = part.measure
-    if isinstance(measure.scale, float):
-        return True
-    total, powers = np.asarray(measure.total), np.asarray(_at_scale_1(part))
-    fits = (powers > SAFE_TOTALS[0]) & (powers < SAFE_TOTALS[1])
-    return bool((fits | (total == 0) | ~np.isfinite(total) | (np.asarray(measure.nonfinite) > 0)).all())
-
-
-def _scales(part: Measured) -> Array:
-    measure = part.measure
-    return measure.total * 0.0 + measure.scale if isinstance(measure.scale, float) else measure.scale
-
-
-def _at_scale(part: Measured, agreed: torch.Tensor) -> Array:
-    """The totals in units of `agreed`."""
-    measure = part.measure
-    scale, total = _tensor(_scales(part)), _tensor(measure.total)
-    return part.norm.scaled(cast(Array, total), cast(Array, scale / _safe(agreed)), FUNCTIONS)
-
-
-def _safe(scale: torch.Tensor) -> torch.Tensor:
-    """Scales above 0, also of segments that nobody has."""
-    return torch.where(scale > 0, scale, torch.ones_like(scale))
 
 
 def _raise_own(measured: Sequence[Measured], waits: bool) -> None:

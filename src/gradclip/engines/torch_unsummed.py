@@ -21,7 +21,7 @@ UNSUMMED = (
 
 
 def sums_of(portions: Sequence[Portion], device: torch.device) -> dict[int, torch.Tensor]:
-    """The sums of the portions that are not summed up yet, by their places; one message for each set and kind of sum."""
+    """The sums of the portions that are not summed up yet, by their places: a message for each set and kind of sum."""
     kinds: dict[tuple[tuple[int, str], ...], list[int]] = {}
     for place, portion in enumerate(portions):
         if portion.placed.unsummed and portion.placed.coordinate is not None:

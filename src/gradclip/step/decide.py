@@ -282,6 +282,8 @@ def combined(
     if segments.places is None:
         return measure, None
     xp, how = measure.xp, rule.norm.combine
+    if across is not None and across.together is not None and isinstance(rule.scope, Global):
+        return across.together(measure, rule.norm), xp.indices(segments.places, measure.total)
     if across is not None and isinstance(rule.scope, Global):
         measure = measure._replace(total=across.counted(measure.total), nonfinite=across.counted(measure.nonfinite))
     index = xp.indices(segments.places, measure.total)

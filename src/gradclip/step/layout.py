@@ -153,7 +153,7 @@ class LineUp:
         self.tables = Tables()
         self._names = Names()
         self._columns = Layouts[list[list[Column]]]()
-        self._plain = None if self._reads_names or self._late else _columns_of_each(self.phases, (), False)
+        self._plain = None if self._reads_names or self._late else _columns_of_each(self.phases, (), None)
 
     def _mixes_rows(self) -> bool:
         """Whether rows are measured for a stage that takes several together."""
@@ -166,11 +166,12 @@ class LineUp:
 
         Whatever could refuse after something was written refuses here.
         """
-        shared = gradients.across is not None
-        if self._plain is not None and not shared:
+        across = gradients.across
+        if self._plain is not None and across is None:
             return self._plain
         names = self._names.of(gradients) if self._reads_names else ()
-        found = self._columns.of((shared, names), lambda: _columns_of_each(self.phases, names, shared))
+        splits = None if across is None else across.splits
+        found = self._columns.of((splits, names), lambda: _columns_of_each(self.phases, names, splits))
         if self._late:
             self._refuse_late(found, gradients, batch, engine, step)
         return found
@@ -187,20 +188,28 @@ class LineUp:
             refuse_nonfinite(gradients, batch, engine, step)
 
 
-def _columns_of_each(phases: Sequence[Phase], names: tuple[str, ...], shared: bool) -> list[list[Column]]:
-    return [list(_columns_of(number, phase, names, shared)) for number, phase in enumerate(phases)]
+def _columns_of_each(phases: Sequence[Phase], names: tuple[str, ...], splits: bool | None) -> list[list[Column]]:
+    """The columns; `splits` says whether processes have parts of one tensor, or tensors of their own, None of neither.
+
+    Where they have tensors of their own, there is a column for those that others have alone.
+    """
+    return [list(_columns_of(number, phase, names, splits)) for number, phase in enumerate(phases)]
 
 
-def _columns_of(number: int, phase: Phase, names: tuple[str, ...], shared: bool) -> Iterator[Column]:
+def _columns_of(number: int, phase: Phase, names: tuple[str, ...], splits: bool | None) -> Iterator[Column]:
     matches = None if phase.names is None else list(map(phase.names.match, names))
     for place, sweep in enumerate(phase.sweeps):
         indices = None if matches is None else [i for i, match in enumerate(matches) if match == place]
-        if sweep is not None and (indices is None or indices):
-            yield Column((number, ALL if indices is None else place), _per_tensor(sweep) if shared else sweep, indices)
+        if sweep is not None and (indices is None or indices or splits is False):
+            summed = sweep if splits is None else _per_tensor(sweep, splits)
+            yield Column((number, ALL if indices is None else place), summed, indices)
 
 
-def _per_tensor(sweep: Sweep) -> Sweep:
+def _per_tensor(sweep: Sweep, splits: bool) -> Sweep:
     """`sweep` with a measure for each tensor, which is what processes that share gradients can sum up."""
+    spans = [stage for stage in sweep.stages if isinstance(stage.scope, Global | Group)]
+    if not splits and not spans:
+        return sweep
     for stage in sweep.stages:
         if isinstance(stage.scope, Row | Group) or isinstance(stage.norm, RMS):
             raise ValueError(

@@ -11,11 +11,12 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from gradclip.clipper import Clipper
-from gradclip.engines.base import Engine, Gradient, Slot
+from gradclip.engines.base import Batch, Engine, Gradient, Measure, Measured, Slot
 from gradclip.engines.reference import ReferenceEngine, first_axis
 from gradclip.errors import GradclipWarning, GradientAboveThreshold, NonFiniteGradient
+from gradclip.rules.norm import Norm
 from gradclip.rules.rule import AnyRule
-from gradclip.rules.scope import Axes
+from gradclip.rules.scope import Axes, Scope
 from gradclip.rules.segments import Shape
 from gradclip.step.gradients import Gradients
 from gradclip.step.result import Result
@@ -88,6 +89,16 @@ class Bench:
         kept = self.tensors(arrays)
         return [tensor.value if isinstance(tensor, Slot) else tensor for tensor in kept]
 
+    def handed(self, tensors: Sequence[Gradient]) -> list[Gradient]:
+        """The tensors as the engine takes them."""
+        return list(tensors)
+
+    def measured(self, tensors: Sequence[Gradient], scope: Scope, norm: Norm) -> tuple[Measure, Batch]:
+        """The measure of the tensors, over all processes that have parts of them, and the batch."""
+        batch = self.engine.gather(self.handed(tensors))
+        measure = self.engine.measure(batch, scope, norm)
+        return self.engine.reduce([Measured(batch, scope, norm, measure)])[0], batch
+
     def clip(
         self, rule: AnyRule | Clipper, arrays: Sequence[Values], order: Sequence[int] | None = None, **options: Any
     ) -> Outcome:
@@ -111,10 +122,10 @@ class Bench:
             warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's, of calculating with infinities
             try:
                 gradients = Gradients(
-                    tensors,
+                    self.handed(tensors),
                     names.__getitem__,
                     groups,
-                    weights=lambda: self.tensors(weights_like(before)),
+                    weights=lambda: self.handed(self.tensors(weights_like(before))),
                     moments=lambda: self.moments([weight * weight for weight in weights_like(before)]),
                 )
                 result = clipper.clip_gradients(gradients, self.engine)

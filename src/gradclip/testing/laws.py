@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from gradclip.clipper import Clipper
-from gradclip.engines.base import Gradient, Kept, Slot, row_axes
+from gradclip.engines.base import Gradient, Kept, Measured, Slot, row_axes
 from gradclip.errors import NonFiniteGradient
 from gradclip.rules.arrays import SCALARS
 from gradclip.rules.codec import from_dict
@@ -272,9 +272,9 @@ def a_fused_path_equals_the_plain_one(bench: Bench, rule: Rule, arrays: list[Val
     low, high = rule.threshold.bounds(0)
     fused, plain = bench.tensors(arrays), bench.tensors(arrays)
     engine = bench.engine
-    first = engine.clamp_(engine.gather(fused), low, high)
-    batch = engine.gather(plain)
-    other = engine.measure(batch, Element(), rule.norm)
+    gathered = engine.gather(bench.handed(fused))
+    (first,) = engine.reduce([Measured(gathered, Element(), rule.norm, engine.clamp_(gathered, low, high))])
+    other, batch = bench.measured(plain, Element(), rule.norm)
     engine.map_(batch, rule.response, low, high)
     assert engine.to_host(first.total) == engine.to_host(other.total), "clamp_ measured other peaks than measure"
     assert engine.to_host(first.nonfinite) == engine.to_host(other.nonfinite), "clamp_ counted other elements"
@@ -388,9 +388,7 @@ def _norm(bench: Bench, norm: Norm, scope: Scope, arrays: list[Values]) -> list[
 
 
 def _norm_of_tensors(bench: Bench, norm: Norm, scope: Scope, tensors: list[Gradient]) -> list[float]:
-    engine = bench.engine
-    batch = engine.gather(tensors)
-    measure = engine.measure(batch, scope, norm)
+    engine, (measure, batch) = bench.engine, bench.measured(tensors, scope, norm)
     if isinstance(scope, Element):
         return engine.to_host(measure.total)
     sizes = segments(scope, scope, engine.shapes(batch, scope), None, isinstance(norm, RMS)).sizes
@@ -401,6 +399,6 @@ def _norm_of_tensors(bench: Bench, norm: Norm, scope: Scope, tensors: list[Gradi
 def _combined_norm(bench: Bench, norm: Norm, parts: list[Values]) -> float:
     """The norm of all parts together, from the measure of each."""
     engine = bench.engine
-    measure = engine.measure(engine.gather(bench.tensors(parts)), Tensor(), norm)
+    measure, _ = bench.measured(bench.tensors(parts), Tensor(), norm)
     rule, joined = Rule(norm=norm), Segments(1, [0] * len(parts), [sum(part.size for part in parts)])
     return engine.to_host(norm_of(combined(measure, rule, joined)[0], rule, joined.sizes))[0]

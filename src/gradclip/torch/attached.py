@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Mapping
 from typing import Any, Literal, Protocol, TypeAlias, TypedDict, Unpack, overload
 
 import torch
@@ -43,6 +44,8 @@ class Keywords(TypedDict, total=False):
     through_grad_scale: bool
     place: Literal["gradient", "update"]
     telemetry: Telemetry | None
+    groups: Mapping[str, torch.distributed.ProcessGroup] | None
+    pipeline: torch.distributed.ProcessGroup | None
 
 
 @overload
@@ -60,6 +63,8 @@ def attach(
     through_grad_scale: bool = False,
     place: str = "gradient",
     telemetry: Telemetry | None = None,
+    groups: Mapping[str, torch.distributed.ProcessGroup] | None = None,
+    pipeline: torch.distributed.ProcessGroup | None = None,
 ) -> AttachedClipper:
     """Clip the gradients of an optimizer by `rule` in each of its steps, before it updates the parameters.
 
@@ -71,7 +76,8 @@ def attach(
     second time. `place="update"` applies the rule to what the step has moved, `p - p_old`, instead of to the gradients;
     it keeps a copy of the parameters during the step, and takes one optimizer and no rule that skips or raises.
 
-    `telemetry` hears of every step: `gradclip.telemetry.Telemetry`.
+    `telemetry` hears of every step: `gradclip.telemetry.Telemetry`. Gradients that are DTensors are clipped by the norm
+    of the whole tensors; `groups` and `pipeline` say what only other processes have: `gradclip.torch.Clipper`.
 
     A rule that reads the loss is told it by `clipper.give(loss=loss)` before each step, if no closure returns it.
 
@@ -100,7 +106,9 @@ def attach(
         raise TypeError(f"model is the torch.nn.Module whose parameters have names, got {shown(model)}")
     checked_word(place, "place", PLACES)
     through = checked_flag(through_grad_scale, "through_grad_scale")
-    options = Options(on_nonfinite, max_consecutive_skips, need_clip, engine, through, place, telemetry)
+    options = Options(
+        on_nonfinite, max_consecutive_skips, need_clip, engine, through, place, telemetry, groups, pipeline
+    )
     clipper = already_attached(inner, rule, options)
     if clipper is not None:
         clipper.model = model or clipper.model

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import warnings
+from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,7 @@ from gradclip.torch.parameters import (
     parameters_of,
     processes,
 )
-from gradclip.torch.shardings import Shardings
+from gradclip.torch.shardings import Shardings, spread_of
 
 if TYPE_CHECKING:
     from gradclip.torch.sharding import Sharding
@@ -53,7 +54,9 @@ class Clipper(clipper.Clipper):
     `need_clip` is a function of a parameter; one that it refuses is neither measured nor scaled, as is one with the
     attribute `need_clip=False`. `engine` is "cpu", "triton" or "torch"; None takes "cpu" for gradients on the CPU if
     numba is installed, else "torch", and `last.engine` says which it was; "triton" is for gradients on a CUDA device.
-    The other arguments: `gradclip.clipper.Clipper`.
+    `groups` and `pipeline` say which parameters only other processes have, so that a norm over all is over theirs too:
+    `groups={"experts.*": group}` those that each process of a group has of its own under such names, `pipeline=group`
+    those of the other stages. What lies in DTensors needs neither. The other arguments: `gradclip.clipper.Clipper`.
 
     >>> weight = torch.nn.Parameter(torch.zeros(2))
     >>> weight.grad = torch.tensor([3.0, 4.0])
@@ -72,6 +75,8 @@ class Clipper(clipper.Clipper):
         need_clip: NeedClip | None = None,
         engine: str | None = None,
         telemetry: Telemetry | None = None,
+        groups: Mapping[str, torch.distributed.ProcessGroup] | None = None,
+        pipeline: torch.distributed.ProcessGroup | None = None,
     ) -> None:
         super().__init__(
             rule, on_nonfinite=on_nonfinite, max_consecutive_skips=max_consecutive_skips, telemetry=telemetry
@@ -79,6 +84,7 @@ class Clipper(clipper.Clipper):
         self.need_clip = checked_need_clip(need_clip)
         self._engine_name = checked_engine(engine)
         self._reported = self._said_given = False
+        self._spread = spread_of(groups, pipeline)
         self._shardings = Shardings()
         self._sharding: Sharding | None = None
 
@@ -134,12 +140,25 @@ class Clipper(clipper.Clipper):
 
     def gradients_of(self, parameters: TorchParameters, need_clip: NeedClip | None) -> Gradients:
         """The gradients to clip of these parameters; of sharded ones what is here of each, and what may be."""
-        if not are_sharded(parameters.tensors):
+        if self._spread is None and not are_sharded(parameters.tensors):
             self._sharding = None
             return gradients_of(parameters, need_clip)
         found = chosen(parameters, need_clip)
-        self._sharding = sharding = self._shardings.of(found, self._terms, self._listeners())
-        return Gradients(sharding.portions(), found.name, found.groups, sharding.weights)
+        if not found.tensors and self._spread is None:
+            return gradients_of(found)
+        self._sharding = sharding = self._shardings.of(found, self._terms, self._listeners(), self._spread)
+        return Gradients(list(sharding.portions()), found.name, found.groups, sharding.weights, across=sharding.across)
+
+    def updates_of(
+        self, parameters: TorchParameters, updates: list[torch.Tensor], weights: list[torch.Tensor]
+    ) -> Gradients:
+        """What to clip where updates of the parameters are to be: of each what is here, and of the weights."""
+        if self._spread is None and not are_sharded(parameters.tensors):
+            self._sharding = None
+            return Gradients(list(updates), parameters.name, parameters.groups, lambda: list(weights))
+        self._sharding = sharding = self._shardings.of(parameters, self._terms, self._listeners(), self._spread)
+        own, old = (sharding.lying_as_parameters(tensors) for tensors in (updates, weights))
+        return Gradients(list(own), parameters.name, parameters.groups, lambda: list(old), across=sharding.across)
 
     def _terms(self) -> str:
         """What all processes have to have alike, beside the parameters."""

@@ -46,6 +46,8 @@ class Options(NamedTuple):
     through_grad_scale: bool = False
     place: str = "gradient"
     telemetry: Telemetry | None = None
+    groups: Mapping[str, torch.distributed.ProcessGroup] | None = None
+    pipeline: torch.distributed.ProcessGroup | None = None
 
 
 class AttachedClipper(Clipper):
@@ -61,6 +63,8 @@ class AttachedClipper(Clipper):
             need_clip=options.need_clip,
             engine=options.engine,
             telemetry=options.telemetry,
+            groups=options.groups,
+            pipeline=options.pipeline,
         )
         self.optimizers = optimizers
         self.options = options

@@ -195,6 +195,12 @@ def are_sharded(tensors: Sequence[object]) -> bool:
     return any(issubclass(kind, known.DTensor) for kind in set(map(type, tensors)))
 
 
+def here_of(tensor: torch.Tensor) -> torch.Tensor:
+    """What this process has of a tensor, which is all of it unless it is a DTensor."""
+    here: torch.Tensor = getattr(tensor, "_local_tensor", tensor)
+    return here
+
+
 def refuse_shards(parameters: list[torch.Tensor], name: Callable[[int], str] = "parameters[{}]".format) -> None:
     """Raise where a parameter is a piece of one, as FullyShardedDataParallel cuts them: its norm is not the model's."""
     if processes() == 1:

@@ -17,11 +17,13 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
-from gradclip.engines.base import Engine, Tables
+from gradclip.engines.base import Across, Engine, Tables
 from gradclip.engines.torch_placement import Placed, Portion, code_of, placements_of
 from gradclip.engines.torch_ranks import Ranks, sets_of
 from gradclip.engines.torch_sharded import ShardedEngine
 from gradclip.engines.torch_unsummed import UNSUMMED
+from gradclip.torch.parameters import here_of
+from gradclip.torch.spread import Spread
 
 MIXED = (
     "the gradient of {!r} does not lie alike in all processes, here as {}: all of them have to have parts of one "
@@ -49,6 +51,7 @@ class Sharding:
         rule: str,
         listeners: int = 0,
         themselves: bool = False,
+        spread: Spread | None = None,
     ) -> None:
         self._gradient = _itself if themselves else operator.attrgetter("grad")
         self.tables = Tables()
@@ -57,8 +60,13 @@ class Sharding:
         self._own = [_placed_as(p, p) for p in parameters]
         self.sets = sets_of(placed.mesh for placed in self._own if placed.mesh is not None)
         self._largest = [a for a in self.sets if not any(set(a.members) < set(b.members) for b in self.sets)]
-        self.like = torch.empty(0, device=local_of(parameters[0]).device)
-        self._refuse_unlike(rule)
+        self.like = torch.empty(0, device=local_of(parameters[0]).device if parameters else None)
+        self.across: Across | None = None
+        if spread is not None:
+            names = list(map(name, range(len(parameters))))
+            spread.refuse_unmatched(names)
+            self.across = spread.across(names)
+        self._refuse_unlike(rule, [] if spread is None else spread.every)
         self.placed: list[Placed] = []
         self.listeners = listeners
         self._agree()
@@ -108,8 +116,14 @@ class Sharding:
         (self.listeners, _, _), *found = ranks.reduce_(told, "max").tolist()
         return [[code, least if least > -LARGEST else 0, speaker] for code, least, speaker in found]
 
-    def _refuse_unlike(self, rule: str) -> None:
-        """Raise in every process where the parameters or the rules differ, in words that say which."""
+    def _refuse_unlike(self, rule: str, others: Sequence[Ranks]) -> None:
+        """Raise in every process where the parameters or the rules differ, in words that say which.
+
+        The `others` have parameters of their own.
+        """
+        for ranks in others:
+            if not _alike(ranks, [rule], self.like.device):
+                raise ValueError(_difference(ranks, [(text, [], []) for text in ranks.gathered(rule)]))
         mine = [f"{_text(placed)}" for placed in self._own]
         for ranks in self._largest:
             if not _alike(ranks, [rule, *mine], self.like.device):
@@ -138,7 +152,11 @@ class Sharding:
 
     def weights(self) -> list[Portion]:
         """The parameters themselves as portions."""
-        return [Portion(local_of(p), placed) for p, placed in zip(self.parameters, self._own, strict=True)]
+        return self.lying_as_parameters(list(map(local_of, self.parameters)))
+
+    def lying_as_parameters(self, tensors: Sequence[torch.Tensor]) -> list[Portion]:
+        """What this process has of tensors that lie as the parameters do, as portions."""
+        return [Portion(tensor, placed) for tensor, placed in zip(tensors, self._own, strict=True)]
 
     @staticmethod
     def here_of(tensors: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
@@ -155,7 +173,7 @@ def local_of(tensor: torch.Tensor) -> torch.Tensor:
     """What this process has of a tensor, in the same memory."""
     if not isinstance(tensor, DTensor):
         return tensor
-    local = tensor._local_tensor
+    local = here_of(tensor)
     return local.wait() if type(local) is not torch.Tensor and hasattr(local, "wait") else local
 
 

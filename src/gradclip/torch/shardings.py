@@ -9,6 +9,7 @@ from gradclip.torch.parameters import TorchParameters
 
 if TYPE_CHECKING:
     from gradclip.torch.sharding import Sharding
+    from gradclip.torch.spread import Spread
 
 MOST = 8
 """Lists of parameters that are known at once; beyond, the oldest is agreed on anew."""
@@ -20,7 +21,13 @@ class Shardings:
     def __init__(self) -> None:
         self._known: list[Sharding] = []
 
-    def of(self, parameters: TorchParameters, terms: Callable[[], str], listeners: int = 0) -> Sharding:
+    def of(
+        self,
+        parameters: TorchParameters,
+        terms: Callable[[], str],
+        listeners: int = 0,
+        spread: Spread | None = None,
+    ) -> Sharding:
         """The agreement on these parameters, which all processes make together where it is new."""
         for known in self._known:
             if known.serves(parameters.tensors):
@@ -29,7 +36,7 @@ class Shardings:
                     self._known.insert(0, known)
                 return known
         self._known[MOST - 1 :] = []
-        self._known.insert(0, agreed(parameters, terms(), listeners))
+        self._known.insert(0, agreed(parameters, terms(), listeners, spread=spread))
         return self._known[0]
 
     def __deepcopy__(self, memo: Any) -> Shardings:
@@ -39,8 +46,23 @@ class Shardings:
         return Shardings, ()
 
 
-def agreed(parameters: TorchParameters, terms: str, listeners: int = 0, themselves: bool = False) -> Sharding:
+def agreed(
+    parameters: TorchParameters,
+    terms: str,
+    listeners: int = 0,
+    themselves: bool = False,
+    spread: Spread | None = None,
+) -> Sharding:
     """A new agreement of all processes; `themselves` says that these are no parameters but gradients."""
     from gradclip.torch.sharding import Sharding  # which imports what only sharded tensors need
 
-    return Sharding(parameters.tensors, parameters.name, terms, listeners, themselves)
+    return Sharding(parameters.tensors, parameters.name, terms, listeners, themselves, spread)
+
+
+def spread_of(groups: Any, pipeline: Any) -> Spread | None:
+    """Which parameters only other processes have, as a user says it; None where nothing is said."""
+    if groups is None and pipeline is None:
+        return None
+    from gradclip.torch.spread import Spread, checked_group, checked_groups
+
+    return Spread(checked_groups(groups), checked_group(pipeline, "pipeline"))

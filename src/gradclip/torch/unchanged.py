@@ -7,6 +7,8 @@ from typing import TypeAlias
 import torch
 from torch.optim import Optimizer
 
+from gradclip.torch.parameters import here_of
+
 States: TypeAlias = list[tuple[torch.Tensor, int]]
 """Gradients, each with the count of its changes."""
 
@@ -19,8 +21,7 @@ def states_of(optimizer: Optimizer) -> States:
 
 def _written(gradient: torch.Tensor) -> int:
     """How often a tensor was written; of a DTensor what is here is, and it does not count that itself."""
-    here: torch.Tensor = getattr(gradient, "_local_tensor", gradient)
-    return here._version
+    return here_of(gradient)._version
 
 
 def unchanged(optimizer: Optimizer, known: dict[int, States]) -> bool:

@@ -8,15 +8,15 @@ import torch
 from torch.optim import Optimizer
 
 from gradclip.engines.torch_layout import VALUES
-from gradclip.step.gradients import Gradients, is_needed
+from gradclip.step.gradients import is_needed
 from gradclip.torch.clipper import Clipper
-from gradclip.torch.parameters import NeedClip, TorchParameters, of_optimizers
+from gradclip.torch.parameters import NeedClip, TorchParameters, here_of, of_optimizers
 
 PLACES = ("gradient", "update")
 
 
 class Before(NamedTuple):
-    """The parameters that a step may move, and their values before it."""
+    """The parameters that a step may move, and their values before it, as far as they are in this process."""
 
     parameters: TorchParameters
     values: list[torch.Tensor]
@@ -31,20 +31,21 @@ def values_before(optimizer: Optimizer, model: torch.nn.Module | None, need_clip
         lambda index: every.name(kept[index]),
         None if every.groups is None else [every.groups[i] for i in kept],
     )
-    return Before(chosen, [p.detach().clone() for p in chosen.tensors])
+    return Before(chosen, [here_of(p).detach().clone() for p in chosen.tensors])
 
 
 @torch.no_grad()
 def clip_update(clipper: Clipper, before: Before) -> None:
     """`p <- p_old + clip(p - p_old)` for each parameter; elements whose update is not changed keep their bits."""
     parameters, old = before.parameters, before.values
-    moved = [VALUES.wide(p, i) for i, p in enumerate(parameters.tensors)]
+    here = list(map(here_of, parameters.tensors))
+    moved = [VALUES.wide(p, i) for i, p in enumerate(here)]
     updates = [new - VALUES.wide(value, i) for i, (new, value) in enumerate(zip(moved, old, strict=True))]
     clipped = [update.clone() for update in updates]
-    gradients = Gradients(clipped, parameters.name, parameters.groups, lambda: old)
+    gradients = clipper.updates_of(parameters, clipped, old)
     engine = clipper.engine_for(gradients)
     clipper.clip_gradients(gradients, engine)
-    for p, value, update, clipped_update in zip(parameters.tensors, old, updates, clipped, strict=True):
+    for p, value, update, clipped_update in zip(here, old, updates, clipped, strict=True):
         changed = clipped_update != update
         if engine.waits or changed.any():
             p.copy_(torch.where(changed, value + clipped_update, p))
