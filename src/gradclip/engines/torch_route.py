@@ -17,6 +17,8 @@ import torch.distributed as dist
 
 from gradclip.engines.torch_placement import Placed
 from gradclip.engines.torch_ranks import Members, Ranks
+from gradclip.engines.torch_segments import Segmented
+from gradclip.rules.scope import Scope
 
 FLAGS = 3
 """The numbers that each message begins with: how many processes have something to say that all have to hear."""
@@ -98,11 +100,17 @@ class Stop(NamedTuple):
 
 
 class Route:
-    """The way of each tensor of a list through `sets` of processes."""
+    """The way of each tensor of a list through `sets` of processes, and what else is known of such a list.
+
+    `unsummed` are the places of tensors that are still to be summed up; `segmented` are their segments, by scopes.
+    """
 
     def __init__(self, placed: Sequence[Placed], sets: Sequence[Ranks], device: torch.device) -> None:
         self.tensors, self.device = len(placed), device
         self._placed = placed
+        self.unsummed = [i for i, one in enumerate(placed) if one.unsummed]
+        self.holds_float64 = any(one.dtype in (torch.float64, torch.complex128) for one in placed)
+        self.segmented: dict[tuple[Scope, bool], Segmented] = {}
         self._own = [_own(one, sets) for one in placed]
         self._last = [_last(one, own, sets) for one, own in zip(placed, self._own, strict=True)]
         self.stops = {ranks.members: stop for ranks in sets if (stop := self._stop(ranks)) is not None}

@@ -12,13 +12,11 @@ import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 from gradclip.engines.base import (
     Batch,
     Engine,
-    Kept,
     LiesOtherwise,
     Measure,
     Measured,
@@ -27,12 +25,11 @@ from gradclip.engines.base import (
     UnsupportedGradient,
     Values,
     placed_at,
-    row_axes,
-    rows_first,
 )
 from gradclip.engines.torch_placement import Placed, Portion
 from gradclip.engines.torch_ranks import Ranks
 from gradclip.engines.torch_route import FLAGS, Lot, Route, reduced
+from gradclip.engines.torch_segments import Segmented
 from gradclip.engines.torch_units import (
     as_array,
     as_tensor,
@@ -70,7 +67,7 @@ MOVED_LATE = (
 
 
 class Portions(NamedTuple):
-    """The gradients of a step as this process has them.
+    """The gradients of a step as this process has them, which lie as `placed`.
 
     `batch` is what the inner engine gathered of those at `places`, to be written; of the others there is nothing here.
     `summed` is what it reads, of those at `read`: the same, and with the sums that were not done. `refusal` is what
@@ -78,7 +75,7 @@ class Portions(NamedTuple):
     lie as its portion says.
     """
 
-    portions: Sequence[Portion]
+    placed: list[Placed]
     places: list[int]
     batch: Batch
     read: list[int]
@@ -88,16 +85,12 @@ class Portions(NamedTuple):
     moved: int | None
 
     def __len__(self) -> int:
-        return len(self.portions)
+        return len(self.placed)
 
     def refuse(self) -> None:
         """Raise what this process had to refuse, before anything is written."""
         if self.refusal is not None:
             raise self.refusal
-
-    @property
-    def placed(self) -> list[Placed]:
-        return [portion.placed for portion in self.portions]
 
 
 class ShardedEngine(Engine):
@@ -123,21 +116,20 @@ class ShardedEngine(Engine):
 
     def gather(self, tensors: list[Any], tables: Tables | None = None) -> Portions:
         kept = Tables() if tables is None else tables
-        route, refusal = self._route(tensors, kept), None
-        sums = sums_of(tensors, self.device)
-        here = [place for place, portion in enumerate(tensors) if portion.local is not None]
+        local, placed, moved = (list(map(operator.itemgetter(field), tensors)) for field in range(3))
+        route, refusal = self._route(placed, kept), None
+        sums = sums_of(tensors, self.device) if route.unsummed else {}
+        here = [place for place, one in enumerate(local) if one is not None]
         try:
-            batch, here = self._gathered([tensors[place].local for place in here], here, kept.part("local"))
+            batch, here = self._gathered([local[place] for place in here], here, kept.part("local"))
         except UnsupportedGradient as error:
             refusal = error
             batch, here = self._gathered([], [], Tables())
         read, summed = here, batch
         if sums:
             read = sorted({*here, *sums})
-            locals_ = [sums[place] if place in sums else tensors[place].local for place in read]
-            summed, read = self._gathered(locals_, read, kept.part("sums"))
-        moved = next((place for place, portion in enumerate(tensors) if portion.moved), None)
-        return Portions(tensors, here, batch, read, summed, route, refusal, moved)
+            summed, read = self._gathered([sums.get(place, local[place]) for place in read], read, kept.part("sums"))
+        return Portions(placed, here, batch, read, summed, route, refusal, moved.index(True) if True in moved else None)
 
     def _gathered(self, local: list[torch.Tensor], places: list[int], tables: Tables) -> tuple[Batch, list[int]]:
         """The batch of what is here, each memory once, and whose it is; of nothing that of an empty tensor."""
@@ -151,10 +143,9 @@ class ShardedEngine(Engine):
         kept = [i for i in range(len(places)) if i not in again]
         return self.inner.gather([local[i] for i in kept], tables), [places[i] for i in kept]
 
-    def _route(self, portions: Sequence[Portion], tables: Tables) -> Route:
-        """The route for these portions: the one of the last step, if they lie as they did."""
+    def _route(self, placed: list[Placed], tables: Tables) -> Route:
+        """The route for tensors that lie so: the one of the last step, if they lay alike."""
         known = tables.part("route")
-        placed = [portion.placed for portion in portions]
         if not known or len(known[0]) != len(placed) or not all(map(operator.is_, known[0], placed)):
             known[:] = [placed, Route(placed, self.sets, self.device)]
         route: Route = known[1]
@@ -166,9 +157,8 @@ class ShardedEngine(Engine):
     def refuse_unordered(self, batch: Portions) -> None:
         with placed_at(batch.places):
             self.inner.refuse_unordered(batch.batch)
-        for index, placed in enumerate(batch.placed):
-            if placed.unsummed:
-                raise UnsupportedGradient(index, UNSUMMED)
+        if batch.route.unsummed:
+            raise UnsupportedGradient(batch.route.unsummed[0], UNSUMMED)
 
     def measure(self, batch: Portions, scope: Scope, norm: Norm) -> Measure:
         """What is here; instead of all together each tensor, so that none counts twice."""
@@ -182,7 +172,8 @@ class ShardedEngine(Engine):
 
     def _among_all(self, batch: Portions, scope: Scope, found: Measure) -> Measure:
         """A measure of what is here, with zeros for what is not."""
-        index, count = self._segments_here(batch, scope, batch.read)
+        segmented = self._segmented(batch, scope)
+        index, count = segmented.here(batch.read), segmented.count
         if index is None:
             return found
         changed = {
@@ -192,46 +183,17 @@ class ShardedEngine(Engine):
         }
         return found._replace(**changed)
 
-    def _segments_here(self, batch: Portions, scope: Scope, places: list[int]) -> tuple[torch.Tensor | None, int]:
-        """Where the segments of the tensors at `places` are among all, None for all; and how many all are."""
-        if isinstance(scope, Row):
-            return self._rows_here(batch, scope, places)
-        width = 2 if isinstance(scope, Element) else 1
-        if len(places) == len(batch):
-            return None, width * len(batch)
-        index = torch.tensor([width * place + side for place in places for side in range(width)], dtype=torch.int64)
-        return index.to(self.device), width * len(batch)
-
-    def _rows_here(self, batch: Portions, scope: Row, places: list[int]) -> tuple[torch.Tensor | None, int]:
-        sizes = self._row_counts(batch, scope)
-        if len(places) == len(batch) and self._keeps_rows(batch, scope):
-            return None, sum(sizes)
-        starts = [0, *np.cumsum(sizes).tolist()]
-        axes, keeps = self._axes(batch, scope), self._keeps_rows(batch, scope)
-        found = [
-            starts[i] + (torch.arange(sizes[i]) if keeps else batch.portions[i].placed.rows(axes[i])) for i in places
-        ]
-        return torch.cat([torch.empty(0, dtype=torch.int64), *found]).to(self.device), sum(sizes)
-
-    def _axes(self, batch: Portions, scope: Scope) -> list[Kept | None]:
-        return row_axes(scope, [placed.shape for placed in batch.placed], self.unit_axis)
-
-    def _keeps_rows(self, batch: Portions, scope: Scope) -> bool:
-        """Whether each process decides on the rows that it has."""
-        if not (self.apart and isinstance(scope, Row)):
-            return False
-        return not any(p.cuts(axes) for p, axes in zip(batch.placed, self._axes(batch, scope), strict=True))
-
-    def _row_counts(self, batch: Portions, scope: Row) -> list[int]:
-        """The number of rows of each tensor, of the whole one or of what is here."""
-        keeps, axes = self._keeps_rows(batch, scope), self._axes(batch, scope)
-        pairs = zip(batch.placed, axes, strict=True)
-        if keeps:
-            return [len(placed.rows(kept)) for placed, kept in pairs]
-        return [int(np.prod([placed.shape[axis] for axis in kept or ()], dtype=int)) for placed, kept in pairs]
+    def _segmented(self, batch: Portions, scope: Scope) -> Segmented:
+        """The segments of a scope, which the route of these portions keeps."""
+        known, key = batch.route.segmented, (scope, self.apart)
+        if key not in known:
+            known[key] = Segmented(batch.placed, scope, self.unit_axis, self.apart, self.device)
+        return known[key]
 
     def needs_others(self, batch: Portions, scope: Scope) -> bool:
-        return not (self._keeps_rows(batch, scope) or (self.apart and isinstance(scope, Element)))
+        if isinstance(scope, Element):
+            return not self.apart
+        return not (isinstance(scope, Row) and self._segmented(batch, scope).keeps_rows)
 
     def reduce(self, measured: Sequence[Measured]) -> list[Measure]:
         """The measures over all processes, in one message to each set of them; in more where powers leave the range."""
@@ -266,11 +228,8 @@ class ShardedEngine(Engine):
 
     def _lot(self, part: Measured, totals: torch.Tensor) -> Lot:
         """A measure as it travels."""
-        batch, scope = part.batch, part.scope
-        owners = None
-        if isinstance(scope, Element | Row):
-            sizes = self._row_counts(batch, scope) if isinstance(scope, Row) else [2] * len(batch)
-            owners = torch.repeat_interleave(torch.tensor(sizes, dtype=torch.int64)).to(self.device)
+        scope = part.scope
+        owners = self._segmented(part.batch, scope).owners if isinstance(scope, Element | Row) else None
         how = "max" if isinstance(scope, Element) else part.norm.combine
         return Lot(totals, as_tensor(part.measure.nonfinite), how, owners, isinstance(scope, Global))
 
@@ -322,7 +281,7 @@ class ShardedEngine(Engine):
 
     def _here(self, batch: Portions, scope: Scope, values: Operand) -> Operand:
         """Of the values of all segments those of what is here."""
-        index, _ = self._segments_here(batch, scope, batch.places)
+        index = self._segmented(batch, scope).here(batch.places)
         if index is None or isinstance(values, float):
             return values
         return as_array(as_tensor(values).index_select(0, index), values)
@@ -355,12 +314,10 @@ class ShardedEngine(Engine):
         return self.inner.unit_axis(shape)
 
     def shapes(self, batch: Portions, scope: Scope) -> list[Shape]:
-        keeps = self._keeps_rows(batch, scope)
-        shapes = [placed.local_shape if keeps else placed.shape for placed in batch.placed]
-        return rows_first(shapes, self._axes(batch, scope))
+        return self._segmented(batch, scope).shapes
 
     def holds_float64(self, batch: Portions) -> bool:
-        return any(placed.dtype in (torch.float64, torch.complex128) for placed in batch.placed)
+        return batch.route.holds_float64
 
     def to_host(self, array: Operand) -> list[float]:
         return self.inner.to_host(array)

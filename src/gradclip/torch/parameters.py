@@ -158,13 +158,13 @@ def _name_in(places: list[tuple[int, dict[str, Any], int]], index: int) -> str:
 
 def chosen(parameters: TorchParameters, need_clip: NeedClip | None) -> TorchParameters:
     """Those that need clipping, each once, and that have a gradient or may have one in another process."""
-    seen: dict[int, int] = {}
-    for i, p in enumerate(parameters.tensors):
-        if (p.requires_grad or p.grad is not None) and getattr(p, "need_clip", True) and is_needed(need_clip, p):
-            seen.setdefault(id(p), i)
-    kept, name, groups = list(seen.values()), parameters.name, parameters.groups
-    if len(kept) == len(parameters.tensors):
+    tensors, name, groups = parameters.tensors, parameters.name, parameters.groups
+    needed = [i for i, p in enumerate(tensors) if p.requires_grad or p.grad is not None]
+    needed = [i for i in needed if getattr(tensors[i], "need_clip", True) and is_needed(need_clip, tensors[i])]
+    once = dict(zip([id(tensors[i]) for i in reversed(needed)], reversed(needed), strict=True))
+    if len(once) == len(tensors):
         return parameters
+    kept = sorted(once.values())
     return TorchParameters(
         [parameters.tensors[i] for i in kept],
         lambda index: name(kept[index]),

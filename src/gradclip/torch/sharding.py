@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed._functional_collectives import AsyncCollectiveTensor
 from torch.distributed.tensor import DTensor
 
 from gradclip.engines.base import Across, Engine, Tables
@@ -103,7 +104,7 @@ class Sharding:
                 codes[index] = code or codes[index]
                 speakers[index] = -speaker if speaker > -NOBODY else None
         self.placed = [_with(own, code, speaker) for own, code, speaker in zip(self._own, codes, speakers, strict=True)]
-        self._specs: list[Any] = [None] * len(codes)
+        self._specs: list[Any] = []
 
     def _heard(self, ranks: Ranks, codes: Sequence[int]) -> list[list[int]]:
         """The largest and the smallest code of each gradient, with its sign, and the first that has the tensor."""
@@ -132,23 +133,23 @@ class Sharding:
 
     def portions(self) -> list[Portion]:
         """The gradients of the parameters as portions."""
-        found = []
-        for index, (parameter, placed) in enumerate(zip(self.parameters, self.placed, strict=True)):
-            gradient = self._gradient(parameter)
-            moved = gradient is not None and self._moved(index, gradient, placed)
-            found.append(Portion(None if gradient is None or moved else local_of(gradient), placed, moved))
-        return found
+        gradients = list(map(self._gradient, self.parameters))
+        if self._specs and all(map(operator.is_, map(_spec_of, gradients), self._specs)):
+            return list(map(Portion, [g if g is None else local_of(g) for g in gradients], self.placed))
+        moved = [self._moved(*pair) for pair in zip(gradients, self.placed, strict=True)]
+        if not any(moved):
+            self._specs = list(map(_spec_of, gradients))
+        return [
+            Portion(None if gradient is None or other else local_of(gradient), placed, other)
+            for gradient, placed, other in zip(gradients, self.placed, moved, strict=True)
+        ]
 
-    def _moved(self, index: int, gradient: torch.Tensor, placed: Placed) -> bool:
+    @staticmethod
+    def _moved(gradient: torch.Tensor | None, placed: Placed) -> bool:
         """Whether a gradient does not lie as all were told."""
         if not isinstance(gradient, DTensor):
-            return placed.mesh is not None
-        spec = gradient._spec
-        if spec is not self._specs[index]:
-            if placed.mesh != spec.mesh or tuple(placed.placements) != tuple(spec.placements):
-                return True
-            self._specs[index] = spec
-        return False
+            return gradient is not None and placed.mesh is not None
+        return placed.mesh != gradient.device_mesh or tuple(placed.placements) != tuple(gradient.placements)
 
     def weights(self) -> list[Portion]:
         """The parameters themselves as portions."""
@@ -169,12 +170,15 @@ NOBODY = 2**40
 LARGEST = 2**62
 
 
+def _spec_of(gradient: torch.Tensor | None) -> object:
+    """What says how a gradient lies: the same object in each step, mostly; its absence, where there is none."""
+    return gradient if gradient is None else getattr(gradient, "_spec", type(gradient))
+
+
 def local_of(tensor: torch.Tensor) -> torch.Tensor:
     """What this process has of a tensor, in the same memory."""
-    if not isinstance(tensor, DTensor):
-        return tensor
     local = here_of(tensor)
-    return local.wait() if type(local) is not torch.Tensor and hasattr(local, "wait") else local
+    return local.wait() if isinstance(local, AsyncCollectiveTensor) else local
 
 
 def _placed_as(tensor: torch.Tensor, parameter: torch.Tensor) -> Placed:
