@@ -13,7 +13,6 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard
 from torch.distributed.tensor.placement_types import _StridedShard
 
-from benches import make, read, unread
 from gradclip.engines import torch as torch_engine
 from gradclip.engines.base import Engine, Gradient
 from gradclip.engines.torch_placement import Placed, Portion
@@ -21,6 +20,7 @@ from gradclip.engines.torch_ranks import sets_of
 from gradclip.engines.torch_sharded import ShardedEngine
 from gradclip.testing.bench import Bench, Values
 from gradclip.torch.clipper import cpu_engine
+from torch_tensors import make, read, unread
 
 Lies = tuple[str, list[Placement]] | None
 """The name of a mesh and the placements on it; None for a plain tensor, the same in all processes."""

@@ -14,7 +14,6 @@ import torch
 
 import gradclip
 import gradclip.torch.functional as drop_ins
-from benches import Counting
 from gradclip.engines import torch_stacks
 from gradclip.engines.torch import DEVICE
 from gradclip.rules.norm import L1, L2, RMS, Linf, Lp
@@ -24,6 +23,7 @@ from gradclip.rules.threshold import Constant
 from gradclip.step.policy import EVERY
 from gradclip.torch.clipper import Clipper
 from planting import Plant
+from torch_tensors import Counting
 
 SHAPES = [(16, 8), (8,), (4, 2, 3, 3), ()]
 

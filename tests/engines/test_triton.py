@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benches import INTERPRETED, Counting
+from benches import INTERPRETED
 from effort import LONG
 from gradclip import AGC, L1, L2, ClipGradByGlobalNorm, ClipGradByValue, Constant, Global, Linf, Row, Rule, Tensor
 from gradclip.engines.base import Measure
@@ -20,6 +20,7 @@ from gradclip.rules.norm import norm_of_order
 from gradclip.step.decide import Terms, decide
 from gradclip.step.policy import EVERY
 from gradclip.torch import Clipper, attach
+from torch_tensors import Counting
 
 pytestmark = pytest.mark.skipif(not INTERPRETED, reason="kernels run in Python in an environment of their own")
 HERE = Path(__file__).parent

@@ -9,12 +9,12 @@ import torch
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 import gradclip
-from benches import unread
 from gradclip import ClipGradByGlobalNorm, ClipGradByNorm, ClipGradByValue, GradclipWarning, Raise, Rule
 from gradclip.engines.torch import DEVICE
 from gradclip.telemetry import Telemetry, memory
 from gradclip.torch import Clipper, attach
 from gradclip.torch.clipper import cpu_engine
+from torch_tensors import unread
 from training import RULE, backward, by_hand, make_model, parameters_after
 
 ENGINES = ["torch"] + (["cpu"] if cpu_engine() is not None else [])

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import gradclip
-from benches import unread
 from gradclip.engines.torch import DEVICE
 from gradclip.step.policy import EVERY
 from gradclip.torch import attach
+from torch_tensors import unread
 from training import FUSED, RULE, backward, batch, by_hand, make_model, parameters_after
 
 

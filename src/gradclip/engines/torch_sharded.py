@@ -267,7 +267,8 @@ class ShardedEngine(Engine):
         """The measure that a lot has become, as the inner engine gives one; `scale` is what it is in units of."""
         measure = part.measure
         scaled: Operand = safe(torch.ones_like(lot.totals) if scale is None else scale) if self._ranged(part) else 1.0
-        total, nonfinite, scale_ = (as_array(array, measure.total) for array in (lot.totals, lot.counts, scaled))
+        counts = torch.where(lot.totals.isfinite(), lot.counts, lot.counts.clamp(min=1.0))  # of a copy nobody counts
+        total, nonfinite, scale_ = (as_array(array, measure.total) for array in (lot.totals, counts, scaled))
         found = Measure(total, nonfinite, measure.xp, scale_)
         return self.inner.in_floats(found) if isinstance(part.scope, Global) else found
 

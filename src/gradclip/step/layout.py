@@ -144,7 +144,8 @@ class LineUp:
         self.writes_zeros = any(rule.response.can_be_zero for rule in rules) or policy.writes_zeros
         self.enlarges = any(rule.response.enlarges for rule in rules)
         self.adapts = any(rule.threshold.adapts for rule in rules)
-        self.apart = not (self.adapts or self.carries or self.can_skip or self.can_raise or self._mixes_rows())
+        learns = any(rule.threshold.memory_rows() != {} for rule in rules)
+        self.apart = not (learns or self.carries or self.can_skip or self.can_raise or self._mixes_rows())
         self.reads_moments = any(isinstance(rule.threshold, SecondMoment) for rule in rules)
         self.reads_given = frozenset().union(*(rule.threshold.reads_given for rule in rules))
         self._fixed = [rule.threshold for rule in rules if not rule.threshold.adapts]

@@ -1,0 +1,60 @@
+"""Gradients in several processes: real ones, over gloo, that go through each case; one that hangs is a failure."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from effort import LONG
+from watching import SOURCE
+
+HERE = Path(__file__).parent
+LAWS = "sharded_laws.py"
+TRIED = [
+    (4, 23, ["mixed, cpu"]),
+    (2, 41, ["mixed otherwise, torch on a device", "sums, cpu", "strided, torch"]),
+]
+"""In so many processes every how many laws are kept, in which layouts; the long form keeps every third in all."""
+TRIED = [(world, 3, []) for world in (2, 4)] if LONG else TRIED
+
+
+def in_processes(script, world, *names, **environment):
+    """How the cases of a script ended in so many processes: what went wrong in each of them, case by case."""
+    environment = {
+        **os.environ, "PYTHONPATH": f"{SOURCE}:{HERE.parent}", "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR",
+        **environment,
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, HERE / script, str(world), *names], env=environment, capture_output=True, text=True,
+        timeout=3000 if LONG else 280, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-6000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module", params=[2, 4], ids="{} processes".format)
+def ended(request):
+    return in_processes("sharded_cases.py", request.param)
+
+
+CASES = re.findall(r"^        (\w+),$", (HERE / "sharded_cases.py").read_text(), flags=re.M)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_processes_clip_as_one(ended, case):
+    assert not ended[case], "\n".join(ended[case])
+
+
+def test_each_case_was_run(ended):
+    assert list(ended) == CASES
+
+
+@pytest.mark.parametrize(("world", "every", "names"), TRIED, ids=str)
+def test_the_laws_are_kept_in_several_processes(world, every, names):
+    found = in_processes(LAWS, world, *names, EVERY=str(every))
+    assert found
+    assert not any(found.values()), "\n".join(words for case in found.values() for words in case[:1])
