@@ -10,6 +10,7 @@ from __future__ import annotations
 import faulthandler
 import json
 import multiprocessing
+import os
 import sys
 import tempfile
 import traceback
@@ -20,6 +21,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+
+
+def folder() -> str:
+    """Where cases may leave what other processes find: the tests say where."""
+    return os.environ.get("FOLDER") or tempfile.gettempdir()
 
 
 def still_alive() -> None:

@@ -22,15 +22,22 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from gradclip.torch import attach as attach
+    from gradclip.torch import verify_norm as verify_norm
     from gradclip.watch.told import metric as metric
 else:  # checkers know the names from the stars, and would take a list that is not written out for none
-    __all__ = [*rules.__all__, *recipes.NAMES, *errors.__all__, "attach", "metric"]  # noqa: PLE0604
+    __all__ = [*rules.__all__, *recipes.NAMES, *errors.__all__, "attach", "metric", "verify_norm"]  # noqa: PLE0604
 
     def attach(*optimizers, **options):
         """Clip the gradients of a PyTorch optimizer in each of its steps: see `gradclip.torch.attach`."""
         from gradclip.torch import attach as torch_attach
 
         return torch_attach(*optimizers, **options)
+
+    def verify_norm(source, **options):
+        """Compare the global norm with that of everything gathered: see `gradclip.torch.verify_norm`."""
+        from gradclip.torch import verify_norm as torch_verify_norm
+
+        return torch_verify_norm(source, **options)
 
     def metric(value, name="metric"):
         """Tell the run how good the model is now: see `gradclip.watch.told.metric`."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import os
 import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -12,9 +14,10 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
@@ -50,6 +53,7 @@ from gradclip.engines import torch_ranks, torch_route, torch_sharded
 from gradclip.engines.torch_placement import Placed
 from gradclip.engines.torch_ranks import Ranks
 from gradclip.step.policy import POLICIES
+from gradclip.telemetry import Telemetry
 from gradclip.torch import (
     Clipper,
     attach,
@@ -57,6 +61,7 @@ from gradclip.torch import (
     clip_grad_value_,
     clip_grads_with_norm_,
     get_total_norm,
+    verify_norm,
 )
 from gradclip.torch.sharding import Sharding
 
@@ -588,6 +593,236 @@ def zero_redundancy_and_ddp_step_by_the_whole_norm():
         torch.testing.assert_close(found[f"module.{key}"], value, rtol=TOLERANCE, atol=TOLERANCE)
 
 
+def offloaded_gradients_are_clipped_on_the_cpu():
+    expected, norms, _ = trained(net(), ClipGradByGlobalNorm(0.5))
+    model = sharded(net(), offload_policy=CPUOffloadPolicy(pin_memory=False))
+    found, other, _ = trained(model, ClipGradByGlobalNorm(0.5), mean=True)
+    assert other == pytest.approx(norms, rel=1e-5)
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def a_step_in_backward_is_refused_for_all_and_taken_for_each():
+    model = sharded(net())
+    each = {p: torch.optim.SGD([p], lr=0.1) for p in model.parameters()}
+    for optimizer in each.values():
+        attach(optimizer, ClipGradByNorm(1e-3))
+    for p in model.parameters():
+        p.register_post_accumulate_grad_hook(lambda p: (each[p].step(), each[p].zero_grad()))
+    before = [whole(p).detach().clone() for p in model.parameters()]
+    loss_of(model, *batch(0)).backward()
+    moved = [whole(p).detach() - old for p, old in zip(model.parameters(), before, strict=True)]
+    assert all(float(step.norm()) <= 1e-4 * (1 + 1e-3) for step in moved)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    attach(optimizer, ClipGradByGlobalNorm(1.0))
+    next(model.parameters()).register_post_accumulate_grad_hook(lambda p: optimizer.step())
+    for one in each.values():
+        one.zero_grad()
+    with pytest.raises(RuntimeError, match=r"steps inside backward"):
+        loss_of(model, *batch(0)).backward()
+
+
+def telemetry_of_one_process_holds_nobody_up():
+    """Rank 0 alone listens, to each tensor: all measure for it, and what it hears is of the whole tensors."""
+    for rule in (ClipGradByGlobalNorm(0.5), ClipGradByValue(0.1), Rule(Row(), L2(), Constant(0.5))):
+        events, given = [], parameters()
+        truth = {name: float(whole(p.grad).double().norm()) for name, p in given.items()}
+        peak = {name: float(whole(p.grad).abs().max()) for name, p in given.items()}
+        telemetry = Telemetry(events.append, tensors=True) if RANK() == 0 else None
+        clipper = Clipper(rule, telemetry=telemetry)
+        for _ in range(2):
+            clipper.clip_(given)
+            given = parameters()
+        if RANK() == 0:
+            telemetry.drain()
+            assert len(events) == 2
+            assert dict(events[0].tensors) == pytest.approx(peak if rule.norm == Linf() else truth, rel=1e-6)
+
+
+def the_norm_is_verified_and_what_explains_a_difference_is_named():
+    found = verify_norm(parameters())
+    assert found.right, found
+    require_alike(found)
+    model = sharded(net())
+    loss_of(model, *batch(0)).backward()
+    assert verify_norm(model).right
+    given = parameters()
+    given["plain"].grad = given["plain"].grad * (1 + RANK())
+    found = verify_norm(given)
+    assert not found.right
+    assert found.parameter == "plain"
+    assert "rank 0 and rank 1 have different gradients" in found.words
+    assert verify_norm(given, groups={"plain": dist.group.WORLD}).right
+    assert verify_norm({"plain": given["plain"]}, pipeline=dist.group.WORLD).right
+    given = parameters()
+    given["even"].grad = DTensor.from_local(  # a copy that says it is a shard
+        torch.ones(8, 3), given["even"].device_mesh, [Shard(0)], run_check=False, shape=(8, 3), stride=(3, 1)
+    )
+    found = verify_norm(given)
+    assert found.parameter == "even", found
+    assert "by its placements" in found.words
+    given = parameters()
+    given["copy"].grad = DTensor.from_local(
+        torch.full((3,), 1.0 + RANK()), given["copy"].device_mesh, [Replicate()], run_check=False
+    )
+    found = verify_norm(given)
+    assert found.parameter == "copy", found
+    assert "a copy that is no copy" in found.words
+    require_alike(found.words)
+
+
+# -- Checkpoints
+
+
+LEARNING = {
+    "all": ClipGradByNorm(0.5) >> AutoClip(50, window=4),
+    "each tensor": Rule(Tensor(), L2(), ZClip(warmup=1).threshold),
+    "each row": Rule(Row(), L2(), AutoClip(50, window=3).threshold),
+    "carried over": UClip(ClipGradByGlobalNorm(0.05)),
+}
+
+
+class Training:
+    """A model, its optimizer and its clipper, as they are saved and loaded."""
+
+    def __init__(self, rule):
+        self.model = sharded(net())
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
+        self.clipper = attach(self.optimizer, rule, model=self.model)
+
+    def state(self):
+        return {"model": self.model.state_dict(), "clipper": self.clipper.state_dict()}
+
+    def steps(self, numbers):
+        for step in numbers:
+            x, y = (part.chunk(WORLD())[RANK()] for part in batch(step))
+            self.optimizer.zero_grad()
+            loss_of(self.model, x, y).backward()
+            self.optimizer.step()
+        return [whole(p).detach().clone() for p in self.model.parameters()]
+
+    def resumed(self, folder):
+        state = self.state()
+        dcp.load(state, checkpoint_id=folder)
+        self.model.load_state_dict(state["model"])
+        self.clipper.load_state_dict(state["clipper"])
+        return self
+
+
+def a_run_resumes_from_a_distributed_checkpoint():
+    """Bit for bit in as many processes; in another number of them as if it had never stopped."""
+    for name, rule in LEARNING.items():
+        folder = f"{group.folder()}/{name} {WORLD()}"
+        first = Training(rule)
+        first.steps(range(3))
+        dcp.save(first.state(), checkpoint_id=folder)
+        expected = first.steps(range(3, 6))
+        again = Training(rule).resumed(folder)
+        assert again.clipper.step == 3
+        assert bits(*again.steps(range(3, 6))) == bits(*expected), name
+        require_alike({key: part for key, part in again.clipper.state_dict().items() if key != "carried"})
+        elsewhere = f"{group.folder()}/{name} {6 - WORLD()}"
+        if os.path.exists(elsewhere):
+            other = Training(rule).resumed(elsewhere).steps(range(3, 6))
+            for one, another in zip(other, expected, strict=True):
+                torch.testing.assert_close(one, another, rtol=1e-4, atol=1e-5, msg=name)
+
+
+# -- What PyTorch's own tests of clipping under FSDP2 look at
+
+
+def transformer(depth=2):
+    torch.manual_seed(7)
+    layers = [nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True) for _ in range(depth)]
+    return nn.Sequential(*layers, nn.Linear(16, 5, bias=False))
+
+
+def clips_as_ddp_does(wrap, norms=(1.0, 2.0, math.inf), part=True):
+    """For each norm, the norm and the clipped gradients of a spread model are those of a whole one."""
+    for order in norms:
+        one, spread = transformer(), wrap(transformer())
+        torch.manual_seed(5)
+        x = torch.randn(4 * WORLD(), 3, 16)
+        one(x).square().mean().mul(50.0).backward()
+        spread(x.chunk(WORLD())[RANK()] if part else x).square().mean().mul(50.0).backward()
+        expected = clip_grad_norm_(one, 0.5, order)
+        found = clip_grad_norm_(spread, 0.5, order)
+        torch.testing.assert_close(found, expected, rtol=2e-5, atol=0.0)
+        for p, q in zip(one.parameters(), spread.parameters(), strict=True):
+            torch.testing.assert_close(whole(q.grad), p.grad, rtol=1e-3, atol=2e-6)
+        after = get_total_norm([p.grad for p in spread.parameters()], order)
+        assert after.item() == pytest.approx(0.5, rel=1e-4)
+
+
+def blocks_sharded(model, mesh=None, **options):
+    for block in model:
+        fully_shard(block, mesh=mesh, **options)
+    return fully_shard(model, mesh=mesh, **options)
+
+
+def pytorch_1_one_mesh():
+    clips_as_ddp_does(blocks_sharded)
+
+
+def pytorch_2_not_resharded_after_forward():
+    clips_as_ddp_does(lambda model: blocks_sharded(model, reshard_after_forward=False), (2.0,))
+
+
+def pytorch_3_one_group_for_all():
+    clips_as_ddp_does(fully_shard, (2.0, math.inf))
+
+
+def pytorch_4_copies_of_shards():
+    mesh = init_device_mesh("cpu", (2, WORLD() // 2), mesh_dim_names=("copies", "shards"))
+    clips_as_ddp_does(lambda model: blocks_sharded(model, mesh), (2.0,))
+
+
+def pytorch_5_over_tensor_parallel():
+    mesh = init_device_mesh("cpu", (2, WORLD() // 2), mesh_dim_names=("data", "tensor"))
+
+    def wrap(model):
+        for block in list(model)[:-1]:
+            plan = {"linear1": ColwiseParallel(), "linear2": RowwiseParallel()}
+            parallelize_module(block, mesh["tensor"], plan)
+        return blocks_sharded(model, mesh["data"])
+
+    clips_as_ddp_does(wrap, (1.0, 2.0), part=False)
+
+
+def pytorch_6_parameters_shared_by_two_modules():
+    """A weight that two modules have is one parameter, and counts once."""
+
+    torch.manual_seed(2)
+    layer = nn.Linear(8, 8, bias=False)
+    alone = nn.Sequential(copy.deepcopy(layer))
+    twice = fully_shard(nn.Sequential(layer, layer))
+    x = torch.randn(4, 8)
+    alone[0](alone[0](x)).square().mean().mul(50.0).backward()
+    twice(x).square().mean().mul(50.0).backward()
+    expected = clip_grad_norm_(alone, 0.1)
+    torch.testing.assert_close(clip_grad_norm_(list(twice.parameters()) * 2, 0.1), expected, rtol=1e-5, atol=0.0)
+    torch.testing.assert_close(whole(twice[0].weight.grad), alone[0].weight.grad, rtol=1e-4, atol=1e-6)
+
+
+def pytorch_7_some_parameters_left_out_of_the_shards():
+    """Parameters that are not sharded stay plain tensors beside the DTensors; their gradients are averaged by hand."""
+
+    def wrap(model):
+        for block in list(model)[:-1]:
+            fully_shard(block)
+        return model
+
+    one, spread = transformer(), wrap(transformer())
+    torch.manual_seed(5)
+    x = torch.randn(4, 3, 16)
+    for model in (one, spread):
+        model(x).square().mean().mul(50.0).backward()
+    expected = clip_grad_norm_(one, 0.5)
+    torch.testing.assert_close(clip_grad_norm_(spread, 0.5), expected, rtol=2e-5, atol=0.0)
+    for p, q in zip(one.parameters(), spread.parameters(), strict=True):
+        torch.testing.assert_close(whole(q.grad), p.grad, rtol=1e-3, atol=2e-6)
+
+
 # -- Parameters that only other processes have
 
 
@@ -710,6 +945,18 @@ CASES: dict[str, Callable[[], None]] = {
         the_update_is_clipped_as_in_one_process,
         what_is_carried_over_stays_with_its_shard,
         zero_redundancy_and_ddp_step_by_the_whole_norm,
+        offloaded_gradients_are_clipped_on_the_cpu,
+        a_step_in_backward_is_refused_for_all_and_taken_for_each,
+        telemetry_of_one_process_holds_nobody_up,
+        the_norm_is_verified_and_what_explains_a_difference_is_named,
+        a_run_resumes_from_a_distributed_checkpoint,
+        pytorch_1_one_mesh,
+        pytorch_2_not_resharded_after_forward,
+        pytorch_3_one_group_for_all,
+        pytorch_4_copies_of_shards,
+        pytorch_5_over_tensor_parallel,
+        pytorch_6_parameters_shared_by_two_modules,
+        pytorch_7_some_parameters_left_out_of_the_shards,
         pipeline_and_experts,
         a_stage_with_a_nan_and_one_with_nothing_take_part,
         groups_that_name_nothing_are_refused,

@@ -33,7 +33,8 @@ SHARDS, STRIDED, FACTORS, AXES = 16, 128, 480, 8
 class Placed:
     """How one tensor of `shape` and `dtype` lies: on every process alike, or on a `mesh` by its `placements`.
 
-    `speaker` is the rank that speaks for it among those that have it or know of it; None for the first of a set.
+    `speaker` is the rank that speaks for it among those that have it or know of it; None for the first of a set. `own`
+    says that other processes have another tensor in its place.
     """
 
     def __init__(
@@ -43,9 +44,10 @@ class Placed:
         mesh: DeviceMesh | None = None,
         placements: Placements = (),
         speaker: int | None = None,
+        own: bool = False,
     ) -> None:
         self.shape, self.dtype, self.mesh, self.placements = shape, dtype, mesh, placements
-        self.speaker = speaker
+        self.speaker, self.own = speaker, own
 
     @cached_property
     def members(self) -> tuple[int, ...]:

@@ -196,6 +196,8 @@ def _own(placed: Placed, sets: Sequence[Ranks]) -> Members:
 
 def _last(placed: Placed, own: Members, sets: Sequence[Ranks]) -> Members:
     """The largest set with all that have a tensor, where what was summed up goes once more."""
+    if placed.own:
+        return own
     within = [ranks.members for ranks in sets if set(placed.members) <= set(ranks.members)]
     return within[-1] if within else own
 

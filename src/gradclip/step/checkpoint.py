@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from gradclip.errors import shown
@@ -13,7 +13,7 @@ from gradclip.rules.plain import described
 from gradclip.rules.rule import AnyRule
 from gradclip.rules.segments import Shape
 from gradclip.step.layout import LineUp
-from gradclip.step.memory import Memories
+from gradclip.step.memory import Memories, text_of
 from gradclip.step.state_check import refuse_malformed
 
 VERSION = 2
@@ -42,14 +42,19 @@ class HasState(Protocol):
 
 
 def state_of(clipper: HasState, to_host: Callable[[Array], list[float]]) -> dict[str, Any]:
-    """The state of a clipper: see `Clipper.state_dict`."""
+    """The state of a clipper: see `Clipper.state_dict`.
+
+    Its structure follows from the rule alone, also before the first step, since distributed checkpoints fill in what is
+    there and nothing else.
+    """
     return {
         "version": VERSION,
         "rule": described(clipper.rule),
         "words": repr(clipper.rule),
         "step": clipper.step,
         "consecutive_skips": clipper.consecutive_skips,
-        "thresholds": clipper.memories.plain(to_host),
+        "thresholds": {text_of(key): nothing(names) for key, names in clipper.line.remembered.items()}
+        | clipper.memories.plain(to_host),
         **({"carried": dict(clipper.carried)} if clipper.line.carries else {}),
     }
 
@@ -66,10 +71,28 @@ def load_state(clipper: HasState, state: Mapping[str, Any]) -> None:
     if not same_data(state.get("rule"), rule):
         words = state.get("rule" if version == 1 else "words")
         raise ValueError(f"this state belongs to the rule {shown(words, 1000)}, the clipper has {clipper.rule!r}")
+    state = {**state, "thresholds": without_nothing(state.get("thresholds"))} if "thresholds" in state else state
     refuse_malformed(state, clipper.line, clipper.shapes())
     clipper.step, clipper.consecutive_skips = int(state["step"]), int(state["consecutive_skips"])
     clipper.memories.load(state["thresholds"])
     clipper.carried = dict(state.get("carried", {}))
+
+
+def nothing(names: Iterable[str]) -> dict[str, Any]:
+    """A threshold that has not met a gradient, and will remember numbers of these names."""
+    return {"owners": [], "memory": {name: [] for name in names}}
+
+
+def without_nothing(thresholds: object) -> object:
+    """The memories without those of thresholds that had not met a gradient; what is no such thing stays."""
+    if not isinstance(thresholds, Mapping):
+        return thresholds
+    return {key: saved for key, saved in thresholds.items() if not _is_nothing(saved)}
+
+
+def _is_nothing(saved: object) -> bool:
+    memory = saved.get("memory") if isinstance(saved, Mapping) else None
+    return isinstance(memory, Mapping) and len(memory) > 0 and same_data(saved, nothing(map(str, memory)))
 
 
 def same_data(found: object, expected: object) -> bool:

@@ -19,7 +19,7 @@ from gradclip.rules.segments import Segments, segments
 from gradclip.rules.sweep import Phase, Sweep, phases_of
 from gradclip.rules.threshold import SecondMoment, State, Step
 from gradclip.step.gradients import Gradients, gathered, refused
-from gradclip.step.memory import Memories, Owners, owners_of
+from gradclip.step.memory import Key, Memories, Owners, owners_of
 from gradclip.step.nonfinite import refuse_nonfinite
 from gradclip.step.part import ALL, AS_MEASURED
 from gradclip.step.policy import Policy
@@ -130,7 +130,8 @@ class Column:
 class LineUp:
     """What the steps of a rule under a policy need to know of both, and the layouts of the gradients met so far.
 
-    `apart` says that nothing but the coefficient of an element or a row depends on its measure.
+    `apart` says that nothing but the coefficient of an element or a row depends on its measure. `remembered` has the
+    names of what each threshold remembers, as far as it says them.
     """
 
     def __init__(self, rule: AnyRule, policy: Policy) -> None:
@@ -148,6 +149,7 @@ class LineUp:
         self.apart = not (learns or self.carries or self.can_skip or self.can_raise or self._mixes_rows())
         self.reads_moments = any(isinstance(rule.threshold, SecondMoment) for rule in rules)
         self.reads_given = frozenset().union(*(rule.threshold.reads_given for rule in rules))
+        self.remembered = dict(_remembered(self.phases))
         self._fixed = [rule.threshold for rule in rules if not rule.threshold.adapts]
         self._late = [number for number, phase in enumerate(self.phases) if number or phase.writes_early]
         self._reads_names = any(phase.names is not None for phase in self.phases)
@@ -187,6 +189,15 @@ class LineUp:
                 _refuse_unfit(column, column.only(gradients), engine)
         if self.policy.raises:
             refuse_nonfinite(gradients, batch, engine, step)
+
+
+def _remembered(phases: Sequence[Phase]) -> Iterator[tuple[Key, list[str]]]:
+    """What the threshold of each stage remembers, by its key; nothing of one that remembers nothing or does not say."""
+    for number, phase in enumerate(phases):
+        for place, sweep in enumerate(phase.sweeps):
+            for position, stage in enumerate(() if sweep is None else sweep.stages):
+                if names := stage.threshold.memory_rows():
+                    yield (number, ALL if phase.names is None else place, position), list(names)
 
 
 def _columns_of_each(phases: Sequence[Phase], names: tuple[str, ...], splits: bool | None) -> list[list[Column]]:

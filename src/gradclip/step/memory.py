@@ -128,6 +128,7 @@ class Memories:
                 "memory": {name: _listed(value, to_host) for name, value in memory.state.items()},
             }
             for key, memory in self._each.items()
+            if memory.state
         }
 
     def load(self, data: Mapping[str, Any]) -> None:

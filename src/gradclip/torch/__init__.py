@@ -7,6 +7,7 @@ with needing("gradclip.torch", "torch", "torch"):
     from gradclip.torch.clipper import Clipper
     from gradclip.torch.functional import clip_grad_norm_, clip_grad_value_, clip_grads_with_norm_, get_total_norm
     from gradclip.torch.hook import AttachedClipper
+    from gradclip.torch.verify import verify_norm
 
 __all__ = [
     "AttachedClipper",
@@ -16,4 +17,5 @@ __all__ = [
     "clip_grad_value_",
     "clip_grads_with_norm_",
     "get_total_norm",
+    "verify_norm",
 ]

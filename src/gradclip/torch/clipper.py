@@ -31,6 +31,7 @@ from gradclip.torch.parameters import (
     are_sharded,
     chosen,
     gradients_of,
+    here_of,
     parameters_of,
     processes,
 )
@@ -159,6 +160,18 @@ class Clipper(clipper.Clipper):
         self._sharding = sharding = self._shardings.of(parameters, self._terms, self._listeners(), self._spread)
         own, old = (sharding.lying_as_parameters(tensors) for tensors in (updates, weights))
         return Gradients(list(own), parameters.name, parameters.groups, lambda: list(old), across=sharding.across)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The memory, as that of every clipper; what is carried over of a DTensor is one, too."""
+        state = super().state_dict()
+        if self._sharding is not None and self.line.carries:
+            state["carried"] = self._sharding.whole(state["carried"])
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up the memory that `state_dict` gave; a memory of another rule is refused."""
+        super().load_state_dict(state)
+        self.carried = {name: here_of(tensor) for name, tensor in self.carried.items()}
 
     def _terms(self) -> str:
         """What all processes have to have alike, beside the parameters."""

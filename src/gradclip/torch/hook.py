@@ -28,7 +28,7 @@ from gradclip.torch.clipper import Clipper, drop
 from gradclip.torch.closures import with_closure
 from gradclip.torch.eager import eager
 from gradclip.torch.optimizers import STEP_IN_BACKWARD, spans_tensors
-from gradclip.torch.parameters import NeedClip, of_optimizers, second_moments
+from gradclip.torch.parameters import NeedClip, are_sharded, of_optimizers, second_moments
 from gradclip.torch.pinned import PinnedNorm
 from gradclip.torch.scaler import begun, listen, stop_listening, to_be_left_out
 from gradclip.torch.step_attributes import StepAttributes, refuse_through
@@ -111,6 +111,7 @@ class AttachedClipper(Clipper):
 
     def state_dict(self) -> dict[str, Any]:
         """The memory, as that of every clipper; with telemetry also how many steps a GradScaler has left out."""
+        self._know_sharding()
         count = {} if self.telemetry is None else {"left_out": self.telemetry.left_out}
         return {**super().state_dict(), **count}
 
@@ -119,6 +120,13 @@ class AttachedClipper(Clipper):
         super().load_state_dict(state)
         if self.telemetry is not None:
             self.telemetry.left_out = state.get("left_out", 0)
+
+    def _know_sharding(self) -> None:
+        """Agree on how the parameters lie before the first step, where the structure of the state depends on it."""
+        if self.line.carries and self._sharding is None:
+            found = of_optimizers(self.optimizers, self.model)
+            if are_sharded(found.tensors):
+                self.gradients_of(found, self.need_clip)
 
     def __enter__(self) -> Self:
         return self

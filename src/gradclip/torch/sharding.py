@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import operator
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -58,13 +58,14 @@ class Sharding:
         self.tables = Tables()
         self._known = [weakref.ref(p) for p in parameters]
         self._name = name
-        self._own = [_placed_as(p, p) for p in parameters]
+        names = [] if spread is None else list(map(name, range(len(parameters))))
+        own = [False] * len(parameters) if spread is None else list(map(spread.has, names))
+        self._own = list(map(_placed_as, parameters, own))
         self.sets = sets_of(placed.mesh for placed in self._own if placed.mesh is not None)
         self._largest = [a for a in self.sets if not any(set(a.members) < set(b.members) for b in self.sets)]
         self.like = torch.empty(0, device=local_of(parameters[0]).device if parameters else None)
         self.across: Across | None = None
         if spread is not None:
-            names = list(map(name, range(len(parameters))))
             spread.refuse_unmatched(names)
             self.across = spread.across(names)
         self._refuse_unlike(rule, [] if spread is None else spread.every)
@@ -159,6 +160,11 @@ class Sharding:
         """What this process has of tensors that lie as the parameters do, as portions."""
         return [Portion(tensor, placed) for tensor, placed in zip(tensors, self._own, strict=True)]
 
+    def whole(self, here: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Of each parameter the tensor that is `here` under its name, or zeros, lying as the parameter does."""
+        names = map(self._name, range(len(self._own)))
+        return {name: _beside(p, here.get(name)) for name, p in zip(names, self.parameters, strict=True)}
+
     @staticmethod
     def here_of(tensors: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
         """What this process has of each."""
@@ -181,10 +187,10 @@ def local_of(tensor: torch.Tensor) -> torch.Tensor:
     return local.wait() if isinstance(local, AsyncCollectiveTensor) else local
 
 
-def _placed_as(tensor: torch.Tensor, parameter: torch.Tensor) -> Placed:
+def _placed_as(tensor: torch.Tensor, own: bool) -> Placed:
     if not isinstance(tensor, DTensor):
-        return Placed(tuple(parameter.shape), parameter.dtype)
-    return Placed(tuple(tensor.shape), tensor.dtype, tensor.device_mesh, tuple(tensor.placements))
+        return Placed(tuple(tensor.shape), tensor.dtype, own=own)
+    return Placed(tuple(tensor.shape), tensor.dtype, tensor.device_mesh, tuple(tensor.placements), own=own)
 
 
 def refuse_unsummed(gradients: Sequence[torch.Tensor]) -> None:
@@ -192,6 +198,16 @@ def refuse_unsummed(gradients: Sequence[torch.Tensor]) -> None:
     for index, gradient in enumerate(gradients):
         if isinstance(gradient, DTensor) and any(placement.is_partial() for placement in gradient.placements):
             raise TypeError(f"the gradient of parameters[{index}] cannot be clipped: {UNSUMMED}")
+
+
+def _beside(parameter: torch.Tensor, here: torch.Tensor | None) -> torch.Tensor:
+    """A tensor, or zeros, that lies as a parameter does, where this process has `here`."""
+    own = local_of(parameter).detach()
+    here = torch.zeros_like(own, dtype=torch.promote_types(own.dtype, torch.float32)) if here is None else here
+    if not isinstance(parameter, DTensor):
+        return here
+    mesh, placements = parameter.device_mesh, parameter.placements
+    return DTensor.from_local(here, mesh, placements, run_check=False, shape=parameter.shape, stride=parameter.stride())
 
 
 def _itself(tensor: torch.Tensor) -> torch.Tensor:
@@ -215,7 +231,7 @@ def _code(gradient: torch.Tensor | None, name: Callable[[int], str], index: int)
 def _with(own: Placed, code: int, speaker: int | None) -> Placed:
     """How a gradient lies whose parameter lies as `own`."""
     placements = placements_of(code) if code else own.placements
-    return Placed(own.shape, own.dtype, own.mesh, placements, speaker)
+    return Placed(own.shape, own.dtype, own.mesh, placements, speaker, own.own)
 
 
 def _text(placed: Placed) -> str:

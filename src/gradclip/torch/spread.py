@@ -48,6 +48,10 @@ class Spread:
         own = [self._of(name) for name in names]
         return Across(_as_it_is, self._in_any, together=_Together(self, own), splits=False)
 
+    def has(self, name: str) -> bool:
+        """Whether each process of a group has a parameter of its own under this name."""
+        return self._of(name) is not None
+
     def _of(self, name: str) -> Ranks | None:
         return next((ranks for pattern, ranks in self.groups.items() if fnmatchcase(name, pattern)), None)
 
