@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import torch
@@ -28,6 +28,12 @@ BITS = 12
 WORDS = {"sum": 2, "avg": 3}
 SHARDS, STRIDED, FACTORS, AXES = 16, 128, 480, 8
 """A placement in 12 bits: copies are 1, sums 2 and 3, shards 16 and their axis, strided ones 128 and both numbers."""
+
+
+@lru_cache(maxsize=64)
+def members_of(mesh: DeviceMesh) -> tuple[int, ...]:
+    """The ranks of a mesh, from small to large."""
+    return tuple(sorted(mesh.mesh.flatten().tolist()))
 
 
 class Placed:
@@ -52,7 +58,7 @@ class Placed:
     @cached_property
     def members(self) -> tuple[int, ...]:
         """The ranks that have a part or a copy by its mesh, from small to large; none where all are alike."""
-        return () if self.mesh is None else tuple(sorted(self.mesh.mesh.flatten().tolist()))
+        return () if self.mesh is None else members_of(self.mesh)
 
     @cached_property
     def coordinate(self) -> list[int] | None:

@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 
+from gradclip.engines.torch_placement import members_of
+
 Members = tuple[int, ...]
 """The ranks of a set of processes, from small to large."""
 
@@ -58,7 +60,7 @@ class Ranks:
 
 def ranks_of(mesh: DeviceMesh) -> Ranks | None:
     """The set of all processes of a mesh; None where that is this one alone, or this one is not in it."""
-    members = tuple(sorted(mesh.mesh.flatten().tolist()))
+    members = members_of(mesh)
     if len(members) == 1 or mesh.get_coordinate() is None:
         return None
     wide = [dimension for dimension in range(mesh.ndim) if mesh.size(dimension) > 1]
@@ -87,7 +89,7 @@ def ranks_of_group(group: Any) -> Ranks | None:
 
 def sets_of(meshes: Iterable[DeviceMesh]) -> list[Ranks]:
     """The distinct sets of processes of these meshes."""
-    found = {tuple(sorted(mesh.mesh.flatten().tolist())): mesh for mesh in meshes}
+    found = {members_of(mesh): mesh for mesh in set(meshes)}
     return in_order([ranks for mesh in found.values() if (ranks := ranks_of(mesh)) is not None])
 
 

@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh
 
-from gradclip.engines.torch_placement import Placed
-from gradclip.engines.torch_ranks import Members, Ranks
+from gradclip.engines.torch_placement import Placed, members_of
+from gradclip.engines.torch_ranks import Ranks
 from gradclip.engines.torch_segments import Segmented
 from gradclip.rules.scope import Scope
 
@@ -24,9 +25,6 @@ FLAGS = 3
 """The numbers that each message begins with: how many processes have something to say that all have to hear."""
 NAN = 2.0**52
 """What a NaN adds to its count on the way through a maximum, which may lose the NaN itself."""
-
-
-NOBODY: Members = ()
 
 
 class Lot(NamedTuple):
@@ -96,7 +94,7 @@ class Stop(NamedTuple):
     where: torch.Tensor | None
     counted: torch.Tensor | None
     begins: torch.Tensor | None
-    after: Mapping[Members, bool]
+    after: Mapping[Ranks, bool]
 
 
 class Route:
@@ -111,37 +109,39 @@ class Route:
         self.unsummed = [i for i, one in enumerate(placed) if one.unsummed]
         self.holds_float64 = any(one.dtype in (torch.float64, torch.complex128) for one in placed)
         self.segmented: dict[tuple[Scope, bool], Segmented] = {}
-        self._own = [_own(one, sets) for one in placed]
-        self._last = [_last(one, own, sets) for one, own in zip(placed, self._own, strict=True)]
-        self.stops = {ranks.members: stop for ranks in sets if (stop := self._stop(ranks)) is not None}
-        passed = {members for stop in self.stops.values() for members in stop.after}
-        self._ends = [members for members in self.stops if members not in passed]
-        self._alone = self._at([i for i, last in enumerate(self._last) if not last])
+        ways = {mesh: _way(mesh, sets) for mesh in {one.mesh for one in placed}}
+        self._own = [ways[one.mesh][0] for one in placed]
+        self._last = [ways[one.mesh][0 if one.own else 1] for one in placed]
+        self.stops = {ranks: stop for ranks in sets if (stop := self._stop(ranks)) is not None}
+        passed = {ranks for stop in self.stops.values() for ranks in stop.after}
+        self._ends = [ranks for ranks in self.stops if ranks not in passed]
+        self._alone = self._at([i for i, last in enumerate(self._last) if last is None])
+        self._found: dict[tuple[int, int], torch.Tensor] = {}
 
     def _stop(self, ranks: Ranks) -> Stop | None:
         """What comes to a set, if anything does."""
-        here = [i for i, ways in enumerate(zip(self._own, self._last, strict=True)) if ranks.members in ways]
+        pairs = zip(self._own, self._last, strict=True)
+        here = [i for i, (own, last) in enumerate(pairs) if own is ranks or last is ranks]
         if not here:
             return None
         own = [self._own[i] for i in here]
         speaks = [_speaks(self._placed[i], ranks) for i in here]
         counted = [
-            self._placed[i].counts if mine == ranks.members else speaks_for
+            self._placed[i].counts if mine is ranks else speaks_for
             for i, mine, speaks_for in zip(here, own, speaks, strict=True)
         ]
-        begins = [place for place, mine in enumerate(own) if mine in (ranks.members, NOBODY)]
-        after = dict(pair for pair in zip(own, speaks, strict=True) if pair[0] not in (ranks.members, NOBODY))
+        begins = [place for place, mine in enumerate(own) if mine is ranks or mine is None]
         return Stop(
             None if len(here) == self.tensors else self._at(here),
             None if all(counted) else torch.tensor(counted, device=self.device),
             None if len(begins) == len(here) else self._at(begins),
-            after,
+            {mine: spoken for mine, spoken in zip(own, speaks, strict=True) if mine is not None and mine is not ranks},
         )
 
     def _at(self, places: list[int]) -> torch.Tensor:
         return torch.tensor(places, dtype=torch.int64, device=self.device)
 
-    def said(self, stop: Stop, lot: Lot, sums: Mapping[Members, Lot]) -> Lot:
+    def said(self, stop: Stop, lot: Lot, sums: Mapping[Ranks, Lot]) -> Lot:
         """What this process says of a lot at a stop; `sums` are what earlier sets have made of it."""
         chosen = lot if stop.where is None else lot.chosen(self._segments(stop, lot))
         if stop.counted is not None:
@@ -149,8 +149,8 @@ class Route:
         if not lot.together:
             return chosen
         together = (chosen if stop.begins is None else chosen.chosen(stop.begins)).as_one()
-        for members, speaks in stop.after.items():
-            before = sums[members]
+        for ranks, speaks in stop.after.items():
+            before = sums[ranks]
             together = together.and_(before.from_one(torch.full_like(before.counts, speaks, dtype=torch.bool)))
         return together.as_one()
 
@@ -168,8 +168,11 @@ class Route:
         assert stop.where is not None
         if lot.owners is None:
             return stop.where
-        comes = torch.zeros(self.tensors, dtype=torch.bool, device=self.device).index_fill_(0, stop.where, True)
-        return comes[lot.owners].nonzero().reshape(-1)
+        key = id(stop.where), id(lot.owners)  # both are kept: the one here, the other with the segments
+        if key not in self._found:
+            comes = torch.zeros(self.tensors, dtype=torch.bool, device=self.device).index_fill_(0, stop.where, True)
+            self._found[key] = comes[lot.owners].nonzero().reshape(-1)
+        return self._found[key]
 
     def heard(self, stop: Stop, lot: Lot, answer: Lot) -> Lot:
         """A lot with the answer of a set."""
@@ -180,26 +183,22 @@ class Route:
             totals=lot.totals.index_copy(0, index, answer.totals), counts=lot.counts.index_copy(0, index, answer.counts)
         )
 
-    def whole(self, lot: Lot, sums: Mapping[Members, Lot]) -> Lot:
+    def whole(self, lot: Lot, sums: Mapping[Ranks, Lot]) -> Lot:
         """All tensors together: what comes out of the last sets, and what no set has."""
         found = lot.chosen(self._alone)
-        for members in self._ends:
-            found = found.and_(sums[members])
+        for ranks in self._ends:
+            found = found.and_(sums[ranks])
         return found.as_one()
 
 
-def _own(placed: Placed, sets: Sequence[Ranks]) -> Members:
-    """The set of the mesh of a tensor, if this process is in it and not alone there."""
-    known = placed.coordinate is not None and any(ranks.members == placed.members for ranks in sets)
-    return placed.members if known else NOBODY
-
-
-def _last(placed: Placed, own: Members, sets: Sequence[Ranks]) -> Members:
-    """The largest set with all that have a tensor, where what was summed up goes once more."""
-    if placed.own:
-        return own
-    within = [ranks.members for ranks in sets if set(placed.members) <= set(ranks.members)]
-    return within[-1] if within else own
+def _way(mesh: DeviceMesh | None, sets: Sequence[Ranks]) -> tuple[Ranks | None, Ranks | None]:
+    """The set of a mesh, if this process is in it and not alone there; and the largest one with all of its processes,
+    where what was summed up goes once more. Plain tensors have no mesh, and all processes have them."""
+    members = () if mesh is None else members_of(mesh)
+    inside = mesh is not None and mesh.get_coordinate() is not None
+    own = next((ranks for ranks in sets if inside and ranks.members == members), None)
+    within = [ranks for ranks in sets if set(members) <= set(ranks.members)]
+    return own, within[-1] if within else own
 
 
 def _speaks(placed: Placed, ranks: Ranks) -> bool:
@@ -215,16 +214,16 @@ def reduced(
 
     One message to each set for those that combine by sums, and one for those that combine by maxima.
     """
-    found, sums = list(lots), [dict[Members, Lot]() for _ in lots]
+    found, sums = list(lots), [dict[Ranks, Lot]() for _ in lots]
     for ranks in sets:
         for how in dict.fromkeys(lot.how for lot in lots):
-            of = [n for n, route in enumerate(routes) if lots[n].how == how and ranks.members in route.stops]
-            stops = [routes[n].stops[ranks.members] for n in of]
+            of = [n for n, route in enumerate(routes) if lots[n].how == how and ranks in route.stops]
+            stops = [routes[n].stops[ranks] for n in of]
             said = [routes[n].said(stop, found[n], sums[n]) for n, stop in zip(of, stops, strict=True)]
             answers, flags = sent(ranks, said, flags, how) if of else ([], flags)
             for n, stop, answer in zip(of, stops, answers, strict=True):
                 if lots[n].together:
-                    sums[n][ranks.members] = answer
+                    sums[n][ranks] = answer
                 else:
                     found[n] = routes[n].heard(stop, found[n], answer)
     whole = [

@@ -231,7 +231,8 @@ class ShardedEngine(Engine):
         scope = part.scope
         owners = self._segmented(part.batch, scope).owners if isinstance(scope, Element | Row) else None
         how = "max" if isinstance(scope, Element) else part.norm.combine
-        return Lot(totals, as_tensor(part.measure.nonfinite), how, owners, isinstance(scope, Global))
+        counts = as_tensor(part.measure.nonfinite).to(totals.dtype)
+        return Lot(totals, counts, how, owners, isinstance(scope, Global))
 
     def _heard(
         self, measured: Sequence[Measured], lots: Sequence[Lot], flags: torch.Tensor

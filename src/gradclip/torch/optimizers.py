@@ -19,12 +19,30 @@ STEP_IN_BACKWARD = (
 BY_HAND = "clip by hand, gradclip.torch.Clipper(rule).clip_(optimizer) between backward() and step()"
 
 
+OWN_CLIPPING = {
+    "deepspeed": 'give "gradient_clipping": 1.0 in the DeepSpeed config, which it divides among the processes itself',
+    "megatron": "give --clip-grad 1.0, or clip_grad of the OptimizerConfig, which it reduces over its groups itself",
+}
+"""Libraries whose optimizers step on flat parts of the parameters, of which no clip from outside knows the norm."""
+
+
+def refuse_own_clipping(optimizer: Any) -> None:
+    """Raise for an optimizer, or an engine, that clips by its own norm and lets nobody else."""
+    library = type(optimizer).__module__.partition(".")[0]
+    if library in OWN_CLIPPING:
+        raise TypeError(
+            f"{type(optimizer).__name__} of {library} owns the step and keeps each process's gradients in flat parts: "
+            f"{OWN_CLIPPING[library]}; gradclip watch and doctor still show what it does"
+        )
+
+
 def inside(optimizer: Any) -> Optimizer | None:
     """The PyTorch optimizer that makes the update: inside a wrapper such as accelerate's, whose own hooks never fire,
     or inside an optimizer that steps by another one, as SAM and Lookahead do; None without one."""
     seen: set[int] = set()
     while id(optimizer) not in seen:
         seen.add(id(optimizer))
+        refuse_own_clipping(optimizer)
         inner = _held(optimizer)
         if len(inner) > 1:
             names = " and ".join(f".{name}" for name in inner)

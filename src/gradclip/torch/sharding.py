@@ -1,6 +1,6 @@
 """Parameters whose gradients are in several processes: who has what is agreed on once, before the first clip.
 
-Two messages of each largest set of processes do it. The first has two numbers and shows whether all have the same
+Two messages of each largest set of processes do it. The first has four numbers and shows whether all have the same
 parameters and the same rule; the second has three for each parameter: how its gradient lies, for those that have none
 yet, and who speaks for it. From then on each step has messages of a size that all know.
 """
@@ -243,16 +243,12 @@ def _text(placed: Placed) -> str:
 
 
 def _alike(ranks: Ranks, texts: Sequence[str], device: torch.device) -> bool:
-    """Whether all processes of a set have the same texts.
-
-    The first one takes away what the others add, modulo 2^64; so the sum is 0 if and, but for a chance of 2^-64, only
-    if all have the same.
-    """
-    digest = hashlib.blake2b("\n".join(texts).encode(), digest_size=16).digest()
-    factor = 1 if ranks.place else 1 - len(ranks.members)
-    words = [int.from_bytes(part, "little") * factor for part in (digest[:8], digest[8:])]
-    signed = [(word + 2**63) % 2**64 - 2**63 for word in words]
-    return not ranks.reduce_(torch.tensor(signed, dtype=torch.int64, device=device), "sum").any()
+    """Whether all processes of a set have the same texts: their digests' largest and smallest numbers are one."""
+    digest = hashlib.blake2b("\n".join(texts).encode(), digest_size=14).digest()
+    words = [int.from_bytes(part, "little") for part in (digest[:7], digest[7:])]
+    told = torch.tensor([*words, *(-word for word in words)], dtype=torch.int64, device=device)
+    largest, smallest = ranks.reduce_(told, "max").reshape(2, 2)
+    return bool((largest == -smallest).all())
 
 
 def _difference(ranks: Ranks, every: Sequence[tuple[str, list[str], list[str]]]) -> str:
