@@ -51,9 +51,7 @@ class Lot(NamedTuple):
         """
         if self.how == "max":
             return self
-        broken = (self.counts > 0) | ~self.totals.isfinite()
-        silent = torch.zeros_like(self.totals).masked_fill_(broken, math.nan)
-        totals = torch.where(counted, self.totals, silent)
+        totals = torch.where(counted, self.totals, self.totals.masked_fill(self.totals.isfinite(), 0.0))
         return self._replace(totals=totals, counts=self.counts.masked_fill(~counted, 0.0))
 
     def as_one(self) -> Lot:
