@@ -65,13 +65,19 @@ def is_error(made: object) -> bool:
     return isinstance(made, type) and issubclass(made, BaseException)
 
 
-@pytest.mark.parametrize("name", [name for name in public(gradclip) if name != "attach"])
+@pytest.mark.parametrize("name", [name for name in public(gradclip) if name not in ("attach", "verify_norm")])
 def test_parts_of_rules_and_methods(name):
     assert_answered(getattr(gradclip, name), lambda: dict(ARGUMENTS.get(name, {})), use_rule)
 
 
 def optimizer():
     return torch.optim.SGD(model().parameters(), lr=0.1)
+
+
+def weight() -> torch.nn.Parameter:
+    found = torch.nn.Parameter(torch.zeros(2))
+    found.grad = torch.ones(2)
+    return found
 
 
 def step(clipper: gradclip.torch.AttachedClipper) -> None:
@@ -89,6 +95,7 @@ TORCH = {
         lambda: {"parameters": model().parameters(), "max_norm": 1.0, "total_norm": torch.tensor(3.0)}, repr,
     ),
     "get_total_norm": (lambda: {"tensors": [torch.ones(2)]}, repr),
+    "verify_norm": (lambda: {"source": [weight()]}, repr),
 }  # fmt: skip
 
 

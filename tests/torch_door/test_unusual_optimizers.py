@@ -571,3 +571,15 @@ def test_wrappers_of_other_packages_are_clipped_where_the_update_is_made(name):
 
 def test_there_are_many_of_them():
     assert len(set(OPTIMIZERS) - NEED_MORE) > 100
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [("deepspeed.runtime.zero.stage_1_and_2", '"gradient_clipping": 1.0'), ("megatron.core.optimizer", "--clip-grad")],
+)
+def test_an_optimizer_that_owns_its_clipping_is_refused_with_the_setting_to_use(module, words):
+    """Inside is an optimizer of flat parts, to which a clip would be attached, and whose norm is that of a part."""
+    inner = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1)
+    outer = type("Outer", (), {"__module__": module, "optimizer": inner})()
+    with pytest.raises(TypeError, match=words):
+        attach(outer, ClipGradByGlobalNorm(1.0))
