@@ -159,6 +159,7 @@ def _name_in(places: list[tuple[int, dict[str, Any], int]], index: int) -> str:
 def chosen(parameters: TorchParameters, need_clip: NeedClip | None) -> TorchParameters:
     """Those that need clipping, each once, and that have a gradient or may have one in another process."""
     tensors, name, groups = parameters.tensors, parameters.name, parameters.groups
+    refuse_others(tensors)
     needed = [i for i, p in enumerate(tensors) if p.requires_grad or p.grad is not None]
     needed = [i for i in needed if getattr(tensors[i], "need_clip", True) and is_needed(need_clip, tensors[i])]
     once = dict(zip([id(tensors[i]) for i in reversed(needed)], reversed(needed), strict=True))
@@ -234,9 +235,15 @@ def found_in(parameters: list[torch.Tensor]) -> list[torch.Tensor]:
     try:
         return [g for p in parameters if (g := p.grad) is not None and getattr(p, "need_clip", True)]
     except AttributeError:
-        wrong = next(p for p in parameters if not isinstance(p, torch.Tensor))
-        place = next(i for i, p in enumerate(parameters) if p is wrong)
-        raise TypeError(f"parameters[{place}] is a {type(wrong).__name__}, not a torch.Tensor") from None
+        refuse_others(parameters)
+        raise
+
+
+def refuse_others(parameters: Sequence[object]) -> None:
+    """Raise for the first of these that is no tensor."""
+    for place, other in enumerate(parameters):
+        if not isinstance(other, torch.Tensor):
+            raise TypeError(f"parameters[{place}] is a {type(other).__name__}, not a torch.Tensor") from None
 
 
 SECOND = "exp_avg_sq"

@@ -24,7 +24,7 @@ from gradclip.engines.torch_ranks import Ranks, sets_of
 from gradclip.engines.torch_sharded import ShardedEngine
 from gradclip.engines.torch_unsummed import UNSUMMED
 from gradclip.torch.parameters import here_of
-from gradclip.torch.spread import Spread
+from gradclip.torch.spread import SpreadOver
 
 MIXED = (
     "the gradient of {!r} does not lie alike in all processes, here as {}: all of them have to have parts of one "
@@ -52,7 +52,7 @@ class Sharding:
         rule: str,
         listeners: int = 0,
         themselves: bool = False,
-        spread: Spread | None = None,
+        spread: SpreadOver | None = None,
     ) -> None:
         self._gradient = _itself if themselves else operator.attrgetter("grad")
         self.tables = Tables()

@@ -9,7 +9,7 @@ from gradclip.torch.parameters import TorchParameters
 
 if TYPE_CHECKING:
     from gradclip.torch.sharding import Sharding
-    from gradclip.torch.spread import Spread
+    from gradclip.torch.spread import SpreadOver
 
 MOST = 8
 """Lists of parameters that are known at once; beyond, the oldest is agreed on anew."""
@@ -26,7 +26,7 @@ class Shardings:
         parameters: TorchParameters,
         terms: Callable[[], str],
         listeners: int = 0,
-        spread: Spread | None = None,
+        spread: SpreadOver | None = None,
     ) -> Sharding:
         """The agreement on these parameters, which all processes make together where it is new."""
         for known in self._known:
@@ -51,7 +51,7 @@ def agreed(
     terms: str,
     listeners: int = 0,
     themselves: bool = False,
-    spread: Spread | None = None,
+    spread: SpreadOver | None = None,
 ) -> Sharding:
     """A new agreement of all processes; `themselves` says that these are no parameters but gradients."""
     from gradclip.torch.sharding import Sharding  # which imports what only sharded tensors need
@@ -59,10 +59,10 @@ def agreed(
     return Sharding(parameters.tensors, parameters.name, terms, listeners, themselves, spread)
 
 
-def spread_of(groups: Any, pipeline: Any) -> Spread | None:
+def spread_of(groups: Any, pipeline: Any) -> SpreadOver | None:
     """Which parameters only other processes have, as a user says it; None where nothing is said."""
     if groups is None and pipeline is None:
         return None
-    from gradclip.torch.spread import Spread, checked_group, checked_groups
+    from gradclip.torch.spread import SpreadOver, checked_group, checked_groups
 
-    return Spread(checked_groups(groups), checked_group(pipeline, "pipeline"))
+    return SpreadOver(checked_groups(groups), checked_group(pipeline, "pipeline"))

@@ -25,7 +25,7 @@ UNMATCHED = (
 )
 
 
-class Spread:
+class SpreadOver:
     """Which parameters are spread over which processes, by patterns of their names, and all over those of a pipeline.
 
     `groups` has for each pattern the process group whose processes each have parameters of their own under such names;
@@ -77,7 +77,7 @@ def _as_it_is(array: Operand, how: str) -> Operand:
 class _Together:
     """The measure of all tensors of all processes from that of each here."""
 
-    def __init__(self, spread: Spread, own: Sequence[Ranks | None]) -> None:
+    def __init__(self, spread: SpreadOver, own: Sequence[Ranks | None]) -> None:
         self._spread = spread
         self._index = {
             ranks.members: [i for i, mine in enumerate(own) if mine is not None and mine.members == ranks.members]
