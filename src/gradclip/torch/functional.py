@@ -202,9 +202,10 @@ def _gradients_here(source: TensorOrTensors, by_value: bool = False) -> list[tor
 
 
 def _tensors(source: TensorOrTensors) -> list[torch.Tensor]:
-    """The parameters, of which none is a portion without its measures."""
+    """The parameters, of which none is a piece that does not say whose."""
     tensors = source if type(source) is list and source and isinstance(source[0], torch.Tensor) else _listed(source)
-    refuse_shards(tensors)
+    if not are_sharded(tensors):
+        refuse_shards(tensors)
     return tensors
 
 

@@ -159,12 +159,18 @@ def _name_in(places: list[tuple[int, dict[str, Any], int]], index: int) -> str:
 def chosen(parameters: TorchParameters, need_clip: NeedClip | None) -> TorchParameters:
     """Those that need clipping, each once, and that have a gradient or may have one in another process."""
     tensors, name, groups = parameters.tensors, parameters.name, parameters.groups
-    refuse_others(tensors)
-    needed = [i for i, p in enumerate(tensors) if p.requires_grad or p.grad is not None]
-    needed = [i for i in needed if getattr(tensors[i], "need_clip", True) and is_needed(need_clip, tensors[i])]
-    once = dict(zip([id(tensors[i]) for i in reversed(needed)], reversed(needed), strict=True))
-    if len(once) == len(tensors):
+    if not all(issubclass(kind, torch.Tensor) for kind in set(map(type, tensors))):
+        refuse_others(tensors)
+    needed = [
+        i
+        for i, p in enumerate(tensors)
+        if getattr(p, "need_clip", True)
+        and (p.requires_grad or p.grad is not None)
+        and (need_clip is None or is_needed(need_clip, p))
+    ]
+    if len(needed) == len(set(map(id, tensors))) == len(tensors):
         return parameters
+    once = {id(tensors[i]): i for i in reversed(needed)}
     kept = sorted(once.values())
     return TorchParameters(
         [parameters.tensors[i] for i in kept],

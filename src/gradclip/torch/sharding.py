@@ -135,15 +135,24 @@ class Sharding:
     def portions(self) -> list[Portion]:
         """The gradients of the parameters as portions."""
         gradients = list(map(self._gradient, self.parameters))
-        if self._specs and all(map(operator.is_, map(_spec_of, gradients), self._specs)):
-            return list(map(Portion, [g if g is None else local_of(g) for g in gradients], self.placed))
+        if self._specs and (here := self._lying_as_before(gradients)) is not None:
+            return list(map(Portion, here, self.placed))
         moved = [self._moved(*pair) for pair in zip(gradients, self.placed, strict=True)]
-        if not any(moved):
-            self._specs = list(map(_spec_of, gradients))
+        dtensors = all(isinstance(gradient, DTensor) for gradient in gradients)
+        self._specs = list(map(SPEC, gradients)) if dtensors and not any(moved) else []
         return [
             Portion(None if gradient is None or other else local_of(gradient), placed, other)
             for gradient, placed, other in zip(gradients, self.placed, moved, strict=True)
         ]
+
+    def _lying_as_before(self, gradients: Sequence[torch.Tensor | None]) -> list[torch.Tensor] | None:
+        """What is here of each gradient, if all are DTensors that say by the same objects how they lie."""
+        if not {DTensor}.issuperset(map(type, gradients)):
+            return None
+        if not all(map(operator.is_, map(SPEC, gradients), self._specs)):
+            return None
+        here = list(map(HERE, gradients))
+        return here if {torch.Tensor}.issuperset(map(type, here)) else None
 
     @staticmethod
     def _moved(gradient: torch.Tensor | None, placed: Placed) -> bool:
@@ -171,14 +180,12 @@ class Sharding:
         return [None if tensor is None else local_of(tensor) for tensor in tensors]
 
 
+SPEC, HERE = operator.attrgetter("_spec"), operator.attrgetter("_local_tensor")
+"""How a DTensor lies and what this process has of it: a loop over them in Python takes several times as long."""
+
 NOBODY = 2**40
 """More than any rank."""
 LARGEST = 2**62
-
-
-def _spec_of(gradient: torch.Tensor | None) -> object:
-    """What says how a gradient lies: the same object in each step, mostly; its absence, where there is none."""
-    return gradient if gradient is None else getattr(gradient, "_spec", type(gradient))
 
 
 def local_of(tensor: torch.Tensor) -> torch.Tensor:
