@@ -20,10 +20,15 @@ from gradclip.telemetry.observed import event_of
 from gradclip.watch import told
 from gradclip.watch.gradient_norms import combined_norm
 from gradclip.watch.journal import ABOVE, CALLS, NORM, SCRIPT, VALUE, Flaw, Loss
+from gradclip.watch.others import Others
+from gradclip.watch.shares import AGAIN
 from gradclip.watch.step_events import WatchedStep, event_of_step, loss_of, own_code
 
 MOST, LONGEST = 50, 1.0
 """How many steps are read together, which costs a third of reading each by itself, and how long one may wait."""
+PATIENCE = 5.0
+"""How many seconds a process that ends waits for what others have to tell, as long as they are there."""
+UNKNOWN = "for not all processes told of their parts of the gradients, and no clip returned the norm of the whole"
 
 
 class PendingStep(NamedTuple):
@@ -37,13 +42,15 @@ class PendingStep(NamedTuple):
 class RunWriter:
     """Writes the steps of an optimizer. A line of `calls.jsonl` holds until the next one: it is what changed."""
 
-    def __init__(self, folder: Path, names: Mapping[int, str]) -> None:
+    def __init__(self, folder: Path, names: Mapping[int, str], others: Others) -> None:
         self.folder = folder
         self._names = names
+        self._others = others
         self._sink = jsonl(folder)
         self._pending: list[PendingStep] = []
         self._thresholds: list[dict[str, Any]] = []
         self._pattern: dict[str, Any] | None = None
+        self._unknown = 0
         self.saw_own_code = False
 
     def name(self, parameters: Set[int], names: Callable[[], Mapping[int, str]]) -> None:
@@ -78,18 +85,31 @@ class RunWriter:
         if len(self._pending) >= MOST or step.time - self._pending[0].step.time >= LONGEST or not step.number:
             self.drain()
 
-    def drain(self) -> None:
-        """Write the steps that are waiting."""
-        pending, self._pending = self._pending, []
-        for step, flaw, missing in pending:
-            event, flaws = event_of_step(step, self._names)
-            missing = [p for p in missing if (event.tensors or {}).get(self._names.get(p, "?")) != 0.0]
-            if flaw is not None and missing:
-                flaws.append(Flaw(flaw, step.examined.applied[-1].clip.where))
-            own = own_code(step)
-            self.saw_own_code = self.saw_own_code or event.rule == own
-            self._sink(event)
-            self._write_calls(step.number, {**self._calls(step, own), "flaws": flaws, "missing": self._named(missing)})
+    def drain(self, last: bool = False) -> None:
+        """Write the steps that are waiting, up to the first of which others have still to tell; the `last` time all."""
+        while self._pending:
+            step = self._pending[0].step
+            if not last and self._others.may_tell(step, len(self._pending)):
+                if not step.number and self._others.knows(step):
+                    self._sink(event_of_step(self._others.joined(step), self._names)[0])  # until more is known of it
+                return
+            self._write(self._pending.pop(0))
+
+    def _write(self, pending: PendingStep) -> None:
+        """Write a step, unless too little of it is known."""
+        if not self._others.knows(pending.step):
+            self._unknown += 1
+            return
+        step, flaw, missing = pending._replace(step=self._others.joined(pending.step))
+        event, flaws = event_of_step(step, self._names)
+        missing = [p for p in missing if (event.tensors or {}).get(self._names.get(p, "?")) != 0.0]
+        if flaw is not None and missing:
+            flaws.append(Flaw(flaw, step.examined.applied[-1].clip.where))
+        flaws += self._others.flaws(pending.step, step)
+        own = own_code(step)
+        self.saw_own_code = self.saw_own_code or event.rule == own
+        self._sink(event)
+        self._write_calls(step.number, {**self._calls(step, own), "flaws": flaws, "missing": self._named(missing)})
 
     def _calls(self, step: WatchedStep, own: str) -> dict[str, list[str]]:
         """The calls that clipped, those that only measured, and the thresholds that nothing applied.
@@ -117,9 +137,17 @@ class RunWriter:
         self._write_calls(step, {"calls": [f"gradclip: {rule}"], "flaws": flaws, "missing": []})
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write what is left, of several processes once the others have told of it, or are late."""
         self.drain()
+        until = time.monotonic() + PATIENCE
+        while self._pending and time.monotonic() < until:
+            time.sleep(AGAIN)
+            self.drain()
+        self.drain(last=True)
         self._sink.close()
+        if self._unknown:
+            print(f"gradclip watch: {self._unknown} steps are not recorded, {UNKNOWN}", file=sys.stderr)
+            self._unknown = 0
 
     def _write_calls(self, step: int, pattern: dict[str, Any]) -> None:
         if pattern == self._pattern:
