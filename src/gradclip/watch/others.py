@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 
+from gradclip.watch.across import flaws_across
 from gradclip.watch.joining import Place, is_known, joined, share_of, tellers_in
 from gradclip.watch.journal import Flaw
 from gradclip.watch.shares import ShareReader, ShareWriter, StepShare
@@ -23,6 +24,7 @@ class Others:
     def __init__(self, place: Place, reader: ShareReader | None = None) -> None:
         self._place, self._reader = place, reader
         self._asked: tuple[int, float] = (-1, 0.0)
+        self._flaws: list[Flaw] = []
 
     def may_tell(self, step: WatchedStep, waiting: int) -> bool:
         """Whether others have still to tell of a step, behind which so many wait."""
@@ -48,12 +50,25 @@ class Others:
             return joined(step, self._place, {}, {})
         return joined(step, self._place, self._reader.of(step.number), self._reader.layouts)
 
-    def flaws(self, step: WatchedStep, whole: WatchedStep) -> list[Flaw]:
-        """What is wrong with a step as all processes together show it; then nothing more is needed of it."""
+    def flaws(self, step: WatchedStep) -> list[Flaw]:
+        """What is wrong with a step as all processes together show it; then nothing more is needed of it.
+
+        Where they are not compared, what was wrong the last time still is, as far as the step has the same lines.
+        """
         if self._reader is None:
             return []
+        shares, layouts = self._reader.of(step.number), self._reader.layouts
+        if step.compares and shares.keys() == self._reader.others <= layouts.keys():
+            mine, ranks = share_of(step, self._place), sorted(shares)
+            self._flaws = flaws_across(
+                [mine, *(shares[rank] for rank in ranks)],
+                [self._place.layout, *(layouts[rank] for rank in ranks)],
+                all(sharded for *_, sharded in self._place.layout.parameters),
+                step.where,
+            )
         self._reader.forget(step.number)
-        return []
+        lines = {step.where, *(one.clip.where for one in step.examined.applied)}
+        return [flaw for flaw in self._flaws if flaw.where in lines]
 
     def _are_late(self, step: int, waiting: int) -> bool:
         if self._asked[0] != step:

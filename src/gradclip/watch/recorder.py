@@ -44,7 +44,7 @@ class Recorder(Fallible):
         self.folder = folder
         self.most = most
         self._log = EntryLog()
-        self._hears_backward = False
+        self._hears_backward = self._sends = False
         self._watched: dict[int, WatchedOptimizer] = {}
         self._gone: list[WatchedOptimizer] = []
         self._made: dict[int, weakref.ref[Optimizer]] = {}
@@ -101,6 +101,10 @@ class Recorder(Fallible):
         """An optimizer was made, which may step later."""
         if len(self._made) < MOST_RUNS:
             self._made[id(optimizer)] = weakref.ref(optimizer)
+
+    def tensor_sent(self) -> None:
+        """A tensor goes to a single other process, or comes from one."""
+        self._sends = True
 
     @safe
     def closure_begins(self, optimizer: Optimizer) -> None:
@@ -228,6 +232,7 @@ class Recorder(Fallible):
         watched = self._watched.get(id(optimizer)) or self._new(optimizer)
         entries = list(self._log.since(watched.position))
         others = self._parameters_beside(optimizer) if any(isinstance(entry, ClipCall) for entry in entries) else ()
+        watched.sends = self._sends
         watched.add_step(optimizer, entries, others, skipped, self._hears_backward)
         return watched
 

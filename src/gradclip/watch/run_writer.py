@@ -19,7 +19,7 @@ from gradclip.telemetry.folder import jsonl
 from gradclip.telemetry.observed import event_of
 from gradclip.watch import told
 from gradclip.watch.gradient_norms import combined_norm
-from gradclip.watch.journal import ABOVE, CALLS, NORM, SCRIPT, VALUE, Flaw, Loss
+from gradclip.watch.journal import ABOVE, CALLS, MICRO_STEP, NORM, SCRIPT, VALUE, Flaw, Loss
 from gradclip.watch.others import Others
 from gradclip.watch.shares import AGAIN
 from gradclip.watch.step_events import WatchedStep, event_of_step, loss_of, own_code
@@ -105,7 +105,9 @@ class RunWriter:
         missing = [p for p in missing if (event.tensors or {}).get(self._names.get(p, "?")) != 0.0]
         if flaw is not None and missing:
             flaws.append(Flaw(flaw, step.examined.applied[-1].clip.where))
-        flaws += self._others.flaws(pending.step, step)
+        across = self._others.flaws(pending.step)
+        flaws = [flaw for flaw in flaws if flaw.name != MICRO_STEP or flaw.where not in {one.where for one in across}]
+        flaws += across
         own = own_code(step)
         self.saw_own_code = self.saw_own_code or event.rule == own
         self._sink(event)

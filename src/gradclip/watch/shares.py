@@ -102,7 +102,7 @@ class ShareReader:
     """Takes what the `others` tell in `folder`; what lies there from before is none of this job's."""
 
     def __init__(self, folder: Path, others: Iterable[int]) -> None:
-        self._folder, self._others = folder, frozenset(others)
+        self._folder, self.others = folder, frozenset(others)
         self._begun, self._looked = time.time(), 0.0
         self._shares: dict[int, dict[int, StepShare]] = {}
         self.layouts: dict[int, Layout] = {}
@@ -114,7 +114,7 @@ class ShareReader:
 
     def waiting_for(self, step: int, wanted: Collection[int] | None) -> set[int]:
         """Those of the `wanted` ranks, or of all, that have not told of a step and may do so yet."""
-        ranks = (self._others if wanted is None else self._others.intersection(wanted)) - self.lost
+        ranks = (self.others if wanted is None else self.others.intersection(wanted)) - self.lost
         self._read()
         self.lost |= {rank for rank in ranks - self.of(step).keys() if self._has_ended(rank)}
         return set(ranks - self.of(step).keys() - self.lost)
@@ -146,7 +146,7 @@ class ShareReader:
     def _take(self, file: Path) -> None:
         """Read a file, once, of another process."""
         rank = int(file.name.partition(".")[0])
-        if rank not in self._others:
+        if rank not in self.others:
             return
         with contextlib.suppress(OSError, ValueError):
             fresh = file.stat().st_mtime >= self._begun - 1.0

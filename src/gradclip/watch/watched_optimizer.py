@@ -37,7 +37,8 @@ class WatchedOptimizer:
     """An optimizer and the writer of its run, or what tells another process that writes it; None where none does.
 
     `position` is where in the log its last step was, `earlier` where the one before was. Of a step that a clipper of
-    this library makes, `beside` are the flaws of what else clips, and `result` is the last one that was written.
+    this library makes, `beside` are the flaws of what else clips, and `result` is the last one that was written. That
+    this process `sends` tensors to single others is what a stage of a pipeline does.
     """
 
     def __init__(self, optimizer: Optimizer, position: int) -> None:
@@ -51,6 +52,7 @@ class WatchedOptimizer:
         self.losses: Sequence[Loss] = ()
         self.result: Any = None
         self.used_gradient = UsedGradient([])
+        self.sends = False
         self._where = ""
 
     def follow(self, optimizer: Optimizer) -> None:
@@ -194,4 +196,5 @@ class WatchedOptimizer:
             self._where,
             at_step,
             compares,
+            self.sends,
         )
