@@ -21,6 +21,7 @@ ALSO = {
     "before_reduction_in_no_sync": {"before-reduction"},
     "per_rank_norm_in_total": {"per-rank-norm"},
     "per_rank_norm_of_experts": {"per-rank-norm"},
+    "stage_norm_attached": {"stage-norm"},
     "two_knobs": {"two-knobs"},
 }
 NEW_FROM = {"after_step": 1, "exhausted_iterator": 1, "non_finite": 40, "not_zeroed": 1, "other_model": 1}

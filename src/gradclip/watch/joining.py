@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
+from gradclip.rules.norm import L2, Linf
+from gradclip.rules.scope import Global
+from gradclip.step.result import Result
+from gradclip.telemetry.event import Event
 from gradclip.watch.gradient_norms import GradientNorms, combined_norm
+from gradclip.watch.journal import ClipCall
 from gradclip.watch.shards import as_whole, is_sharded
 from gradclip.watch.shares import Called, Layout, Part, StepShare
 from gradclip.watch.step_events import WatchedStep
 
-REST, PEAK, MADE, AT_STEP = "rest", "peak", "made", "at step"
+REST, PEAK, MADE, AT_STEP, PEAK_AT_STEP = "rest", "peak", "made", "at step", "peak at step"
 """The sets of gradients that are measured in a step beside those of its clips, which have numbers."""
 
 
@@ -33,7 +39,8 @@ def measured_in(step: WatchedStep) -> dict[str, GradientNorms]:
     found = {str(number): applied.clip.norms_before for number, applied in enumerate(step.examined.applied)}
     found[REST] = step.rest
     made = step.examined.made
-    more = {PEAK: step.peak, MADE: None if made is None else made.norms, AT_STEP: step.at_step}
+    more = {PEAK: step.peak, MADE: None if made is None else made.norms}
+    more |= {AT_STEP: step.at_step, PEAK_AT_STEP: step.peak_at_step}
     return found | {name: norms for name, norms in more.items() if norms is not None}
 
 
@@ -46,17 +53,25 @@ def with_measured(step: WatchedStep, found: Mapping[str, GradientNorms]) -> Watc
     made = step.examined.made
     made = None if made is None or not found[MADE].whole else made._replace(norms=found[MADE])
     examined = step.examined._replace(applied=applied, made=made)
+    step = step._replace(at_step=found.get(AT_STEP), peak_at_step=found.get(PEAK_AT_STEP))
     return step._replace(examined=examined, rest=found[REST], peak=found.get(PEAK))
 
 
 def share_of(step: WatchedStep, place: Place) -> StepShare:
     """What this process has to tell of a step: of its shards, and of all where they are to be compared."""
     parts = {name: part_of(norms, place, step.compares) for name, norms in measured_in(step).items()}
-    calls = [
-        Called(one.clip.where, one.clip.by, number_of(one.clip.norm), not one.clip.measures)
-        for one in step.examined.applied
-    ]
+    calls = [called(one.clip) for one in step.examined.applied]
     return StepShare(step.number, parts, calls, step.compares, step.sends)
+
+
+def called(clip: ClipCall) -> Called:
+    """A clip, as this process called it; of a rule the norm, if it is one of all tensors together."""
+    acts, result = not clip.measures, clip.norm
+    if not isinstance(result, Result):
+        return Called(clip.where, clip.by, number_of(result), acts)
+    together = all(isinstance(part.sweep.stages[0].scope, Global) for part in result.parts)
+    norm = result.norm_before if together else None
+    return Called(clip.where, clip.by, norm, acts, result.coefficient, result.threshold)
 
 
 def part_of(norms: GradientNorms, place: Place, every: bool) -> Part:
@@ -119,3 +134,22 @@ def is_known(step: WatchedStep) -> bool:
     clips = [one.clip for one in step.examined.applied]
     told = all(clip.norms_before.whole or number_of(clip.norm) is not None for clip in clips)
     return told and (bool(clips) or step.rest.whole)
+
+
+def of_all(event: Event, step: WatchedStep, calls: Iterable[Called]) -> Event:
+    """The event of a rule that each process applies to what it has, of all of them; `calls` are what others did."""
+    sets = {type(L2()).__name__: (step.rest, step.at_step), type(Linf()).__name__: (step.peak, step.peak_at_step)}
+    before, after = sets.get(event.norm, (None, None))
+    if before is None or after is None or not (before.whole and after.whole):
+        return event
+    norms, left = before.read(), after.read()
+    hardest = min([(event.coefficient, event.threshold), *((one.coefficient, one.threshold) for one in calls)])
+    return replace(
+        event,
+        norm_before=combined_norm((norm for norm, _ in norms.values()), before.order),
+        norm_after=combined_norm((norm for norm, _ in left.values()), after.order),
+        coefficient=hardest[0],
+        threshold=hardest[1],
+        clipped=event.clipped or hardest[0] < 1.0,
+        nonfinite=int(sum(count for _, count in norms.values())),
+    )

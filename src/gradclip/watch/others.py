@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 import time
 
-from gradclip.watch.across import flaws_across
-from gradclip.watch.joining import Place, is_known, joined, share_of, tellers_in
+from gradclip.telemetry.event import Event
+from gradclip.watch.joining import Place, is_known, joined, of_all, share_of, tellers_in
 from gradclip.watch.journal import Flaw
+from gradclip.watch.ranks_compared import flaws_across
 from gradclip.watch.shares import ShareReader, ShareWriter, StepShare
 from gradclip.watch.step_events import WatchedStep, made_before
 
@@ -49,6 +50,11 @@ class Others:
         if self._reader is None:
             return joined(step, self._place, {}, {})
         return joined(step, self._place, self._reader.of(step.number), self._reader.layouts)
+
+    def event_of_all(self, event: Event, step: WatchedStep) -> Event:
+        """The event of a rule, of what all processes have."""
+        shares = {} if self._reader is None else self._reader.of(step.number)
+        return of_all(event, self.joined(step), [called for share in shares.values() for called in share.calls])
 
     def flaws(self, step: WatchedStep) -> list[Flaw]:
         """What is wrong with a step as all processes together show it; then nothing more is needed of it.

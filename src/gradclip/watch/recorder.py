@@ -6,6 +6,7 @@ import atexit
 import math
 import os
 import sys
+import time
 import weakref
 from collections.abc import Iterable
 from pathlib import Path
@@ -43,6 +44,7 @@ class Recorder(Fallible):
         super().__init__()
         self.folder = folder
         self.most = most
+        self._begun = time.time()
         self._log = EntryLog()
         self._hears_backward = self._sends = False
         self._watched: dict[int, WatchedOptimizer] = {}
@@ -268,7 +270,7 @@ class Recorder(Fallible):
             print(f"gradclip watch: more than {MOST_RUNS} optimizers, the others are not recorded", file=sys.stderr)
         shares = folder_of_shares(self.folder) / job() / str(self._runs)
         if rank() == 0 and self._runs <= MOST_RUNS:
-            watched.begin_run(optimizer, self.folder, shares)
+            watched.begin_run(optimizer, self.folder, shares, self._begun)
         elif processes() > 1 and self._runs <= MOST_RUNS:
             watched.begin_to_tell(optimizer, shares)
         self._watched[id(optimizer)] = watched

@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 import torch
 
 from gradclip.step.result import Result
+from gradclip.telemetry.event import Event
 from gradclip.telemetry.folder import jsonl
 from gradclip.telemetry.observed import event_of
 from gradclip.watch import told
-from gradclip.watch.gradient_norms import combined_norm
-from gradclip.watch.journal import ABOVE, CALLS, MICRO_STEP, NORM, SCRIPT, VALUE, Flaw, Loss
+from gradclip.watch.gradient_norms import GradientNorms, combined_norm
+from gradclip.watch.journal import ABOVE, CALLS, MICRO_STEP, NORM, SCRIPT, VALUE, Examined, Flaw, Loss
 from gradclip.watch.others import Others
 from gradclip.watch.shares import AGAIN
 from gradclip.watch.step_events import WatchedStep, event_of_step, loss_of, own_code
@@ -39,6 +40,14 @@ class PendingStep(NamedTuple):
     missing: list[int]
 
 
+class PendingResult(NamedTuple):
+    """The event of a clipper of this library, what stands beside it, and what was measured around it."""
+
+    step: WatchedStep
+    event: Event
+    calls: dict[str, Any]
+
+
 class RunWriter:
     """Writes the steps of an optimizer. A line of `calls.jsonl` holds until the next one: it is what changed."""
 
@@ -47,10 +56,11 @@ class RunWriter:
         self._names = names
         self._others = others
         self._sink = jsonl(folder)
-        self._pending: list[PendingStep] = []
+        self._pending: list[PendingStep | PendingResult] = []
         self._thresholds: list[dict[str, Any]] = []
         self._pattern: dict[str, Any] | None = None
         self._unknown = 0
+        self._where = ""
         self.saw_own_code = False
 
     def name(self, parameters: Set[int], names: Callable[[], Mapping[int, str]]) -> None:
@@ -71,7 +81,7 @@ class RunWriter:
 
         `unseen` is what may clip where it is not seen.
         """
-        self._thresholds = thresholds
+        self._thresholds, self._where = thresholds, where
         script = {"arguments": sys.argv, "thresholds": thresholds, "hash": hash_of_script()}
         script |= {"unseen": [*unseen]} if unseen else {}
         versions = {"framework": "torch", "framework_version": torch.__version__}
@@ -88,12 +98,24 @@ class RunWriter:
     def drain(self, last: bool = False) -> None:
         """Write the steps that are waiting, up to the first of which others have still to tell; the `last` time all."""
         while self._pending:
-            step = self._pending[0].step
-            if not last and self._others.may_tell(step, len(self._pending)):
-                if not step.number and self._others.knows(step):
-                    self._sink(event_of_step(self._others.joined(step), self._names)[0])  # until more is known of it
+            first = self._pending[0]
+            if not last and self._others.may_tell(first.step, len(self._pending)):
+                self._write_meanwhile(first)
                 return
-            self._write(self._pending.pop(0))
+            del self._pending[0]
+            if isinstance(first, PendingResult):
+                self._write_pending_result(first)
+            else:
+                self._write(first)
+
+    def _write_meanwhile(self, first: PendingStep | PendingResult) -> None:
+        """Write what is known of the first step of all, which a later line of it replaces."""
+        if first.step.number:
+            return
+        if isinstance(first, PendingResult):
+            self._sink(first.event)
+        elif self._others.knows(first.step):
+            self._sink(event_of_step(self._others.joined(first.step), self._names)[0])
 
     def _write(self, pending: PendingStep) -> None:
         """Write a step, unless too little of it is known."""
@@ -133,10 +155,37 @@ class RunWriter:
     def _named(self, parameters: list[int]) -> list[str]:
         return [self._names.get(parameter, "?") for parameter in parameters]
 
-    def write_result(self, result: Result, rule: str, step: int, flaws: list[Flaw], losses: Sequence[Loss]) -> None:
-        """Write the step of a clipper of this library, which knows best what it did."""
-        self._sink(replace(event_of(result, rule, time.time()), step=step, loss=loss_of(losses)))
-        self._write_calls(step, {"calls": [f"gradclip: {rule}"], "flaws": flaws, "missing": []})
+    def write_result(
+        self,
+        result: Result,
+        rule: str,
+        step: int,
+        flaws: list[Flaw],
+        losses: Sequence[Loss],
+        around: WatchedStep | None,
+    ) -> None:
+        """Write the step of a clipper of this library, which knows best what it did.
+
+        Where others have a part in it, or are compared, it waits for them with what was measured `around` it.
+        """
+        event = replace(event_of(result, rule, time.time()), step=step, loss=loss_of(losses))
+        calls = {"calls": [f"gradclip: {rule}"], "flaws": flaws, "missing": []}
+        if around is None and not self._pending:
+            self._sink(event)
+            self._write_calls(step, calls)
+            return
+        alone = around or WatchedStep(
+            step, event.time, Examined([], []), GradientNorms([], 2.0, [], []), 1.0, where=self._where
+        )
+        self._pending.append(PendingResult(alone, event, calls))
+        if len(self._pending) >= MOST or event.time - self._pending[0].step.time >= LONGEST or not step:
+            self.drain()
+
+    def _write_pending_result(self, pending: PendingResult) -> None:
+        step, event, calls = pending
+        self._sink(self._others.event_of_all(event, step))
+        flaws = [*calls["flaws"], *self._others.flaws(step)]
+        self._write_calls(step.number, {**calls, "flaws": flaws})
 
     def close(self) -> None:
         """Write what is left, of several processes once the others have told of it, or are late."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -26,12 +27,14 @@ Part = dict[int, tuple[float, float]]
 
 class Called(NamedTuple):
     """A clip as one process called it: its line, the library that made it, the norm that it returned, if any, and
-    whether it acts."""
+    whether it acts; of a rule of this library the coefficient and the threshold of what it clipped hardest."""
 
     where: str
     by: str
     norm: float | None
     acts: bool
+    coefficient: float = 1.0
+    threshold: float = math.inf
 
 
 class StepShare(NamedTuple):
@@ -99,11 +102,11 @@ class ShareWriter:
 
 
 class ShareReader:
-    """Takes what the `others` tell in `folder`; what lies there from before is none of this job's."""
+    """Takes what the `others` tell in `folder`; what lies there from before the time `since` is none of this job's."""
 
-    def __init__(self, folder: Path, others: Iterable[int]) -> None:
+    def __init__(self, folder: Path, others: Iterable[int], since: float) -> None:
         self._folder, self.others = folder, frozenset(others)
-        self._begun, self._looked = time.time(), 0.0
+        self._since, self._looked = since - 1.0, 0.0
         self._shares: dict[int, dict[int, StepShare]] = {}
         self.layouts: dict[int, Layout] = {}
         self.lost: set[int] = set()
@@ -128,7 +131,7 @@ class ShareReader:
         """Whether a process holds its lock no longer; what it told before is read then."""
         try:
             with open(lock_of(self._folder, rank), "rb") as file:
-                ended = locked(file)
+                ended = os.fstat(file.fileno()).st_mtime >= self._since and locked(file)
         except OSError:
             return False
         if ended:
@@ -149,7 +152,7 @@ class ShareReader:
         if rank not in self.others:
             return
         with contextlib.suppress(OSError, ValueError):
-            fresh = file.stat().st_mtime >= self._begun - 1.0
+            fresh = file.stat().st_mtime >= self._since
             told = json.loads(file.read_text(encoding="utf-8"))
             if fresh:
                 self.layouts[rank] = Layout([(name, tuple(shape), cut) for name, shape, cut in told["layout"]])

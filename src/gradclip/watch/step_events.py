@@ -32,7 +32,7 @@ class WatchedStep(NamedTuple):
     by, `peak` the largest elements, where something was asked for and nothing clips. `skipped`: GradScaler left the
     step out, or the optimizer did, as a flag that may lie on a device. `where` is the line of the step. Of several
     processes, `at_step` are all gradients as the optimizer got them, where the processes are to be compared, which
-    `compares` says; `sends` that this one has sent tensors to single others.
+    `compares` says, and `peak_at_step` their largest elements; `sends` that this one has sent tensors to single others.
     """
 
     number: int
@@ -44,6 +44,7 @@ class WatchedStep(NamedTuple):
     peak: GradientNorms | None = None
     where: str = ""
     at_step: GradientNorms | None = None
+    peak_at_step: GradientNorms | None = None
     compares: bool = False
     sends: bool = False
 

@@ -37,13 +37,14 @@ def step_on(model, optimizer, batch, clip):
 
 
 def train(rank):
-    sharded = [fully_shard(net()) for _ in range(4)]
+    sharded = [fully_shard(net()) for _ in range(5)]
     tensor_parallel = parallelize_module(
         net(), init_device_mesh("cpu", (2,)), {"0": ColwiseParallel(), "2": RowwiseParallel()}
     )
-    clips = [by_torch, by_total, by_hand, not_at_all, by_torch]
+    clips = [by_torch, by_total, by_hand, not_at_all, not_at_all, by_torch]
     trained = [(model, torch.optim.SGD(model.parameters(), lr=0.01)) for model in (*sharded, tensor_parallel)]
     gradclip.attach(trained[3][1], gradclip.ClipGradByGlobalNorm(0.3))
+    gradclip.attach(trained[4][1], gradclip.ClipGradByValue(0.01))
     for (model, optimizer), clip in zip(trained, clips, strict=True):
         for inputs, targets in batches(40):
             whole = model is tensor_parallel

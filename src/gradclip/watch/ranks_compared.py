@@ -19,7 +19,7 @@ LEAST, SHARE = 2, 0.25
 """So many parameters, or this share of them, have to be copies, so that it is no chance."""
 
 
-class Factor(NamedTuple):
+class OwnFactor(NamedTuple):
     """What code of the script's own did to all gradients of a process: one factor, and the norm that it left."""
 
     factor: float
@@ -55,7 +55,7 @@ def flaw_of_call(
     if sharded_places(layouts, before):
         return STAGE if hand_on(shares) else PER_RANK
     own = [place for place in others if are_apart(norms_at(place, after))] or unlike(layouts)
-    if copies and own and len(copies) >= min(LEAST, SHARE * len(layouts[0].parameters)):
+    if own and len(copies) >= min(LEAST, SHARE * len(layouts[0].parameters)):
         return PER_RANK
     return STAGE if not copies and hand_on(shares) else None
 
@@ -132,11 +132,11 @@ def own_limits(shares: Sequence[StepShare]) -> bool:
     return at_limit and below and are_apart([one.factor for one in known])
 
 
-def factor_of(made: Mapping[int, tuple[float, float]], left: Mapping[int, tuple[float, float]]) -> Factor | None:
+def factor_of(made: Mapping[int, tuple[float, float]], left: Mapping[int, tuple[float, float]]) -> OwnFactor | None:
     """The one factor by which all gradients of a process were multiplied since they were made, if it is one."""
     if not made or made.keys() != left.keys():
         return None
     factors = [left[place][0] / norm for place, (norm, _) in made.items() if norm > 0.0]
     if not factors or not all(map(math.isfinite, factors)) or max(factors) - min(factors) > UNIFORM * max(factors):
         return None
-    return Factor(max(factors), math.hypot(*(norm for norm, _ in left.values())))
+    return OwnFactor(max(factors), math.hypot(*(norm for norm, _ in left.values())))
