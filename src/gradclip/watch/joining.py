@@ -93,8 +93,10 @@ def joined(
     step: WatchedStep, place: Place, shares: Mapping[int, StepShare], layouts: Mapping[int, Layout]
 ) -> WatchedStep:
     """The step with the norms of whole gradients, as far as all who have a part have told of it."""
-    found = {}
-    for name, norms in measured_in(step).items():
+    measured, found = measured_in(step), {}
+    if not any(norms.tellers for norms in measured.values()):
+        return step
+    for name, norms in measured.items():
         parts = {rank: share.parts.get(name, {}) for rank, share in shares.items()}
         found[name] = of_wholes(norms, place, parts, layouts) if norms.tellers else norms
     return with_measured(step, found)
@@ -126,7 +128,8 @@ UNKNOWN = (-1.0, 0.0)
 
 def tellers_in(step: WatchedStep) -> set[int]:
     """The ranks that have parts of what was measured in a step."""
-    return {rank for norms in measured_in(step).values() for ranks in norms.tellers.values() for rank in ranks}
+    every = {id(ranks): ranks for norms in measured_in(step).values() for ranks in norms.tellers.values()}
+    return {rank for ranks in every.values() for rank in ranks}
 
 
 def is_known(step: WatchedStep) -> bool:

@@ -6,7 +6,7 @@ import sys
 import time
 
 from gradclip.telemetry.event import Event
-from gradclip.watch.joining import Place, is_known, joined, of_all, share_of, tellers_in
+from gradclip.watch.joining import Place, joined, of_all, share_of, tellers_in
 from gradclip.watch.journal import Flaw
 from gradclip.watch.ranks_compared import flaws_across
 from gradclip.watch.shares import ShareReader, ShareWriter, StepShare
@@ -40,10 +40,6 @@ class Others:
             )
             return False
         return bool(missing)
-
-    def knows(self, step: WatchedStep) -> bool:
-        """Whether the norm of a step is known."""
-        return is_known(self.joined(step))
 
     def joined(self, step: WatchedStep) -> WatchedStep:
         """The step with the norms of whole gradients, as far as they are known."""

@@ -20,6 +20,7 @@ from gradclip.telemetry.folder import jsonl
 from gradclip.telemetry.observed import event_of
 from gradclip.watch import told
 from gradclip.watch.gradient_norms import GradientNorms, combined_norm
+from gradclip.watch.joining import is_known
 from gradclip.watch.journal import ABOVE, CALLS, MICRO_STEP, NORM, SCRIPT, VALUE, Examined, Flaw, Loss
 from gradclip.watch.others import Others
 from gradclip.watch.shares import AGAIN
@@ -60,6 +61,7 @@ class RunWriter:
         self._thresholds: list[dict[str, Any]] = []
         self._pattern: dict[str, Any] | None = None
         self._unknown = 0
+        self._begun = False
         self._where = ""
         self.saw_own_code = False
 
@@ -110,19 +112,20 @@ class RunWriter:
 
     def _write_meanwhile(self, first: PendingStep | PendingResult) -> None:
         """Write what is known of the first step of all, which a later line of it replaces."""
-        if first.step.number:
+        if first.step.number or self._begun:
             return
+        self._begun = True
         if isinstance(first, PendingResult):
             self._sink(first.event)
-        elif self._others.knows(first.step):
-            self._sink(event_of_step(self._others.joined(first.step), self._names)[0])
+        elif is_known(step := self._others.joined(first.step)):
+            self._sink(event_of_step(step, self._names)[0])
 
     def _write(self, pending: PendingStep) -> None:
         """Write a step, unless too little of it is known."""
-        if not self._others.knows(pending.step):
+        step, flaw, missing = pending._replace(step=self._others.joined(pending.step))
+        if not is_known(step):
             self._unknown += 1
             return
-        step, flaw, missing = pending._replace(step=self._others.joined(pending.step))
         event, flaws = event_of_step(step, self._names)
         missing = [p for p in missing if (event.tensors or {}).get(self._names.get(p, "?")) != 0.0]
         if flaw is not None and missing:
