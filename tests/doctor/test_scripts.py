@@ -13,11 +13,15 @@ STEPS = 60
 HEALTHY = sorted(path.stem for path in SCRIPTS.glob("*_healthy.py"))
 REMARKED = {"always_exceeded": "always", "never_reached": "never", "own_code": "own code"}
 """Scripts of which the verdict has something to say, and in which nothing is wrong."""
-SICK = sorted(path.stem for path in SCRIPTS.glob("*.py") if path.stem not in (*HEALTHY, *REMARKED, "net"))
+SICK = sorted(path.stem for path in SCRIPTS.glob("*.py") if path.stem not in (*HEALTHY, *REMARKED, "net", "ranks"))
 ALSO = {
     "attached_two_knobs": {"two-knobs"},
     "lightning_never_clipped": {"never-clipped"},
     "lightning_two_knobs": {"micro-step", "two-knobs"},
+    "before_reduction_in_no_sync": {"before-reduction"},
+    "per_rank_norm_in_total": {"per-rank-norm"},
+    "per_rank_norm_of_experts": {"per-rank-norm"},
+    "stage_norm_attached": {"stage-norm"},
     "two_knobs": {"two-knobs"},
 }
 NEW_FROM = {"after_step": 1, "exhausted_iterator": 1, "non_finite": 40, "not_zeroed": 1, "other_model": 1}

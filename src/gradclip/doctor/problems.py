@@ -94,6 +94,23 @@ PROBLEMS = {
         "leaves some parameters of the optimizer unclipped: {missing}",
         "give it all parameters that the optimizer steps: clip_grad_norm_(model.parameters(), ...)",
     ),
+    journal.PER_RANK: Problem(
+        "clips on each rank by the norm of what that rank has, which is not the norm of the model, so the ranks "
+        "multiply by different factors and what they share drifts apart",
+        "clip by the norm over all ranks: gradclip.torch.attach(optimizer, rule), to which DTensors are enough; "
+        "experts that each rank has of its own need groups={{'*experts*': group}}",
+    ),
+    journal.STAGE: Problem(
+        "clips each stage of the pipeline by the norm of its own parameters, which is not the norm of the model, so "
+        "the stages multiply by different factors",
+        "clip by the norm over all stages: gradclip.torch.attach(optimizer, rule, pipeline=group)",
+    ),
+    journal.BEFORE_REDUCTION: Problem(
+        "clips gradients before they are reduced over the ranks, so each rank cuts its own part by another factor, and "
+        "the mean that the optimizer gets has no limit of its own",
+        "move the call behind the all-reduce: after the last backward(), outside no_sync(), or after the all_reduce of "
+        "the gradients by hand, right before optimizer.step()",
+    ),
     OTHER_OPTIMIZER: Problem(
         "does not cover {optimizer}, one of {optimizers} optimizers: nothing clips its gradients, of norms up to "
         "{largest:.3g}",

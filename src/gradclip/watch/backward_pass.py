@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from gradclip.watch.gradient_norms import SHARDED, GradientNorms, first_gradient
+from gradclip.watch.gradient_norms import GradientNorms, first_gradient
 from gradclip.watch.journal import nothing
+from gradclip.watch.shards import as_whole, is_sharded
 
 Marks = list[tuple[int, int] | None]
 """Of each gradient what changes with it."""
@@ -35,11 +36,8 @@ def losses_in(roots: Any, factors: Any = None) -> tuple[Any, ...]:
     tensors = [roots] if isinstance(roots, torch.Tensor) else list(roots)
     given = [factors] if factors is None or isinstance(factors, torch.Tensor) else list(factors)
     pairs = zip(tensors, [*given, *[None] * (len(tensors) - len(given))], strict=False)
-    return tuple(
-        number_in(tensor, factor)
-        for tensor, factor in pairs
-        if tensor.numel() == 1 and type(tensor).__name__ != SHARDED
-    )
+    whole = [(as_whole(tensor), as_whole(factor)) for tensor, factor in pairs if tensor.numel() == 1]
+    return tuple(number_in(tensor, factor) for tensor, factor in whole if tensor is not None)
 
 
 def number_in(loss: torch.Tensor, factor: torch.Tensor | None) -> Any:
@@ -75,7 +73,7 @@ class UsedGradient:
         gradient = self._gradient()
         if gradient is None or gradient is not first_gradient(parameters) or version_of(gradient) != self._version:
             return False
-        return gradient.layout is torch.strided and type(gradient).__name__ != SHARDED and bool(gradient.any())
+        return gradient.layout is torch.strided and not is_sharded(gradient) and bool(gradient.any())
 
     def added_to(self) -> None:
         """A backward pass has added to it."""

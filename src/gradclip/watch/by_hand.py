@@ -14,10 +14,13 @@ import torch
 from gradclip.watch.backward_pass import UsedGradient
 from gradclip.watch.entry_log import EntryLog
 from gradclip.watch.gradient_norms import measure_gradients
+from gradclip.watch.joining import place_in
 from gradclip.watch.journal import AFTER_STEP, BY_HAND, ClipCall, Entry, Examined, Flaw, Zeroed, examine, left_out
+from gradclip.watch.others import Others
 from gradclip.watch.parameter_names import outermost_modules, parameter_names
 from gradclip.watch.run_writer import RunWriter, claim_folder
 from gradclip.watch.script_thresholds import thresholds_of_script
+from gradclip.watch.shards import local_part
 from gradclip.watch.step_events import WatchedStep
 
 SAMPLE = 8
@@ -133,7 +136,7 @@ class UpdatesByHand:
         if self._waiting and self._writer is None:
             every = alive(self._every or self._clipped)
             names = parameter_names(Parameters([{"params": every}]))
-            self._writer = RunWriter(claim_folder(self._folder), names)
+            self._writer = RunWriter(claim_folder(self._folder), names, Others(place_in(0, every, names)))
             shapes = {names[id(p)]: list(p.shape) for p in every}
             self._writer.begin(BY_HAND, "", shapes, self._thresholds, self._waiting[0][0].where)
         for step, (flaw, missing) in self._waiting:
@@ -143,8 +146,8 @@ class UpdatesByHand:
 
 
 def sample_of(tensor: torch.Tensor) -> list[float]:
-    """The first elements of a tensor."""
-    return [float(number) for number in tensor.detach().reshape(-1)[:SAMPLE].tolist()]
+    """The first elements of a tensor, or of what is here of it."""
+    return [float(number) for number in local_part(tensor).detach().reshape(-1)[:SAMPLE].tolist()]
 
 
 def alive(references: list[weakref.ref[torch.Tensor]]) -> list[torch.Tensor]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -13,9 +14,9 @@ from gradclip.rules.norm import L2, Linf
 from gradclip.rules.scope import Tensor
 from gradclip.torch.clipper import cpu_engine
 from gradclip.torch.parameters import processes
+from gradclip.watch.shards import Ranks, is_sharded, local_part, tellers_of
 
 SCOPE = Tensor()
-SHARDED = "DTensor"
 SMALL = 1 << 16
 LEAST, MOST = 1e-15, 1e15
 
@@ -23,13 +24,17 @@ LEAST, MOST = 1e-15, 1e15
 class GradientNorms(NamedTuple):
     """The norm of each gradient of `parameters` (by `id`), of order 2 or infinity, and its non-finite elements.
 
-    Both are lists of numbers and of arrays, in the order of the parameters; arrays lie on a device.
+    Both are lists of numbers and of arrays, in the order of the parameters; arrays lie on a device. Of a gradient that
+    is sharded they are those of the part here, and `tellers` has the ranks whose parts are the whole. It is not `whole`
+    where some parts are not known.
     """
 
     parameters: list[int]
     order: float
     norms: list[Any]
     nonfinite: list[Any]
+    tellers: Mapping[int, Ranks] = MappingProxyType({})
+    whole: bool = True
 
     def read(self, scale: float = 1.0) -> dict[int, tuple[float, float]]:
         """The norm over `scale` and the number of non-finite elements by parameter; this waits for the device."""
@@ -44,40 +49,42 @@ def flat(numbers: Iterable[Any]) -> list[float]:
 
 @torch.no_grad()
 def measure_gradients(parameters: Iterable[torch.Tensor], order: float) -> GradientNorms:
-    """Measure the gradients of those that have one; one that is spread over processes raises `TypeError`."""
-    small: list[Any] = []
-    others: list[Any] = []
+    """Measure the gradients of those that have one, of one that is sharded what is here: no process asks another."""
+    small: list[tuple[int, torch.Tensor]] = []
+    others: list[tuple[int, torch.Tensor]] = []
+    tellers: dict[int, Ranks] = {}
     pieces = processes() > 1
     for parameter in parameters:
         if (gradient := parameter.grad) is not None:
             if pieces and getattr(parameter, "_fsdp_flattened", False):
                 raise TypeError("gradients that FullyShardedDataParallel has cut cannot be watched yet")
-            (small if is_small(gradient) else others).append(parameter)
-    found = GradientNorms([], order, [], [])
+            if is_sharded(gradient):
+                tellers[id(parameter)] = tellers_of(gradient)
+                gradient = local_part(gradient)
+            (small if is_small(gradient) else others).append((id(parameter), gradient))
+    found = GradientNorms([], order, [], [], tellers)
     if small:
         # a third of the time that float64 takes; what float32 may have rounded away or let overflow is looked at again
-        norms = torch.stack(torch._foreach_norm([p.grad for p in small], order)).tolist()
+        norms = torch.stack(torch._foreach_norm([gradient for _, gradient in small], order)).tolist()
         sure = [LEAST < norm < MOST for norm in norms]
-        found.parameters.extend(id(p) for p, fine in zip(small, sure, strict=True) if fine)
+        found.parameters.extend(key for (key, _), fine in zip(small, sure, strict=True) if fine)
         found.norms.extend(norm for norm, fine in zip(norms, sure, strict=True) if fine)
         found.nonfinite.extend([0] * len(found.norms))
-        others += [p for p, fine in zip(small, sure, strict=True) if not fine]
+        others += [one for one, fine in zip(small, sure, strict=True) if not fine]
     measure_others(found, others)
     return found
 
 
-def measure_others(found: GradientNorms, parameters: Iterable[Any]) -> None:
+def measure_others(found: GradientNorms, gradients: Iterable[tuple[int, torch.Tensor]]) -> None:
     """Add gradients of any kind, on any device, measured in float64."""
-    devices: dict[torch.device, list[Any]] = {}
-    for parameter in parameters:
-        if type(parameter.grad).__name__ == SHARDED:
-            raise TypeError("gradients that are sharded over processes (DTensor) cannot be watched yet")
-        devices.setdefault(parameter.grad.device, []).append(parameter)
+    devices: dict[torch.device, list[tuple[int, torch.Tensor]]] = {}
+    for key, gradient in gradients:
+        devices.setdefault(gradient.device, []).append((key, gradient))
     for device, on_device in devices.items():
         engine = (cpu_engine() or CPU) if device.type == "cpu" else DEVICE
         norm = Linf() if found.order == math.inf else L2()
-        measure = engine.measure(engine.gather([unwritten(p.grad) for p in on_device]), SCOPE, norm)
-        found.parameters.extend(map(id, on_device))
+        measure = engine.measure(engine.gather([unwritten(gradient) for _, gradient in on_device]), SCOPE, norm)
+        found.parameters.extend(key for key, _ in on_device)
         total = measure.total if norm.combine == "max" else measure.xp.sqrt(measure.total)
         found.norms.append(total * measure.scale)
         found.nonfinite.append(measure.nonfinite)

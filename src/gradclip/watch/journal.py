@@ -42,6 +42,9 @@ NOT_ZEROED = "not-zeroed"
 OTHER_MODEL = "other-model"
 UNTRAINED = "untrained-parameters"
 DISCARDED = "discarded"
+PER_RANK = "per-rank-norm"
+STAGE = "stage-norm"
+BEFORE_REDUCTION = "before-reduction"
 
 
 def nothing() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from gradclip.watch.environment import FOLDER, RULE, STEPS
+from gradclip.watch.environment import FOLDER, RULE, STEPS, folder_of_shares
 from gradclip.watch.passing import Passing
 
 SITE = Path(__file__).parent / "site"
@@ -49,6 +50,7 @@ def run_watched(
         ) as process:
             passing.to(process)
             code = process.wait()
+    shutil.rmtree(folder_of_shares(folder.absolute()), ignore_errors=True)
     died_of = max(-code, 0)
     return Ended(128 + died_of if died_of else code, died_of, passing.asked)
 

@@ -156,7 +156,15 @@ def watch_torch(recorder: Recorder, rule: AnyRule | None = None) -> None:
     before(Optimizer, "zero_grad", lambda sender, *_, **__: recorder.gradients_zeroed(parameters_in(sender)))
     before(torch.nn.Module, "zero_grad", lambda sender, *_, **__: recorder.gradients_zeroed(sender.parameters()))
     watch_scaler(torch.amp.GradScaler, recorder)
+    if torch.distributed.is_available():
+        watch_sends(torch.distributed, recorder)
     watch_ours(recorder)
+
+
+def watch_sends(distributed: ModuleType, recorder: Recorder) -> None:
+    """Record that tensors go to single other processes; `isend` stays, for PyTorch knows it by its identity."""
+    for owner, name in ((distributed, "send"), (distributed, "recv"), (distributed.P2POp, "__init__")):
+        before(owner, name, lambda *_, **__: recorder.tensor_sent())
 
 
 def watch_backward(autograd: ModuleType, recorder: Recorder) -> None:

@@ -6,6 +6,7 @@ import atexit
 import math
 import os
 import sys
+import time
 import weakref
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,15 +15,19 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from gradclip.torch.parameters import processes
 from gradclip.torch.scaler import begun
 from gradclip.watch.backward_pass import BackwardPass, UsedGradient, losses_in, marks_of
 from gradclip.watch.by_hand import UpdatesByHand
 from gradclip.watch.call_site import caller, text_at
 from gradclip.watch.entry_log import EntryLog
+from gradclip.watch.environment import folder_of_shares
 from gradclip.watch.gradient_norms import GradientNorms, first_gradient, measure_gradients
 from gradclip.watch.journal import VALUE, Backward, ClipCall, ClosureBegins, HandedOn, Scaled, Unscaled, Zeroed
 from gradclip.watch.parameter_names import parameters_in
 from gradclip.watch.safety import Fallible, safe
+from gradclip.watch.shards import as_whole, is_sharded, rank
+from gradclip.watch.shares import job
 from gradclip.watch.watched_optimizer import FIRST, WatchedOptimizer
 
 MOST_RUNS = 16
@@ -39,8 +44,9 @@ class Recorder(Fallible):
         super().__init__()
         self.folder = folder
         self.most = most
+        self._begun = time.time()
         self._log = EntryLog()
-        self._hears_backward = False
+        self._hears_backward = self._sends = False
         self._watched: dict[int, WatchedOptimizer] = {}
         self._gone: list[WatchedOptimizer] = []
         self._made: dict[int, weakref.ref[Optimizer]] = {}
@@ -77,7 +83,7 @@ class Recorder(Fallible):
         for key, parameters in backward.known.items():
             if key in backward.marks and marks_of(parameters) == backward.marks[key]:
                 backward.missed.add(key)
-            elif self._measures_what_is_made(key):
+            elif self._measures_what_is_made(key, parameters):
                 backward.norms[key] = measure_gradients(parameters, 2.0)
         steps = self._steps_that_are_made()
         for key in backward.used:
@@ -98,6 +104,10 @@ class Recorder(Fallible):
         if len(self._made) < MOST_RUNS:
             self._made[id(optimizer)] = weakref.ref(optimizer)
 
+    def tensor_sent(self) -> None:
+        """A tensor goes to a single other process, or comes from one."""
+        self._sends = True
+
     @safe
     def closure_begins(self, optimizer: Optimizer) -> None:
         """The closure of a step is about to be evaluated."""
@@ -107,10 +117,12 @@ class Recorder(Fallible):
         """Whatever has made a step, by its `id`."""
         return {**self._watched, **self._by_hand.known()}
 
-    def _measures_what_is_made(self, key: int) -> bool:
+    def _measures_what_is_made(self, key: int, parameters: list[torch.Tensor]) -> bool:
         """Whether the gradients of an optimizer are measured when they are made; one that has not stepped may soon."""
         if key in self._watched:
             return self._watched[key].measures_what_is_made
+        if processes() > 1 and not all(map(is_sharded, parameters)):
+            return False
         return max((watched.steps for watched in self._watched.values()), default=0) < FIRST
 
     def _known_parameters(self) -> dict[int, list[torch.Tensor]]:
@@ -168,7 +180,7 @@ class Recorder(Fallible):
     @safe
     def clip_ended(self, clip: ClipCall, norm: Any) -> None:
         """The call has acted, and returned `norm`."""
-        clip = clip._replace(norm=norm)
+        clip = clip._replace(norm=as_whole(norm))
         self._log.add(clip)
         if not self._watched and not self._runs and rank() == 0:
             self._by_hand.clipped(clip, self._clipping)
@@ -178,7 +190,7 @@ class Recorder(Fallible):
     def before_step(self, optimizer: Optimizer) -> None:
         """An optimizer is about to use its gradients, which the closure of its step may have made."""
         begun(optimizer)
-        found = getattr(optimizer, "found_inf", None)
+        found = as_whole(getattr(optimizer, "found_inf", None))
         self._add_step(optimizer, skipped=False if found is None else found > 0)
 
     @safe
@@ -222,6 +234,7 @@ class Recorder(Fallible):
         watched = self._watched.get(id(optimizer)) or self._new(optimizer)
         entries = list(self._log.since(watched.position))
         others = self._parameters_beside(optimizer) if any(isinstance(entry, ClipCall) for entry in entries) else ()
+        watched.sends = self._sends
         watched.add_step(optimizer, entries, others, skipped, self._hears_backward)
         return watched
 
@@ -238,7 +251,7 @@ class Recorder(Fallible):
         self._log.forget_before(min(other.earlier for other in self._watched.values()))
 
     def _new(self, optimizer: Optimizer) -> WatchedOptimizer:
-        """Begin to watch an optimizer; only the first of several processes that train together records.
+        """Begin to watch an optimizer; of several processes that train together the first writes what all have.
 
         One that takes the place of another, as where each epoch makes its own, goes on with the run of that.
         """
@@ -255,8 +268,11 @@ class Recorder(Fallible):
         self._by_hand.over = True
         if self._runs == MOST_RUNS + 1:
             print(f"gradclip watch: more than {MOST_RUNS} optimizers, the others are not recorded", file=sys.stderr)
+        shares = folder_of_shares(self.folder) / job() / str(self._runs)
         if rank() == 0 and self._runs <= MOST_RUNS:
-            watched.begin_run(optimizer, self.folder)
+            watched.begin_run(optimizer, self.folder, shares, self._begun)
+        elif processes() > 1 and self._runs <= MOST_RUNS:
+            watched.begin_to_tell(optimizer, shares)
         self._watched[id(optimizer)] = watched
         return watched
 
@@ -269,12 +285,6 @@ class Recorder(Fallible):
     def _forget(self, key: int) -> None:
         """The optimizer is gone, and its `id` may be another's soon."""
         watched = self._watched.pop(key, None)
-        if watched is not None and watched.writer is not None:
-            watched.writer.drain()
+        if watched is not None and (watched.writer or watched.teller):
+            watched.drain()
             self._gone.append(watched)
-
-
-def rank() -> int:
-    """The number of this process among those that train together."""
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return torch.distributed.get_rank() if distributed else int(os.environ.get("RANK", 0))

@@ -30,7 +30,9 @@ class WatchedStep(NamedTuple):
 
     `rest` are the gradients that no clip has seen, measured as the optimizer got them, `divisor` what it divides them
     by, `peak` the largest elements, where something was asked for and nothing clips. `skipped`: GradScaler left the
-    step out, or the optimizer did, as a flag that may lie on a device. `where` is the line of the step.
+    step out, or the optimizer did, as a flag that may lie on a device. `where` is the line of the step. Of several
+    processes, `at_step` are all gradients as the optimizer got them, where the processes are to be compared, which
+    `compares` says, and `peak_at_step` their largest elements; `sends` that this one has sent tensors to single others.
     """
 
     number: int
@@ -41,6 +43,10 @@ class WatchedStep(NamedTuple):
     skipped: Any = False
     peak: GradientNorms | None = None
     where: str = ""
+    at_step: GradientNorms | None = None
+    peak_at_step: GradientNorms | None = None
+    compares: bool = False
+    sends: bool = False
 
 
 class ClipEffect(NamedTuple):
@@ -176,7 +182,7 @@ def effect_of(applied: Applied, read: Mapping[int, tuple[float, float]]) -> Clip
         before, after, measured = result.norm_before, result.norm_after, type(result.norm).__name__
         coefficient = after / before if before > after else 1.0
         return ClipEffect(clip.sentence(), before, result.threshold, coefficient, measured, None)
-    measured_here = clip.order in (2.0, math.inf)
+    measured_here = clip.order in (2.0, math.inf) and (clip.norms_before.whole or clip.norm is None)
     norm = (
         combined_norm((n for n, _ in read.values()), clip.order) if measured_here else float(clip.norm) / float(scale)
     )
