@@ -43,6 +43,14 @@ def model_parallel(kind):
     return stepped(kind(1.0), part_of_a_matrix([3.0, 4.0][rank]), parameter(12.0))
 
 
+def by_name():
+    """As `model_parallel`, with rules of their own for the bias and for the rest."""
+    rank = started(mp_degree=2)
+    weight, bias = part_of_a_matrix([3.0, 4.0][rank]), parameter(12.0)
+    rule = gradclip.Rules({bias.name: gradclip.ClipGradByNorm(6.0), "*": gradclip.ClipGradByGlobalNorm(1.0)})
+    return stepped(Clip(rule, on_nonfinite="skip"), weight, bias)
+
+
 def through_the_optimizer_of_fleet():
     rank = started(mp_degree=2)
     clip = ClipGradByGlobalNorm(1.0)
@@ -115,6 +123,7 @@ CASES = {
     "global norm": lambda: model_parallel(ClipGradByGlobalNorm),
     "norm": lambda: model_parallel(ClipGradByNorm),
     "value": lambda: model_parallel(ClipGradByValue),
+    "by name": by_name,
     "fleet": through_the_optimizer_of_fleet,
     "pipeline": pipeline_parallel,
     "pipeline of two norms": pipeline_of_two_norms,

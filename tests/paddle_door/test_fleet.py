@@ -53,6 +53,10 @@ def test_a_matrix_in_parts_has_the_norm_of_the_whole(ended):
     assert [one["values"] for one in ended("norm")] == [moved(0.6, 1.0), moved(0.8, 1.0)]
 
 
+def test_rules_by_name_sum_up_what_each_is_for(ended):
+    assert [one["values"] for one in ended("by name")] == [moved(0.6, 6.0), moved(0.8, 6.0)]
+
+
 def test_clipping_by_value_needs_nobody_else(ended):
     assert [one["values"] for one in ended("value")] == [moved(1.0, 1.0)] * 2
 

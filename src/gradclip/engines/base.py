@@ -87,7 +87,8 @@ class Across(NamedTuple):
     that others count. All processes make the same calls in the same order.
 
     `together` makes the measure of all tensors of all processes of that of each here, where not all of these are spread
-    over the same processes. `splits` says that one tensor may have parts in several.
+    over the same processes. `splits` says that one tensor may have parts in several. `only` is the same for some of the
+    tensors, by their indices.
     """
 
     shards: Callable[[Operand, str], Array]
@@ -95,6 +96,11 @@ class Across(NamedTuple):
     counted: Callable[[Operand], Array] = _all_count
     together: Callable[[Measure, Norm], Measure] | None = None
     splits: bool = True
+    only: Callable[[tuple[int, ...]], Across] | None = None
+
+    def of(self, indices: Sequence[int]) -> Across:
+        """How to sum up for the tensors at `indices` alone."""
+        return self if self.only is None else self.only(tuple(indices))
 
 
 class Slot:

@@ -7,7 +7,7 @@ all processes have the same, and nothing is to do.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,7 +69,10 @@ def across(parameters: list[PaddleTensor], model: Any, others: list[Any]) -> Acr
     def counted(array: Array) -> Array:
         return array if first.all() else _chosen(array, ~first, paddle.zeros_like)
 
-    return Across(shards, tensors, counted)
+    def only(indices: Sequence[int]) -> Across:
+        return across([parameters[i] for i in indices], model, others)
+
+    return Across(shards, tensors, counted, only=only)
 
 
 def _chosen(array: Array, chosen: np.ndarray, function: Callable[[PaddleTensor], PaddleTensor]) -> Array:

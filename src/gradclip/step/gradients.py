@@ -49,6 +49,7 @@ class Gradients(NamedTuple):
             name=partial(_name_at, name, indices),
             groups=None if groups is None else [groups[i] for i in indices],
             weights=_some_of(self.weights, indices),
+            across=None if self.across is None else self.across.of(indices),
             moments=_some_of(self.moments, indices),
         )
 

@@ -7,14 +7,15 @@ from collections.abc import Iterable
 from gradclip.engines.base import Across, Engine
 from gradclip.rules.arrays import Array, ArrayFunctions, Operand
 from gradclip.step.decide import either
-from gradclip.step.gradients import Gradients
 from gradclip.step.part import Part
 
 
-def broken_after(parts: Iterable[Part], broken: Operand, gradients: Gradients) -> Operand:
-    """Whether any process has measured a non-finite element in these parts, or `broken` says so already."""
-    across = gradients.across
-    for part in parts:
+def broken_after(parts: Iterable[tuple[Part, Across | None]], broken: Operand) -> Operand:
+    """Whether any process has measured a non-finite element in these parts, or `broken` says so already.
+
+    Each part comes with how to sum up for its tensors.
+    """
+    for part, across in parts:
         measure = part.measure
         if across is not None:
             measure = measure._replace(nonfinite=across.shards(part.counts, "sum"))

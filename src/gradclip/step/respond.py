@@ -60,7 +60,8 @@ def respond(
     error = _error(alarms, answer.policy, engine, result.step, late) if action == RAISE else None
     here = action = action + isinstance(error, NonFiniteGradient)
     if across is not None and answer.stops:
-        action = in_any(action, parts[0][0].counts, parts[0][0].measure.xp, engine, across)
+        first, found = parts[0]
+        action = in_any(action, first.counts, first.measure.xp, engine, found.gradients.across or across)
     if action >= RAISE:
         raise error if error is not None and here == action else _elsewhere(action > RAISE, result.step, late)
     skip = action == SKIP

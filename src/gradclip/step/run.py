@@ -91,7 +91,7 @@ def run(clipper: Runs, gradients: Gradients, result: Result) -> bool:
                 found.finish()
         batch = None
         if line.adapts and number + 1 < len(line.phases):
-            broken = broken_after([part for part, _ in parts], broken, gradients)
+            broken = broken_after([(part, found.gradients.across) for part, found in parts], broken)
     if line.adapts:
         for part in result.parts:
             states = [decision.state for decision in part.plan.decisions]
