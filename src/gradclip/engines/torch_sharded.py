@@ -111,6 +111,10 @@ class ShardedEngine(Engine):
         self.clamps, self.xp = inner.clamps, inner.xp
         self.values = PortionValues(inner)
 
+    def __reduce__(self) -> tuple[type[ShardedEngine], tuple[Engine, tuple[()], torch.device]]:
+        """A copy reads the numbers of a result, and knows no other process."""
+        return ShardedEngine, (self.inner, (), self.device)
+
     def owns(self, tensor: object) -> bool:
         return isinstance(tensor, Portion)
 

@@ -102,7 +102,7 @@ class Column:
     def segments(self, shapes: Sequence[tuple[int, ...]], gradients: Gradients) -> list[Segments]:
         """The segments of each stage, for gradients of these shapes as they were measured."""
         sweep, groups = self.sweep, gradients.groups
-        if not shapes:
+        if not sweep.reads_shapes:
             return self._as_measured
         key = tuple(shapes), None if groups is None else tuple(groups)
         return self._segments.of(

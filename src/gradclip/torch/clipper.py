@@ -98,7 +98,7 @@ class Clipper(clipper.Clipper):
         """
         given = parameters_of(parameters)
         gradients = self.gradients_of(given, self.need_clip)
-        if not gradients.tensors:
+        if not self.takes_part(gradients):
             if given.tensors:
                 report_none_found(any(p.requires_grad for p in given.tensors))
             return Result(self.step, torch_engine.CPU)
@@ -110,6 +110,14 @@ class Clipper(clipper.Clipper):
             drop(given.tensors)
         return result
 
+    def takes_part(self, gradients: Gradients) -> bool:
+        """Whether there is something to clip here, or in other processes, which wait for what this one has."""
+        return bool(gradients.tensors) or self._spread is not None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy begins with: not with what processes have agreed on for the parameters of this one."""
+        return {**self.__dict__, "_sharding": None}
+
     def tells(self) -> bool:
         """Whether this is rank 0, or the only process."""
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
@@ -117,9 +125,10 @@ class Clipper(clipper.Clipper):
 
     def with_given(self, gradients: Gradients, engine: Engine) -> Gradients:
         """`gradients` with the numbers that were given for this step."""
-        numbers, like = self.taken_given(), gradients.tensors[0]
+        numbers = self.taken_given()
+        like = gradients.tensors[0] if self._sharding is None else self._sharding.like
         if self._sharding is not None:
-            engine, like = engine_for([self._sharding.like], self._engine_name), self._sharding.like
+            engine = engine_for([like], self._engine_name)
         if processes() > 1 and not self._said_given:
             self._said_given = True
             warnings.warn(

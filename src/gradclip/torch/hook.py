@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from functools import partial
 from typing import Any, NamedTuple, Self
 
@@ -48,6 +49,10 @@ class Options(NamedTuple):
     telemetry: Telemetry | None = None
     groups: Mapping[str, torch.distributed.ProcessGroup] | None = None
     pipeline: torch.distributed.ProcessGroup | None = None
+
+    def __deepcopy__(self, memo: Any) -> Options:
+        shared = ("groups", "pipeline")  # a process group is one for all
+        return self._replace(**{k: deepcopy(v, memo) for k, v in self._asdict().items() if k not in shared})
 
 
 class AttachedClipper(Clipper):
@@ -177,7 +182,7 @@ class AttachedClipper(Clipper):
         gradients = self.gradients_of(of_optimizers(self.optimizers, self.model), needs)
         if self.reads_moments:
             gradients = gradients._replace(moments=partial(self._moments, gradients))
-        if not gradients.tensors:
+        if not self.takes_part(gradients):
             self._report_no_gradients()
             self.taken_given()
             return
@@ -191,7 +196,8 @@ class AttachedClipper(Clipper):
             gradients = gradients._replace(overflow=overflow)
         if divisor is not None:
             gradients = gradients._replace(divisor=divisor if engine.waits else float(divisor))
-        if self._through and len(gradients.tensors) != len(states_of(optimizer)):
+        found = gradients.tensors if self._sharding is None else self._sharding.gradients
+        if self._through and len(found) != len(states_of(optimizer)):
             raise ValueError("through_grad_scale scales every gradient of the optimizer, and need_clip leaves some out")
         self._stepping = optimizer
         if self._given:
@@ -219,7 +225,7 @@ class AttachedClipper(Clipper):
         """Hear that GradScaler did not call `optimizer`, because a gradient of it is not finite."""
         again = unchanged(optimizer, self._left_out_states) or self._was_clipped(optimizer)
         gradients = self.gradients_of(of_optimizers(self.optimizers, self.model), self.need_clip)
-        if gradients.tensors and not again:
+        if self.takes_part(gradients) and not again:
             self.tell_left_out(gradients, self.engine_for(gradients))
             self._left_out_states = self._states_beside(optimizer)
 

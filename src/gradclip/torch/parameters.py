@@ -6,6 +6,7 @@ import operator
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -174,9 +175,13 @@ def chosen(parameters: TorchParameters, need_clip: NeedClip | None) -> TorchPara
     kept = sorted(once.values())
     return TorchParameters(
         [parameters.tensors[i] for i in kept],
-        lambda index: name(kept[index]),
+        partial(_name_at, name, kept),
         None if groups is None else [groups[i] for i in kept],
     )
+
+
+def _name_at(name: Callable[[int], str], places: list[int], index: int) -> str:
+    return name(places[index])
 
 
 def gradients_of(parameters: TorchParameters, need_clip: NeedClip | None = None, divisor: Operand = 1.0) -> Gradients:

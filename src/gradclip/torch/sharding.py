@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import operator
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from torch.distributed._functional_collectives import AsyncCollectiveTensor
 from torch.distributed.tensor import DTensor
 
 from gradclip.engines.base import Across, Engine, Tables
+from gradclip.engines.torch_layout import hold_float64
 from gradclip.engines.torch_placement import Placed, Portion, code_of, placements_of
 from gradclip.engines.torch_ranks import Ranks, sets_of
 from gradclip.engines.torch_sharded import ShardedEngine
@@ -62,12 +63,11 @@ class Sharding:
         own = [False] * len(parameters) if spread is None else list(map(spread.has, names))
         self._own = list(map(_placed_as, parameters, own))
         self.sets = sets_of(placed.mesh for placed in self._own if placed.mesh is not None)
-        self._largest = [a for a in self.sets if not any(set(a.members) < set(b.members) for b in self.sets)]
+        self._agreeing = list(_agreeing(self.sets, self._own))
         self.like = torch.empty(0, device=local_of(parameters[0]).device if parameters else None)
         self.across: Across | None = None
         if spread is not None:
-            spread.refuse_unmatched(names)
-            self.across = spread.across(names)
+            self.across = spread.across(names, hold_float64(parameters), self.like.device)
         self._refuse_unlike(rule, [] if spread is None else spread.every)
         self.placed: list[Placed] = []
         self.listeners = listeners
@@ -83,6 +83,11 @@ class Sharding:
         """The parameters, which somebody else keeps alive."""
         return [p for known in self._known if (p := known()) is not None]
 
+    @property
+    def gradients(self) -> list[torch.Tensor]:
+        """The gradients that this process has."""
+        return [g for g in map(self._gradient, self.parameters) if g is not None]
+
     def agreed_anew(self) -> list[Portion]:
         """The gradients as portions, once more agreed on."""
         self._agree()
@@ -97,9 +102,9 @@ class Sharding:
         gradients = list(map(self._gradient, self.parameters))
         codes = [_code(g, self._name, index) for index, g in enumerate(gradients)]
         speakers: list[int | None] = [None] * len(codes)
-        for ranks in self._largest:
-            heard = self._heard(ranks, codes)
-            for index, (code, least, speaker) in enumerate(heard):
+        for ranks, agreed_on in self._agreeing:
+            heard = self._heard(ranks, agreed_on, codes)
+            for index, (code, least, speaker) in zip(agreed_on, heard, strict=True):
                 if code and least and code != -least:
                     raise TypeError(MIXED.format(self._name(index), _placement_of(gradients[index])))
                 codes[index] = code or codes[index]
@@ -107,13 +112,11 @@ class Sharding:
         self.placed = [_with(own, code, speaker) for own, code, speaker in zip(self._own, codes, speakers, strict=True)]
         self._specs: list[Any] = []
 
-    def _heard(self, ranks: Ranks, codes: Sequence[int]) -> list[list[int]]:
+    def _heard(self, ranks: Ranks, indices: Sequence[int], codes: Sequence[int]) -> list[list[int]]:
         """The largest and the smallest code of each gradient, with its sign, and the first that has the tensor."""
         me = dist.get_rank()
         has = [placed.coordinate is not None for placed in self._own]
-        rows = [
-            [code, -code if code else -LARGEST, -me if mine else -NOBODY] for code, mine in zip(codes, has, strict=True)
-        ]
+        rows = [[codes[i], -codes[i] if codes[i] else -LARGEST, -me if has[i] else -NOBODY] for i in indices]
         told = torch.tensor([[self.listeners, 0, 0], *rows], dtype=torch.int64, device=self.like.device)
         (self.listeners, _, _), *found = ranks.reduce_(told, "max").tolist()
         return [[code, least if least > -LARGEST else 0, speaker] for code, least, speaker in found]
@@ -126,10 +129,11 @@ class Sharding:
         for ranks in others:
             if not _alike(ranks, [rule], self.like.device):
                 raise ValueError(_difference(ranks, [(text, [], []) for text in ranks.gathered(rule)]))
-        mine = [f"{_text(placed)}" for placed in self._own]
-        for ranks in self._largest:
+        for ranks, agreed_on in self._agreeing:
+            mine = [_text(self._own[i]) for i in agreed_on]
             if not _alike(ranks, [rule, *mine], self.like.device):
-                every = ranks.gathered((rule, [f"{self._name(i)!r} {text}" for i, text in enumerate(mine)], mine))
+                named = [f"{self._name(i)!r} {text}" for i, text in zip(agreed_on, mine, strict=True)]
+                every = ranks.gathered((rule, named, mine))
                 raise ValueError(_difference(ranks, every))
 
     def portions(self) -> list[Portion]:
@@ -198,6 +202,21 @@ def _placed_as(tensor: torch.Tensor, own: bool) -> Placed:
     if not isinstance(tensor, DTensor):
         return Placed(tuple(tensor.shape), tensor.dtype, own=own)
     return Placed(tuple(tensor.shape), tensor.dtype, tensor.device_mesh, tuple(tensor.placements), own=own)
+
+
+def _agreeing(sets: Sequence[Ranks], own: Sequence[Placed]) -> Iterator[tuple[Ranks, list[int]]]:
+    """The sets of processes that agree, each with the indices of what it agrees on, of tensors that lie as `own`.
+
+    The largest ones do on all that all have, and of what others have something else for those who have it.
+    """
+    shared = {placed.members for placed in own if not placed.own}
+    for ranks in sets:
+        within = any(set(ranks.members) < set(other) for other in shared)
+        if ranks.members in shared and not within:
+            yield ranks, [i for i, placed in enumerate(own) if not placed.own]
+    for ranks in sets:
+        if theirs := [i for i, placed in enumerate(own) if placed.own and placed.members == ranks.members]:
+            yield ranks, theirs
 
 
 def refuse_unsummed(gradients: Sequence[torch.Tensor]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import cache
 from typing import Any
 
 import torch
@@ -23,6 +24,9 @@ UNMATCHED = (
     "no parameter has a name like {!r}, the key of groups=; the names are like {!r}: attach(..., model=model) or "
     "clip_(model) gives those of the model"
 )
+UNMATCHED_ELSEWHERE = (
+    "another process has no parameter with a name like a key of groups=, and says which; nothing was written"
+)
 
 
 class SpreadOver:
@@ -38,15 +42,33 @@ class SpreadOver:
         known = {ranks.members: ranks for ranks in self.groups.values() if ranks is not None}
         self._sets = in_order(list(known.values()))
 
+    def __deepcopy__(self, memo: Any) -> SpreadOver:
+        return self  # a process group is one for all
+
     @property
     def every(self) -> list[Ranks]:
         """All sets of processes, in the order in which they are asked."""
         return self._sets if self.pipeline is None else [*self._sets, self.pipeline]
 
-    def across(self, names: Sequence[str]) -> Across:
-        """How to sum up over these processes, for parameters of these names."""
-        own = [self._of(name) for name in names]
-        return Across(_as_it_is, self._in_any, together=_Together(self, own), splits=False)
+    def across(self, names: Sequence[str], doubles: bool, device: torch.device) -> Across:
+        """How to sum up over these processes, for parameters of these names; all of them ask for it at once.
+
+        `doubles` says that one here is float64: then all processes tell in which units their sums are. A pattern that
+        matches no name is refused by all, for the experts would count as one.
+        """
+        unmatched = self._unmatched(names)
+        said = torch.tensor([unmatched is not None, doubles], dtype=torch.float64, device=device)
+        refused, scaled = as_tensor(self._in_any(said, "max")).tolist()
+        if refused:
+            raise ValueError(unmatched or UNMATCHED_ELSEWHERE)
+        return self._across([self._of(name) for name in names], bool(scaled))
+
+    def _across(self, own: Sequence[Ranks | None], scaled: bool) -> Across:
+        @cache
+        def only(indices: tuple[int, ...]) -> Across:
+            return self._across([own[i] for i in indices], scaled)
+
+        return Across(_as_it_is, self._in_any, together=_Together(self, own, scaled), splits=False, only=only)
 
     def has(self, name: str) -> bool:
         """Whether each process of a group has a parameter of its own under this name."""
@@ -55,11 +77,12 @@ class SpreadOver:
     def _of(self, name: str) -> Ranks | None:
         return next((ranks for pattern, ranks in self.groups.items() if fnmatchcase(name, pattern)), None)
 
-    def refuse_unmatched(self, names: Sequence[str]) -> None:
-        """Raise for a pattern that matches no name: then the experts would count as one."""
-        for pattern in self.groups:
-            if names and not any(fnmatchcase(name, pattern) for name in names):
-                raise ValueError(UNMATCHED.format(pattern, names[0]))
+    def _unmatched(self, names: Sequence[str]) -> str | None:
+        """What to say of a pattern that matches no name; nothing where there are none."""
+        for pattern in self.groups if names else ():
+            if not any(fnmatchcase(name, pattern) for name in names):
+                return UNMATCHED.format(pattern, names[0])
+        return None
 
     def _in_any(self, array: Operand, how: str) -> Operand:
         """A maximum over all processes: sums go through `together`."""
@@ -77,8 +100,8 @@ def _as_it_is(array: Operand, how: str) -> Operand:
 class _Together:
     """The measure of all tensors of all processes from that of each here."""
 
-    def __init__(self, spread: SpreadOver, own: Sequence[Ranks | None]) -> None:
-        self._spread = spread
+    def __init__(self, spread: SpreadOver, own: Sequence[Ranks | None], scaled: bool) -> None:
+        self._spread, self._scaled = spread, scaled
         self._index = {
             ranks.members: [i for i, mine in enumerate(own) if mine is not None and mine.members == ranks.members]
             for ranks in spread._sets
@@ -88,7 +111,7 @@ class _Together:
     def __call__(self, measure: Measure, norm: Norm) -> Measure:
         total: Operand = as_tensor(measure.total)
         scale: Operand = measure.scale
-        if not isinstance(scale, float):
+        if self._scaled or not isinstance(scale, float):
             scale = self._largest(scales_of(measure))
             total = at_scale(measure, norm, scale)
         lot = self._summed(Lot(total, as_tensor(measure.nonfinite), norm.combine))

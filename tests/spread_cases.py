@@ -1,0 +1,196 @@
+"""What processes do that have tensors of their own: run as a script by `test_spread.py`, in so many processes."""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import Shard, distribute_tensor
+
+import group
+from gradclip import AutoClip, ClipGradByGlobalNorm, ClipGradByNorm, Global, Linf, Rule, Rules
+from gradclip.torch import Clipper, attach
+
+RANK, WORLD = dist.get_rank, dist.get_world_size
+ALL = ClipGradByGlobalNorm(0.5)
+
+
+def of(*values, mesh=None, dtype=torch.float32):
+    """A parameter with this gradient, in pieces over a mesh if there is one."""
+    gradient = torch.tensor(values, dtype=dtype)
+    if mesh is not None:
+        gradient = distribute_tensor(gradient, mesh, [Shard(0)])
+    parameter = nn.Parameter(torch.zeros_like(gradient))
+    parameter.grad = gradient
+    return parameter
+
+
+def gathered(value):
+    """What every process has."""
+    found = [None] * WORLD()
+    dist.all_gather_object(found, value)
+    return found
+
+
+def norm_of(parameter):
+    gradient = parameter.grad
+    return (gradient.full_tensor() if hasattr(gradient, "full_tensor") else gradient).norm().item()
+
+
+# -- Rules by name
+
+
+def rules_by_name_sum_up_what_each_is_for():
+    """Process r has an expert of norm r + 1, and all have a matrix of norm 5 and a bias of norm 12."""
+    parts = {"experts.0": of(1.0 + RANK()), "matrix": of(3.0, 4.0), "bias": of(12.0)}
+    rule = Rules({"bias": ClipGradByNorm(6.0), "*": ALL})
+    result = Clipper(rule, groups={"experts.*": dist.group.WORLD}).clip_(parts)
+    norm = math.sqrt(25.0 + sum((1.0 + rank) ** 2 for rank in range(WORLD())))
+    found = {segment.name: segment.norm_before for segment in result.segments}
+    assert found["all"] == pytest.approx(norm, rel=1e-6)
+    expected = {"experts.0": (1.0 + RANK()) * 0.5 / norm, "matrix": 5.0 * 0.5 / norm, "bias": 6.0}
+    assert {name: norm_of(part) for name, part in parts.items()} == pytest.approx(expected, rel=1e-6)
+
+
+def a_rule_for_what_one_stage_has_is_decided_on_by_all():
+    """Only the first stage has a name that the first pattern matches; all hear of its norm, and of its NaN."""
+    for value, policy in ((3.0, "keep"), (math.nan, "skip")):
+        parts = {"rest": of(1.0 + RANK())} | ({"embedding": of(value, 4.0)} if RANK() == 0 else {})
+        rule = Rules({"embedding": ALL, "*": ClipGradByGlobalNorm(2.0) >> ClipGradByNorm(1.5)})
+        clipper = Clipper(rule, pipeline=dist.group.WORLD, on_nonfinite=policy)
+        result = clipper.clip_(parts)
+        rest = math.sqrt(sum((1.0 + rank) ** 2 for rank in range(WORLD())))
+        norms = [segment.norm_before for segment in result.segments if segment.name == "all"]
+        assert norms == pytest.approx([math.hypot(value, 4.0), rest], rel=1e-6, nan_ok=True)
+        assert result.skipped == (policy == "skip")
+        if policy == "keep":
+            assert norm_of(parts["rest"]) == pytest.approx(min(1.5, (1.0 + RANK()) * 2.0 / rest), rel=1e-6)
+            assert RANK() or norm_of(parts["embedding"]) == pytest.approx(0.5, rel=1e-6)
+
+
+# -- Processes that have less than others
+
+
+def a_process_with_nothing_to_train_takes_part():
+    """All of one stage is frozen, or it hands over nothing: the others do not wait for it in vain."""
+    for rule in (ALL, AutoClip(), Rule(Global(), Linf()), Rules({"weight": ALL})):
+        model = nn.Linear(4, 1, bias=False)
+        model.requires_grad_(RANK() != 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        clipper = attach(optimizer, rule, model=model, pipeline=dist.group.WORLD)
+        for _ in range(2):
+            model.weight.grad = None if RANK() == 1 else torch.ones(1, 4)
+            optimizer.step()
+        expected = 1.0 if rule == Rule(Global(), Linf()) else 2.0 * math.sqrt(WORLD() - 1)
+        assert clipper.last.norm_before == pytest.approx(expected, rel=1e-6)
+    clipper = Clipper(ALL, pipeline=dist.group.WORLD)
+    assert clipper.clip_({} if RANK() == 1 else {"w": of(1.0)}).norm_before == pytest.approx(math.sqrt(WORLD() - 1))
+
+
+def a_pattern_that_one_process_has_nothing_for_is_refused_by_all():
+    parts = {"other" if RANK() == 1 else "experts.0": of(1.0)}
+    words = "no parameter has a name like 'experts" if RANK() == 1 else "another process has no parameter"
+    with pytest.raises(ValueError, match=words):
+        Clipper(ALL, groups={"experts.*": dist.group.WORLD}).clip_(parts)
+    assert norm_of(*parts.values()) == 1.0
+
+
+def a_stage_in_float64_beside_others_is_summed_up():
+    """Numbers whose squares leave float32, and float64, in one stage; the others tell in which units they count."""
+    for value in (1.0, 1e200):
+        own = of(value, dtype=torch.float64) if RANK() == 1 else of(1.0)
+        others = sum(1.0 for rank in range(WORLD()) if rank != 1)
+        for _ in range(2):
+            found = Clipper(ClipGradByGlobalNorm(None), pipeline=dist.group.WORLD).clip_({"w": own})
+        assert found.norm_before == pytest.approx(math.hypot(value, math.sqrt(others)), rel=1e-6)
+
+
+# -- Experts beside DTensors
+
+
+def experts_beside_dtensors_count_each():
+    """The dense layers lie over all processes. Process r has r + 1 experts of its own, or shares them with a row."""
+    line, world = init_device_mesh("cpu", (WORLD(),)), WORLD()
+    grid = init_device_mesh("cpu", (2, world // 2), mesh_dim_names=("shards", "experts"))
+    place = grid.get_local_rank("experts")
+    dense = [1.0, 2.0, 3.0, 4.0, 5.0]
+    squares = sum(value**2 for value in dense)
+    for many, value, mesh, ranks, every in [
+        (RANK() + 1, 1.0 + RANK(), None, dist.group.WORLD, [(r + 1, 1.0 + r) for r in range(world)]),
+        (2, 1.0 + place, grid["shards"], grid.get_group("experts"), [(2, 1.0 + r) for r in range(world // 2)]),
+        (2, 1.0 + place, None, grid.get_group("experts"), [(2, 1.0 + r) for r in range(world // 2)]),
+    ]:
+        for dense_mesh in (line, None):
+            parts = {f"experts.{i}": of(value, value, mesh=mesh) for i in range(many)}
+            parts["dense"] = of(*dense, mesh=dense_mesh)
+            clipper = Clipper(ALL, groups={"experts.*": ranks})
+            norm = math.sqrt(squares + sum(2 * number * other**2 for number, other in every))
+            for p in parts.values():
+                p.grad.mul_(2.0)
+            result = clipper.clip_(parts)
+            assert result.norm_before == pytest.approx(2.0 * norm, rel=1e-6)
+            assert norm_of(parts["dense"]) == pytest.approx(0.5 / norm * math.sqrt(squares), rel=1e-6)
+            assert norm_of(parts["experts.0"]) == pytest.approx(0.5 / norm * math.sqrt(2) * value, rel=1e-6)
+            assert len(set(gathered(result.norm_before))) == 1
+
+
+# -- What else a clipper does
+
+
+def a_copy_of_a_clipper_and_of_its_result_knows_no_processes():
+    line = init_device_mesh("cpu", (WORLD(),))
+    for options in ({}, {"groups": {"a": dist.group.WORLD}}):
+        parts = {"a": of(3.0, 4.0), "b": of(*range(9), mesh=line), "left out": of(1.0)}
+        clipper = Clipper(ALL, need_clip=lambda p, out=parts["left out"]: p is not out, **options)
+        clipper.clip_(parts)
+        other, last = copy.deepcopy(clipper), pickle.loads(pickle.dumps(clipper.last))
+        assert other.last.segments == last.segments == clipper.last.segments
+        assert other.clip_(parts).norm_before == pytest.approx(0.5, rel=1e-6)
+    model = nn.Linear(2, 1)
+    attached = attach(torch.optim.SGD(model.parameters()), ALL, model=model, pipeline=dist.group.WORLD)
+    assert copy.deepcopy(attached).rule == ALL
+
+
+def a_fused_step_takes_the_coefficient_where_a_parameter_was_not_used():
+    weights = []
+    for spread in (False, True):
+        torch.manual_seed(0)
+        model = nn.ModuleDict({"used": nn.Linear(4, 3), "unused": nn.Linear(2, 2)})
+        if spread:
+            for layer in model.values():
+                fully_shard(layer)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
+        clipper = attach(optimizer, ALL, model=model, through_grad_scale=True)
+        for _ in range(2):
+            optimizer.zero_grad()
+            model["used"](torch.full((2, 4), 3.0)).square().sum().backward()
+            optimizer.step()
+        assert clipper.last.clipped
+        found = [getattr(p, "full_tensor", lambda p=p: p)() for p in model.parameters()]
+        weights.append(torch.cat([p.detach().flatten() for p in found]))
+    torch.testing.assert_close(*weights, rtol=1e-5, atol=1e-6)
+
+
+CASES = {
+    case.__name__: case
+    for case in (
+        rules_by_name_sum_up_what_each_is_for,
+        a_rule_for_what_one_stage_has_is_decided_on_by_all,
+        a_process_with_nothing_to_train_takes_part,
+        a_pattern_that_one_process_has_nothing_for_is_refused_by_all,
+        a_stage_in_float64_beside_others_is_summed_up,
+        experts_beside_dtensors_count_each,
+        a_copy_of_a_clipper_and_of_its_result_knows_no_processes,
+        a_fused_step_takes_the_coefficient_where_a_parameter_was_not_used,
+    )
+}
+
+if __name__ == "__main__":
+    group.main(CASES)
