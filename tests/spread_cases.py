@@ -12,11 +12,12 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.pipelining import PipelineStage, ScheduleGPipe
 from torch.distributed.tensor import Shard, distribute_tensor
 
 import group
 from gradclip import AutoClip, ClipGradByGlobalNorm, ClipGradByNorm, Global, Linf, Rule, Rules
-from gradclip.torch import Clipper, attach
+from gradclip.torch import Clipper, attach, verify_norm
 
 RANK, WORLD = dist.get_rank, dist.get_world_size
 ALL = ClipGradByGlobalNorm(0.5)
@@ -141,6 +142,62 @@ def experts_beside_dtensors_count_each():
             assert len(set(gathered(result.norm_before))) == 1
 
 
+# -- Stages in DTensors
+
+
+def a_pipeline_of_sharded_stages_trains_as_one():
+    """Two stages, each of which FSDP2 has cut over half of the processes; every process has a part of the batch."""
+    mesh = init_device_mesh("cpu", (2, WORLD() // 2), mesh_dim_names=("stages", "shards"))
+    last, part = mesh.get_local_rank("stages"), mesh.get_local_rank("shards")
+    whole, alone = layers(), layers()
+    stage = whole[2:] if last else whole[:2]
+    for layer in stage:
+        fully_shard(layer, mesh=mesh["shards"])
+    fully_shard(stage, mesh=mesh["shards"])
+    group_ = mesh.get_group("stages")
+    schedule = ScheduleGPipe(
+        PipelineStage(stage, last, 2, torch.device("cpu"), group=group_), 2, loss_fn=nn.functional.mse_loss
+    )
+    optimizer, other = (torch.optim.SGD(model.parameters(), lr=0.5) for model in (stage, alone))
+    clippers = [attach(optimizer, ALL, model=stage, pipeline=group_), attach(other, ALL)]
+    for _ in range(3):
+        x, y = torch.randn(8, 4), 10.0 * torch.randn(8, 2)
+        optimizer.zero_grad()
+        other.zero_grad()
+        nn.functional.mse_loss(alone(x), y).backward()
+        x, y = (tensor.chunk(WORLD() // 2)[part] for tensor in (x, y))
+        schedule.step(target=y) if last else schedule.step(x)
+        optimizer.step()
+        other.step()
+        assert clippers[0].last.norm_before == pytest.approx(clippers[1].last.norm_before, rel=1e-5)
+    assert clippers[0].last.clipped
+    for p, expected in zip(stage.parameters(), (alone[2:] if last else alone[:2]).parameters(), strict=True):
+        torch.testing.assert_close(p.full_tensor(), expected, rtol=1e-5, atol=1e-6)
+
+
+def layers():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 5), nn.Linear(5, 2))
+
+
+# -- What is not said
+
+
+def a_stage_that_nobody_spoke_of_is_named():
+    """Without pipeline= each stage counts what it has; verify_norm names the first tensor that another one lacks."""
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))[RANK() % 2 :][:1]
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    found = verify_norm(model)
+    assert not found.right
+    assert found.parameter == "0.weight"
+    assert "rank 0 has '0.weight' and rank 1 has not" in found.words
+    pairs = init_device_mesh("cpu", (WORLD() // 2, 2), mesh_dim_names=("copies", "stages"))
+    found = verify_norm(model, pipeline=pairs.get_group("stages"))
+    assert found.right, found
+    assert found.norm == pytest.approx(math.sqrt(12.0))
+
+
 # -- What else a clipper does
 
 
@@ -187,6 +244,8 @@ CASES = {
         a_pattern_that_one_process_has_nothing_for_is_refused_by_all,
         a_stage_in_float64_beside_others_is_summed_up,
         experts_beside_dtensors_count_each,
+        a_stage_that_nobody_spoke_of_is_named,
+        a_pipeline_of_sharded_stages_trains_as_one,
         a_copy_of_a_clipper_and_of_its_result_knows_no_processes,
         a_fused_step_takes_the_coefficient_where_a_parameter_was_not_used,
     )

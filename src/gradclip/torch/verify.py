@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from itertools import permutations
 from typing import Any, NamedTuple
 
 import torch
@@ -70,10 +71,12 @@ def verify_norm(
     if (found := _first_of_all([one for one in cut if one])) is not None:
         return VerifiedNorm(norm, math.nan, *found)
     squares = {name: _square_of(p) for name, p in zip(names, given.tensors, strict=True)}
-    plain = [name for name, p in zip(names, given.tensors, strict=True) if not are_sharded([p])]
+    alone = [name for name in names if not any(fnmatchcase(name, pattern) for pattern in groups or {})]
+    cut_up = {name for name, p in zip(names, given.tensors, strict=True) if are_sharded([p])}
     expected = _root_of_all(squares, groups or {}, pipeline)
-    alone = [name for name in plain if not any(fnmatchcase(name, pattern) for pattern in groups or {})]
-    if (other := _unlike(alone, squares, pipeline)) is not None:
+    if pipeline is None and (other := _missing(alone)) is not None:
+        return VerifiedNorm(norm, expected, other[0], other[1])
+    if (other := _unlike([name for name in alone if name not in cut_up], squares, pipeline)) is not None:
         return VerifiedNorm(norm, expected, other[0], other[1])
     wrong = [
         (name, _other(name, measured[name], math.sqrt(square)))
@@ -104,6 +107,20 @@ def _root_of_all(squares: Mapping[str, float], groups: Mapping[str, Any], pipeli
         total += sum(_gathered(sum(own), group))
     total += sum(rest.values())
     return math.sqrt(total if pipeline is None else sum(_gathered(total, pipeline)))
+
+
+def _missing(names: list[str]) -> tuple[str, str] | None:
+    """The first of these parameters that another process has not, and the words for it."""
+    every = [names] if processes() == 1 else _gathered(names, dist.group.WORLD)
+    for first, second in permutations(range(len(every)), 2):
+        theirs = set(every[second])
+        for name in every[first]:
+            if name not in theirs:
+                return name, (
+                    f"rank {first} has {name!r} and rank {second} has not, and each counts what it has: where each "
+                    "process has a stage of its own say pipeline=group, else hand over the same parameters everywhere"
+                )
+    return None
 
 
 def _unlike(names: list[str], squares: Mapping[str, float], pipeline: Any) -> tuple[str, str] | None:
