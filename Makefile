@@ -40,7 +40,8 @@ laws: .venv/ready
 	TESTS=long $(PYTEST) --ignore tests/optax_door/test_devices.py tests/laws tests/optax_door tests/meta tests/docs tests/experiments/test_profiles.py \
 		tests/paddle_door/test_static_rules.py tests/paddle_door/test_debug_flags.py tests/test_cli_in_a_shell.py \
 		tests/telemetry/test_faults.py tests/doctor/test_trainings.py \
-		tests/torch_door/test_data_parallel.py::test_pieces_of_gradients_are_refused_and_whole_ones_are_clipped
+		tests/torch_door/test_data_parallel.py::test_pieces_of_gradients_are_refused_and_whole_ones_are_clipped \
+		tests/torch_door/test_examples_in_processes.py::test_torchrun_runs_an_example_as_it_says
 
 docs: .venv/ready
 	$(BIN)/python docs/make_tables.py

@@ -27,11 +27,11 @@ class Model(Module):
         share, expert = self.router(x).softmax(1).max(1)
         order, sent = expert.argsort(), expert.bincount(minlength=self.router.out_features)
         received = torch.empty_like(sent)
-        dist.all_to_all_single(received, sent)  # each says how much it sends
-        there, here = received.tolist(), sent.tolist()
-        asked = all_to_all_single_autograd(x[order], there, here, dist.group.WORLD)
-        answers = all_to_all_single_autograd(self.experts(asked), here, there, dist.group.WORLD)
-        return self.head(x + share[:, None] * answers[order.argsort()])
+        dist.all_to_all_single(received, sent)  # each says how many symbols it sends to whom
+        ours, theirs, every = sent.tolist(), received.tolist(), dist.group.WORLD
+        answers = self.experts(all_to_all_single_autograd(x[order], theirs, ours, every))
+        answers = all_to_all_single_autograd(answers, ours, theirs, every)[order.argsort()]
+        return self.head(x + share[:, None] * answers)
 
 
 def main() -> None:
@@ -44,12 +44,12 @@ def main() -> None:
 
     for step in range(10):
         symbols = torch.randint(SYMBOLS, (256,)).chunk(world)[rank]  # each process has a part of the batch
-        loss = cross_entropy(model(symbols), (5 * symbols + 3) % SYMBOLS) / world
+        loss = cross_entropy(model(symbols), (5 * symbols + 3) % SYMBOLS) / world  # the next symbol in a sequence
         optimizer.zero_grad()
         loss.backward()
         for name, parameter in model.named_parameters():
             if not name.startswith("experts."):
-                dist.all_reduce(parameter.grad)
+                dist.all_reduce(parameter.grad)  # which DistributedDataParallel would do
         optimizer.step()  # clips, then updates
         mean = loss.detach()
         dist.all_reduce(mean)

@@ -1,14 +1,18 @@
 """The examples of training in several processes print the norms that one process has, which has everything itself."""
 
+import os
 import re
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from watching import python
+from effort import only_long
+from watching import SOURCE, python
 
 ROOT = Path(__file__).parents[2]
 LAUNCHER = str(ROOT / "tests" / "launched.py")
@@ -85,6 +89,18 @@ def check(script):
     for (loss, norm), (true_loss, true_norm) in zip(printed(script), expected, strict=True):
         assert norm == pytest.approx(true_norm, rel=1e-5)
         assert loss == pytest.approx(true_loss, abs=1e-4)
+
+
+@only_long
+def test_torchrun_runs_an_example_as_it_says():
+    """The other tests call it by forks of one Python, which takes a tenth of the time."""
+    command = re.search(r"torchrun (.*)\n", (ROOT / "examples" / "fsdp2.py").read_text()).group(1)
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", *command.split()], cwd=ROOT, timeout=60,
+        env={**os.environ, "PYTHONPATH": str(SOURCE)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr[-5000:]
+    assert len(done.stdout.splitlines()) == 10
 
 
 @pytest.mark.parametrize("name", TRUTH)
