@@ -18,6 +18,7 @@ from torch.distributed.tensor import Shard, distribute_tensor
 import group
 from gradclip import AutoClip, ClipGradByGlobalNorm, ClipGradByNorm, Global, Linf, Rule, Rules
 from gradclip.torch import Clipper, attach, verify_norm
+from gradclip.torch.parameters import here_of
 
 RANK, WORLD = dist.get_rank, dist.get_world_size
 ALL = ClipGradByGlobalNorm(0.5)
@@ -160,8 +161,8 @@ def a_pipeline_of_sharded_stages_trains_as_one():
     )
     optimizer, other = (torch.optim.SGD(model.parameters(), lr=0.5) for model in (stage, alone))
     clippers = [attach(optimizer, ALL, model=stage, pipeline=group_), attach(other, ALL)]
-    for _ in range(3):
-        x, y = torch.randn(8, 4), 10.0 * torch.randn(8, 2)
+    for step in range(3):
+        x, y = numbers(step)
         optimizer.zero_grad()
         other.zero_grad()
         nn.functional.mse_loss(alone(x), y).backward()
@@ -215,6 +216,42 @@ def a_copy_of_a_clipper_and_of_its_result_knows_no_processes():
     assert copy.deepcopy(attached).rule == ALL
 
 
+def a_grad_scaler_and_two_optimizers_step_as_in_one_process():
+    """In the second of three steps an element that only one process has is infinite: all leave the step out."""
+    for fused in (False, True):
+        found = []
+        for spread in (False, True):
+            model = layers()
+            for layer in (model[0], model[2], model[3]) if spread else ():
+                fully_shard(layer)
+            optimizers = [torch.optim.AdamW(part.parameters(), lr=0.1, fused=fused) for part in (model[:3], model[3])]
+            scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+            clipper, norms = attach(*optimizers, rule=ALL, model=model, on_nonfinite="skip"), []
+            for step in range(3):
+                for optimizer in optimizers:
+                    optimizer.zero_grad()
+                x, y = numbers(step)
+                scaler.scale(nn.functional.mse_loss(model(x), y)).backward()
+                if step == 1:
+                    broken = model[0].weight.grad
+                    here_of(broken)[:1, :1] = math.inf if not spread or RANK() == 0 else here_of(broken)[:1, :1]
+                for optimizer in optimizers:
+                    scaler.unscale_(optimizer)
+                for optimizer in optimizers:
+                    scaler.step(optimizer)
+                scaler.update()
+                norms.append(clipper.last.norm_before)
+            weights = [getattr(p, "full_tensor", lambda p=p: p)().detach().flatten() for p in model.parameters()]
+            found.append((torch.cat(weights), norms, scaler.get_scale()))
+        torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-5, atol=1e-5)
+        assert found[0][1:] == (pytest.approx(found[1][1], rel=1e-5, nan_ok=True), found[1][2])
+
+
+def numbers(step):
+    random = torch.Generator().manual_seed(step)
+    return torch.randn(8, 4, generator=random), 10.0 * torch.randn(8, 2, generator=random)
+
+
 def a_fused_step_takes_the_coefficient_where_a_parameter_was_not_used():
     weights = []
     for spread in (False, True):
@@ -247,6 +284,7 @@ CASES = {
         a_stage_that_nobody_spoke_of_is_named,
         a_pipeline_of_sharded_stages_trains_as_one,
         a_copy_of_a_clipper_and_of_its_result_knows_no_processes,
+        a_grad_scaler_and_two_optimizers_step_as_in_one_process,
         a_fused_step_takes_the_coefficient_where_a_parameter_was_not_used,
     )
 }
