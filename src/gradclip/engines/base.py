@@ -74,12 +74,19 @@ class Across(NamedTuple):
     `shards` and `tensors` take an array and "sum" or "max". `shards` [T] is given one number for each tensor and adds
     what others measured of the same tensor; a tensor of which all have a copy is left as it is. `tensors` [1] is given
     what all tensors here sum up to, and adds the tensors that only others have; `counted` [T] puts 0 for those here
-    that others count. All processes make the same calls in the same order.
+    that others count. All processes make the same calls in the same order. `some` gives the same for the tensors at
+    these places, where it is not the same for any; `others` says whether others may have tensors that are not here.
     """
 
     shards: Callable[[Operand, str], Array]
     tensors: Callable[[Operand, str], Array]
     counted: Callable[[Operand], Array] = _all_count
+    some: Callable[[list[int]], Across] | None = None
+    others: bool = True
+
+    def only(self, indices: list[int] | None) -> Across:
+        """How to sum up for the tensors at `indices`; None for all."""
+        return self if indices is None or self.some is None else self.some(indices)
 
 
 class Slot:

@@ -102,7 +102,7 @@ class Column:
     def segments(self, shapes: Sequence[tuple[int, ...]], gradients: Gradients) -> list[Segments]:
         """The segments of each stage, for gradients of these shapes as they were measured."""
         sweep, groups = self.sweep, gradients.groups
-        if not shapes:
+        if not sweep.reads_shapes:
             return self._as_measured
         key = tuple(shapes), None if groups is None else tuple(groups)
         return self._segments.of(
@@ -149,21 +149,30 @@ class LineUp:
         self.tables = Tables()
         self._names = Names()
         self._columns = Layouts[list[list[Column]]]()
-        self._plain = None if self._reads_names or self._late else _columns_of_each(self.phases, (), False)
+        self._plain = None if self._reads_names or self._late else self._columns_of_each((), False, False, 0)
 
     def laid_out(self, gradients: Gradients, batch: Batch, engine: Engine, step: Step) -> list[list[Column]]:
         """For each phase its sweeps with the gradients that each is for; those with nothing to do are left out.
 
         Whatever could refuse after something was written refuses here.
         """
-        shared = gradients.across is not None
-        if self._plain is not None and not shared:
+        across, apart = gradients.across, len(gradients.tensors) if gradients.apart else 0
+        if self._plain is not None and across is None and not apart:
             return self._plain
         names = self._names.of(gradients) if self._reads_names else ()
-        found = self._columns.of((shared, names), lambda: _columns_of_each(self.phases, names, shared))
+        shared, others = across is not None, across is not None and across.others
+        found = self._columns.of(
+            (shared, others, apart, names),
+            lambda: self._columns_of_each(names, shared, others, apart),
+        )
         if self._late:
             self._refuse_late(found, gradients, batch, engine, step)
         return found
+
+    def _columns_of_each(self, names: tuple[str, ...], shared: bool, others: bool, apart: int) -> list[list[Column]]:
+        return [
+            list(_columns_of(number, phase, names, shared, others, apart)) for number, phase in enumerate(self.phases)
+        ]
 
     def _refuse_late(
         self, columns: list[list[Column]], gradients: Gradients, batch: Batch, engine: Engine, step: Step
@@ -177,16 +186,30 @@ class LineUp:
             refuse_nonfinite(gradients, batch, engine, step)
 
 
-def _columns_of_each(phases: Sequence[Phase], names: tuple[str, ...], shared: bool) -> list[list[Column]]:
-    return [list(_columns_of(number, phase, names, shared)) for number, phase in enumerate(phases)]
+def _columns_of(
+    number: int, phase: Phase, names: tuple[str, ...], shared: bool, others: bool, apart: int
+) -> Iterator[Column]:
+    """The columns of a phase; one for each of so many tensors where these are to be `apart` and a sweep lets them.
 
-
-def _columns_of(number: int, phase: Phase, names: tuple[str, ...], shared: bool) -> Iterator[Column]:
+    Where `others` may have what matches a pattern, they wait for what is here, even if that is nothing.
+    """
     matches = None if phase.names is None else list(map(phase.names.match, names))
     for place, sweep in enumerate(phase.sweeps):
         indices = None if matches is None else [i for i, match in enumerate(matches) if match == place]
-        if sweep is not None and (indices is None or indices):
-            yield Column((number, ALL if indices is None else place), _per_tensor(sweep) if shared else sweep, indices)
+        if sweep is None or (indices == [] and not others):
+            continue
+        key = number, ALL if indices is None else place
+        if apart and _of_rows_alone(sweep):
+            yield from (Column(key, sweep, [i]) for i in (range(apart) if indices is None else indices))
+        else:
+            yield Column(key, _per_tensor(sweep) if shared else sweep, indices)
+
+
+def _of_rows_alone(sweep: Sweep) -> bool:
+    """Whether rows are decided, and each tensor without the others and without a memory."""
+    return isinstance(sweep.leaf, Row) and not any(
+        isinstance(stage.scope, Global | Group) or stage.threshold.memory_rows() != {} for stage in sweep.stages
+    )
 
 
 def _per_tensor(sweep: Sweep) -> Sweep:

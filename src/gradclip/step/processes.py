@@ -17,7 +17,7 @@ def broken_after(parts: Iterable[Part], broken: Operand, gradients: Gradients) -
     for part in parts:
         measure = part.measure
         if across is not None:
-            measure = measure._replace(nonfinite=across.shards(part.counts, "sum"))
+            measure = measure._replace(nonfinite=across.only(part.indices).shards(part.counts, "sum"))
         broken = either(measure, broken, across)
     return broken
 

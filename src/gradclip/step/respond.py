@@ -40,7 +40,8 @@ class Answer:
     def warn_unmatched(self, line: LineUp, phases: list[list[Column]], gradients: Gradients) -> None:
         """Say once of a phase without gradients that no parameter has a name that any of its patterns matches."""
         for phase, columns in zip(line.phases, phases, strict=True):
-            if phase.names is not None and not columns and not self.warned_unmatched:
+            met = any(column.indices != [] for column in columns)
+            if phase.names is not None and not met and not self.warned_unmatched:
                 self.warned_unmatched = warn_unmatched(phase.names, gradients)
 
 
@@ -60,7 +61,8 @@ def respond(
     error = _error(alarms, answer.policy, engine, result.step, late) if action == RAISE else None
     here = action = action + isinstance(error, NonFiniteGradient)
     if across is not None and answer.stops:
-        action = in_any(action, parts[0][0].counts, parts[0][0].measure.xp, engine, across)
+        part = parts[0][0]
+        action = in_any(action, part.counts, part.measure.xp, engine, across.only(part.indices))
     if action >= RAISE:
         raise error if error is not None and here == action else _elsewhere(action > RAISE, result.step, late)
     skip = action == SKIP
