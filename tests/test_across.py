@@ -26,6 +26,7 @@ from gradclip import (
     Raise,
     Row,
     Rule,
+    Rules,
     SkipStep,
     Tensor,
     ZClip,
@@ -69,7 +70,10 @@ def across(rank: int, sharded: list[bool], rows: list[Together], columns: list[T
         summed = rows[row].reduce(column, np.where(sharded, array, 0.0), how)
         return np.where(sharded, summed, array)
 
-    return Across(shards, lambda array, how: columns[column].reduce(row, array, how))
+    def some(indices):
+        return across(rank, [sharded[index] for index in indices], rows, columns)
+
+    return Across(shards, lambda array, how: columns[column].reduce(row, array, how), some=some)
 
 
 def clip_together(rule, grid, sharded, **options):
@@ -239,6 +243,34 @@ def stopped(clipper, gradients):
         return "skipped" if clipper.clip_gradients(gradients, ENGINE).skipped else "taken"
     except (NonFiniteGradient, GradientAboveThreshold) as error:
         return type(error).__name__
+
+
+BY_NAME = [
+    Rules([("a", ClipGradByNorm(2.0)), ("*", ClipGradByGlobalNorm(3.0))]) >> ClipGradByGlobalNorm(1.0),
+    Rules([("b", ClipGradByValue(0.5)), ("*", ClipGradByNorm(2.0) >> ClipGradByGlobalNorm(1.0))]),
+    Rules([("a", None), ("c", ClipGradByGlobalNorm(1.0)), ("*", Rule(Tensor(), Linf(), Constant(1.0)))]),
+]
+
+
+@pytest.mark.parametrize("rule", BY_NAME, ids=repr)
+def test_rules_by_name_sum_up_what_has_these_names_anywhere(rule):
+    """The first process has shards of a and b, as the second; the third and fourth have copies of c. None has all."""
+    whole = {"a": np.array([3.0, 4.0]), "b": np.array([1.0, 2.0]), "c": np.array([6.0])}
+    alone = {name: array.copy() for name, array in whole.items()}
+    Clipper(rule).clip_gradients(Gradients(list(alone.values()), list(alone).__getitem__), ENGINE)
+    grid = [[{"a": [3.0], "b": [1.0]}, {"a": [4.0], "b": [2.0]}], [{"c": [6.0]}, {"c": [6.0]}]]
+    rows, columns = [Together(2), Together(2)], [Together(2), Together(2)]
+    found = [{name: np.array(values) for name, values in part.items()} for row in grid for part in row]
+
+    def work(rank):
+        sums = across(rank, [rank < 2] * len(found[rank]), rows, columns)
+        gradients = Gradients(list(found[rank].values()), list(found[rank]).__getitem__, across=sums)
+        Clipper(rule).clip_gradients(gradients, ENGINE)
+
+    at_once(work, 4)
+    for name in ("a", "b"):
+        np.testing.assert_allclose([found[0][name][0], found[1][name][0]], alone[name], rtol=1e-12)
+    assert [found[2]["c"], found[3]["c"]] == [pytest.approx(alone["c"], rel=1e-12)] * 2
 
 
 def test_a_count_of_another_process_is_heard_where_its_total_hides_it():

@@ -7,11 +7,13 @@ from unittest import mock
 import pytest
 
 import gradclip.step.decide
+import gradclip.step.layout
 import gradclip.step.nonfinite
 import gradclip.step.processes
 import gradclip.step.respond
 import test_across
 from gradclip import L2, AutoClip, ClipGradByValue, Constant, Raise, Rule, SkipStep, Tensor
+from gradclip.engines.base import Across
 from planting import Plant
 
 LAW = test_across.test_processes_decide_alike_what_one_process_would_decide
@@ -33,6 +35,16 @@ def refused_early(*arguments):
         LAW(*arguments)
 
 
+def met_here_alone(number, phase, names, spread, apart, columns_of=gradclip.step.layout._columns_of):
+    return columns_of(number, phase, names, spread and (spread[0], False), apart)
+
+
+def by_name(rule):
+    """The test of rules by name, in which with a bug one process waits in vain, or has the sums of other tensors."""
+    with mock.patch.object(test_across, "WAIT", 3.0):
+        test_across.test_rules_by_name_sum_up_what_has_these_names_anywhere(rule)
+
+
 PLANTS = [
     Plant("what was broken elsewhere is learnt", LAW, (BY_VALUE, "zero", "NaN"),
           gradclip.step.processes, "either", broken_here),
@@ -46,6 +58,10 @@ PLANTS = [
           gradclip.step.respond, "in_any", not_shared),
     Plant("one process refuses early", refused_early, (test_across.CHAINS[5], "raise", "NaN"),
           gradclip.step.nonfinite, "in_any", not_shared),
+    Plant("a pattern without a tensor here is left out", by_name, (test_across.BY_NAME[-1],),
+          gradclip.step.layout, "_columns_of", met_here_alone),
+    Plant("the sums of a pattern are those of all tensors", by_name, (test_across.BY_NAME[0],),
+          Across, "only", lambda self, indices: self),
 ]  # fmt: skip
 
 

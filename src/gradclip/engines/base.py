@@ -87,8 +87,8 @@ class Across(NamedTuple):
     that others count. All processes make the same calls in the same order.
 
     `together` makes the measure of all tensors of all processes of that of each here, where not all of these are spread
-    over the same processes. `splits` says that one tensor may have parts in several. `only` is the same for some of the
-    tensors, by their indices.
+    over the same processes. `splits` says that one tensor may have parts in several, `others` that others may have
+    tensors that are not here. `some` gives the same for the tensors at these places, where it is not the same for any.
     """
 
     shards: Callable[[Operand, str], Array]
@@ -96,11 +96,12 @@ class Across(NamedTuple):
     counted: Callable[[Operand], Array] = _all_count
     together: Callable[[Measure, Norm], Measure] | None = None
     splits: bool = True
-    only: Callable[[tuple[int, ...]], Across] | None = None
+    others: bool = True
+    some: Callable[[list[int]], Across] | None = None
 
-    def of(self, indices: Sequence[int]) -> Across:
-        """How to sum up for the tensors at `indices` alone."""
-        return self if self.only is None else self.only(tuple(indices))
+    def only(self, indices: list[int] | None) -> Across:
+        """How to sum up for the tensors at `indices`; None for all."""
+        return self if indices is None or self.some is None else self.some(indices)
 
 
 class Slot:

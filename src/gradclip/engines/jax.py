@@ -27,8 +27,9 @@ from gradclip.engines.base import (
     row_axes,
     rows_first,
 )
-from gradclip.engines.jax_measure import peaks, scaled_totals, totals, whole
+from gradclip.engines.jax_measure import PLAIN, peaks, scaled_totals, totals, whole
 from gradclip.engines.jax_numbers import is_narrow, ordered, power, root, taken, widened
+from gradclip.engines.jax_pieces import on_mesh
 from gradclip.engines.jax_scale import bounded, clamped, scaled
 from gradclip.engines.jax_shards import shardings_of, varying, whole_of_shards
 from gradclip.rules.arrays import Operand
@@ -204,7 +205,7 @@ class JaxEngine(Engine):
             total, nonfinite = peaks(batch.arrays)
             return Measure(total, nonfinite, FUNCTIONS)
         together = isinstance(scope, Global)
-        plain = norm.combine == "max" or (norm.p in (1.0, 2.0) and not self.holds_float64(batch))
+        plain = norm.combine == "max" or (norm.p <= PLAIN and not self.holds_float64(batch))
         if together and plain:
             shardings = shardings_of(batch.slots)
             if shardings:
@@ -227,6 +228,8 @@ class JaxEngine(Engine):
     def apply_(
         self, batch: JaxBatch, scope: Scope, coefficient: Array, zeroes: bool = True, enlarges: bool = True
     ) -> None:
+        if not batch.slots:
+            return
         kept = () if isinstance(scope, Global) else tuple(batch.axes(scope))
         _fill(batch.slots, scaled(batch.arrays, coefficient, zeroes, enlarges, kept, is_narrow()))
 
@@ -238,7 +241,8 @@ class JaxEngine(Engine):
             limits = jnp.stack([jnp.asarray(high), -jnp.asarray(low)])
             outside = jnp.any(total.reshape(-1, 2) > limits) | jnp.any(nonfinite > 0)
             mixed = len(set(map(varying, batch.arrays))) > 1  # then it differs between devices, and copies do not
-            _fill(batch.slots, clamped(batch.arrays, low, high, jnp.array(True) if mixed else outside))
+            spread = any(map(on_mesh, batch.arrays))  # all devices would wait for it
+            _fill(batch.slots, clamped(batch.arrays, low, high, jnp.array(True) if mixed or spread else outside))
         return Measure(total, nonfinite, FUNCTIONS)
 
     def map_(self, batch: JaxBatch, response: Response, low: Operand, high: Operand) -> None:

@@ -18,7 +18,13 @@ from jax import Array, lax
 
 from gradclip.engines.base import LARGEST, SMALLEST, Kept
 from gradclip.engines.jax_numbers import BITS, FLOAT32, NORMAL, magnitude, power, widened
-from gradclip.engines.jax_pieces import Piece, in_order, pieces_of, singly
+from gradclip.engines.jax_pieces import Piece, in_order, on_mesh, pieces_of, singly
+
+QUICK = (1.0, 2.0, math.inf)
+"""The orders of norms that are taken in float32 first."""
+
+PLAIN = 6.0
+"""Up to this order powers of what float32 holds, 2^-149 to 2^128, and their sums are normal numbers of float64."""
 
 LOST = 2.0**-100
 """Where n elements have a sum of n times this, the squares that float32 lost are below 2e-8 of it: 2^-126 / 2^-100."""
@@ -39,6 +45,8 @@ def whole(arrays: list[Array], p: float) -> Numbers:
 
     def quick(arrays: list[Array]) -> Numbers:
         pieces = pieces_of(arrays)
+        if not _branches(arrays, p):
+            return exact(pieces)
         first = _over(jnp.concatenate([_quick(piece.array, p, piece.axes) for piece in pieces]), p)
 
         def again(read: list[Array]) -> Numbers:
@@ -62,10 +70,17 @@ def totals(arrays: list[Array], p: float, kept: Rows = ()) -> Array:
 
     def quick(arrays: list[Array]) -> Array:
         pieces = pieces_of(arrays, kept)
+        if not _branches(arrays, p):
+            return _exact_totals(pieces, p)
         return in_order([_quick_or_exact(piece, p) for piece in pieces], pieces)
 
     found: Array = _on_each_platform(arrays, quick, exact)
     return found
+
+
+def _branches(arrays: list[Array], p: float) -> bool:
+    """Whether float32 is tried first; on a mesh all devices would have to agree on whether it was enough."""
+    return p in QUICK and not any(map(on_mesh, arrays))
 
 
 def _on_each_platform(arrays: list[Array], quick: Callable[..., Any], exact: Callable[..., Any]) -> Any:
@@ -124,8 +139,11 @@ def _peaks(x: Array, axes: tuple[int, ...]) -> Numbers:
     sizes = bits & np.iinfo(layout.integer).max
     finite = jnp.where(sizes < layout.exponent, sizes, 0)
     above, below = jnp.where(bits < 0, 0, finite), jnp.where(bits < 0, finite, 0)
-    zeros = (np.zeros((), layout.integer),) * 3
-    above, below, most = lax.reduce((above, below, sizes), zeros, lambda a, b: tuple(map(lax.max, a, b)), axes)
+    if on_mesh(x):  # one reduction of three would be three gatherings
+        above, below, most = (jnp.max(part, axes, initial=0) for part in (above, below, sizes))
+    else:
+        zeros = (np.zeros((), layout.integer),) * 3
+        above, below, most = lax.reduce((above, below, sizes), zeros, lambda a, b: tuple(map(lax.max, a, b)), axes)
     sides = lax.bitcast_convert_type(jnp.stack([above, below], -1).reshape(-1), x.dtype)
     broken = jnp.stack([most >= layout.exponent, jnp.zeros_like(most, bool)], -1)
     return widened(sides), broken.reshape(-1).astype(jnp.float64)
@@ -164,10 +182,20 @@ def _narrow(x: Array) -> Array:
 def _total(sizes: Array, p: float, axes: tuple[int, ...]) -> Array:
     """The totals over these axes, in a vector."""
     if math.isinf(p):
-        total = jnp.max(sizes, axis=axes, initial=0.0)
+        total = _largest(sizes, axes)
     else:
-        total = jnp.sum(sizes if p == 1.0 else sizes * sizes, axis=axes)
+        total = jnp.sum(sizes if p == 1.0 else sizes * sizes if p == 2.0 else power(sizes, p), axis=axes)
     return total.reshape(-1)
+
+
+def _largest(sizes: Array, axes: tuple[int, ...]) -> Array:
+    """The maxima over these axes; where one of several devices has NaN, their maximum may lose it."""
+    if not on_mesh(sizes):
+        return jnp.max(sizes, axis=axes, initial=0.0)
+    lost = jnp.isnan(sizes)
+    total = jnp.max(jnp.where(lost, 0.0, sizes), axis=axes, initial=0.0)
+    anywhere = jnp.max(lost.astype(sizes.dtype), axis=axes, initial=0.0)
+    return jnp.where(anywhere > 0, jnp.nan, total)
 
 
 def _kept(first: Array, size: float, p: float) -> Array:

@@ -1,14 +1,17 @@
 """What JAX arrays are measured in: large ones each by itself, small ones of a size side by side, as one array.
 
-A model has thousands of small arrays, and a program that reads each by itself takes minutes to compile.
+A model has thousands of small arrays, and a program that reads each by itself takes minutes to compile. On a mesh only
+those of one shape are put side by side, as they are: the compiler would send around one that is cut along another axis
+than its neighbour.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate, chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -41,6 +44,12 @@ class Piece(NamedTuple):
         return numbers.reshape(shape)
 
 
+def on_mesh(x: Array) -> bool:
+    """Whether `x` lies on a mesh of several devices, among which the compiler may have cut it."""
+    mesh: Any = jax.typeof(x).sharding.mesh
+    return any(mesh.shape[axis] > 1 for axis in mesh.auto_axes)
+
+
 def singly(arrays: Sequence[Array], kept: Sequence[Kept | None] = ()) -> list[Piece]:
     """Each array by itself, as it lies; `kept` are the axes of the rows of each, or nothing."""
     return [_single(x, axes, place) for place, (x, axes) in enumerate(zip(arrays, _each(kept, arrays), strict=True))]
@@ -49,15 +58,19 @@ def singly(arrays: Sequence[Array], kept: Sequence[Kept | None] = ()) -> list[Pi
 def pieces_of(arrays: Sequence[Array], kept: Sequence[Kept | None] = ()) -> list[Piece]:
     """The arrays in pieces, the large ones first."""
     pieces: list[Piece] = []
-    groups: dict[tuple[object, tuple[int, int, int]], list[int]] = {}
+    groups: dict[tuple[object, tuple[int, ...], Kept], list[int]] = {}
+    whole = any(map(on_mesh, arrays))
     for place, (x, axes) in enumerate(zip(arrays, _each(kept, arrays), strict=True)):
         if x.size > SMALL:
             pieces.append(_single(x, axes, place))
+        elif whole:
+            groups.setdefault((x.dtype, x.shape, axes or ()), []).append(place)
         else:
-            groups.setdefault((x.dtype, around(x.shape, axes)), []).append(place)
-    for (_, shape), places in groups.items():
+            groups.setdefault((x.dtype, around(x.shape, axes), (1,)), []).append(place)
+    for (_, shape, axes), places in groups.items():
         stacked = jnp.stack([arrays[place].reshape(shape) for place in places])
-        pieces.append(Piece(stacked, (1, 3), tuple(places), shape[1]))
+        over = tuple(axis + 1 for axis in range(len(shape)) if axis not in axes)
+        pieces.append(Piece(stacked, over, tuple(places), around(shape, axes)[1]))
     return pieces
 
 

@@ -38,8 +38,13 @@ class Factor(NamedTuple):
 
     def at(self, place: Array, x: Array, kept: Kept | None, narrow: bool) -> Factor:
         """The number at `place`, or one for each row from there on, shaped to multiply the array."""
-        rows, shape = around(x.shape, kept)[1], along(x.shape, kept) if kept else ()
-        return Factor(*(sliced(part, place, rows, narrow).reshape(shape) for part in self))
+        rows = around(x.shape, kept)[1]
+        return Factor(*(sliced(part, place, rows, narrow) for part in self)).beside(x, kept)
+
+    def beside(self, x: Array, kept: Kept | None) -> Factor:
+        """The only number, or one for each row, shaped to multiply the array."""
+        shape = along(x.shape, kept) if kept else ()
+        return Factor(*(part.reshape(shape) for part in self))
 
 
 @partial(jax.jit, static_argnames=("zeroes", "enlarges", "kept", "narrow"), inline=True)
@@ -60,6 +65,8 @@ def scaled(
     if not kept:
         one = Factor(*(part[0] for part in factor))
         return [_product(x, one, zeroes, enlarges) for x in arrays]
+    if len(arrays) == 1:
+        return [_product(arrays[0], factor.beside(arrays[0], kept[0]), zeroes, enlarges)]
     places = accumulate((around(x.shape, axes)[1] for x, axes in zip(arrays, kept, strict=True)), initial=0)
     first = _first(coefficient)
     return [

@@ -174,9 +174,9 @@ class ReferenceEngine(Engine):
         parts = [segment for value, kept in zip(batch.values, axes, strict=True) for segment in _segments(value, kept)]
         if isinstance(scope, Global):
             parts = [np.concatenate([value.ravel() for value in batch.values])]
-        totals, scales = zip(*(_total(np.abs(part), norm) for part in parts), strict=True)
+        found = np.array([_total(np.abs(part), norm) for part in parts], float).reshape(-1, 2)
         nonfinite = np.array([np.count_nonzero(~np.isfinite(part)) for part in parts])
-        return Measure(np.array(totals), nonfinite, NUMPY, np.array(scales))
+        return Measure(found[:, 0], nonfinite, NUMPY, found[:, 1])
 
     def apply_(
         self, batch: NumpyBatch, scope: Scope, coefficient: np.ndarray, zeroes: bool = True, enlarges: bool = True

@@ -44,15 +44,25 @@ def across_axes(axes: tuple[str, ...], arrays: list[Array]) -> Across:
         """For each of `length` numbers, equally many for each array, whether this device adds its own."""
         counted = jnp.ones(len(arrays), bool)
         for axis in axes:
-            shards = jnp.asarray([axis in varying(array) for array in arrays])
+            shards = jnp.asarray([axis in varying(array) for array in arrays], bool)
             counted = counted & (shards | (lax.axis_index(axis) == 0))
-        return jnp.repeat(counted, length // len(arrays))
+        return jnp.repeat(counted, length // max(len(arrays), 1))
 
     def shards(array: Array, how: str) -> Array:
         if how == "max":
-            largest: Array = lax.pmax(array, axes)
-            return largest
+            return _largest(array, axes)
         total: Array = lax.psum(jnp.where(counts(len(array)), array, 0.0), axes)
         return total
 
-    return Across(shards, lambda array, how: array)
+    def some(indices: list[int]) -> Across:
+        return across_axes(axes, [arrays[index] for index in indices])
+
+    return Across(shards, lambda array, how: array, some=some, others=False)
+
+
+def _largest(array: Array, axes: tuple[str, ...]) -> Array:
+    """The maxima over the devices; where one of them has NaN, which a maximum of devices may lose, they are NaN."""
+    lost = jnp.isnan(array)
+    together = lax.pmax(jnp.concatenate([jnp.where(lost, 0.0, array), lost.astype(array.dtype)]), axes)
+    largest, anywhere = jnp.split(together, 2)
+    return jnp.where(anywhere > 0, jnp.nan, largest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -45,7 +46,7 @@ class Last(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """One stage of a part: what it decided for each of its G segments, and their sizes."""
+    """One stage of a part: what it decided for each of its G segments, their sizes, and their places."""
 
     part: Part
     norm: Array
@@ -53,6 +54,7 @@ class Stage(NamedTuple):
     coefficient: Array
     action: Array
     sizes: Array
+    place: Array | np.ndarray
 
 
 def nothing(dtype: DTypeLike) -> Last:
@@ -69,32 +71,67 @@ def last_of(result: Result, across: Across | None, dtype: DTypeLike) -> Last:
     """The arrays of `result`, alike on all devices that `across` sums over; the floats as `dtype`."""
     if not result.parts:
         return nothing(dtype)
-    stages = [stage for part in result.parts for stage in _stages(part, across)]
-    threshold, coefficient, action = (
-        jnp.concatenate([getattr(stage, name) for stage in stages]) for name in ("threshold", "coefficient", "action")
-    )
-    if not len(coefficient):  # rows of which there are none
+    found = {id(part): _stages(part, across) for part in result.parts}
+    every = _beside([stage for stages in found.values() for stage in stages])
+    if not every:  # rows of which there are none
         return nothing(dtype)
-    hardest, skipped = _first_smallest(coefficient), jnp.any(action == SKIP)
-    first, final = opening(result.parts), closing(result.parts)
-    heads = [_stages(part, across)[0] for part in first]
-    tails = [_stages(part, across)[stage] for part, stage in final]
+    threshold, coefficient = _hardest(every)
+    skipped, scaled, zeroed = (over_all(jnp.any, [s.action == action for s in every]) for action in (SKIP, SCALE, ZERO))
+    after = _overall([found[id(part)][stage] for part, stage in closing(result.parts)], after=True)
     return _typed(
-        _overall(heads, [stage.norm for stage in heads]),
-        jnp.where(skipped, 0.0, _overall(tails, [_after(stage) for stage in tails])),
-        threshold[hardest],
-        coefficient[hardest],
-        ~skipped & jnp.any((action == SCALE) | (action == ZERO)),
+        _overall([found[id(part)][0] for part in opening(result.parts)]),
+        jnp.where(skipped, 0.0, after),
+        threshold,
+        coefficient,
+        ~skipped & (scaled | zeroed),
         _nonfinite(result.parts, across),
         skipped,
         dtype,
     )
 
 
-def _first_smallest(values: Array) -> Array:
-    """The place of the smallest value; `argmin` of float64 cannot be compiled where JAX is limited to 32 bits."""
-    places = jnp.arange(len(values), dtype=jnp.int32)
-    return jnp.min(jnp.where(values == jnp.min(values), places, len(values) - 1))
+def _beside(stages: list[Stage]) -> list[Stage]:
+    """The stages with one more axis, along which those of tensors of one shape lie side by side.
+
+    So a few reductions read many of them; put behind one another, they would be gathered from the devices of a mesh.
+    """
+    alike: dict[object, list[Stage]] = {}
+    start = 0
+    for stage in stages:
+        if count := len(stage.place):
+            numbered = stage._replace(place=stage.place + np.int32(start))
+            alike.setdefault(_kind(stage.part, count), []).append(numbered)
+            start += count
+    return [
+        Stage(some[0].part, *map(jnp.stack, zip(*(stage[1:] for stage in some), strict=True)))
+        for some in alike.values()
+    ]
+
+
+def _kind(part: Part, count: int) -> object:
+    """What parts with as many segments, of tensors of the same shapes, have in common."""
+    return count, tuple(map(tuple, part.shapes))
+
+
+def over_all(reduce: Callable[[Array], Array], arrays: list[Array]) -> Array:
+    """`reduce` over the elements of all these arrays."""
+    return reduce(jnp.stack([reduce(array) for array in arrays]))
+
+
+def _hardest(stages: list[Stage]) -> tuple[Array, Array]:
+    """Threshold and coefficient of the first segment with the smallest coefficient.
+
+    `argmin` of float64 cannot be compiled where JAX is limited to 32 bits, and to take an element out of an array that
+    lies on several devices would gather it.
+    """
+    least, last = over_all(jnp.min, [s.coefficient for s in stages]), sum(s.norm.size for s in stages) - 1
+    first = over_all(jnp.min, [jnp.where(s.coefficient == least, s.place, last) for s in stages])
+    found = [stage.place == first for stage in stages]
+
+    def there(values: list[Array]) -> Array:
+        return over_all(jnp.sum, [jnp.where(at, value, 0.0) for at, value in zip(found, values, strict=True)])
+
+    return there([stage.threshold for stage in stages]), there([stage.coefficient for stage in stages])
 
 
 def _typed(
@@ -136,6 +173,8 @@ def _split(norm: Operand, dtype: DTypeLike) -> tuple[Array, Array]:
 def _stages(part: Part, across: Across | None) -> list[Stage]:
     """The stages of a part; by value each device decides for what it has, so here the hardest decision counts."""
     found = []
+    if across is not None:
+        across = across.only(part.indices)
     for decision, segments in zip(part.plan.decisions, part.segments, strict=True):
         decided: tuple[Operand, ...] = decision
         if across is not None and part.sweep.elementwise:
@@ -146,8 +185,29 @@ def _stages(part: Part, across: Across | None) -> list[Stage]:
             )
         norm, threshold, coefficient, action, _ = decided
         sizes = jnp.asarray(segments.sizes, float) if segments.sizes else jnp.ones_like(norm)
-        found.append(Stage(part, norm, jnp.broadcast_to(threshold, norm.shape), coefficient, action, sizes))
+        place = np.arange(len(norm), dtype=np.int32)
+        found.append(Stage(part, norm, jnp.broadcast_to(threshold, norm.shape), coefficient, action, sizes, place))
     return found
+
+
+def _overall(stages: list[Stage], after: bool = False) -> Array:
+    """The norm of the whole from those of its segments, without leaving float64 on the way; see `Result`."""
+    every = _beside(stages)
+    if not every:
+        return jnp.zeros(())
+    norms = [_after(stage) if after else stage.norm for stage in every]
+    kinds = {stage.part.sweep.stages[0].norm for stage in stages}
+    norm = kinds.pop() if len(kinds) == 1 else Linf()
+    lost = over_all(jnp.any, [jnp.isnan(each) for each in norms])  # a maximum over devices may lose it
+    peak = jnp.where(lost, jnp.nan, over_all(jnp.max, norms))
+    if norm.combine == "max" or sum(each.size for each in norms) == 1:
+        return peak
+    safe = jnp.where((peak > 0) & jnp.isfinite(peak), peak, 1.0)
+    powers = [power(each / safe, norm.p) for each in norms]
+    if isinstance(norm, RMS):
+        size = over_all(jnp.sum, [stage.sizes for stage in every])
+        powers = [each * (stage.sizes / size) for each, stage in zip(powers, every, strict=True)]
+    return safe * power(over_all(jnp.sum, powers), 1.0 / norm.p)
 
 
 def _after(stage: Stage) -> Array:
@@ -155,26 +215,14 @@ def _after(stage: Stage) -> Array:
     return jnp.where(stage.coefficient == 0.0, 0.0, stage.norm * stage.coefficient)
 
 
-def _overall(stages: list[Stage], norms: list[Array]) -> Array:
-    """The norm of the whole from those of its segments, without leaving float64 on the way; see `Result`."""
-    if not stages:
-        return jnp.zeros(())
-    values, sizes = jnp.concatenate(norms), jnp.concatenate([stage.sizes for stage in stages])
-    kinds = {stage.part.sweep.stages[0].norm for stage in stages}
-    norm = kinds.pop() if len(kinds) == 1 else Linf()
-    peak = jnp.max(values)
-    if norm.combine == "max" or len(values) == 1:
-        return peak
-    safe = jnp.where((peak > 0) & jnp.isfinite(peak), peak, 1.0)
-    weights: Array | float = sizes / jnp.sum(sizes) if isinstance(norm, RMS) else 1.0
-    return safe * power(jnp.sum(power(values / safe, norm.p) * weights), 1.0 / norm.p)
-
-
 def _nonfinite(parts: list[Part], across: Across | None) -> Array:
-    """The non-finite tensors (or rows) of the phase that has most of them."""
-    phases: dict[int, Array] = {}
+    """The non-finite tensors (or rows) of the phase that has most of them; one that devices share counts once."""
+    phases: dict[int, dict[object, list[Array]]] = {}
     for part in parts:
         count: Operand = part.measure.nonfinite
-        count = count if across is None else across.shards(count, "sum")
-        phases[part.key[0]] = phases.get(part.key[0], 0.0) + jnp.sum(count)
-    return jnp.max(jnp.stack(list(phases.values())))
+        if across is not None:
+            shared: Operand = across.only(part.indices).shards(count, part.sweep.norm.combine)
+            count = jnp.minimum(shared, 1.0)
+        phases.setdefault(part.key[0], {}).setdefault(_kind(part, len(count)), []).append(count)
+    counts = [over_all(jnp.sum, [jnp.stack(some) for some in alike.values()]) for alike in phases.values()]
+    return jnp.max(jnp.stack(counts))

@@ -15,6 +15,7 @@ from gradclip.clipper import Clipper
 from gradclip.engines.base import SMALLEST, Slot
 from gradclip.engines.jax import JAX
 from gradclip.engines.jax_numbers import in_float64
+from gradclip.engines.jax_pieces import on_mesh
 from gradclip.errors import shown
 from gradclip.optax.across import across_axes, refuse_mixed
 from gradclip.optax.last import last_of, nothing
@@ -231,13 +232,15 @@ class Door:
         clipper.memory = memory_of(state)
         slots = places.slots(arrays)
         weights, moments = others["weights"], others["moments"]
+        weight_slots = None if weights is None else list(map(Slot, weights))
         gradients = Gradients(
             slots,
             names.__getitem__,
-            weights=None if weights is None else lambda: [Slot(array) for array in weights],
+            weights=None if weight_slots is None else lambda: weight_slots,
             across=across,
             given={name: jnp.asarray(number, jnp.float64).reshape(1) for name, number in given.items()},
             moments=None if moments is None else lambda: moments,
+            apart=any(map(on_mesh, arrays)),
         )
         result = clipper.clip_gradients(gradients, JAX)
         after = state_of(clipper.memory, last_of(result, across, dtype), dtype)

@@ -72,7 +72,7 @@ def across(parameters: list[PaddleTensor], model: Any, others: list[Any]) -> Acr
     def only(indices: Sequence[int]) -> Across:
         return across([parameters[i] for i in indices], model, others)
 
-    return Across(shards, tensors, counted, only=only)
+    return Across(shards, tensors, counted, some=only)
 
 
 def _chosen(array: Array, chosen: np.ndarray, function: Callable[[PaddleTensor], PaddleTensor]) -> Array:

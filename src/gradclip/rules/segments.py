@@ -38,7 +38,8 @@ def segments(
     if isinstance(scope, Row):
         of_tensor = []
     index = None if scope == leaf else [of for of, n in zip(of_tensor, rows, strict=True) for _ in range(n)]
-    count = sum(rows) if isinstance(scope, Row) else max(of_tensor, default=-1) + 1
+    least = 1 if isinstance(scope, Global) else 0
+    count = sum(rows) if isinstance(scope, Row) else max(of_tensor, default=least - 1) + 1
     return Segments(count, index, _sizes(index, count, shapes, rows, scope) if sized else ())
 
 

@@ -299,14 +299,12 @@ def combined(
 
 
 def summed_up(measure: Measure, rule: Rule, reduce: Callable[[Operand, str], Array]) -> Measure:
-    """`measure` with what other processes measured of the same segments."""
-    total, scale = measure.total, measure.scale
+    """`measure` with what other processes measured of the same segments, its counts only so far as they are not 0."""
+    total, scale, how = measure.total, measure.scale, rule.norm.combine
     if not isinstance(scale, float):
         scale = reduce(scale, "max")
         total = _rescaled(measure, rule, scale)
-    return measure._replace(
-        total=reduce(total, rule.norm.combine), nonfinite=reduce(measure.nonfinite, "sum"), scale=scale
-    )
+    return measure._replace(total=reduce(total, how), nonfinite=reduce(measure.nonfinite, how), scale=scale)
 
 
 def _rescaled(measure: Measure, rule: Rule, scale: Array) -> Array:

@@ -24,7 +24,8 @@ class Gradients(NamedTuple):
     `across` says how to sum up over processes that hold other parts of the gradients. `given` are numbers beside the
     gradients that a rule may read, by name: floats, or arrays [1] of the engine. `moments()` are the second
     moments that the optimizer has of each gradient, None for one that it has not seen yet. `overflow` is above 0 where
-    a loss scaler leaves the step out.
+    a loss scaler leaves the step out. `apart` asks that rules of rows decide each tensor by itself, where they can: the
+    numbers of its rows stay where the tensor lies, and are not put beside those of others.
     """
 
     tensors: list[Gradient]
@@ -36,6 +37,7 @@ class Gradients(NamedTuple):
     given: Mapping[str, Operand] = {}
     moments: Callable[[], list[Gradient]] | None = None
     overflow: Operand = None
+    apart: bool = False
 
     def names(self) -> tuple[str, ...]:
         """The name of each gradient."""
@@ -48,8 +50,8 @@ class Gradients(NamedTuple):
             tensors=[self.tensors[i] for i in indices],
             name=partial(_name_at, name, indices),
             groups=None if groups is None else [groups[i] for i in indices],
+            across=None if self.across is None else self.across.only(indices),
             weights=_some_of(self.weights, indices),
-            across=None if self.across is None else self.across.of(indices),
             moments=_some_of(self.moments, indices),
         )
 

@@ -156,7 +156,7 @@ class LineUp:
         self.tables = Tables()
         self._names = Names()
         self._columns = Layouts[list[list[Column]]]()
-        self._plain = None if self._reads_names or self._late else _columns_of_each(self.phases, (), None)
+        self._plain = None if self._reads_names or self._late else self._columns_of_each((), None, 0)
 
     def _mixes_rows(self) -> bool:
         """Whether rows are measured for a stage that takes several together."""
@@ -169,15 +169,20 @@ class LineUp:
 
         Whatever could refuse after something was written refuses here.
         """
-        across = gradients.across
-        if self._plain is not None and across is None:
+        across, apart = gradients.across, len(gradients.tensors) if gradients.apart else 0
+        if self._plain is not None and across is None and not apart:
             return self._plain
         names = self._names.of(gradients) if self._reads_names else ()
-        splits = None if across is None else across.splits
-        found = self._columns.of((splits, names), lambda: _columns_of_each(self.phases, names, splits))
+        spread = None if across is None else (across.splits, across.others)
+        found = self._columns.of((spread, apart, names), lambda: self._columns_of_each(names, spread, apart))
         if self._late:
             self._refuse_late(found, gradients, batch, engine, step)
         return found
+
+    def _columns_of_each(
+        self, names: tuple[str, ...], spread: tuple[bool, bool] | None, apart: int
+    ) -> list[list[Column]]:
+        return [list(_columns_of(number, phase, names, spread, apart)) for number, phase in enumerate(self.phases)]
 
     def _refuse_late(
         self, columns: list[list[Column]], gradients: Gradients, batch: Batch, engine: Engine, step: Step
@@ -200,21 +205,32 @@ def _remembered(phases: Sequence[Phase]) -> Iterator[tuple[Key, list[str]]]:
                     yield (number, ALL if phase.names is None else place, position), list(names)
 
 
-def _columns_of_each(phases: Sequence[Phase], names: tuple[str, ...], splits: bool | None) -> list[list[Column]]:
-    """The columns; `splits` says whether processes have parts of one tensor, or tensors of their own, None of neither.
+def _columns_of(
+    number: int, phase: Phase, names: tuple[str, ...], spread: tuple[bool, bool] | None, apart: int
+) -> Iterator[Column]:
+    """The columns of a phase; one for each of so many tensors where these are to be `apart` and a sweep lets them.
 
-    Where they have tensors of their own, there is a column for those that others have alone.
+    `spread` says whether processes split tensors, and whether they may have others, as `Across` does; None where there
+    are none. Those that may have others wait for what is here of a pattern, even if that is nothing.
     """
-    return [list(_columns_of(number, phase, names, splits)) for number, phase in enumerate(phases)]
-
-
-def _columns_of(number: int, phase: Phase, names: tuple[str, ...], splits: bool | None) -> Iterator[Column]:
+    splits, others = spread or (False, False)
     matches = None if phase.names is None else list(map(phase.names.match, names))
     for place, sweep in enumerate(phase.sweeps):
         indices = None if matches is None else [i for i, match in enumerate(matches) if match == place]
-        if sweep is not None and (indices is None or indices or splits is False):
-            summed = sweep if splits is None else _per_tensor(sweep, splits)
-            yield Column((number, ALL if indices is None else place), summed, indices)
+        if sweep is None or (indices == [] and not others):
+            continue
+        key = number, ALL if indices is None else place
+        if apart and _of_rows_alone(sweep):
+            yield from (Column(key, sweep, [i]) for i in (range(apart) if indices is None else indices))
+        else:
+            yield Column(key, sweep if spread is None else _per_tensor(sweep, splits), indices)
+
+
+def _of_rows_alone(sweep: Sweep) -> bool:
+    """Whether rows are decided, and each tensor without the others and without a memory."""
+    return isinstance(sweep.leaf, Row) and not any(
+        isinstance(stage.scope, Global | Group) or stage.threshold.memory_rows() != {} for stage in sweep.stages
+    )
 
 
 def _per_tensor(sweep: Sweep, splits: bool) -> Sweep:

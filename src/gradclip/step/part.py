@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import groupby
+from operator import attrgetter
 from typing import NamedTuple
 
 from gradclip.engines.base import Engine, Measure
 from gradclip.rules.arrays import SCALARS, Array, Operand
 from gradclip.rules.norm import RMS, Linf, Norm
-from gradclip.rules.scope import Element, Row, Scope, Tensor, rows_of
+from gradclip.rules.scope import Element, Global, Row, Scope, Tensor, rows_of
 from gradclip.rules.segments import Segments, segment_names, segments
 from gradclip.rules.sweep import Sweep
 from gradclip.step.decide import Decision, Plan, norm_of, sides
@@ -29,7 +31,7 @@ class Part(NamedTuple):
     `key` is the number of the phase and that of the pattern, `ALL` where there are no patterns. A part outlives its
     step, so it knows the names and shapes of the gradients and holds none of them. `owners` says for each stage whose
     its segments are, where its threshold remembers. `each` is the measure of each tensor, if it was asked for where the
-    sweep needs that of all together.
+    sweep needs that of all together. `indices` are the places of the gradients, None for all.
     """
 
     key: tuple[int, int]
@@ -42,6 +44,7 @@ class Part(NamedTuple):
     segments: list[Segments]
     owners: Sequence[Owners] = ()
     each: Measure | None = None
+    indices: list[int] | None = None
 
     @property
     def counts(self) -> Array:
@@ -81,20 +84,27 @@ def with_arrays(part: Part, change: Callable[[Array], Array]) -> Part:
 
 
 def opening(parts: Sequence[Part]) -> list[Part]:
-    """The parts of the first phase."""
-    return [part for part in parts if part.key[0] == 0]
+    """The parts of the first phase, if they have segments."""
+    return [
+        part
+        for part in parts
+        if part.key[0] == 0 and (part.indices != [] or any(isinstance(s.scope, Global) for s in part.sweep.stages))
+    ]
 
 
 def closing(parts: Sequence[Part]) -> list[tuple[Part, int]]:
-    """The last stages that measure a norm of the first ones, each with its part: one for all or for each pattern."""
-    latest: dict[int, tuple[Part, int]] = {}
+    """The last stages that measure a norm of the first ones, each with its part: those of all or of each pattern."""
+    latest: dict[int, list[tuple[Part, int]]] = {}
     first = {(part.sweep.elementwise, part.sweep.norm) for part in opening(parts)}
-    for part in parts:
-        same = [i for i, stage in enumerate(part.sweep.stages) if (part.sweep.elementwise, stage.norm) in first]
-        if same:
-            latest = {} if part.key[1] == ALL else latest
-            latest[part.key[1]] = part, same[-1]
-    return list(latest.values())
+    for (_, pattern), alike in groupby(parts, key=attrgetter("key")):
+        found = []
+        for part in alike:
+            same = [i for i, stage in enumerate(part.sweep.stages) if (part.sweep.elementwise, stage.norm) in first]
+            found += [(part, same[-1])] if same else []
+        if found:
+            latest = {} if pattern == ALL else latest
+            latest[pattern] = found
+    return [pair for found in latest.values() for pair in found]
 
 
 def actions_of(part: Part, engine: Engine) -> set[float]:

@@ -40,7 +40,8 @@ class Answer:
     def warn_unmatched(self, line: LineUp, phases: list[list[Column]], gradients: Gradients) -> None:
         """Say once of a phase without gradients that no parameter has a name that any of its patterns matches."""
         for phase, columns in zip(line.phases, phases, strict=True):
-            if phase.names is not None and not columns and not self.warned_unmatched:
+            met = any(column.indices != [] for column in columns)
+            if phase.names is not None and not met and not self.warned_unmatched:
                 self.warned_unmatched = warn_unmatched(phase.names, gradients)
 
 

@@ -71,7 +71,7 @@ def run(clipper: Runs, gradients: Gradients, result: Result) -> bool:
         gradients, settle = carry(gradients, result, engine, clipper.carried)
         batch = gathered(engine, gradients, line.tables)
     phases, broken = line.laid_out(gradients, batch, engine, step), None
-    if not all(phases):
+    if not all(phases) or gradients.across is not None:
         clipper.answer.warn_unmatched(line, phases, gradients)
     for number, columns in enumerate(phases):
         founds = []
@@ -116,4 +116,6 @@ def decided(clipper: Runs, column: Column, found: Read, broken: Operand, step: S
     plan = decide(measure, sweep.stages, segments, states, terms, found.weights)
     if lifted:
         plan = plan._replace(coefficient=plan.coefficient.item())
-    return Part(column.key, sweep, gradients.name, shapes, divisor, measure, plan, segments, owners, found.each)
+    return Part(
+        column.key, sweep, gradients.name, shapes, divisor, measure, plan, segments, owners, found.each, column.indices
+    )

@@ -65,10 +65,13 @@ class SpreadOver:
 
     def _across(self, own: Sequence[Ranks | None], scaled: bool) -> Across:
         @cache
-        def only(indices: tuple[int, ...]) -> Across:
+        def at(indices: tuple[int, ...]) -> Across:
             return self._across([own[i] for i in indices], scaled)
 
-        return Across(_as_it_is, self._in_any, together=_Together(self, own, scaled), splits=False, only=only)
+        def some(indices: list[int]) -> Across:
+            return at(tuple(indices))
+
+        return Across(_as_it_is, self._in_any, together=_Together(self, own, scaled), splits=False, some=some)
 
     def has(self, name: str) -> bool:
         """Whether each process of a group has a parameter of its own under this name."""
