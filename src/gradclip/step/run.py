@@ -71,7 +71,7 @@ def run(clipper: Runs, gradients: Gradients, result: Result) -> bool:
         gradients, settle = carry(gradients, result, engine, clipper.carried)
         batch = gathered(engine, gradients, line.tables)
     phases, broken = line.laid_out(gradients, batch, engine, step), None
-    if not all(phases) or gradients.across is not None:
+    if not all(phases) or (gradients.across is not None and gradients.across.splits):
         clipper.answer.warn_unmatched(line, phases, gradients)
     for number, columns in enumerate(phases):
         founds = []
