@@ -272,6 +272,21 @@ def a_fused_step_takes_the_coefficient_where_a_parameter_was_not_used():
     torch.testing.assert_close(*weights, rtol=1e-5, atol=1e-6)
 
 
+def what_one_process_cannot_clip_holds_nobody_up():
+    """The others hear of a norm that is no number and write nothing; the one that cannot clip raises."""
+    for options in ({"pipeline": dist.group.WORLD}, {"groups": {"w": dist.group.WORLD}}):
+        weight = nn.Parameter(torch.ones(2, 2))
+        weight.grad = torch.full((2, 2), 3.0)
+        clipper = Clipper(ClipGradByGlobalNorm(1.0), **options)
+        if dist.get_rank() == 0:
+            weight.grad = torch.ones(3).as_strided((2, 2), (1, 1))  # whose elements overlap in memory
+            with pytest.raises(TypeError, match="'w' cannot be clipped"):
+                clipper.clip_({"w": weight})
+            continue
+        assert math.isnan(clipper.clip_({"w": weight}).norm_before)
+        assert weight.grad.tolist() == [[3.0, 3.0], [3.0, 3.0]]
+
+
 CASES = {
     case.__name__: case
     for case in (
@@ -286,6 +301,7 @@ CASES = {
         a_copy_of_a_clipper_and_of_its_result_knows_no_processes,
         a_grad_scaler_and_two_optimizers_step_as_in_one_process,
         a_fused_step_takes_the_coefficient_where_a_parameter_was_not_used,
+        what_one_process_cannot_clip_holds_nobody_up,
     )
 }
 

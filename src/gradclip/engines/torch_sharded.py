@@ -98,15 +98,22 @@ class ShardedEngine(Engine):
 
     What is measured is reduced over the `sets` of processes. `apart` says that nothing but the coefficient of a segment
     depends on its measure: then elements, and rows of which no process has only a part, are left to those that have
-    them.
+    them. `beside` says that processes with tensors of their own wait for what is reduced.
     """
 
     reduces = True
 
     def __init__(
-        self, inner: Engine, sets: Sequence[Ranks], device: torch.device, apart: bool = False, listeners: int = 0
+        self,
+        inner: Engine,
+        sets: Sequence[Ranks],
+        device: torch.device,
+        apart: bool = False,
+        listeners: int = 0,
+        beside: bool = False,
     ) -> None:
         self.inner, self.sets, self.device, self.apart, self.listeners = inner, sets, device, apart, listeners
+        self.beside = beside
         self.name, self.waits, self.moves = inner.name, inner.waits, inner.moves
         self.clamps, self.xp = inner.clamps, inner.xp
         self.values = PortionValues(inner)
@@ -243,9 +250,16 @@ class ShardedEngine(Engine):
     ) -> tuple[list[Lot], torch.Tensor]:
         """The lots over all processes and the flags; raises on all where one refuses, if it can be known."""
         found, heard = reduced(lots, [part.batch.route for part in measured], self.sets, flags)
-        _raise_own(measured, self.waits)
+        if not self.beside:
+            _raise_own(measured, self.waits)
+        refusing = [part.batch.refusal is not None for part in measured]
+        if any(refusing):  # others wait for the totals: they keep their gradients, and this process raises then
+            found = [
+                lot._replace(totals=torch.full_like(lot.totals, math.nan)) if refuses else lot
+                for lot, refuses in zip(found, refusing, strict=True)
+            ]
         if not self.waits:
-            if bool(heard[REFUSED] > 0):
+            if bool(heard[REFUSED] > 0) and not any(refusing):
                 raise RefusedElsewhere(REFUSED_ELSEWHERE)
             if bool(heard[MOVED] > 0):
                 raise LiesOtherwise

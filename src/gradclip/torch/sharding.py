@@ -95,7 +95,8 @@ class Sharding:
 
     def engine(self, inner: Engine, apart: bool) -> ShardedEngine:
         """The engine for the portions; `inner` is the one for what is here."""
-        return ShardedEngine(inner, self.sets, self.like.device, apart and not self.listeners, self.listeners)
+        apart, beside = apart and not self.listeners, self.across is not None
+        return ShardedEngine(inner, self.sets, self.like.device, apart, self.listeners, beside)
 
     def _agree(self) -> None:
         """Find out how the gradients lie, also those that this process does not have, and who speaks for each."""
