@@ -11,12 +11,12 @@ from typing import Protocol
 
 import numpy as np
 
-from gradclip.engines.base import Batch, Engine
+from gradclip.engines.base import Batch, Engine, UnsupportedGradient
 from gradclip.rules.arrays import SCALARS, Operand
 from gradclip.rules.threshold import Step
 from gradclip.step.carry import carry
 from gradclip.step.decide import Terms, decide_sweep
-from gradclip.step.gradients import Gradients, gathered, gathered_once, refuse_missing
+from gradclip.step.gradients import Gradients, gathered, gathered_once, refuse_missing, refused
 from gradclip.step.layout import Column, LineUp
 from gradclip.step.measure import NONE, Read, numbers_of, read
 from gradclip.step.memory import Memories
@@ -86,7 +86,7 @@ def run(clipper: Runs, gradients: Gradients, result: Result) -> bool:
             break
         for part, found in parts:
             if not found.written:
-                clipper.write(part, found.batch, engine)
+                written(clipper, part, found, engine)
             if found.finish is not None:
                 found.finish()
         batch = None
@@ -99,6 +99,14 @@ def run(clipper: Runs, gradients: Gradients, result: Result) -> bool:
     if line.carries:
         clipper.carried |= settle()
     return reads
+
+
+def written(clipper: Runs, part: Part, found: Read, engine: Engine) -> None:
+    """A part is written; what an engine had to refuse, and others had to hear of first, is refused by its name."""
+    try:
+        clipper.write(part, found.batch, engine)
+    except UnsupportedGradient as error:
+        raise refused(found.gradients, error) from None
 
 
 def decided(clipper: Runs, column: Column, found: Read, broken: Operand, step: Step, engine: Engine) -> Part:
