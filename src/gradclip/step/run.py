@@ -85,8 +85,11 @@ def run(clipper: Runs, gradients: Gradients, result: Result) -> bool:
         if reads and respond(parts, clipper.answer, engine, result, gradients.across, listeners > 0):
             break
         for part, found in parts:
-            if not found.written:
-                written(clipper, part, found, engine)
+            try:
+                if not found.written:
+                    clipper.write(part, found.batch, engine)
+            except UnsupportedGradient as error:  # which others had to hear of first
+                raise refused(found.gradients, error) from None
             if found.finish is not None:
                 found.finish()
         batch = None
@@ -99,14 +102,6 @@ def run(clipper: Runs, gradients: Gradients, result: Result) -> bool:
     if line.carries:
         clipper.carried |= settle()
     return reads
-
-
-def written(clipper: Runs, part: Part, found: Read, engine: Engine) -> None:
-    """A part is written; what an engine had to refuse, and others had to hear of first, is refused by its name."""
-    try:
-        clipper.write(part, found.batch, engine)
-    except UnsupportedGradient as error:
-        raise refused(found.gradients, error) from None
 
 
 def decided(clipper: Runs, column: Column, found: Read, broken: Operand, step: Step, engine: Engine) -> Part:
