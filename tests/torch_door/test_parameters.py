@@ -5,6 +5,7 @@ import warnings
 import pytest
 import torch
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 import gradclip
 from gradclip.torch import Clipper, clip_grad_norm_
@@ -144,3 +145,12 @@ def test_a_skipped_step_in_the_explicit_form_leaves_the_optimizer_nothing_to_ste
         result = Clipper(RULE, on_nonfinite="skip").clip_(model)
     assert result.skipped
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_names_are_those_of_the_model_without_what_is_put_around_its_modules():
+    """`torch.compile` of a layer, and activation checkpointing, put a word into the names of its parameters."""
+    model = nn.Sequential(torch.compile(nn.Linear(2, 1)), checkpoint_wrapper(nn.Linear(1, 1)))
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    names = [row.name for row in Clipper(gradclip.ClipGradByNorm(1.0)).clip_(model).segments]
+    assert names == ["0.weight", "0.bias", "1.weight", "1.bias"]

@@ -75,7 +75,7 @@ def clip_grad_norm_(
     tensor(5.)
     """
     rule = _rule(max_norm, norm_type)
-    gradients, sharding = _gradients(parameters)
+    gradients, sharding = _gradients(parameters, f"clip_grad_norm_(..., {max_norm}, {norm_type})")
     if not gradients:
         return torch.tensor(0.0)
     engine, batch, measure = _measured(gradients, rule.norm, sharding)
@@ -179,12 +179,15 @@ def _global_rule(max_norm: float | None, norm_type: float | str) -> Rule:
     return Rule(GLOBAL, norm_of_order_or_word(norm_type), Constant(checked_limit(max_norm, "max_norm")))
 
 
-def _gradients(source: TensorOrTensors) -> tuple[list[Gradient], Sharding | None]:
-    """The gradients to clip, of parameters that have one; of sharded ones what is here, and what all know of them."""
+def _gradients(source: TensorOrTensors, terms: str) -> tuple[list[Gradient], Sharding | None]:
+    """The gradients to clip, of parameters that have one; of sharded ones what is here, and what all know of them.
+
+    `terms` are what all processes call it with, when they agree.
+    """
     tensors = _tensors(source)
     if not are_sharded(tensors):
         return _those_here(tensors), None
-    sharding = _shardings.of(chosen(TorchParameters(tensors), None), lambda: "clip_grad_norm_")
+    sharding = _shardings.of(chosen(TorchParameters(tensors), None), lambda: terms)
     return list(sharding.portions()), sharding
 
 

@@ -210,6 +210,9 @@ class AttachedClipper(Clipper):
         if not again:  # near its minimum LBFGS evaluates hardly different places
             self._pinned.watch(result, engine)
 
+    def _terms(self) -> str:
+        return f"{super()._terms()} and place={self.options.place!r}"
+
     def _moments(self, gradients: Gradients) -> list[Gradient]:
         """The second moments that the optimizers have of the gradients, as far as they are here."""
         if self._sharding is None:

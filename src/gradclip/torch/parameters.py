@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import re
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -41,7 +42,7 @@ def parameters_of(source: Any) -> TorchParameters:
     if isinstance(source, torch.Tensor):
         return TorchParameters([source])
     if isinstance(source, torch.nn.Module):
-        source = plain_module(source).named_parameters()
+        source = named(source)
     elif isinstance(source, Mapping):
         source = source.items()
     elif isinstance(source, torch.optim.Optimizer) or hasattr(source, "param_groups"):
@@ -129,7 +130,7 @@ class OptimizerNames:
         if id(self._tensors[index]) not in known and not self._looked_up:
             self._looked_up = True
             known.clear()
-            known.update({id(tensor): (name, tensor) for name, tensor in plain_module(self._model).named_parameters()})
+            known.update({id(tensor): (name, tensor) for name, tensor in named(self._model)})
         return known
 
 
@@ -141,6 +142,20 @@ def distinct(names: Iterable[str]) -> list[str]:
         seen[name] = seen.get(name, 0) + 1
         found.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
     return found
+
+
+def named(model: torch.nn.Module) -> list[tuple[str, torch.nn.Parameter]]:
+    """The parameters of a model by the names that they have without what is put around its modules."""
+    return [(unwrapped_name(name), parameter) for name, parameter in plain_module(model).named_parameters()]
+
+
+def unwrapped_name(name: str) -> str:
+    """The name of a parameter without what is put around the modules on the way to it."""
+    return WRAPPED.sub("", name)
+
+
+WRAPPED = re.compile(r"(_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module)\.")
+"""What `torch.compile`, activation checkpointing and FullyShardedDataParallel put into the names of parameters."""
 
 
 def plain_module(model: torch.nn.Module) -> torch.nn.Module:

@@ -8,15 +8,13 @@ from typing import Any, Protocol
 
 import torch
 
+from gradclip.torch.parameters import unwrapped_name
+
 
 class HasGroups(Protocol):
     """An optimizer, or what has its parameters in groups as one has."""
 
     param_groups: list[dict[str, Any]]
-
-
-WRAPPINGS = ("_orig_mod.", "module.")
-"""What `torch.compile` and data parallelism put before a name."""
 
 
 def parameters_in(optimizer: HasGroups) -> list[torch.Tensor]:
@@ -57,7 +55,5 @@ def distinct_names(names: dict[int, str]) -> dict[int, str]:
 
 
 def without_wrappings(name: str) -> str:
-    """The name without what wrappers of the model put before it."""
-    for wrapping in WRAPPINGS:
-        name = name.removeprefix(wrapping)
-    return name
+    """The name without what wrappers of the model and of its modules put into it."""
+    return unwrapped_name(name).removeprefix("module.")
