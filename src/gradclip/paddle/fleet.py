@@ -69,7 +69,10 @@ def across(parameters: list[PaddleTensor], model: Any, others: list[Any]) -> Acr
     def counted(array: Array) -> Array:
         return array if first.all() else _chosen(array, ~first, paddle.zeros_like)
 
-    return Across(shards, tensors, counted)
+    def some(indices: list[int]) -> Across:
+        return across([parameters[index] for index in indices], model, others)
+
+    return Across(shards, tensors, counted, some, bool(others))
 
 
 def _chosen(array: Array, chosen: np.ndarray, function: Callable[[PaddleTensor], PaddleTensor]) -> Array:
