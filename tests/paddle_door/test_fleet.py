@@ -1,4 +1,4 @@
-"""Under fleet's hybrid parallelism all processes clip by one norm: two of them, over gloo, on the CPU."""
+"""Under fleet's hybrid parallelism all processes clip by one norm: two of them, and four, over gloo, on the CPU."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ import math
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import FunctionType
 
+import numpy as np
 import pytest
 
+import paddle_hybrid_of_four
 from gradclip.paddle import ClipGradByGlobalNorm
 from paddle_eager import pairs_of, parameter
+from paddle_hybrid_of_four import POLICIES, RULES, SHAPES, STEPS, model, part_of, truth
 
 TESTS = Path(__file__).parent.parent
 # A product in float32, after two roundings to it.
@@ -21,8 +25,8 @@ CLOSE = 3 * 2.0**-24
 
 
 @pytest.fixture(scope="module")
-def ended():
-    """How each case ended in each process."""
+def every():
+    """How each case ended in each process, of two and of four."""
     path = os.pathsep.join([str(TESTS), str(TESTS.parent / "src"), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, str(TESTS / "paddle_hybrid.py")],
@@ -31,9 +35,14 @@ def ended():
         timeout=300,
         env={**os.environ, "PYTHONPATH": path},
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.splitlines()[-1])
-    return lambda case: [found[rank][case] for rank in ("0", "1")]
+    assert done.returncode == 0, done.stderr[-9000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def ended(every):
+    """How a case ended in each of two processes."""
+    return lambda case: [every["two"][rank][case] for rank in ("0", "1")]
 
 
 def moved(*numbers):
@@ -101,3 +110,126 @@ def test_inside_group_sharded_parallel_which_runs_on_accelerators_alone_a_clip_i
     step = FunctionType((lambda clip, pairs: clip(pairs)).__code__, module)
     with pytest.raises(NotImplementedError, match="slices"):
         step(clip, pairs_of(parameter(3.0)))
+
+
+GRIDS = pytest.mark.parametrize("grid", list(paddle_hybrid_of_four.GRIDS))
+TRUTH = {name: truth(rule, *map(model, range(STEPS))) for name, rule in RULES.items()}
+"""What one process does with the whole model in each step, in float64."""
+
+
+@pytest.fixture(scope="module")
+def four(every):
+    """How the cases of a grid ended in each of four processes; with a bug in them, if so."""
+    return lambda grid, *bug: [process[grid][bug[0]] if bug else process[grid] for process in every["four"]]
+
+
+def require_one(found):
+    """What all processes have."""
+    assert len(found) == 1, found
+    return found.pop()
+
+
+def require_moved(processes, case, whole, step=None):
+    """Each process has moved what it has of the whole, as far; what they measured of all has the same bits."""
+    found = [process[case] if step is None else process[case][step] for process in processes]
+    for process, ended in zip(processes, found, strict=True):
+        assert not ended["error"]
+        for name, moved in ended["moved"].items():
+            wanted = part_of(name, -np.asarray(whole.get(name, np.zeros(SHAPES[name]))), *process["mp"])
+            np.testing.assert_allclose(moved, wanted, rtol=CLOSE, err_msg=name)
+    return list(map(float.fromhex, require_one({tuple(ended["stages"][-1]) for ended in found})))
+
+
+def last_of(clipper, rounded=False):
+    """Norm and coefficient of all, where they were measured last; `rounded` to float32 before, if so."""
+    found = [segment for segment in clipper.last.segments if segment.name == "all"][-1]
+    return pytest.approx([found.norm_before, found.coefficient], rel=CLOSE if rounded else 1e-12, nan_ok=True)
+
+
+def require_true(processes, name):
+    """Step after step, a copy counts once, and thresholds remember the same bits on each process."""
+    steps, clipper = TRUTH[name]
+    for step, whole in enumerate(steps):
+        stage = require_moved(processes, name, whole, step)
+    assert stage == last_of(clipper, rounded=name == "by name")
+    memory = require_one({json.dumps(process[f"{name} remembers"]) for process in processes})
+    assert ("norms" in memory) == (name == "AutoClip")
+
+
+def require_same_memory(processes):
+    require_one({json.dumps(process["AutoClip remembers"]) for process in processes})
+
+
+def require_known(processes, policy):
+    """What one process alone has is known to all."""
+    name = require_one({name for process in processes for name in process["broken"]})
+    if policy in ("raise", "skip"):
+        for ended in (process[policy] for process in processes):
+            assert ended["error"] == ("NonFiniteGradient" if policy == "raise" else "")
+            assert ended["error"] or ended["skipped"]
+            assert not any(np.any(moved) for moved in ended["moved"].values())
+        return
+    whole = model()
+    whole[name].flat[0] = np.nan
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        (clipped,), clipper = truth(RULES["chain"], whole, on_nonfinite=policy)
+    assert require_moved(processes, policy, clipped) == last_of(clipper)
+
+
+def require_part(processes):
+    """The last stage of a pipeline, or the second shard, has no gradient, and takes part."""
+    has = {name for process in processes if not process["none"] for name in process["has"]}
+    (whole,), clipper = truth(RULES["chain"], {name: gradient for name, gradient in model().items() if name in has})
+    nothing = [{**process, "without": {**process["without"], "moved": {}}} for process in processes]
+    found = [none if process["none"] else process for process, none in zip(processes, nothing, strict=True)]
+    assert require_moved(found, "without", whole) == last_of(clipper)
+
+
+@GRIDS
+@pytest.mark.parametrize("name", RULES)
+def test_four_processes_clip_as_one_would(grid, name, four):
+    require_true(four(grid), name)
+
+
+@GRIDS
+def test_the_engine_of_accelerators_does_so_too(grid, four):
+    require_moved(four(grid), "operations", TRUTH["by name"][0][0])
+
+
+@GRIDS
+def test_some_of_four_processes_may_have_float64(grid, four):
+    require_moved(four(grid), "float64", TRUTH["chain"][0][0])
+
+
+@GRIDS
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_nan_of_one_of_four_is_known_to_all(grid, policy, four):
+    """Two have it where they have the same data: those of data parallelism."""
+    require_known(four(grid), policy)
+
+
+@GRIDS
+def test_a_process_of_four_without_a_gradient_takes_part(grid, four):
+    require_part(four(grid))
+
+
+COPY, PARTS, STAGES, ALONE = paddle_hybrid_of_four.PLANTS
+
+
+@pytest.mark.parametrize(
+    ("bug", "oracle", "given"),
+    [
+        *((bug, require_true, (name,)) for bug in (COPY, PARTS, STAGES) for name in ("global", "chain", "by name")),
+        (STAGES, require_same_memory, ()),
+        *((bug, require_moved, (case, TRUTH[name][0][0])) for bug in (PARTS, STAGES) for case, name in
+          (("operations", "by name"), ("float64", "chain"))),
+        *((PARTS, require_known, (policy,)) for policy in ("keep", "zero")),
+        *((ALONE, require_known, (policy,)) for policy in ("skip", "raise")),
+        (STAGES, require_part, ()),
+    ],
+    ids=lambda given: getattr(given, "__name__", None) or str(given)[:40],
+)  # fmt: skip
+def test_a_planted_bug_turns_the_oracle_of_four_red(bug, oracle, given, four):
+    with pytest.raises(AssertionError):
+        oracle(four("mp 2 x pp 2", bug), *given)

@@ -49,8 +49,8 @@ class Measure(NamedTuple):
 
     `scale` is above 0 and has the unit of the stored gradient; engines move it away from 1 where the plain power sum
     would leave the range of its type, then to `SMALLEST` where a segment is zero and `LARGEST` where it is not finite.
-    It is an array wherever a gradient is float64 and `combine` is "sum": processes that share gradients agree on that
-    before they measure.
+    It is an array wherever a gradient is float64 and `combine` is "sum"; among processes that have other tensors,
+    whose dtypes nobody here knows, `decide` takes it for one.
 
     `hard_clip` decides of this very measure what `decide` would for a threshold that is a number and the response
     `Rescale`, by an engine on which each operation of an array costs a launch. It takes the threshold, an array that

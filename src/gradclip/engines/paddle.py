@@ -116,6 +116,8 @@ class PaddleEngine(Engine):
                 raise UnsupportedGradient(index, NO_ORDER)
 
     def measure(self, batch: PaddleBatch, scope: Scope, norm: Norm) -> Measure:
+        if not batch.slots:
+            return _of_nothing(norm.combine == "sum" and norm.p not in (1.0, 2.0))
         if isinstance(scope, Element):
             return self._peaks(batch)
         parts = [_rows(batch, index, kept) for index, kept in enumerate(batch.axes(scope))]
@@ -192,6 +194,12 @@ def _near(numbers: np.ndarray, like: PaddleTensor) -> Wide:
 def dtype_name(value: PaddleTensor) -> str:
     """The dtype of a tensor or of a graph value, by name."""
     return str(convert_dtype(value.dtype)).replace("uint16", "bfloat16")
+
+
+def _of_nothing(scaled: bool) -> Measure:
+    """The measure of no gradients, with a scale for none of them if `scaled`."""
+    none = Wide(F.zeros([0], WIDE))
+    return Measure(none, none, FUNCTIONS, none if scaled else 1.0)
 
 
 AROUND = [0, 2]

@@ -131,6 +131,8 @@ class PaddleFunctions:
 
     @staticmethod
     def any(a: Wide) -> Wide:
+        if 0 in a.value.shape:
+            return Wide(F.full([1], False, "bool"))
         return Wide(F.reshape(F.max(F.cast(a.value, WIDE)), [1])) > 0.0
 
     @staticmethod

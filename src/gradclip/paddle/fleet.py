@@ -69,10 +69,10 @@ def across(parameters: list[PaddleTensor], model: Any, others: list[Any]) -> Acr
     def counted(array: Array) -> Array:
         return array if first.all() else _chosen(array, ~first, paddle.zeros_like)
 
-    def only(indices: Sequence[int]) -> Across:
-        return across([parameters[i] for i in indices], model, others)
+    def some(indices: Sequence[int]) -> Across:
+        return across([parameters[index] for index in indices], model, others)
 
-    return Across(shards, tensors, counted, some=only)
+    return Across(shards, tensors, counted, others=bool(others), some=some)
 
 
 def _chosen(array: Array, chosen: np.ndarray, function: Callable[[PaddleTensor], PaddleTensor]) -> Array:

@@ -294,6 +294,8 @@ def combined(
     total = xp.combine(total, index, segments.number, how)
     together = Measure(total, xp.combine(measure.nonfinite, index, segments.number, "sum"), xp, scale)
     if across is not None and isinstance(rule.scope, Global):
+        if across.others and how == "sum" and isinstance(scale, float):
+            together = together._replace(scale=xp.array([scale], total))  # tensors of others may be float64
         together = summed_up(together, rule, across.tensors)
     return together, index
 

@@ -106,7 +106,11 @@ def get_total_norm(
         raise TypeError(f"tensors is a tensor, or several, got {shown(tensors)}: give the gradients, p.grad of each")
     if not found:
         return torch.tensor(0.0)
-    sharding = agreed(TorchParameters(found), "get_total_norm", themselves=True) if are_sharded(found) else None
+    sharding = (
+        agreed(TorchParameters(found), f"get_total_norm of order {norm_type}", themselves=True)
+        if are_sharded(found)
+        else None
+    )
     gradients = found if sharding is None else sharding.portions()
     engine, batch, measure = _measured(gradients, rule.norm, sharding, unique=False)
     norm, _ = norm_and_coefficient(measure, rule)
