@@ -95,7 +95,7 @@ class Placed:
             if isinstance(placement, Shard | _StridedShard) and placement.dim % len(self.shape) == axis:
                 factor = int(placement.split_factor) if isinstance(placement, _StridedShard) else 1
                 size, place = self.mesh.size(dimension), self.coordinate[dimension]
-                found = torch.cat([_chunk(part, size, place) for part in _chunks(found, factor)])
+                found = torch.cat([_chunks(part, size)[place] for part in _chunks(found, factor)])
         return found
 
     def rows(self, kept: Kept | None) -> torch.Tensor:
@@ -105,7 +105,7 @@ class Placed:
             found = (found[:, None] * self.shape[axis] + self.indices(axis)).reshape(-1)
         return found
 
-    @property
+    @cached_property
     def local_shape(self) -> Shape:
         """The shape of what this process has."""
         return tuple(len(self.indices(axis)) for axis in range(len(self.shape)))
@@ -115,10 +115,6 @@ def _chunks(indices: torch.Tensor, number: int) -> Sequence[torch.Tensor]:
     """`indices` in so many parts as even as PyTorch makes them; the last ones may be empty."""
     size = max(1, math.ceil(len(indices) / number))
     return [indices[start * size : (start + 1) * size] for start in range(number)]
-
-
-def _chunk(indices: torch.Tensor, number: int, place: int) -> torch.Tensor:
-    return _chunks(indices, number)[place]
 
 
 class Portion(NamedTuple):

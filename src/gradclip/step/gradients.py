@@ -48,7 +48,7 @@ class Gradients(NamedTuple):
         name, groups = self.name, self.groups
         return self._replace(
             tensors=[self.tensors[i] for i in indices],
-            name=partial(_name_at, name, indices),
+            name=partial(name_at, name, indices),
             groups=None if groups is None else [groups[i] for i in indices],
             across=None if self.across is None else self.across.only(indices),
             weights=_some_of(self.weights, indices),
@@ -56,7 +56,8 @@ class Gradients(NamedTuple):
         )
 
 
-def _name_at(name: Callable[[int], str], indices: list[int], i: int) -> str:
+def name_at(name: Callable[[int], str], indices: list[int], i: int) -> str:
+    """The name of the i-th of those at `indices`."""
     return name(indices[i])
 
 

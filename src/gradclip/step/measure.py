@@ -17,8 +17,6 @@ from gradclip.step.gradients import Gradients, gathered, refused
 from gradclip.step.layout import Column, LineUp, gathered_weights
 from gradclip.step.moments import over_moments
 
-NONE: Mapping[str, Array] = {}
-
 
 class Read(NamedTuple):
     """What was read for a sweep.

@@ -19,24 +19,22 @@ def reduced(founds: Sequence[Read], columns: Sequence[Column], engine: Engine) -
     """What was read for the sweeps of a phase, as all processes have it."""
     pairs = list(zip(founds, columns, strict=True))
     asked = [n for n, (found, column) in enumerate(pairs) if engine.needs_others(found.batch, column.sweep.leaf)]
-    parts = [part for n in asked for part in _parts(*pairs[n])]
+    parts = [(n, part) for n in asked for part in _parts(*pairs[n])]
     if not parts:
         return list(founds)
     try:
-        answers = iter(engine.reduce(parts))
+        answers = iter(engine.reduce([part for _, part in parts]))
     except PartRefused as error:
-        read_by = [n for n in asked for _ in _parts(*pairs[n])]
-        raise refused(founds[read_by[error.place]].gradients, error) from None
+        raise refused(founds[parts[error.place][0]].gradients, error) from None
     whole = list(founds)
     for n in asked:
         found, column = pairs[n]
-        measure = each = next(answers)
-        if found.each is not None:
-            whole[n] = found._replace(
-                measure=together(engine, each, column.sweep, len(found.gradients.tensors)), each=each
-            )
-        else:
+        measure = next(answers)
+        if found.each is None:
             whole[n] = found._replace(measure=measure, weights=None if found.weights is None else next(answers))
+        else:
+            of_all = together(engine, measure, column.sweep, len(found.gradients.tensors))
+            whole[n] = found._replace(measure=of_all, each=measure)
     return whole
 
 

@@ -15,10 +15,10 @@ from gradclip.engines.base import Batch, Engine, UnsupportedGradient
 from gradclip.rules.arrays import SCALARS, Operand
 from gradclip.rules.threshold import Step
 from gradclip.step.carry import carry
-from gradclip.step.decide import Terms, decide_sweep
+from gradclip.step.decide import NOTHING, Terms, decide_sweep
 from gradclip.step.gradients import Gradients, gathered, gathered_once, refuse_missing, refused
 from gradclip.step.layout import Column, LineUp
-from gradclip.step.measure import NONE, Read, numbers_of, read
+from gradclip.step.measure import Read, numbers_of, read
 from gradclip.step.memory import Memories
 from gradclip.step.part import Part
 from gradclip.step.processes import broken_after
@@ -113,7 +113,7 @@ def decided(clipper: Runs, column: Column, found: Read, broken: Operand, step: S
     segments, owners = column.segments(shapes, gradients), column.owners(shapes, gradients, clipper.memories)
     states = clipper.memories.states_of(column.key, owners, measure) if line.adapts else column.blank
     divisor = gradients.divisor
-    given = numbers_of(gradients, measure) if gradients.given else NONE
+    given = numbers_of(gradients, measure) if gradients.given else NOTHING
     terms = Terms(line.policy, step, divisor, given, broken, gradients.across)
     decide = decide_quietly if isinstance(measure.total, np.ndarray) else decide_sweep
     plan = decide(measure, sweep.stages, segments, states, terms, found.weights)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from types import GeneratorType
 from typing import TYPE_CHECKING
@@ -75,7 +75,7 @@ def clip_grad_norm_(
     tensor(5.)
     """
     rule = _rule(max_norm, norm_type)
-    gradients, sharding = _gradients(parameters, f"clip_grad_norm_(..., {max_norm}, {norm_type})")
+    gradients, sharding = _gradients(parameters, lambda: f"clip_grad_norm_(..., {max_norm}, {norm_type})")
     if not gradients:
         return torch.tensor(0.0)
     engine, batch, measure = _measured(gradients, rule.norm, sharding)
@@ -183,24 +183,26 @@ def _global_rule(max_norm: float | None, norm_type: float | str) -> Rule:
     return Rule(GLOBAL, norm_of_order_or_word(norm_type), Constant(checked_limit(max_norm, "max_norm")))
 
 
-def _gradients(source: TensorOrTensors, terms: str) -> tuple[list[Gradient], Sharding | None]:
+def _gradients(source: TensorOrTensors, terms: Callable[[], str]) -> tuple[list[Gradient], Sharding | None]:
     """The gradients to clip, of parameters that have one; of sharded ones what is here, and what all know of them.
 
-    `terms` are what all processes call it with, when they agree.
+    `terms` says what all processes call it with, and is asked when they agree.
     """
     tensors = _tensors(source)
     if not are_sharded(tensors):
+        refuse_shards(tensors)
         return _those_here(tensors), None
-    sharding = _shardings.of(chosen(TorchParameters(tensors), None), lambda: terms)
+    sharding = _shardings.of(chosen(TorchParameters(tensors), None), terms)
     return list(sharding.portions()), sharding
 
 
 def _gradients_here(source: TensorOrTensors, by_value: bool = False) -> list[torch.Tensor]:
     """The gradients to clip as far as this process has them, where nobody has to hear of it."""
     tensors = _tensors(source)
-    found = _those_here(tensors)
     if not are_sharded(tensors):
-        return found
+        refuse_shards(tensors)
+        return _those_here(tensors)
+    found = _those_here(tensors)
     from gradclip.torch.sharding import local_of, refuse_unsummed
 
     if by_value:
@@ -209,11 +211,8 @@ def _gradients_here(source: TensorOrTensors, by_value: bool = False) -> list[tor
 
 
 def _tensors(source: TensorOrTensors) -> list[torch.Tensor]:
-    """The parameters, of which none is a piece that does not say whose."""
-    tensors = source if type(source) is list and source and isinstance(source[0], torch.Tensor) else _listed(source)
-    if not are_sharded(tensors):
-        refuse_shards(tensors)
-    return tensors
+    """The parameters."""
+    return source if type(source) is list and source and isinstance(source[0], torch.Tensor) else _listed(source)
 
 
 def _those_here(tensors: list[torch.Tensor]) -> list[torch.Tensor]:

@@ -15,7 +15,7 @@ import torch
 from gradclip.engines import choice, torch_layout
 from gradclip.rules.arguments import items_of
 from gradclip.rules.arrays import Operand
-from gradclip.step.gradients import Gradients, is_needed, refuse_unpaired
+from gradclip.step.gradients import Gradients, is_needed, name_at, refuse_unpaired
 from gradclip.step.respond import report_nothing
 
 MANY = 32
@@ -33,6 +33,11 @@ class TorchParameters(NamedTuple):
     tensors: list[torch.Tensor]
     name: Callable[[int], str] = "parameters[{}]".format
     groups: list[int] | None = None
+
+    def only(self, indices: list[int]) -> TorchParameters:
+        """The parameters at `indices`."""
+        groups = None if self.groups is None else [self.groups[i] for i in indices]
+        return TorchParameters([self.tensors[i] for i in indices], partial(name_at, self.name, indices), groups)
 
 
 def parameters_of(source: Any) -> TorchParameters:
@@ -174,7 +179,7 @@ def _name_in(places: list[tuple[int, dict[str, Any], int]], index: int) -> str:
 
 def chosen(parameters: TorchParameters, need_clip: NeedClip | None) -> TorchParameters:
     """Those that need clipping, each once, and that have a gradient or may have one in another process."""
-    tensors, name, groups = parameters.tensors, parameters.name, parameters.groups
+    tensors = parameters.tensors
     if not all(issubclass(kind, torch.Tensor) for kind in set(map(type, tensors))):
         refuse_others(tensors)
     needed = [
@@ -187,16 +192,7 @@ def chosen(parameters: TorchParameters, need_clip: NeedClip | None) -> TorchPara
     if len(needed) == len(set(map(id, tensors))) == len(tensors):
         return parameters
     once = {id(tensors[i]): i for i in reversed(needed)}
-    kept = sorted(once.values())
-    return TorchParameters(
-        [parameters.tensors[i] for i in kept],
-        partial(_name_at, name, kept),
-        None if groups is None else [groups[i] for i in kept],
-    )
-
-
-def _name_at(name: Callable[[int], str], places: list[int], index: int) -> str:
-    return name(places[index])
+    return parameters.only(sorted(once.values()))
 
 
 def gradients_of(parameters: TorchParameters, need_clip: NeedClip | None = None, divisor: Operand = 1.0) -> Gradients:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from gradclip.engines.base import Across, Measure
+from gradclip.engines.torch_functions import FUNCTIONS
 from gradclip.engines.torch_ranks import Ranks, in_order, ranks_of_group
 from gradclip.engines.torch_route import FLAGS, Lot, sent
 from gradclip.engines.torch_units import as_array, as_tensor, at_scale, safe, scales_of
@@ -129,9 +130,9 @@ class _Together:
 
     def _summed(self, lot: Lot) -> Lot:
         sets, flags = self._spread._sets, lot.totals.new_zeros(FLAGS)
-        found, rest = [], lot.chosen(_at(self._rest, lot)).as_one()
+        found, rest = [], lot.chosen(FUNCTIONS.indices(self._rest, lot.totals)).as_one()
         for place, ranks in enumerate(sets):
-            said = [lot.chosen(_at(self._index[ranks.members], lot)).as_one()]
+            said = [lot.chosen(FUNCTIONS.indices(self._index[ranks.members], lot.totals)).as_one()]
             if place + 1 == len(sets):  # what all of them have alike comes from one, so that all have the same bits
                 said.append(rest.from_one(torch.full_like(rest.counts, ranks.place == 0, dtype=torch.bool)))
             answers, _ = sent(ranks, said, flags, lot.how)
@@ -143,10 +144,6 @@ class _Together:
         if self._spread.pipeline is not None:
             (whole,), _ = sent(self._spread.pipeline, [whole], flags, lot.how)
         return whole
-
-
-def _at(places: Sequence[int], lot: Lot) -> torch.Tensor:
-    return torch.tensor(places, dtype=torch.int64, device=lot.totals.device)
 
 
 def checked_groups(groups: Any) -> dict[str, Any]:

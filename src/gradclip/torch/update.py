@@ -26,11 +26,7 @@ def values_before(optimizer: Optimizer, model: torch.nn.Module | None, need_clip
     """What the step of `optimizer` starts from; what needs no clipping is left out."""
     every = of_optimizers([optimizer], model)
     kept = [i for i, p in enumerate(every.tensors) if getattr(p, "need_clip", True) and is_needed(need_clip, p)]
-    chosen = TorchParameters(
-        [every.tensors[i] for i in kept],
-        lambda index: every.name(kept[index]),
-        None if every.groups is None else [every.groups[i] for i in kept],
-    )
+    chosen = every.only(kept)
     return Before(chosen, [here_of(p).detach().clone() for p in chosen.tensors])
 
 
