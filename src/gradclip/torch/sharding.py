@@ -20,11 +20,11 @@ from torch.distributed.tensor import DTensor
 
 from gradclip.engines.base import Across, Engine, Tables
 from gradclip.engines.torch_layout import hold_float64
-from gradclip.engines.torch_placement import Placed, Portion, code_of, placements_of
+from gradclip.engines.torch_placement import Placed, Portion, code_of, placements_of, portions_of
 from gradclip.engines.torch_ranks import Ranks, sets_of
 from gradclip.engines.torch_sharded import ShardedEngine
 from gradclip.engines.torch_unsummed import UNSUMMED
-from gradclip.torch.parameters import here_of
+from gradclip.torch.parameters import attributes_at_once, here_of
 from gradclip.torch.spread import SpreadOver
 
 MIXED = (
@@ -76,7 +76,7 @@ class Sharding:
     def serves(self, parameters: Sequence[torch.Tensor]) -> bool:
         """Whether it was made for these very parameters."""
         alike = len(parameters) == len(self._known)
-        return alike and all(map(operator.is_, parameters, (known() for known in self._known)))
+        return alike and all(map(operator.is_, parameters, map(operator.call, self._known)))
 
     @property
     def parameters(self) -> list[torch.Tensor]:
@@ -139,9 +139,10 @@ class Sharding:
 
     def portions(self) -> list[Portion]:
         """The gradients of the parameters as portions."""
-        gradients = list(map(self._gradient, self.parameters))
+        with attributes_at_once():
+            gradients = list(map(self._gradient, self.parameters))
         if self._specs and (here := self._lying_as_before(gradients)) is not None:
-            return list(map(Portion, here, self.placed))
+            return portions_of(here, self.placed)
         moved = [self._moved(*pair) for pair in zip(gradients, self.placed, strict=True)]
         dtensors = all(isinstance(gradient, DTensor) for gradient in gradients)
         self._specs = list(map(SPEC, gradients)) if dtensors and not any(moved) else []
