@@ -30,6 +30,10 @@ class Clipper:
     nothing is learnt from it, it is counted, and a warning names its parameter once), "skip" (the optimizer does not
     step), "zero", or "raise". `max_consecutive_skips` raises `TooManySkips` when more steps in a row are skipped.
     `telemetry` hears of every step, of one that raises too: `gradclip.telemetry.Telemetry`.
+
+    `rule` may be changed between two steps: `clipper.rule = ClipGradByNorm(0.5)`. What thresholds remember stays where
+    the new rule has one in the same place that remembers the same of the same norms, and else begins anew. A copy or a
+    pickle has the rule and the memory and no telemetry, whose files belong to one clipper.
     """
 
     def __init__(
@@ -40,22 +44,43 @@ class Clipper:
         max_consecutive_skips: int | None = None,
         telemetry: Telemetry | None = None,
     ) -> None:
-        self.rule = checked_rule(rule)
-        self.line = line = LineUp(self.rule, policy_of(on_nonfinite))
         self.on_nonfinite = on_nonfinite
+        self._lay_out(LineUp(checked_rule(rule), policy_of(on_nonfinite)))
         self.max_consecutive_skips = checked_skip_limit(max_consecutive_skips)
-        self.can_skip, self.can_raise = line.can_skip, line.can_raise
-        self.reads_moments, self.reads_given = line.reads_moments, line.reads_given
         self.step: Any = 0
         self.consecutive_skips = 0
         self.memories = Memories()
         self.carried: dict[str, Any] = {}
         self._given: dict[str, Any] = {}
         self._last: Result | None = None
-        self.answer = Answer(line.policy, line.can_skip or line.can_raise)
         self.telemetry = checked_telemetry(telemetry)
         if self.telemetry is not None:
             self.telemetry.serve(self)
+
+    @property
+    def rule(self) -> AnyRule:
+        """The rule; another one may be set between two steps."""
+        return self.line.rule
+
+    @rule.setter
+    def rule(self, rule: AnyRule) -> None:
+        line = LineUp(checked_rule(rule), policy_of(self.on_nonfinite))
+        before = self.line
+        self._lay_out(line)
+        self.memories.keep(lambda key: line.fits(key, before))
+        if not line.carries:
+            self.carried = {}
+
+    def _lay_out(self, line: LineUp) -> None:
+        """Begin to clip by a rule; a door refuses here what it cannot do with it, before anything is changed."""
+        self.line = line
+        self.can_skip, self.can_raise = line.can_skip, line.can_raise
+        self.reads_moments, self.reads_given = line.reads_moments, line.reads_given
+        self.answer = Answer(line.policy, line.can_skip or line.can_raise)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy begins with: no telemetry, for two clippers would write into one run."""
+        return {**self.__dict__, "telemetry": None}
 
     @property
     def hears(self) -> frozenset[str]:

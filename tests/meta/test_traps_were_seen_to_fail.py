@@ -58,7 +58,7 @@ def every_group(optimizers, model):
 
 
 def whichever_is_attached(*arguments):
-    return next(iter(attached._attached.values()))()
+    return next(iter(door._attached.values()))()
 
 
 def keep_the_gradients(self, gradients, engine, clip=AttachedClipper.clip_gradients):
@@ -150,7 +150,7 @@ PLANTS = [
           ("b",), door, "to_be_left_out", lambda others, stepping: []),
     Plant("an optimizer in backward gets a global rule",
           traps.test_an_optimizer_in_backward_takes_a_rule_for_each_tensor_and_refuses_a_global_one,
-          (), attached, "refuse_step_in_backward", nothing),
+          (), door, "refuse_step_in_backward", nothing),
     Plant("a step in backward is not seen", traps.test_a_step_inside_a_backward_hook_of_ones_own_is_found_out,
           (), torch._C, "_current_graph_task_id", lambda: -1),
     Plant("a clip of one's own is not seen", traps.test_ones_own_clip_left_on_is_warned_of,

@@ -146,12 +146,11 @@ class Clipper(clipper.Clipper):
         memories = Memories()
         memories.load(self.memories.plain(lambda array: self.last.to_host(array)))
         return {
-            **self.__dict__,
+            **super().__getstate__(),
             "memories": memories,
             "answer": copy(self.answer),
             "_given": {},
             "_last": None,
-            "telemetry": None,
         }
 
 

@@ -82,6 +82,9 @@ class Combined(Threshold):
             return None
         return {f"{number}.{name}": n for number, rows in enumerate(each) for name, n in (rows or {}).items()}
 
+    def kind_of_memory(self) -> object:
+        return None if self.memory_rows() is None else [part.kind_of_memory() for part in self.parts]
+
     def combined(self, limits: Sequence[Array], step: Step, xp: ArrayFunctions) -> Array:
         """One threshold from those of the parts."""
         raise NotImplementedError

@@ -81,6 +81,9 @@ class History(Threshold):
     def memory_rows(self) -> dict[str, int]:
         return self.estimator.arrays | ({} if self.readmit is None else {"above": 0})
 
+    def kind_of_memory(self) -> object:
+        return type(self.estimator), self.memory_rows()
+
     def _memory(self, state: State, zero: Array, xp: ArrayFunctions) -> State:
         """The memory [G], which begins as zeros."""
         if state:

@@ -75,6 +75,10 @@ class Threshold:
         """
         return None if self.adapts else {}
 
+    def kind_of_memory(self) -> object:
+        """What has to be equal where another threshold goes on with its memory; None where none does."""
+        return self.memory_rows()
+
     def value(self, step: Step, xp: ArrayFunctions = SCALARS) -> Array:
         """The threshold of `step`, where it depends on nothing else; `xp` serves a step that is an array."""
         raise TypeError(f"{type(self).__name__} has no value before the gradients are measured")

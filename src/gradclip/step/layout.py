@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 from gradclip.engines.base import Batch, Engine, Tables, UnsupportedGradient
 from gradclip.rules.norm import RMS
 from gradclip.rules.response import RAISE, SKIP
-from gradclip.rules.rule import AnyRule, Carry, rules_in
+from gradclip.rules.rule import AnyRule, Carry, Rule, Rules, rules_in
 from gradclip.rules.scope import Global, Group, Row, rows_of
 from gradclip.rules.segments import Segments, segments
 from gradclip.rules.sweep import Phase, Sweep, phases_of
@@ -158,6 +158,26 @@ class LineUp:
         self._columns = Layouts[list[list[Column]]]()
         self._plain = None if self._reads_names or self._late else self._columns_of_each((), None, 0)
 
+    def rule_of(self, key: Key) -> Rule | None:
+        """The rule whose memory has this key; None if there is none."""
+        number, pattern, stage = key
+        if not 0 <= number < len(self.phases):
+            return None
+        sweeps, named = self.phases[number].sweeps, self.phases[number].names is not None
+        if not (0 <= pattern < len(sweeps) if named else pattern == ALL):
+            return None
+        sweep = sweeps[pattern if named else 0]
+        return sweep.stages[stage] if sweep is not None and 0 <= stage < len(sweep.stages) else None
+
+    def fits(self, key: Key, other: LineUp) -> bool:
+        """Whether what another rule remembers under this key is what this one would: the same of the same norms."""
+        mine, theirs = self.rule_of(key), other.rule_of(key)
+        if mine is None or theirs is None or (mine.scope, mine.norm) != (theirs.scope, theirs.norm):
+            return False
+        kind, named = mine.threshold.kind_of_memory(), self.phases[key[0]].names
+        alike = kind is not None and kind == theirs.threshold.kind_of_memory()
+        return alike and _patterns(named) == _patterns(other.phases[key[0]].names)
+
     def _mixes_rows(self) -> bool:
         """Whether rows are measured for a stage that takes several together."""
         every = [sweep for phase in self.phases for sweep in phase.sweeps if sweep is not None]
@@ -194,6 +214,10 @@ class LineUp:
                 _refuse_unfit(column, column.only(gradients), engine)
         if self.policy.raises:
             refuse_nonfinite(gradients, batch, engine, step)
+
+
+def _patterns(names: Rules | None) -> list[str]:
+    return [] if names is None else [pattern for pattern, _ in names.parts]
 
 
 def _remembered(phases: Sequence[Phase]) -> Iterator[tuple[Key, list[str]]]:

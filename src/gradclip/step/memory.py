@@ -91,6 +91,10 @@ class Memories:
     def states(self, states: Mapping[Key, State]) -> None:
         self._each = {key: Remembered(state) for key, state in states.items()}
 
+    def keep(self, fits: Callable[[Key], bool]) -> None:
+        """Forget what is of other keys than those that fit."""
+        self._each = {key: memory for key, memory in self._each.items() if fits(key)}
+
     def keeps(self, key: Key) -> bool:
         """Whether a threshold has a memory, or may have one: no step was made yet."""
         known = self._each.get(key)

@@ -13,7 +13,7 @@ from gradclip.rules.rule import Rule
 from gradclip.rules.scope import Global, Group, Tensor
 from gradclip.rules.segments import Shape
 from gradclip.step.layout import LineUp
-from gradclip.step.part import ALL
+from gradclip.step.memory import key_of
 
 NOTHING_TAKEN = "nothing of the state was loaded: take the file that state_dict() wrote, or begin without it"
 
@@ -109,15 +109,7 @@ def _rule_of(text: object, line: LineUp) -> Rule | None:
     words = text.split() if isinstance(text, str) and len(text) <= LONGEST_KEY else []
     if len(words) != 3 or not all(word.removeprefix("-").isdecimal() for word in words) or " ".join(words) != text:
         return None
-    phase, pattern, stage = map(int, words)
-    if not 0 <= phase < len(line.phases):
-        return None
-    sweeps = line.phases[phase].sweeps
-    named = line.phases[phase].names is not None
-    if not (0 <= pattern < len(sweeps) if named else pattern == ALL):
-        return None
-    sweep = sweeps[pattern if named else 0]
-    return sweep.stages[stage] if sweep is not None and 0 <= stage < len(sweep.stages) else None
+    return line.rule_of(key_of(text))
 
 
 def _check_owners(where: str, owners: object) -> int | None:

@@ -63,7 +63,7 @@ class Telemetry:
         self._sinks = list(sinks)
         self._pending: list[UnreadResult] = []
         self._clipper: Callable[[], object] | None = None
-        self._sentence = ""
+        self._rule: Any = None
         self._begun = False
         self.left_out = 0
 
@@ -71,13 +71,16 @@ class Telemetry:
         """Be the telemetry of `clipper`, and of no other one: their steps would not be told apart."""
         if self._clipper is not None and self._clipper() is not None:
             raise ValueError("this Telemetry has a clipper already: make one for each, with sinks of its own")
-        self._clipper, self._sentence = weakref.ref(clipper), repr(clipper.rule)
+        self._clipper, self._rule = weakref.ref(clipper), clipper.rule
 
     def note(self, result: Result, rule: Any, gradients: Gradients, left_out: bool = False) -> None:
         """Take in the result of a step, and read it if as many as `every` are waiting.
 
         A step that was `left_out` by a loss scaler is one that the clipper does not count: the later ones move up.
         """
+        if rule is not self._rule:  # another one was set between two steps
+            self.drain()
+            self._rule = rule
         if not self._begun:
             clipper = None if self._clipper is None else self._clipper()
             self._begin(about(rule, gradients, getattr(clipper, "optimizers", [])))
@@ -89,9 +92,9 @@ class Telemetry:
     def drain(self) -> None:
         """Read the results that are waiting, and give their events to the sinks."""
         pending, self._pending = self._pending, []
-        results = on_host([unread.result for unread in pending])
+        results, sentence = on_host([unread.result for unread in pending]), repr(self._rule)
         for result, (_, when, left_out) in zip(results, pending, strict=True):
-            event = event_of(result, self._sentence, when, self.tensors, left_out)
+            event = event_of(result, sentence, when, self.tensors, left_out)
             for sink in self._sinks:
                 self._call(sink, sink, event)
 

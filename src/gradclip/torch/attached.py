@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Mapping
 from typing import Any, Literal, Protocol, TypeAlias, TypedDict, Unpack, overload
 
@@ -14,13 +13,10 @@ from gradclip.rules.arguments import checked_flag, checked_word
 from gradclip.rules.rule import AnyRule, checked_rule
 from gradclip.step.policy import PolicyName
 from gradclip.telemetry import Telemetry
-from gradclip.torch.hook import AttachedClipper, Options
-from gradclip.torch.optimizers import refuse_step_in_backward, unwrapped
+from gradclip.torch.hook import AttachedClipper, Options, clipper_of
+from gradclip.torch.optimizers import unwrapped
 from gradclip.torch.parameters import NeedClip
 from gradclip.torch.update import PLACES
-
-_attached: weakref.WeakKeyDictionary[Optimizer, weakref.ref[AttachedClipper]] = weakref.WeakKeyDictionary()
-"""The clipper of each optimizer. Its hooks keep it alive; a strong reference here would keep both for ever."""
 
 
 class Wrapper(Protocol):
@@ -83,7 +79,8 @@ def attach(
 
     Works with closures, GradScaler, accumulation, schedulers, `torch.compile` and wrapped optimizers. A closure that is
     evaluated several times (LBFGS) is clipped each time, and each is a step of the clipper. `copy.deepcopy`
-    and `pickle` of an optimizer drop its hooks: attach to the copy again. Attaching twice is attaching once. The
+    and `pickle` of an optimizer alone drop its hooks: attach to the copy again; together with the clipper they keep
+    them, without telemetry. Attaching twice is attaching once. The
     clipper is a context manager; leaving it, or `detach()`, takes the hooks away.
 
     >>> model = torch.nn.Linear(2, 1)
@@ -101,7 +98,6 @@ def attach(
         raise TypeError("attach needs an optimizer and a rule: attach(optimizer, ClipGradByGlobalNorm(1.0))")
     rule = checked_rule(rule)
     inner = list(dict.fromkeys(map(unwrapped, given)))
-    refuse_step_in_backward(inner, rule)
     if model is not None and not isinstance(model, torch.nn.Module):
         raise TypeError(f"model is the torch.nn.Module whose parameters have names, got {shown(model)}")
     checked_word(place, "place", PLACES)
@@ -113,17 +109,7 @@ def attach(
     if clipper is not None:
         clipper.model = model or clipper.model
         return clipper
-    clipper = AttachedClipper(inner, rule, model, options)
-    for optimizer in inner:
-        _attached[optimizer] = weakref.ref(clipper)
-    return clipper
-
-
-def clipper_of(optimizer: Optimizer) -> AttachedClipper | None:
-    """The clipper that is attached to `optimizer`."""
-    known = _attached.get(optimizer)
-    clipper = None if known is None else known()
-    return clipper if clipper is not None and clipper.attached else None
+    return AttachedClipper(inner, rule, model, options)
 
 
 def already_attached(optimizers: list[Optimizer], rule: AnyRule, options: Options) -> AttachedClipper | None:

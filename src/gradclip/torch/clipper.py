@@ -21,6 +21,7 @@ from gradclip.engines.torch_functions import wide_of
 from gradclip.errors import GradclipWarning
 from gradclip.rules.rule import AnyRule
 from gradclip.step.gradients import Gradients, OnSeveralDevices, checked_need_clip, one_float
+from gradclip.step.layout import LineUp
 from gradclip.step.respond import report_none_found, slow, user_level
 from gradclip.step.result import Result
 from gradclip.telemetry import Telemetry
@@ -86,7 +87,6 @@ class Clipper(clipper.Clipper):
         self._engine_name = checked_engine(engine)
         self._reported = self._said_given = False
         self._spread = spread_of(groups, pipeline)
-        self._shardings = Shardings()
         self._sharding: Sharding | None = None
 
     @eager
@@ -114,9 +114,13 @@ class Clipper(clipper.Clipper):
         """Whether there is something to clip here, or in other processes, which wait for what this one has."""
         return bool(gradients.tensors) or self._spread is not None
 
+    def _lay_out(self, line: LineUp) -> None:
+        super()._lay_out(line)
+        self._shardings = Shardings()  # the processes have not agreed on this rule
+
     def __getstate__(self) -> dict[str, Any]:
         """What a copy begins with: not with what processes have agreed on for the parameters of this one."""
-        return {**self.__dict__, "_sharding": None}
+        return {**super().__getstate__(), "_sharding": None}
 
     def tells(self) -> bool:
         """Whether this is rank 0, or the only process."""

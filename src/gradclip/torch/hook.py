@@ -7,6 +7,7 @@ by construction is handled here, one function for each trap.
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from functools import partial
@@ -20,6 +21,7 @@ from gradclip.engines.base import Batch, Engine, Gradient
 from gradclip.rules.rule import AnyRule
 from gradclip.rules.segments import Shape
 from gradclip.step.gradients import Gradients
+from gradclip.step.layout import LineUp
 from gradclip.step.part import Part
 from gradclip.step.respond import report_nothing
 from gradclip.step.result import Result
@@ -28,13 +30,21 @@ from gradclip.torch.base_step import UpdateStep, is_nested
 from gradclip.torch.clipper import Clipper, drop
 from gradclip.torch.closures import with_closure
 from gradclip.torch.eager import eager
-from gradclip.torch.optimizers import STEP_IN_BACKWARD, spans_tensors
+from gradclip.torch.optimizers import STEP_IN_BACKWARD, refuse_step_in_backward, spans_tensors
 from gradclip.torch.parameters import NeedClip, are_sharded, of_optimizers, second_moments
 from gradclip.torch.pinned import PinnedNorm
 from gradclip.torch.scaler import begun, listen, stop_listening, to_be_left_out
 from gradclip.torch.step_attributes import StepAttributes, refuse_through
 from gradclip.torch.unchanged import States, states_of, unchanged
 from gradclip.torch.update import Before, clip_update, refuse_for_updates, values_before
+
+_attached: weakref.WeakKeyDictionary[Optimizer, weakref.ref[AttachedClipper]] = weakref.WeakKeyDictionary()
+"""The clipper of each optimizer. Its hooks keep it alive; a strong reference here would keep both for ever."""
+
+OF_THE_HOOKS = frozenset(
+    ("_before", "_clipped", "_handles", "_left_out_states", "_pinned", "_step_attributes", "_stepping", "_update_steps")
+)
+"""What an attached clipper keeps that is of its own optimizers and hooks, and no part of a copy."""
 
 
 class Options(NamedTuple):
@@ -56,7 +66,13 @@ class Options(NamedTuple):
 
 
 class AttachedClipper(Clipper):
-    """A clipper that lives in the step of one or several optimizers; made by `attach`."""
+    """A clipper that lives in the step of one or several optimizers; made by `attach`.
+
+    `copy.deepcopy` and `pickle` of it with its optimizers, as of an object that holds both, give a clipper that is
+    attached to the copies; a copy of an optimizer alone has no hooks: attach to it again.
+    """
+
+    attached = False
 
     def __init__(
         self, optimizers: list[Optimizer], rule: AnyRule, model: torch.nn.Module | None, options: Options
@@ -74,32 +90,50 @@ class AttachedClipper(Clipper):
         self.optimizers = optimizers
         self.options = options
         self.model = model
-        self._through = options.through_grad_scale
-        if self._through:
-            refuse_through(optimizers, self.line.phases, rule, self.line.writes_zeros)
-        self._on_update = options.place == "update"
-        if self._on_update:
-            refuse_for_updates(optimizers, self, self._through)
+        self._refuse(self.line)
+        self._hook()
+
+    def _lay_out(self, line: LineUp) -> None:
+        """Begin to clip by a rule, also while attached: which hooks it takes depends on it."""
+        rehooks = self.attached
+        if rehooks:
+            self._refuse(line)
+            self._unhook()
+        super()._lay_out(line)
+        if rehooks:
+            self._hook()
+
+    def _refuse(self, line: LineUp) -> None:
+        """Refuse a rule that these optimizers cannot be clipped by in the way that was asked for."""
+        refuse_step_in_backward(self.optimizers, line.rule)
+        if self.options.through_grad_scale:
+            refuse_through(self.optimizers, line.phases, line.rule, line.writes_zeros)
+        if self.options.place == "update":
+            refuse_for_updates(self.optimizers, line, self.on_nonfinite, self.options.through_grad_scale)
+
+    def _hook(self) -> None:
+        """Hook into the steps of the optimizers, of which nothing is known yet."""
+        self._through, self._on_update = self.options.through_grad_scale, self.options.place == "update"
         self._before: Before | None = None
-        self._spans = spans_tensors(rule)
+        self._spans = spans_tensors(self.rule)
         self._clipped: dict[int, States] = {}
         self._step_attributes = StepAttributes()
         self._pinned = PinnedNorm()
         self._left_out_states: dict[int, States] = {}
         if self.telemetry is not None:
             listen(self)
-        self._update_steps = {id(optimizer): UpdateStep(optimizer) for optimizer in optimizers}
+        self._update_steps = {id(optimizer): UpdateStep(optimizer) for optimizer in self.optimizers}
         before, after = eager(self._before_step), eager(self._after_step)
-        self._handles = [optimizer.register_step_pre_hook(before) for optimizer in optimizers]
+        self._handles = [optimizer.register_step_pre_hook(before) for optimizer in self.optimizers]
         if self._on_update or self._through or self.can_skip:
-            self._handles += [optimizer.register_step_post_hook(after) for optimizer in optimizers]
-        for optimizer in optimizers:
+            self._handles += [optimizer.register_step_post_hook(after) for optimizer in self.optimizers]
+        for optimizer in self.optimizers:
             if (step := self._update_steps[id(optimizer)]).delegates:
                 self._handles.append(optimizer.register_step_post_hook(eager(step.after)))
+            _attached[optimizer] = weakref.ref(self)
         self.attached = True
 
-    def detach(self) -> None:
-        """Take the hooks away; the optimizers step as before, and telemetry has heard of all steps so far."""
+    def _unhook(self) -> None:
         self._step_attributes.restore()
         if self.telemetry is not None:
             stop_listening(self)
@@ -107,6 +141,24 @@ class AttachedClipper(Clipper):
         for handle in self._handles:
             handle.remove()
         self.attached = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy begins with, which has the optimizers that were copied with it: nothing of a step at work."""
+        kept = {name: value for name, value in super().__getstate__().items() if name not in OF_THE_HOOKS}
+        return {**kept, "options": self.options._replace(telemetry=None)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Hook a copy into its own optimizers, if what it was copied from was attached to them."""
+        self.__dict__.update(state)
+        if self.attached and any(clipper_of(optimizer) is not None for optimizer in self.optimizers):
+            self.attached = False
+        if self.attached:
+            self._hook()
+
+    def detach(self) -> None:
+        """Take the hooks away; the optimizers step as before, and telemetry has heard of all steps so far."""
+        if self.attached:
+            self._unhook()
 
     def shapes(self) -> Mapping[str, Shape]:
         """The shapes of the parameters, by name; of one that has none yet nothing is known."""
@@ -287,3 +339,10 @@ class AttachedClipper(Clipper):
         if not self._reported:
             self._reported = True
             report_nothing("the optimizer stepped and no parameter that needs clipping had a gradient (said once)")
+
+
+def clipper_of(optimizer: Optimizer) -> AttachedClipper | None:
+    """The clipper that is attached to `optimizer`."""
+    known = _attached.get(optimizer)
+    clipper = None if known is None else known()
+    return clipper if clipper is not None and clipper.attached else None

@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from gradclip.engines.torch_layout import VALUES
 from gradclip.step.gradients import is_needed
+from gradclip.step.layout import LineUp
 from gradclip.torch.clipper import Clipper
 from gradclip.torch.parameters import NeedClip, TorchParameters, here_of, of_optimizers
 
@@ -47,21 +48,21 @@ def clip_update(clipper: Clipper, before: Before) -> None:
             p.copy_(torch.where(changed, value + clipped_update, p))
 
 
-def refuse_for_updates(optimizers: list[Optimizer], clipper: Clipper, through_grad_scale: bool) -> None:
+def refuse_for_updates(optimizers: list[Optimizer], line: LineUp, on_nonfinite: str, through_grad_scale: bool) -> None:
     """Refuse what cannot be done once an optimizer has stepped."""
     if len(optimizers) > 1 or isinstance(optimizers[0], torch.optim.LBFGS):
         raise ValueError(
             'place="update" clips what one step of one optimizer has moved: not LBFGS, which searches along its own '
             "updates, and several optimizers each with a clipper of their own"
         )
-    if clipper.can_skip or clipper.can_raise:
+    if line.can_skip or line.can_raise:
         raise ValueError(
             'place="update" comes after the step, when the memory of the optimizer has moved, and '
-            f"{clipper.rule!r} with on_nonfinite={clipper.on_nonfinite!r} may skip or refuse the step: place such a "
+            f"{line.rule!r} with on_nonfinite={on_nonfinite!r} may skip or refuse the step: place such a "
             'rule on the gradients, or use on_nonfinite="zero", which leaves out non-finite updates'
         )
-    if clipper.reads_given or clipper.reads_moments or through_grad_scale:
+    if line.reads_given or line.reads_moments or through_grad_scale:
         raise ValueError(
-            f"{clipper.rule!r} reads the loss or the second moments, or hands its coefficient to the step: "
+            f"{line.rule!r} reads the loss or the second moments, or hands its coefficient to the step: "
             'that is for place="gradient"'
         )

@@ -12,9 +12,9 @@ from gradclip.rules.recipes import ClipGradByGlobalNorm
 from gradclip.rules.rule import AnyRule
 from gradclip.step.result import Result
 from gradclip.torch import Clipper, attach
-from gradclip.torch.attached import clipper_of
 from gradclip.torch.eager import eager
 from gradclip.torch.functional import get_total_norm
+from gradclip.torch.hook import clipper_of
 from gradclip.torch.optimizers import parameter_ids
 
 

@@ -13,8 +13,7 @@ import torch
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-from gradclip.torch.attached import clipper_of
-from gradclip.torch.hook import AttachedClipper
+from gradclip.torch.hook import AttachedClipper, clipper_of
 from gradclip.torch.parameters import processes
 from gradclip.watch.backward_pass import UsedGradient
 from gradclip.watch.call_site import caller
