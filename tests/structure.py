@@ -82,6 +82,8 @@ MAY_IMPORT = {
         "gradclip.doctor",
     ),
     "torch": (*CORE, "gradclip.engines", "gradclip.torch"),
+    "lightning.py": (*INNER, "gradclip.telemetry", "gradclip.torch"),
+    "transformers.py": (*INNER, "gradclip.telemetry", "gradclip.torch"),
     "paddle": (*CORE, "gradclip.engines", "gradclip.paddle"),
     "optax": (*CORE, "gradclip.engines", "gradclip.optax"),
     "experiments": ("gradclip",),

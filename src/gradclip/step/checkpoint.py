@@ -61,6 +61,14 @@ def state_of(clipper: HasState, to_host: Callable[[Array], list[float]]) -> dict
 
 def load_state(clipper: HasState, state: Mapping[str, Any]) -> None:
     """Give a clipper the state that became `state`; that of another rule is refused, and what is malformed."""
+    state = checked_state(clipper, state)
+    clipper.step, clipper.consecutive_skips = int(state["step"]), int(state["consecutive_skips"])
+    clipper.memories.load(state["thresholds"])
+    clipper.carried = dict(state.get("carried", {}))
+
+
+def checked_state(clipper: HasState, state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`state` as this clipper takes it up, or the error that says why it cannot."""
     if not isinstance(state, Mapping):
         raise TypeError(f"a clipper state is the dict that state_dict() gave, got {shown(state)}")
     version = real_number(state.get("version"))
@@ -73,9 +81,7 @@ def load_state(clipper: HasState, state: Mapping[str, Any]) -> None:
         raise ValueError(f"this state belongs to the rule {shown(words, 1000)}, the clipper has {clipper.rule!r}")
     state = {**state, "thresholds": without_nothing(state.get("thresholds"))} if "thresholds" in state else state
     refuse_malformed(state, clipper.line, clipper.shapes())
-    clipper.step, clipper.consecutive_skips = int(state["step"]), int(state["consecutive_skips"])
-    clipper.memories.load(state["thresholds"])
-    clipper.carried = dict(state.get("carried", {}))
+    return state
 
 
 def nothing(names: Iterable[str]) -> dict[str, Any]:

@@ -73,6 +73,10 @@ class Telemetry:
             raise ValueError("this Telemetry has a clipper already: make one for each, with sinks of its own")
         self._clipper, self._rule = weakref.ref(clipper), clipper.rule
 
+    def add(self, sink: Sink) -> None:
+        """Give the events from now on to one more sink."""
+        self._sinks.append(sink)
+
     def note(self, result: Result, rule: Any, gradients: Gradients, left_out: bool = False) -> None:
         """Take in the result of a step, and read it if as many as `every` are waiting.
 

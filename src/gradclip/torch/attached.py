@@ -29,19 +29,24 @@ class Wrapper(Protocol):
 AnyOptimizer: TypeAlias = Optimizer | Wrapper
 
 
-class Keywords(TypedDict, total=False):
-    """What `attach` takes by name beside the rule."""
+class OfTheClip(TypedDict, total=False):
+    """What says how is clipped, beside the rule: see `attach`."""
 
-    model: torch.nn.Module | None
     on_nonfinite: PolicyName
     max_consecutive_skips: int | None
     need_clip: NeedClip | None
     engine: Literal["cpu", "torch", "triton"] | None
     through_grad_scale: bool
     place: Literal["gradient", "update"]
-    telemetry: Telemetry | None
     groups: Mapping[str, torch.distributed.ProcessGroup] | None
     pipeline: torch.distributed.ProcessGroup | None
+
+
+class Keywords(OfTheClip, total=False):
+    """What `attach` takes by name beside the rule."""
+
+    model: torch.nn.Module | None
+    telemetry: Telemetry | None
 
 
 @overload

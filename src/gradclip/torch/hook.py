@@ -155,6 +155,11 @@ class AttachedClipper(Clipper):
         if self.attached:
             self._hook()
 
+    @property
+    def waits(self) -> bool:
+        """Whether the numbers of the last step are on a device, for which who reads them waits."""
+        return self._last is not None and self._last.source.waits
+
     def detach(self) -> None:
         """Take the hooks away; the optimizers step as before, and telemetry has heard of all steps so far."""
         if self.attached:

@@ -1,0 +1,86 @@
+"""The door of Lightning: `Trainer(callbacks=[gradclip.lightning.Clip(rule)])`."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING, Any, Unpack
+
+import torch
+from torch.optim import Optimizer
+
+from gradclip.rules.rule import AnyRule
+from gradclip.telemetry import Telemetry
+from gradclip.torch.attached import OfTheClip
+from gradclip.torch.late import LateClippers, numbered
+
+if TYPE_CHECKING or importlib.util.find_spec("lightning") is not None:
+    from lightning.pytorch import Callback
+else:
+    from pytorch_lightning import Callback
+
+SHOWN = ("grad_norm", "clip/rate")
+"""What the progress bar shows."""
+
+
+class Clip(LateClippers, Callback):
+    """Clip the gradients of each optimizer by `rule` before it steps, in automatic and in manual optimization.
+
+    Each optimizer has a norm and a memory of its own; `together=True` takes one norm over all of them. The memory is in
+    the Trainer's checkpoints, also for a `fit` that resumes from one. Each step logs `grad_norm` (before clipping),
+    `grad_norm_clipped`, `clip/threshold`, `clip/scale`, `clip/rate`, `clip/nonfinite` and `clip/skipped`, and with
+    `layers=5` the five largest `grad_norm/NAME`; of several optimizers with `0/`, `1/` and so on in front. On an
+    accelerator they are read every `log_every_n_steps`. `telemetry` and the other options: `gradclip.attach`.
+
+    Raises `ValueError` at the beginning of a fit beside the Trainer's own `gradient_clip_val`, which would clip first.
+
+    >>> from lightning.pytorch import Trainer
+    >>> trainer = Trainer(callbacks=[Clip(ClipGradByGlobalNorm(1.0))], logger=False, accelerator="cpu")
+    """
+
+    def __init__(
+        self,
+        rule: AnyRule,
+        *,
+        together: bool = False,
+        layers: int = 0,
+        telemetry: Telemetry | None = None,
+        **options: Unpack[OfTheClip],
+    ) -> None:
+        super().__init__(rule, together=together, layers=layers, telemetry=telemetry, **options)
+        self._loss: torch.Tensor | None = None
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Attach to the optimizers, which exist now."""
+        if trainer.gradient_clip_val:
+            raise ValueError(
+                f"Trainer(gradient_clip_val={trainer.gradient_clip_val}) would clip before {self.rule!r} does: leave it "
+                "out, and gradclip.lightning.Clip alone clips"
+            )
+        self.attach_to(numbered(trainer.optimizers), pl_module, every=trainer.log_every_n_steps)
+
+    def on_before_backward(self, trainer: Any, pl_module: Any, loss: torch.Tensor) -> None:
+        """Add up the losses whose gradients one step takes: Lightning has divided each by their number."""
+        loss = loss.detach()
+        self._loss = loss if self._loss is None else self._loss + loss
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Optimizer) -> None:
+        """Hand the loss over to the clipper of the optimizer that steps."""
+        loss, self._loss = self._loss, None
+        if loss is not None and loss.numel() == 1:
+            self.give_to(optimizer, loss=loss)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *arguments: Any) -> None:
+        """Log what the step did, if the batch ended with one."""
+        numbers = self.numbers(wait=False)
+        for shown in (True, False):
+            some = {name: number for name, number in numbers.items() if name.endswith(SHOWN) is shown}
+            if some:
+                pl_module.log_dict(some, on_step=True, on_epoch=False, prog_bar=shown)
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Take the hooks away: the next fit makes optimizers of its own."""
+        self.detach()
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Take the hooks away, with the memory kept for the next fit."""
+        self.detach()

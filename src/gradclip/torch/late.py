@@ -1,0 +1,223 @@
+"""Clippers for optimizers that a trainer makes after it was given the rule: attached late, with one state for all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Unpack
+
+import torch
+from torch.optim import Optimizer
+
+from gradclip.errors import NothingClipped, shown
+from gradclip.rules.arguments import checked_flag, is_whole
+from gradclip.rules.rule import AnyRule, checked_rule
+from gradclip.step.checkpoint import checked_state
+from gradclip.step.result import Result
+from gradclip.telemetry import Event, Metrics, Telemetry
+from gradclip.telemetry.collector import checked_telemetry
+from gradclip.telemetry.loggers import EACH
+from gradclip.torch.attached import OfTheClip, attach
+from gradclip.torch.clipper import Clipper
+from gradclip.torch.hook import AttachedClipper, Options, clipper_of
+from gradclip.torch.optimizers import unwrapped
+
+ALL = "all"
+"""The name of the one clipper that serves all optimizers together."""
+
+
+class LateClippers:
+    """A clipper for each optimizer of a trainer, each with a norm and a memory of its own; with `together` one for all.
+
+    The optimizers come later, to `attach_to`, and may be others in the next training: the memory stays. `layers` is the
+    number of tensors whose norms `numbers` has, the largest ones first; `telemetry` hears of every step of the one
+    clipper. The other options are those of `gradclip.attach`.
+
+    The state is `{"clippers": {name: state of a clipper}}`, plain data; it may be loaded before there are optimizers.
+    """
+
+    def __init__(
+        self,
+        rule: AnyRule,
+        *,
+        together: bool = False,
+        layers: int = 0,
+        telemetry: Telemetry | None = None,
+        **options: Unpack[OfTheClip],
+    ) -> None:
+        self._rule = checked_rule(rule)
+        self._together = checked_flag(together, "together")
+        if not is_whole(layers, 0):
+            raise ValueError(f"layers is how many tensors' norms are told, a whole number from 0, got {shown(layers)}")
+        self._layers = layers
+        self._telemetry = checked_telemetry(telemetry)
+        self._options = checked_options(self._rule, options)
+        self._clippers: dict[str, AttachedClipper] = {}
+        self._latest: dict[str, Latest] = {}
+        self._state: Mapping[str, Any] = {}
+
+    @property
+    def clippers(self) -> dict[str, AttachedClipper]:
+        """The clipper of each optimizer, by its name; empty before the first training."""
+        return dict(self._clippers)
+
+    @property
+    def last(self) -> Result:
+        """What the last clip did, of the first optimizer where each has a clipper."""
+        for clipper in self._clippers.values():
+            return clipper.last
+        raise NothingClipped("nothing was clipped yet: `last` exists after the first step of a training")
+
+    @property
+    def rule(self) -> AnyRule:
+        """The rule; another one may be set between two steps, as that of a clipper."""
+        return self._rule
+
+    @rule.setter
+    def rule(self, rule: AnyRule) -> None:
+        checked_options(checked_rule(rule), self._options)
+        for clipper in self._clippers.values():
+            clipper.rule = rule
+        self._rule = rule
+
+    def give(self, **numbers: Any) -> None:
+        """Hand over numbers that the rule reads in the next step, such as `loss`, to all clippers."""
+        for clipper in self._clippers.values():
+            clipper.give(**numbers)
+
+    def give_to(self, optimizer: Any, **numbers: Any) -> None:
+        """Hand them over to the clipper of one optimizer."""
+        clipper = clipper_of(unwrapped(optimizer))
+        if clipper is not None:
+            clipper.give(**numbers)
+
+    def attach_to(self, optimizers: Mapping[str, Any], model: torch.nn.Module | None = None, every: int = 1) -> None:
+        """Clip in the steps of these optimizers, with the memory so far; `numbers` reads every so many steps at once.
+
+        Raises `ValueError` where the memory is of optimizers of other names or of other parameters.
+        """
+        inner = {name: unwrapped(optimizer) for name, optimizer in optimizers.items()}
+        wanted = {ALL: list(inner.values())} if self._together else {name: [one] for name, one in inner.items()}
+        if self._serve(wanted):
+            return
+        if self._telemetry is not None and len(wanted) > 1:
+            raise ValueError(
+                f"one Telemetry hears of one clipper, and there is one for each of {list(wanted)}: leave telemetry= "
+                "out, or clip all by one norm, together=True"
+            )
+        self.detach()
+        state = self.state_dict()
+        self._clippers, self._latest = {}, {name: Latest(self._layers) for name in wanted}
+        try:
+            for name, served in wanted.items():
+                telemetry = self._telemetry or Telemetry(self._latest[name], every=every, tensors=self._layers > 0)
+                self._clippers[name] = attach(
+                    *served, rule=self._rule, model=model, telemetry=telemetry, **self._options
+                )
+            if self._telemetry is not None:
+                self._telemetry.add(self._latest[ALL if self._together else next(iter(wanted))])
+            self.load_state_dict(state)
+        except BaseException:
+            self.detach()
+            self._clippers, self._state = {}, state
+            raise
+
+    def detach(self) -> None:
+        """Take the hooks away; the memory stays, and so does what `last` and `numbers` say."""
+        for clipper in self._clippers.values():
+            clipper.detach()
+
+    def numbers(self, prefix: str = "", wait: bool = True) -> dict[str, float]:
+        """What the clippers did in the last step since the last call, as `gradclip.telemetry.Metrics` names it.
+
+        Of several clippers each name begins with that of the optimizer and a slash. Empty where there was no step, and
+        without `wait` where its numbers are on a device still.
+        """
+        found: dict[str, float] = {}
+        for name, clipper in self._clippers.items():
+            if clipper.telemetry is not None and (wait or not clipper.waits):
+                clipper.telemetry.drain()
+            begin = prefix if len(self._clippers) == 1 else f"{prefix}{name}/"
+            found |= {begin + key: number for key, number in self._latest[name].taken().items()}
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """The memory of each clipper, as plain data and, where the rule carries over, tensors."""
+        if not self._clippers:
+            return dict(self._state)
+        return {"clippers": {name: clipper.state_dict() for name, clipper in self._clippers.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state_dict` gave, now or when there are optimizers; all of it or, with an error, nothing."""
+        saved = saved_in(state)
+        if not self._clippers:
+            self._state = state
+            return
+        if saved and saved.keys() != self._clippers.keys():
+            raise ValueError(
+                f"this state is of clippers for the optimizers {sorted(saved)}, and there are {sorted(self._clippers)}; "
+                "nothing was loaded"
+            )
+        for name, of_one in saved.items():
+            checked_state(self._clippers[name], of_one)
+        for name, of_one in saved.items():
+            self._clippers[name].load_state_dict(of_one)
+
+    def _serve(self, wanted: Mapping[str, list[Optimizer]]) -> bool:
+        """Whether these very optimizers are served already."""
+        served = {name: clipper.optimizers for name, clipper in self._clippers.items() if clipper.attached}
+        return served.keys() == wanted.keys() and all(
+            len(served[name]) == len(those) and all(a is b for a, b in zip(served[name], those, strict=True))
+            for name, those in wanted.items()
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy begins with: the rule and the memory, for optimizers of its own; no telemetry."""
+        return {
+            **self.__dict__, "_clippers": {}, "_latest": {}, "_telemetry": None, "_state": self.state_dict()
+        }  # fmt: skip
+
+
+class Latest:
+    """A sink that keeps the numbers of the last step, and the norms of the largest `layers` tensors in it."""
+
+    def __init__(self, layers: int) -> None:
+        self._metrics, self._layers = Metrics(), layers
+        self._numbers: dict[str, float] = {}
+
+    def __call__(self, event: Event) -> None:
+        numbers = self._metrics(event)
+        each = {name: number for name, number in numbers.items() if name.startswith(EACH)}
+        largest = sorted(each, key=each.__getitem__, reverse=True)[: self._layers]
+        self._numbers = {name: number for name, number in numbers.items() if name not in each or name in largest}
+
+    def taken(self) -> dict[str, float]:
+        """The numbers, if there was a step since they were taken last."""
+        numbers, self._numbers = self._numbers, {}
+        return numbers
+
+
+def checked_options(rule: AnyRule, options: OfTheClip) -> OfTheClip:
+    """`options` if a clipper can be made with them: a wrong one is told where it is written, not in the training."""
+    unknown = options.keys() - Options._fields
+    if unknown:
+        raise TypeError(f"there is no option {min(unknown)!r}: the options are those of gradclip.attach")
+    of_a_clipper: dict[str, Any] = {k: v for k, v in options.items() if k not in ("place", "through_grad_scale")}
+    Clipper(rule, **of_a_clipper)
+    return options
+
+
+def saved_in(state: object) -> Mapping[str, Mapping[str, Any]]:
+    """The state of each clipper, by name, in what `LateClippers.state_dict` gave."""
+    if not isinstance(state, Mapping):
+        raise TypeError(f"a state is the dict that state_dict() gave, got {shown(state)}")
+    saved = state.get("clippers", {})
+    if not isinstance(saved, Mapping) or state.keys() - {"clippers"}:
+        raise ValueError(
+            f"a state of this kind is {{'clippers': {{name: state}}}}, got {shown(state)}; nothing was loaded"
+        )
+    return saved
+
+
+def numbered(optimizers: Iterable[Any]) -> dict[str, Any]:
+    """Optimizers by their numbers, for trainers that have no names for them."""
+    return {str(number): optimizer for number, optimizer in enumerate(optimizers)}
