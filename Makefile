@@ -23,12 +23,12 @@ test-trainers: .venv-trainers/ready
 
 PURELIB := -c "import sysconfig; print(sysconfig.get_path('purelib'))"
 
+# The operators of torchvision are compiled for CUDA, and PyTorch here for CPUs: who imports it fails. Nobody needs it.
 .venv-trainers/ready: .venv/ready
 	$(PYTHON) -m venv .venv-trainers
 	echo "import site; site.addsitedir('$$($(BIN)/python $(PURELIB))')" \
 		> $$(.venv-trainers/bin/python $(PURELIB))/of_venv.pth
 	.venv-trainers/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[trainers]"
-	# Its operators are compiled for CUDA, where PyTorch is that for CPUs; who imports it fails, and nobody here needs it.
 	.venv-trainers/bin/python -m pip uninstall --quiet --yes torchvision
 	touch $@
 
