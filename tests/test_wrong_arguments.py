@@ -18,6 +18,7 @@ import gradclip.torch
 from gradclip import EMA, ClipGradByNorm, Constant, Ratio, Rule, from_dict
 from gradclip.rules.rule import rules_in
 from gradclip.telemetry import Event, jsonl
+from gradclip.torch.late import LateClippers
 from wrong_arguments import assert_answered
 
 ARGUMENTS = {
@@ -102,6 +103,15 @@ TORCH = {
 @pytest.mark.parametrize("name", TORCH)
 def test_the_torch_door(name):
     assert_answered(getattr(gradclip.torch, name), *TORCH[name])
+
+
+def attach_late(late: LateClippers) -> None:
+    late.attach_to({"0": optimizer()})
+    late.detach()
+
+
+def test_what_the_callbacks_of_trainers_take():
+    assert_answered(LateClippers, lambda: {"rule": Rule()}, attach_late)
 
 
 METHODS = {
