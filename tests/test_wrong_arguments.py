@@ -233,11 +233,13 @@ OPTAX = {
     "clip": (lambda: {"rule": ClipGradByNorm(1.0)}, optax_step),
     "check_skips": (lambda: {"opt_state": clip_state(), "max_consecutive_skips": 3}, repr),
     "event_of": (lambda: {"last": last(), "step": 3, "rule": Rule()}, repr),
+    "record": (lambda: {"opt_state": clip_state(), "run": "new", "rule": Rule()}, repr),
 }
 
 
 @pytest.mark.parametrize("name", OPTAX)
-def test_the_optax_door(name):
+def test_the_optax_door(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     assert_answered(getattr(gradclip.optax, name), *OPTAX[name])
 
 
