@@ -75,11 +75,11 @@ def record(
     Raises `ValueError` where the tree has no clip or several, which it names by their places, and for the states of
     several trainings at once; `NothingClipped` before the first step; `TypeError` inside `jit`.
 
-    >>> tx = optax.chain(gradclip.optax.clip(rule := gradclip.ClipGradByGlobalNorm(1.0)), optax.adam(1e-3))
+    >>> tx = gradclip.optax.clip(rule := gradclip.ClipGradByGlobalNorm(1.0))
     >>> params = {"w": jax.numpy.zeros(2)}
     >>> updates, opt_state = tx.update({"w": jax.numpy.array([3.0, 4.0])}, tx.init(params), params)
-    >>> with gradclip.telemetry.Telemetry(gradclip.telemetry.memory()) as run:
-    ...     record(opt_state, run, rule=rule, loss=0.5).norm_before
+    >>> run = gradclip.telemetry.Telemetry(gradclip.telemetry.memory())
+    >>> record(opt_state, run, rule=rule, loss=0.5).norm_before
     5.0
     """
     rule, telemetry = checked_rule(rule), _telemetry_of(run)
