@@ -89,11 +89,13 @@ def clipped_class(kind: type) -> type:
 
 
 def unclipped(optimizer: ClippedOptimizer) -> Any:
-    """The same optimizer seen as one of its own class, for Keras to write; of those that a backend has, the public one."""
+    """The same optimizer seen as one of its own class, for Keras to write.
+
+    Where Keras has made one for a backend of its own accord, it is written as the public one, for any backend to read.
+    """
     kind = type(optimizer).__bases__[1]
-    public = getattr(keras.optimizers, kind.__name__, kind)
-    kind = public if issubclass(kind, public) else kind
-    twin: Any = object.__new__(kind)
+    of_backend = kind.__module__.startswith("keras.src.backend.")
+    twin: Any = object.__new__(getattr(keras.optimizers, kind.__name__) if of_backend else kind)
     vars(twin).update(vars(optimizer))
     return twin
 
