@@ -348,6 +348,16 @@ def case_rules_by_name_match_paths():
     assert optimizer.last.clipped
 
 
+def case_each_of_several_optimizers_is_clipped():
+    if not hasattr(keras.optimizers, "MultiOptimizer"):  # of earlier versions
+        return
+    head = gradclip.ClipGradByNorm(0.5)
+    parts = keras.optimizers.OptimizerMap(clip(sgd(), GLOBAL), {"net/head/.*": clip(sgd(), head, on_nonfinite="skip")})
+    found = trained(keras.optimizers.MultiOptimizer(parts))
+    expected = trained(clip(sgd(), gradclip.Rules({"net/head/*": head, "*": GLOBAL})))
+    assert_close(arrays(found.weights), arrays(expected.weights))
+
+
 def case_the_optimizer_stays_what_it_is():
     optimizer = keras.optimizers.Adam(1e-3)
     clipped = clip(optimizer, GLOBAL)
