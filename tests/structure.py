@@ -86,6 +86,7 @@ MAY_IMPORT = {
     "transformers.py": (*INNER, "gradclip.telemetry", "gradclip.torch"),
     "paddle": (*CORE, "gradclip.engines", "gradclip.paddle"),
     "optax": (*CORE, "gradclip.engines", "gradclip.optax"),
+    "keras": (*CORE, "gradclip.torch", "gradclip.optax", "gradclip.keras"),  # its backends are these frameworks
     "experiments": ("gradclip",),
     "cli": ("gradclip",),
 }

@@ -14,11 +14,11 @@ from effort import only_long
 from watching import python
 
 ROOT = Path(__file__).parents[2]
-TRITON = importlib.util.find_spec("triton") is not None
+LACKING = [name for name in ("triton", "keras") if importlib.util.find_spec(name) is None]
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(gradclip.__path__, "gradclip.")
-    if not module.name.endswith("__main__") and (TRITON or "triton" not in module.name)
+    if not module.name.endswith("__main__") and not any(name in module.name for name in LACKING)
 )
 
 

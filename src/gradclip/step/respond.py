@@ -187,7 +187,7 @@ def slow(engine: Engine) -> Engine:
 def user_level() -> int:
     """The `stacklevel` at which a warning points at the first line outside this package and the frameworks."""
     level, frame = 1, sys._getframe(1)
-    inner = ("gradclip", "torch", "paddle", "jax", "optax", "contextlib", "decorator")
+    inner = ("gradclip", "torch", "paddle", "jax", "optax", "keras", "contextlib", "decorator")
     while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in inner:
         frame, level = frame.f_back, level + 1
     return level
