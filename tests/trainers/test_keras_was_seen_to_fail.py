@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from effort import LONG
+
 HERE = Path(__file__).parent
 
 
@@ -79,6 +81,7 @@ def planted(folder, files):
     return source
 
 
+@pytest.mark.skipif(not LONG, reason="each starts a process of Keras: the long form, TESTS=long")
 @pytest.mark.parametrize("bug", BUGS)
 def test_a_case_is_red(bug, tmp_path):
     backend, files, case = BUGS[bug]
