@@ -84,7 +84,7 @@ MAY_IMPORT = {
     "torch": (*CORE, "gradclip.engines", "gradclip.torch"),
     "lightning.py": (*INNER, "gradclip.telemetry", "gradclip.torch"),
     "transformers.py": (*INNER, "gradclip.telemetry", "gradclip.torch"),
-    "stable_baselines3.py": (*INNER, "gradclip.telemetry", "gradclip.torch"),
+    "stable_baselines3.py": (*INNER, "gradclip.step.respond", "gradclip.telemetry", "gradclip.torch"),
     "skorch.py": (*INNER, "gradclip.telemetry", "gradclip.torch"),
     "ignite.py": (*INNER, "gradclip.telemetry", "gradclip.torch"),
     "fastai.py": (*INNER, "gradclip.step", "gradclip.telemetry", "gradclip.torch"),
