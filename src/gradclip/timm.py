@@ -5,8 +5,6 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-import torch
-
 from gradclip.errors import shown
 from gradclip.rules.arguments import plain_number
 from gradclip.rules.combine import WeightRatio
@@ -21,9 +19,7 @@ KEPT = 16
 """Rules of adaptive clipping that are kept; a training has one."""
 
 
-def dispatch_clip_grad(
-    parameters: TensorOrTensors, value: float, mode: str = "norm", norm_type: float = 2.0
-) -> None:
+def dispatch_clip_grad(parameters: TensorOrTensors, value: float, mode: str = "norm", norm_type: float = 2.0) -> None:
     """Clip the gradients of `parameters` in place: by their norm, by value, or adaptively, by that of the weights.
 
     `value` is the largest norm with `mode="norm"`, the largest element with "value", and with "agc" the largest share

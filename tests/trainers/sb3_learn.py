@@ -1,4 +1,7 @@
-"""A training of Stable-Baselines3 in a process of its own: `sb3_learn.py FOLDER begin|resume|through|forgetful NAME`."""
+"""A training of Stable-Baselines3 in a process of its own: `sb3_learn.py FOLDER WHAT NAME`.
+
+WHAT is begin, resume, through or forgetful, and NAME that of an algorithm.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,6 @@ from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 
 import gradclip.stable_baselines3
 from trainers import small
-
-RULE = gradclip.AutoClip(30.0)
-"""It cuts most steps at what it has learnt, so that a run that forgot is another one."""
 
 EPISODE, ROLLOUTS, KILLED_AT = 16, 8, 5
 """A rollout is an episode, so that it begins with the environment as it is after a reset."""
@@ -103,7 +103,7 @@ def learn(folder: Path, what: str, name: str) -> None:
         model, done = loaded(saved, name)
     if what == "forgetful":
         del model.clip_memory
-    clip = gradclip.stable_baselines3.Clip(RULE)
+    clip = gradclip.stable_baselines3.Clip(small.LEARNT)
     saves = Saves(1, str(saved), save_replay_buffer=True)
     callbacks = [clip, *([saves, Dies()] if what == "begin" else [])]
     model.learn(ROLLOUTS * EPISODE - done, callback=callbacks, reset_num_timesteps=done == 0)
