@@ -87,7 +87,7 @@ MAY_IMPORT = {
     "stable_baselines3.py": (*INNER, "gradclip.step.respond", "gradclip.telemetry", "gradclip.torch"),
     "skorch.py": (*INNER, "gradclip.telemetry", "gradclip.torch"),
     "ignite.py": (*INNER, "gradclip.telemetry", "gradclip.torch"),
-    "fastai.py": (*INNER, "gradclip.step", "gradclip.telemetry", "gradclip.torch"),
+    "fastai.py": (*INNER, "gradclip.step.result", "gradclip.telemetry", "gradclip.torch"),
     "timm.py": (*INNER, "gradclip.torch"),
     "paddle": (*CORE, "gradclip.engines", "gradclip.paddle"),
     "optax": (*CORE, "gradclip.engines", "gradclip.optax"),
