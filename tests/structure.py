@@ -96,7 +96,7 @@ MAY_IMPORT = {
 }
 """For each file or folder, first match of the longest, what of gradclip it may import: rules <- decide <- engines <-
 clipper <- doors. The engines do not decide."""
-OF_EACH_DOOR = ("clipper.py", "functional.py", "parameters.py", "Clipper")
+OF_EACH_DOOR = ("clipper.py", "functional.py", "parameters.py", "Clip", "Clipper")
 """The names of files and classes that each door may have, as its framework's users expect them."""
 PURE = ("rules", "step/decide.py", "step/policy.py", "errors.py", "telemetry/event.py", "telemetry/lines.py")
 """These import the standard library alone and name no framework."""

@@ -111,7 +111,7 @@ class Clip(Callback):
             self._listen()
         if self.learn.opt is not None:
             self._take_up()
-        self._show([Column(self._column_of(name), name) for name in self._columns])
+        self._show([ClipColumn(self._column_of(name), name) for name in self._columns])
 
     def before_train(self) -> None:
         """Refuse who else clips."""
@@ -147,9 +147,9 @@ class Clip(Callback):
         """Take the columns away, of which the next fit has its own."""
         self._show([])
 
-    def _show(self, columns: list[Column]) -> None:
+    def _show(self, columns: list[ClipColumn]) -> None:
         """Have these columns in the table, and no others of this kind."""
-        self.learn.metrics = [metric for metric in self.learn.metrics if not isinstance(metric, Column)] + columns
+        self.learn.metrics = [metric for metric in self.learn.metrics if not isinstance(metric, ClipColumn)] + columns
 
     def _column_of(self, name: str) -> Callable[[], float]:
         """What gives the number of a column, when an epoch is over."""
@@ -181,7 +181,7 @@ class Clip(Callback):
         self._saved = Saved(self.state_dict)
 
 
-class Column(ValueMetric):
+class ClipColumn(ValueMetric):
     """A column of the table of a fit that is a number of the clipper."""
 
 
