@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-triton check bench laws docs methods clean
+.PHONY: demo test test-trainers test-triton check bench laws docs methods clean
 
 demo: .venv/ready
 	$(BIN)/gradclip demo --out out
@@ -16,6 +16,21 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --d
 test: .venv/ready
 	$(PYTEST)
 	@echo "Every law was tried on every engine. The long form draws more gradients and makes the pages anew: make laws"
+
+# The doors of trainers, each with the real package: an environment with these, which sees the packages of .venv too.
+test-trainers: .venv-trainers/ready
+	OMP_NUM_THREADS=1 .venv-trainers/bin/python -m pytest -n auto --maxprocesses 4 --dist worksteal tests/trainers
+
+PURELIB := -c "import sysconfig; print(sysconfig.get_path('purelib'))"
+
+# The operators of torchvision are compiled for CUDA, and PyTorch here for CPUs: who imports it fails. Nobody needs it.
+.venv-trainers/ready: .venv/ready
+	$(PYTHON) -m venv .venv-trainers
+	echo "import site; site.addsitedir('$$($(BIN)/python $(PURELIB))')" \
+		> $$(.venv-trainers/bin/python $(PURELIB))/of_venv.pth
+	.venv-trainers/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[trainers]"
+	.venv-trainers/bin/python -m pip uninstall --quiet --yes torchvision
+	touch $@
 
 # The kernels of Triton, run in Python, in an environment of their own: it needs an older numpy than the rest.
 test-triton: .venv-triton/ready
@@ -58,4 +73,4 @@ methods: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv .venv-triton out
+	rm -rf .venv .venv-trainers .venv-triton out

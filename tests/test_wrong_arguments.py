@@ -18,6 +18,7 @@ import gradclip.torch
 from gradclip import EMA, ClipGradByNorm, Constant, Ratio, Rule, from_dict
 from gradclip.rules.rule import rules_in
 from gradclip.telemetry import Event, jsonl
+from gradclip.torch.late import LateClippers
 from wrong_arguments import assert_answered
 
 ARGUMENTS = {
@@ -102,6 +103,15 @@ TORCH = {
 @pytest.mark.parametrize("name", TORCH)
 def test_the_torch_door(name):
     assert_answered(getattr(gradclip.torch, name), *TORCH[name])
+
+
+def attach_late(late: LateClippers) -> None:
+    late.attach_to({"0": optimizer()})
+    late.detach()
+
+
+def test_what_the_callbacks_of_trainers_take():
+    assert_answered(LateClippers, lambda: {"rule": Rule()}, attach_late)
 
 
 METHODS = {
@@ -189,12 +199,21 @@ def paddle_step(clip) -> None:
     paddle.optimizer.SGD(0.1, parameters=[weight], grad_clip=clip).step()
 
 
+def paddle_fit(callback) -> None:
+    net = paddle.nn.Linear(2, 1)
+    clip = gradclip.paddle.Clip(Rule())
+    model = paddle.Model(net)
+    model.prepare(paddle.optimizer.SGD(0.1, parameters=net.parameters(), grad_clip=clip), paddle.nn.MSELoss())
+    model.fit([(paddle.ones([1, 2]), paddle.ones([1, 1]))], epochs=1, verbose=0, callbacks=[callback])
+
+
 PADDLE = {
     "Clip": (lambda: {"rule": Rule()}, paddle_step),
     "ClipGradByGlobalNorm": (lambda: {"clip_norm": 1.0}, paddle_step),
     "ClipGradByNorm": (lambda: {"clip_norm": 1.0}, paddle_step),
     "ClipGradByValue": (lambda: {"max": 1.0}, paddle_step),
     "Clipper": (lambda: {"rule": Rule()}, lambda clipper: clipper.clip_(paddle_weight())),
+    "ModelCallback": (lambda: {}, paddle_fit),
     "clip_grad_norm_": (lambda: {"parameters": [paddle_weight()], "max_norm": 1.0}, repr),
     "clip_grad_value_": (lambda: {"parameters": [paddle_weight()], "clip_value": 1.0}, repr),
 }
@@ -223,11 +242,13 @@ OPTAX = {
     "clip": (lambda: {"rule": ClipGradByNorm(1.0)}, optax_step),
     "check_skips": (lambda: {"opt_state": clip_state(), "max_consecutive_skips": 3}, repr),
     "event_of": (lambda: {"last": last(), "step": 3, "rule": Rule()}, repr),
+    "record": (lambda: {"opt_state": clip_state(), "run": "new", "rule": Rule()}, repr),
 }
 
 
 @pytest.mark.parametrize("name", OPTAX)
-def test_the_optax_door(name):
+def test_the_optax_door(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     assert_answered(getattr(gradclip.optax, name), *OPTAX[name])
 
 

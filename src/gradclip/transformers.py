@@ -75,10 +75,9 @@ class Clip(LateClippers, TrainerCallback, ExportableState):
         if loss is not None:
             self.give(loss=loss)
 
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **of_trainer: Any
-    ) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, **of_trainer: Any) -> None:
         """Add the numbers of the last step to what the Trainer logs of a training step."""
+        logs: dict[str, Any] = of_trainer["logs"]
         if "loss" not in logs:
             return
         numbers = {name: number for name, number in self.numbers().items() if name not in logs}

@@ -18,7 +18,7 @@ from gradclip.advice.replay import replay
 from gradclip.advice.suggestion import suggest
 from gradclip.rules.text import rule_from_text
 from gradclip.telemetry import Event, Run
-from gradclip.verdict.numbers import FEW
+from gradclip.telemetry.spikes import FEW
 from gradclip.verdict.shape import levels_of
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 
+import jax
 import jax.numpy as jnp
 import optax
 import pytest
 
 import gradclip.optax.last
 import gradclip.optax.state
+import gradclip.optax.telemetry
 import gradclip.optax.transform
 from gradclip import AutoClip, ClipGradByGlobalNorm, Schedule
-from optax_door import test_debug_flags, test_largest_norms, test_no_state
+from optax_door import test_debug_flags, test_largest_norms, test_no_state, test_record
 from planting import Plant
 
 
@@ -22,6 +24,10 @@ def infinite(norm, dtype):
 
 def cut_off(norm, dtype):
     return jnp.minimum(norm, gradclip.optax.last.largest(dtype)).astype(dtype), jnp.ones((), dtype)
+
+
+def first_state(tree):
+    return list(gradclip.optax.state.placed_states(tree))[:1]
 
 
 PLANTS = [
@@ -38,6 +44,10 @@ PLANTS = [
           (jnp.float32,), gradclip.optax.last, "_split", infinite),
     Plant("a norm beyond float32 is cut off", test_largest_norms.test_a_norm_beyond_float32_is_told_as_it_is,
           (jnp.float32,), gradclip.optax.last, "_split", cut_off),
+    Plant("the first of several clips is recorded", test_record.test_what_is_not_the_state_of_one_clip_is_refused,
+          (next(iter(test_record.REFUSED)),), gradclip.optax.telemetry, "placed_states", first_state),
+    Plant("the device is read number by number", test_record.test_the_device_is_read_once,
+          (), gradclip.optax.telemetry, "on_host", lambda *fields: [jax.device_get(field) for field in fields]),
 ]  # fmt: skip
 
 

@@ -36,7 +36,7 @@ from gradclip import (
 )
 from gradclip.clipper import Clipper
 from gradclip.engines import jax as jax_engine
-from gradclip.engines import jax_measure, jax_pieces
+from gradclip.engines import jax_measure, jax_pieces, jax_shards
 from gradclip.engines.base import Across, Slot
 from gradclip.engines.reference import ReferenceEngine
 from gradclip.optax import across, clip, last, transform
@@ -74,7 +74,8 @@ RULES = {
 }
 CHAIN = ClipGradByValue(1.5) >> ClipGradByNorm(3.0) >> ClipGradByGlobalNorm(2.0)
 OF_EACH = ("each tensor", "by value")
-WAYS = ("auto", "explicit", "shard_map")
+WAYS = ("auto", "said", "explicit", "shard_map")
+"""Automatic axes, the same with `shardings=`, explicit axes, and a `shard_map`."""
 TABLE = [(way, name) for way in WAYS for name in ("L2", "Linf", "AutoClip", *OF_EACH)]
 TABLE += [("auto", "L3"), ("explicit", "L1")]
 TABLE += [("auto", "L1"), ("explicit", "L3"), ("shard_map", "L1"), ("shard_map", "L3")] if LONG else []
@@ -86,8 +87,9 @@ class Program:
 
     def __init__(self, way, rule, layout=EACH, alone=False, **options):
         self.mesh, self.layout = EXPLICIT if way == "explicit" else AUTO, layout
-        self.tx = clip(rule, axis_name=NAMES if way == "shard_map" else None, **options)
         self.specs = {name: spec for name, (_, spec) in layout.items()}
+        said = shardings_of(layout) if way == "said" else None
+        self.tx = clip(rule, axis_name=NAMES if way == "shard_map" else None, shardings=said, **options)
         step = (lambda *given: self.tx.update(*given)[0]) if alone else self.tx.update
         if way == "shard_map":
             out = self.specs if alone else (self.specs, P())
@@ -122,6 +124,10 @@ class Program:
                 assert update.sharding.is_equivalent_to(gradients[name].sharding, update.ndim), name
             found.append((updates, state.last))
         return found
+
+
+def shardings_of(layout=EACH, mesh=AUTO):
+    return {name: NamedSharding(mesh, spec) for name, (_, spec) in layout.items()}
 
 
 def collectives(compiled):
@@ -169,7 +175,7 @@ def test_each_layout_has_the_numbers_of_one_device(way, name):
     Where the compiler is left to find the sums, it makes one for each set of axes, here three, as it does for optax.
     """
     found = require_the_numbers_of_one_device(way, RULES[name])
-    one = way == "shard_map" or (way == "explicit" and name not in OF_EACH)
+    one = way == "shard_map" or (way in ("said", "explicit") and name not in OF_EACH)
     assert found == ["all-reduce"] * (1 if one else 3)
     for alone in EACH if LONG else ():
         require_the_numbers_of_one_device(way, RULES[name], {alone: EACH[alone]})
@@ -249,6 +255,58 @@ def test_rules_by_name_sum_up_what_their_tensors_have():
     require_true(Program("shard_map", rule).run(*every, weights=every[0]), truth(rule, *every))
 
 
+def test_what_is_said_wrongly_costs_time_and_changes_no_number():
+    other = shardings_of() | {"first axis": NamedSharding(AUTO, P(None)), "copied": NamedSharding(AUTO, P())}
+    every = [drawn(size=2.0), drawn(size=5.0)]
+    program = Program("auto", CHAIN)
+    program.tx = clip(CHAIN, shardings=other)
+    program.step = jax.jit(program.tx.update)
+    require_true(program.run(*every, weights=every[0]), truth(CHAIN, *every))
+
+
+def test_of_what_is_said_a_part_may_be_clipped():
+    """The shardings of all parameters serve `masked`, which hands over some of them, and an `inner` optimizer."""
+    mask = {name: name != "copied" for name in EACH}
+    gradients = jax.device_put(drawn(size=3.0), shardings_of())
+    tx = optax.masked(clip(CHAIN, inner=optax.sgd(-1.0), shardings=shardings_of()), mask)
+    updates, state = jax.jit(tx.update)(gradients, tx.init(gradients))
+    of_mask = {name: x for name, x in drawn(size=3.0).items() if mask[name]}
+    part = {name: updates[name] for name in of_mask}
+    require_true([(part, state.inner_state.last)], truth(CHAIN, of_mask))
+
+
+REFUSED = {
+    "no leaf 'copied'": {"shardings": {n: s for n, s in shardings_of().items() if n != "copied"}},
+    "tree of NamedSharding like the gradients, got P.* for 'a'": {"shardings": {"a": P("data")}},
+    "give one of the two": {"shardings": shardings_of(), "axis_name": "data"},
+    "leave out shardings$": {"shardings": shardings_of(mesh=EXPLICIT)},
+    "on one mesh": {"shardings": {**shardings_of(), "copied": NamedSharding(OTHER, P())}},
+    "leaves .* to the compiler": {"shardings": {"a": NamedSharding(AUTO, P(P.UNCONSTRAINED))}},
+    r"'copied' with shape \(5,\) cannot be cut by": {
+        "shardings": {**shardings_of(), "copied": NamedSharding(AUTO, P("data"))}
+    },
+}
+
+
+@pytest.mark.parametrize("sentence", REFUSED)
+def test_shardings_that_say_nothing_are_refused(sentence):
+    with pytest.raises((TypeError, ValueError), match=sentence):
+        clip(RULES["L2"], **REFUSED[sentence]).update(drawn(), None)
+
+
+@pytest.mark.parametrize("way", ["explicit", "shard_map"])
+def test_where_types_say_it_nothing_else_may(way):
+    program = Program(way, RULES["L2"])
+    program.tx = clip(RULES["L2"], shardings=shardings_of())
+    step = program.tx.update
+    if way == "shard_map":
+        step = jax.shard_map(step, mesh=AUTO, in_specs=(program.specs, P(), program.specs), out_specs=P())
+    gradients = program.placed(drawn())
+    state = program.copied(clip(RULES["L2"]).init(gradients))
+    with pytest.raises(ValueError, match=r"leave out shardings|leave them out"), jax.set_mesh(program.mesh):
+        jax.jit(step).lower(gradients, state, gradients)
+
+
 def on_none(x):
     return False
 
@@ -279,6 +337,9 @@ PLANTS = [
     Plant("copies count on every device", NUMBERS, ("shard_map", "L2"), across, "varying", lambda x: frozenset(NAMES)),
     Plant("the compiler is left to find the sums", NUMBERS, ("explicit", "L2"),
           Places, "slots", lambda self, arrays: [Slot(array) for array in arrays]),
+    Plant("what was said is not heard", NUMBERS, ("said", "L2"), transform, "checked_shardings", lambda *_: None),
+    Plant("copies count on each device", NUMBERS, ("said", "L2"),
+          jax_shards, "_counts", lambda axes: jnp.ones((), bool)),
     Plant("results lie where the compiler left them", NUMBERS, ("explicit", "by value"),
           Places, "each", property(lambda self: [self._copied] * len(EACH), lambda self, each: None)),
     Plant("arrays of other cuts are put side by side", NUMBERS, ("auto", "L2"), jax_pieces, "on_mesh", on_none),

@@ -35,13 +35,16 @@ def model(width: int = 4) -> torch.nn.Module:
     return torch.nn.Sequential(torch.nn.Linear(width, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
 
 
-def child(script: str, *arguments: object, killed: bool = False, **environment: str) -> str:
-    """Run a file of this folder in a process of its own, and return what it prints.
+def child(script: str, *arguments: object, killed: bool = False, processes: int = 1, **environment: str) -> str:
+    """Run a file of this folder in a process of its own, or in several by torchrun, and return what it prints.
 
     Where it is to be `killed` it has to end by SIGKILL, which it sends itself in the middle.
     """
     found = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1", **environment}
-    command = [sys.executable, str(Path(__file__).parent / script), *map(str, arguments)]
+    launcher = (
+        [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    )
+    command = [sys.executable, *launcher, str(Path(__file__).parent / script), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, env=found, timeout=300, check=False)
     expected = -signal.SIGKILL if killed else 0
     assert done.returncode == expected, f"{done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"

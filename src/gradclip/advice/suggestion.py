@@ -16,9 +16,10 @@ from gradclip.advice.replay import replay
 from gradclip.rules.norm import L1, L2, RMS, Linf
 from gradclip.rules.text import rule_from_text
 from gradclip.telemetry.event import Event
+from gradclip.telemetry.spikes import FEW
 from gradclip.verdict.divergence import diverged
 from gradclip.verdict.judge import EXPLODED, OFTEN, Verdict, verdict_of
-from gradclip.verdict.numbers import FEW, Numbers, numbers_of, with_level
+from gradclip.verdict.numbers import Numbers, numbers_of, with_level
 from gradclip.verdict.quantiles import quantile
 from gradclip.verdict.shape import SHORTEST_BLOCK, WIDE, Shape, shape_of
 

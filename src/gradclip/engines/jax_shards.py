@@ -20,7 +20,7 @@ INFINITE = 1.0
 
 
 class ShardedSlot(Slot):
-    """A slot whose array lies on the explicit axes of a mesh, which an array does not know where they are automatic."""
+    """A slot whose array lies so on a mesh, which an array does not know where the axes are automatic."""
 
     __slots__ = ("sharding",)
 
@@ -44,8 +44,12 @@ def shardings_of(slots: Sequence[Slot]) -> tuple[NamedSharding, ...]:
 
 @partial(jax.jit, static_argnames=("shardings", "p"))
 def whole_of_shards(arrays: list[Array], shardings: tuple[NamedSharding, ...], p: float) -> tuple[Array, Array]:
-    """As `jax_measure.whole`, of arrays that lie so: one all-reduce, and none inside a branch."""
-    axes = shardings[0].mesh.explicit_axes
+    """As `jax_measure.whole`, of arrays that lie so: one all-reduce, and none inside a branch.
+
+    An array that lies otherwise is brought there first, so where that was only said, the numbers are right as well.
+    """
+    mesh = shardings[0].mesh
+    axes = mesh.explicit_axes or mesh.axis_names
     groups: dict[frozenset[str], list[int]] = {}
     for place, sharding in enumerate(shardings):
         groups.setdefault(_axes_of(sharding), []).append(place)
@@ -68,8 +72,9 @@ def whole_of_shards(arrays: list[Array], shardings: tuple[NamedSharding, ...], p
         return total, jnp.sum(jnp.minimum(together[1:], INFINITE), keepdims=True)
 
     specs = [sharding.spec for sharding in shardings]
+    region = None if mesh.explicit_axes else mesh  # of explicit axes it is the mesh in force, where they are automatic
     found: tuple[Array, Array] = jax.shard_map(
-        joined, in_specs=(specs,), out_specs=PartitionSpec(), axis_names=set(axes)
+        joined, mesh=region, in_specs=(specs,), out_specs=PartitionSpec(), axis_names=set(axes)
     )(arrays)
     return found
 

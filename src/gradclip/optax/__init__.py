@@ -5,7 +5,7 @@ from gradclip.errors import needing
 with needing("gradclip.optax", "jax", "jax", "optax"):
     from gradclip.optax.last import Last
     from gradclip.optax.state import ClipState, check_skips
-    from gradclip.optax.telemetry import event_of
+    from gradclip.optax.telemetry import event_of, record
     from gradclip.optax.transform import clip
 
-__all__ = ["ClipState", "Last", "check_skips", "clip", "event_of"]
+__all__ = ["ClipState", "Last", "check_skips", "clip", "event_of", "record"]

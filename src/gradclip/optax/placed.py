@@ -1,4 +1,7 @@
-"""Meshes with explicit axes: the step runs where the compiler places arrays, and what it gives lies as it came."""
+"""Where arrays lie on a mesh: by their types on explicit axes, and on automatic ones as it was said.
+
+On explicit axes the step runs where the compiler places arrays, and what it gives lies as it came.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +34,9 @@ def mesh_in_force(arrays: list[Array]) -> AbstractContextManager[Any]:
 
 
 class Places:
-    """Where the arrays of a step lie, so far as their types say it: on the explicit axes of a mesh."""
+    """Where the arrays of a step lie: on the explicit axes of a mesh, which their types say, or as it was `said`."""
 
-    def __init__(self, arrays: list[Array], names: list[str]) -> None:
+    def __init__(self, arrays: list[Array], names: list[str], said: list[NamedSharding] | None = None) -> None:
         shardings: list[Any] = [jax.typeof(array).sharding for array in arrays]
         for name, sharding in zip(names, shardings, strict=True):
             _refuse_unreduced(name, sharding.spec)
@@ -41,12 +44,18 @@ class Places:
         self.axes: tuple[str, ...] = tuple(meshes[0].explicit_axes) if meshes else ()
         self._copied = NamedSharding(meshes[0], PartitionSpec()) if meshes else None
         self.each: list[Any] = [sharding if sharding.mesh.explicit_axes else self._copied for sharding in shardings]
+        if said is not None and self.axes:
+            raise ValueError(
+                f"the gradients lie on the explicit axes {self.axes}, which their types say: leave out shardings"
+            )
+        self._said = said
 
     def slots(self, arrays: list[Array]) -> list[Slot]:
         """The slots of these arrays, which know where they lie."""
-        if not self.axes:
+        known = self.each if self.axes else self._said
+        if known is None:
             return [Slot(array) for array in arrays]
-        return [ShardedSlot(array, sharding) for array, sharding in zip(arrays, self.each, strict=True)]
+        return [ShardedSlot(array, sharding) for array, sharding in zip(arrays, known, strict=True)]
 
     def region(self, step: Step, carried: dict[str, Any]) -> Step:
         """`step` in a region where these axes are automatic; `carried` says where each array lies that is carried."""

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from jax.tree_util import keystr, tree_flatten_with_path
 from jax.typing import DTypeLike
 
 from gradclip.optax.last import Last, largest, nothing
@@ -41,6 +42,7 @@ class ClipState(NamedTuple):
     consecutive_skips: Array | np.integer = np.int32(0)
 
 
+NO_STATE = "there is no state of gradclip.optax.clip in it: give the state that tx.update returned"
 BEGIN = "begin with state = tx.init(params), and hand over the state that each update returns"
 
 
@@ -71,7 +73,7 @@ def check_skips(opt_state: Any, max_consecutive_skips: int) -> None:
     limit = checked_skip_limit(max_consecutive_skips)
     states = list(clip_states(opt_state))
     if not states:
-        raise ValueError("there is no state of gradclip.optax.clip in it: give the state that tx.update returned")
+        raise ValueError(NO_STATE)
     for state in states:
         skips, step = (int(number) for number in jax.device_get((state.consecutive_skips, state.step)))
         if limit is not None and skips > limit:
@@ -80,10 +82,15 @@ def check_skips(opt_state: Any, max_consecutive_skips: int) -> None:
 
 def clip_states(tree: Any) -> Iterator[ClipState]:
     """The states of each `clip` in a tree, also of one that another one wraps."""
-    for found in jax.tree.leaves(tree, is_leaf=lambda part: isinstance(part, ClipState)):
+    yield from (state for _, state in placed_states(tree))
+
+
+def placed_states(tree: Any) -> Iterator[tuple[str, ClipState]]:
+    """The same with the place of each in the tree, as it is written in Python: "[0].inner"."""
+    for path, found in tree_flatten_with_path(tree, is_leaf=lambda part: isinstance(part, ClipState))[0]:
         if isinstance(found, ClipState):
-            yield found
-            yield from clip_states(found.inner)
+            yield keystr(path), found
+            yield from ((f"{keystr(path)}.inner{place}", state) for place, state in placed_states(found.inner))
 
 
 def need_of_state(rule: AnyRule, inner: object) -> str | None:

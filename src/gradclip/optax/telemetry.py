@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import os
 import time
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from gradclip.errors import shown
+from gradclip.errors import NothingClipped, shown
 from gradclip.optax.last import Last, largest
+from gradclip.optax.state import NO_STATE, ClipState, placed_states
 from gradclip.rules.arguments import real_number
+from gradclip.rules.arrays import Operand
 from gradclip.rules.rule import AnyRule, checked_rule, rules_in
 from gradclip.rules.scope import Element
-from gradclip.telemetry import Event
+from gradclip.step.gradients import one_float, refuse_many
+from gradclip.telemetry import Event, Telemetry, jsonl
+from gradclip.telemetry.collector import described
+from gradclip.telemetry.folder import checked_path
 
 
 def true_numbers(host: Last) -> Last:
@@ -33,8 +42,8 @@ def event_of(last: Last, *, step: int, rule: AnyRule) -> Event:
 
     `last` is `optax.tree.get(opt_state, "last")`, `step` the number of the step, `rule` the one that is applied. In the
     state of a `flax.nnx.Optimizer` its arrays are wrapped, so there a condition is `bool(jnp.asarray(last.clipped))`.
-    Tensors are not named: `nonfinite` counts the leaves (or rows) with a non-finite element. A sink takes it:
-    `gradclip.telemetry.jsonl("runs/first")(event)`.
+    Tensors are not named: `nonfinite` counts the leaves (or rows) with a non-finite element. `record` finds `last` and
+    the number of the step in a state, and writes the event to a run.
 
     >>> tx = gradclip.optax.clip(rule := gradclip.ClipGradByGlobalNorm(1.0))
     >>> params = {"w": jax.numpy.zeros(2)}
@@ -48,7 +57,95 @@ def event_of(last: Last, *, step: int, rule: AnyRule) -> Event:
     if number is None or not number.is_integer():
         raise TypeError(f"step is the number of the step, got {shown(step)}: write step=0")
     rule = checked_rule(rule)
-    host = true_numbers(Last(*jax.device_get([jnp.asarray(field) for field in last])))
-    first = rules_in(rule)[0]
+    return _event(Last(*on_host(*last)), int(number), rule)
+
+
+def record(
+    opt_state: Any, run: str | os.PathLike[str] | Telemetry, *, rule: AnyRule, loss: Operand | None = None
+) -> Event:
+    """Write what the last step did to a run, and return it: call it after a compiled step, every so many steps.
+
+    `opt_state` is the state of the clip, or any tree that it stands in: that of a chain, of an optimizer of Equinox, or
+    a `flax.nnx.Optimizer`. `run` is the folder of the run, which `gradclip report` reads and which stays open until the
+    program ends, or a `Telemetry` with the sinks that you want; each clip has a run of its own. `rule` is the one that
+    is applied, `loss` the loss of that step. The number of the step is that of the state, which counts on where a
+    training is resumed. The numbers are read in one copy, for which the host waits; nothing is compiled into the step.
+    With several processes the first alone writes.
+
+    Raises `ValueError` where the tree has no clip or several, which it names by their places, and for the states of
+    several trainings at once; `NothingClipped` before the first step; `TypeError` inside `jit`.
+
+    >>> tx = gradclip.optax.clip(rule := gradclip.ClipGradByGlobalNorm(1.0))
+    >>> params = {"w": jax.numpy.zeros(2)}
+    >>> updates, opt_state = tx.update({"w": jax.numpy.array([3.0, 4.0])}, tx.init(params), params)
+    >>> run = gradclip.telemetry.Telemetry(gradclip.telemetry.memory())
+    >>> record(opt_state, run, rule=rule, loss=0.5).norm_before
+    5.0
+    """
+    rule, telemetry = checked_rule(rule), _telemetry_of(run)
+    if loss is not None:
+        refuse_many("loss", loss)
+    state, far = _only_state(opt_state), isinstance(loss, jax.Array)
+    step, *numbers = on_host(state.step, *state.last, *([loss] if far else []))
+    _refuse_steps(step)
+    told = numbers.pop() if far else loss
+    event = _event(Last(*numbers), int(step) - 1, rule, None if told is None else one_float(told))
+    if jax.process_index() == 0:
+        telemetry.tell(event, described(rule, "jax"))
+    return event
+
+
+def on_host(*fields: Any) -> list[Any]:
+    """These numbers of a state, read in one copy."""
+    arrays = [jnp.asarray(field) for field in fields]
+    if any(isinstance(array, jax.core.Tracer) for array in arrays):
+        raise TypeError("the numbers of a step are read on the host: do it after the compiled step, outside jit")
+    return list(map(np.asarray, jax.device_get(arrays)))
+
+
+def _event(last: Last, step: int, rule: AnyRule, loss: float | None = None) -> Event:
+    host, first = true_numbers(last), rules_in(rule)[0]
     norm = "Linf" if isinstance(first.scope, Element) else type(first.norm).__name__
-    return Event.of(host, step=int(number), rule=repr(rule), engine="jax", norm=norm, time=time.time())
+    return Event.of(host, step=step, rule=repr(rule), engine="jax", norm=norm, time=time.time(), loss=loss)
+
+
+def _only_state(tree: Any) -> ClipState:
+    """The state of the one clip in a tree."""
+    found = list(placed_states(tree))
+    if not found:
+        raise ValueError(NO_STATE)
+    if len(found) > 1:
+        places = [f"opt_state{place}" for place, _ in found]
+        raise ValueError(
+            f"there are {len(found)} clips in it, at {', '.join(places)}: give one of these, and each a run of its own"
+        )
+    return found[0][1]
+
+
+def _refuse_steps(step: np.ndarray) -> None:
+    """Raise where no step was made, and where these are the numbers of several trainings."""
+    if step.ndim:
+        raise ValueError(
+            f"the state has an axis of {len(step)} trainings: record each by itself, jax.tree.map(lambda x: x[0], "
+            "opt_state)"
+        )
+    if step == 0:
+        raise NothingClipped("nothing was clipped yet: call record with the state that tx.update returned")
+
+
+def _telemetry_of(run: str | os.PathLike[str] | Telemetry) -> Telemetry:
+    """The telemetry that writes to `run`."""
+    if not isinstance(run, Telemetry):
+        return _opened(checked_path(run).absolute())
+    if run.every > 1 or run.tensors:
+        raise ValueError(
+            "record reads a state at once and has no norms of tensors: make Telemetry without every= and tensors=, and "
+            "call record every so many steps"
+        )
+    return run
+
+
+@functools.cache
+def _opened(folder: Path) -> Telemetry:
+    """The run in a folder, open until the program ends."""
+    return Telemetry(jsonl(folder))

@@ -21,6 +21,7 @@ from gradclip.optax.across import across_axes, refuse_mixed
 from gradclip.optax.last import last_of, nothing
 from gradclip.optax.leaves import NeedClip, Tree, beside, chosen_leaves, leaves_from, name_of, replaced, zeros_like
 from gradclip.optax.placed import Places, mesh_in_force
+from gradclip.optax.said import Said, checked_shardings, said_of
 from gradclip.optax.state import ClipState, begun, float_type, given_state, memory_of, need_of_state, state_of
 from gradclip.rules.arrays import Operand
 from gradclip.rules.rule import AnyRule, Carry, rules_in
@@ -37,6 +38,7 @@ def clip(
     on_nonfinite: str = "keep",
     need_clip: NeedClip | None = None,
     axis_name: str | Sequence[str] | None = None,
+    shardings: Tree = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Clip gradients by `rule`: with m the measure of a segment and t its threshold, `out = phi(m / t) * g`.
 
@@ -53,7 +55,11 @@ def clip(
     becomes zeros, which under a global rule are all gradients of the step. To clip what is finite by the norm of what
     is finite, write `optax.chain(optax.zero_nans(), clip(rule))`.
     `need_clip(name)` is false for leaves that are neither measured nor scaled. `axis_name` names the axis (or axes)
-    of a `shard_map` over which gradients are sharded; under `jit` with sharded arrays leave it out.
+    of a `shard_map` over which gradients are sharded; under `jit` with sharded arrays leave it out. `shardings` says
+    how gradients lie under `jit` on automatic axes of a mesh, where a program does not know it: a tree of
+    `NamedSharding` like them, `jax.tree.map(lambda p: p.sharding, params)`. Then a norm of all leaves is one
+    all-reduce, and not one for each set of axes; gradients that lie otherwise are sent there first, so the numbers are
+    the same.
 
     The state is a `ClipState`; `optax.tree.get(opt_state, "last")` finds its `Last` in the state of a chain. A rule
     that needs nothing of earlier steps takes `None` or `optax.EmptyState()` for it, as the clips of optax do.
@@ -67,8 +73,9 @@ def clip(
     leaves from it.
 
     Raises `ValueError` for rules that would have to raise or, without `inner`, to skip, and where no state is given and
-    one is needed; `TypeError` that names the leaf for integer gradients. Source: that of the rule; the form is Optax's
-    `clip_by_global_norm`.
+    one is needed; `TypeError` that names the leaf for integer gradients; `ValueError` for `shardings` beside
+    `axis_name`, on explicit axes, on two meshes, or without one of the leaves. Source: that of the rule; the form is
+    Optax's `clip_by_global_norm`.
 
     >>> tx = optax.chain(gradclip.optax.clip(gradclip.ClipGradByGlobalNorm(1.0)), optax.sgd(1.0))
     >>> params = {"w": jnp.zeros(2)}
@@ -82,7 +89,7 @@ def clip(
         raise TypeError(f"inner is an optimizer of Optax, got {shown(inner)}: write inner=optax.adam(1e-3)")
     axes = _axes_of(axis_name)
     need_clip = checked_need_clip(need_clip)
-    door = Door(rule, inner, on_nonfinite, need_clip, axes)
+    door = Door(rule, inner, on_nonfinite, need_clip, axes, checked_shardings(shardings, axes))
     return optax.GradientTransformationExtraArgs(door.init, door.update)
 
 
@@ -104,6 +111,7 @@ class Door:
         on_nonfinite: str,
         need_clip: NeedClip | None,
         axes: tuple[str, ...],
+        said: Said | None,
     ) -> None:
         clipper = Clipper(rule, on_nonfinite=on_nonfinite)
         _refuse_host(clipper, inner)
@@ -112,7 +120,7 @@ class Door:
         self._new_clipper = partial(Clipper, rule, on_nonfinite=on_nonfinite)
         self._can_skip = clipper.can_skip
         self._inner = None if inner is None else optax.with_extra_args_support(inner)
-        self._need_clip, self._axes = need_clip, axes
+        self._need_clip, self._axes, self._said = need_clip, axes, said
         self._needs_state = need_of_state(rule, inner)
         self._carries = isinstance(rule, Carry)
         singles = rules_in(rule)
@@ -199,7 +207,7 @@ class Door:
             "moments": beside(moments, leaves, "moments") if self._reads_moments and moments is not None else None,
         }
         arrays = list(leaves.values())
-        places = Places(arrays, names)
+        places = Places(arrays, names, None if self._said is None else said_of(self._said, leaves.items()))
         step = in_float64(partial(self._step, names, axes, float_type(), places))
         region = places.region(step, self._places_carried(names, places, state))
         with mesh_in_force(arrays):

@@ -6,6 +6,7 @@ with needing("gradclip.paddle", "paddle", "paddle"):
     from gradclip.paddle.clip import Clip, ClipGradByGlobalNorm, ClipGradByNorm, ClipGradByValue
     from gradclip.paddle.clipper import Clipper
     from gradclip.paddle.functional import clip_grad_norm_, clip_grad_value_
+    from gradclip.paddle.model_callback import ModelCallback
 
 __all__ = [
     "Clip",
@@ -13,6 +14,7 @@ __all__ = [
     "ClipGradByNorm",
     "ClipGradByValue",
     "Clipper",
+    "ModelCallback",
     "clip_grad_norm_",
     "clip_grad_value_",
 ]

@@ -11,6 +11,7 @@ from paddle.nn.clip import ClipGradBase
 from gradclip.paddle.clipper import Clipper
 from gradclip.paddle.groups import Call, Turns, call_with, later_groups, refuse_group_sharded
 from gradclip.paddle.lbfgs import warn_from_lbfgs
+from gradclip.paddle.optimizer_state import take_up
 from gradclip.paddle.parameters import NeedClip, Pair, needs_clip
 from gradclip.paddle.static import Graph, clip_in_graph
 from gradclip.rules import recipes
@@ -83,7 +84,11 @@ class Clip(paddle.nn.ClipGradByNorm):
         self.clipper.give(**numbers)
 
     def state_dict(self) -> dict[str, Any]:
-        """The memory as plain data: the count of steps and what thresholds that adapt remember."""
+        """The memory as plain data: the count of steps and what thresholds that adapt remember.
+
+        Save it beside the state of the optimizer, `paddle.save(clip.state_dict(), "step-100.pdclip")`, which
+        `paddle.load` gives back; in `paddle.Model.fit` `gradclip.paddle.ModelCallback` does both.
+        """
         return self.clipper.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -101,6 +106,7 @@ class Clip(paddle.nn.ClipGradByNorm):
             call.refuse_skips()
         if self.clipper.step == 0:
             refuse_group_sharded()
+            take_up(call.optimizer, self)
         if call.is_first_of(self):
             self._turns = Turns()  # of a step that never came to its end
         if (clipped := self._turns.taken(pairs)) is not None:

@@ -23,8 +23,8 @@ from gradclip.report.summary import HOW_TO_TENSORS, Summary, summary_of
 from gradclip.report.tiles import facts_of, tiles_of
 from gradclip.report.what_if import CANNOT_KNOW
 from gradclip.telemetry.runs import Run
+from gradclip.telemetry.spikes import AROUND, SPIKE
 from gradclip.verdict import formatting
-from gradclip.verdict.numbers import AROUND, SPIKE
 
 ICONS = {"good": "✓", "look": "!", "bad": "✕"}
 

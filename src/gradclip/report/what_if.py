@@ -10,8 +10,9 @@ from gradclip.advice.replay import replay
 from gradclip.advice.suggestion import suggest
 from gradclip.rules.text import rule_from_text
 from gradclip.telemetry.event import Event
+from gradclip.telemetry.spikes import SPIKE
 from gradclip.verdict.formatting import count, short
-from gradclip.verdict.numbers import SPIKE, acted, broken, kept
+from gradclip.verdict.numbers import acted, broken, kept
 from gradclip.verdict.quantiles import quantile
 
 LONGEST = 20_000

@@ -5,6 +5,7 @@ from gradclip.telemetry.event import Event
 from gradclip.telemetry.folder import jsonl
 from gradclip.telemetry.loggers import Metrics, lightning, memory, mlflow, tensorboard, wandb
 from gradclip.telemetry.runs import Run, read_run
+from gradclip.telemetry.spikes import spikes
 
 __all__ = [
     "Event",
@@ -17,6 +18,7 @@ __all__ = [
     "memory",
     "mlflow",
     "read_run",
+    "spikes",
     "tensorboard",
     "wandb",
 ]

@@ -10,7 +10,8 @@ import sys
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 
 from gradclip.errors import GradclipWarning, shown
@@ -23,6 +24,8 @@ from gradclip.telemetry.observed import event_of
 from gradclip.telemetry.pending import light, on_host
 
 Sink = Callable[[Event], object]
+
+NONE: Mapping[str, list[int]] = MappingProxyType({})
 
 
 class UnreadResult(NamedTuple):
@@ -98,9 +101,17 @@ class Telemetry:
         pending, self._pending = self._pending, []
         results, sentence = on_host([unread.result for unread in pending]), repr(self._rule)
         for result, (_, when, left_out) in zip(results, pending, strict=True):
-            event = event_of(result, sentence, when, self.tensors, left_out)
-            for sink in self._sinks:
-                self._call(sink, sink, event)
+            self._give(event_of(result, sentence, when, self.tensors, left_out))
+
+    def tell(self, event: Event, about: dict[str, Any]) -> None:
+        """Give the sinks an event that no clipper tells; `about` says at the first one what is clipped."""
+        if not self._begun:
+            self._begin(about)
+        self._give(event)
+
+    def _give(self, event: Event) -> None:
+        for sink in self._sinks:
+            self._call(sink, sink, event)
 
     def close(self) -> None:
         """Read what is waiting, and close the sinks; a later step opens them again."""
@@ -149,13 +160,21 @@ def about(rule: Any, gradients: Gradients, optimizers: Sequence[object]) -> dict
     """What is clipped, as plain data: the rule, the framework, the optimizers, the shape of each gradient by name."""
     framework = type(gradients.tensors[0]).__module__.partition(".")[0] if gradients.tensors else ""
     shapes = [getattr(tensor, "shape", ()) for tensor in gradients.tensors]
+    parameters = {gradients.name(i): list(map(int, shape)) for i, shape in enumerate(shapes)}
+    return described(rule, framework, [type(optimizer).__name__ for optimizer in optimizers], parameters)
+
+
+def described(
+    rule: Any, framework: str, optimizers: Sequence[str] = (), parameters: Mapping[str, list[int]] = NONE
+) -> dict[str, Any]:
+    """The same of what is known by name: the optimizers by their classes, the parameters by their shapes."""
     return {
         "rule": as_data(rule),
         "sentence": repr(rule),
         "framework": framework,
         "framework_version": str(getattr(sys.modules.get(framework), "__version__", "")),
-        "optimizer": ", ".join(dict.fromkeys(type(optimizer).__name__ for optimizer in optimizers)),
-        "parameters": {gradients.name(i): list(map(int, shape)) for i, shape in enumerate(shapes)},
+        "optimizer": ", ".join(dict.fromkeys(optimizers)),
+        "parameters": dict(parameters),
     }
 
 

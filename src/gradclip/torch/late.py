@@ -9,7 +9,7 @@ import torch
 from torch.optim import Optimizer
 
 from gradclip.errors import NothingClipped, shown
-from gradclip.rules.arguments import checked_flag, is_whole
+from gradclip.rules.arguments import checked_flag, checked_word, is_whole
 from gradclip.rules.rule import AnyRule, checked_rule
 from gradclip.step.checkpoint import checked_state
 from gradclip.step.result import Result
@@ -20,6 +20,7 @@ from gradclip.torch.attached import OfTheClip, attach
 from gradclip.torch.clipper import Clipper
 from gradclip.torch.hook import AttachedClipper, Options, clipper_of
 from gradclip.torch.optimizers import unwrapped
+from gradclip.torch.update import PLACES
 
 ALL = "all"
 """The name of the one clipper that serves all optimizers together."""
@@ -201,6 +202,8 @@ def checked_options(rule: AnyRule, options: OfTheClip) -> OfTheClip:
     unknown = options.keys() - Options._fields
     if unknown:
         raise TypeError(f"there is no option {min(unknown)!r}: the options are those of gradclip.attach")
+    checked_word(options.get("place", "gradient"), "place", PLACES)
+    checked_flag(options.get("through_grad_scale", False), "through_grad_scale")
     of_a_clipper: dict[str, Any] = {k: v for k, v in options.items() if k not in ("place", "through_grad_scale")}
     Clipper(rule, **of_a_clipper)
     return options

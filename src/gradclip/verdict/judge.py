@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gradclip.telemetry.event import Event
+from gradclip.telemetry.spikes import FEW
 from gradclip.verdict.divergence import FAR, diverged
 from gradclip.verdict.formatting import count, percent, short, times
-from gradclip.verdict.numbers import FEW, Numbers, numbers_of
+from gradclip.verdict.numbers import Numbers, numbers_of
 
 ALWAYS, OFTEN = 0.95, 0.5
 """Shares of clipped steps. From the first on nearly every step comes out with the same length, whatever the gradient

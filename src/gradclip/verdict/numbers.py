@@ -10,21 +10,11 @@ from statistics import median
 from typing import Any
 
 from gradclip.telemetry.event import Event
+from gradclip.telemetry.spikes import AROUND, FEW, SPIKE
 from gradclip.verdict.losses import MOST, final_loss, losses_of, mean_loss, part_of
 from gradclip.verdict.quantiles import quantile
 from gradclip.verdict.shape import shape_of
 from gradclip.watch.journal import OWN_CODE, SCRIPT
-
-FEW = 30
-"""With fewer finite steps nobody judges: of a share of 5 % it may well have seen no step, or two."""
-
-SPIKE = 10.0
-"""A norm of more than so many usual ones is a spike. Ordinary noise does not come there: for a log-normal norm with a
-coefficient of variation of 0.5 it is the 5-sigma event, less than one step in a million."""
-
-AROUND = 100
-"""The usual norm is the median over a block of so many steps: long enough that a burst of bad steps does not move it,
-short enough to follow a norm that falls as training goes on."""
 
 NORMALISING = ("adam", "lion", "lamb", "adafactor", "adagrad", "rmsprop", "muon", "sophia", "rprop")
 """Optimizers whose step does not grow with the gradient, by a part of their names."""
