@@ -11,10 +11,11 @@ from typing import Any, TypedDict, Unpack
 import torch
 
 from gradclip.errors import needing, shown
-from gradclip.rules.arguments import is_whole
+from gradclip.rules.arguments import is_whole, items_of
 from gradclip.rules.rule import AnyRule
 from gradclip.step.result import Result
 from gradclip.telemetry import Telemetry
+from gradclip.telemetry.loggers import EACH
 from gradclip.torch.clipper import Clipper
 from gradclip.torch.late import Latest
 from gradclip.torch.parameters import NeedClip, of_optimizers
@@ -31,6 +32,9 @@ KEY = "gradclip"
 
 COLUMNS = ("grad_norm", "clip/rate")
 """What the table of a fit shows of each epoch, if nothing else is said."""
+
+EVERY = (*COLUMNS, "grad_norm_clipped", "clip/threshold", "clip/scale", "clip/nonfinite", "clip/skipped")
+"""What it can show, beside the norms of tensors."""
 
 
 class OfTheStep(TypedDict, total=False):
@@ -73,7 +77,7 @@ class Clip(Callback):
     ) -> None:
         if not is_whole(layers, 0):
             raise ValueError(f"layers is how many tensors' norms are told, a whole number from 0, got {shown(layers)}")
-        self._latest, self._layers, self._columns = Latest(layers), layers, list(columns)
+        self._latest, self._layers, self._columns = Latest(layers), layers, checked_columns(columns)
         self.clipper = Clipper(rule, telemetry=telemetry, **options)
         if telemetry is not None:
             telemetry.add(self._latest)
@@ -179,6 +183,20 @@ class Clip(Callback):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._saved = Saved(self.state_dict)
+
+
+def checked_columns(columns: object) -> list[str]:
+    """`columns` as a list, if all of them are names of numbers that there are."""
+    names = None if isinstance(columns, str | bytes) else items_of(columns)
+    wrong = [columns] if names is None else [name for name in names if not is_column(name)]
+    if names is None or wrong:
+        raise ValueError(f"columns is a list of names among {', '.join(EVERY)} and {EACH}NAME, got {shown(wrong[0])}")
+    return names
+
+
+def is_column(name: object) -> bool:
+    """Whether it is the name of a number that there is, or may be."""
+    return isinstance(name, str) and (name in EVERY or name.startswith(EACH))
 
 
 class ClipColumn(ValueMetric):

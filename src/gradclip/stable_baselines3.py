@@ -17,6 +17,7 @@ from gradclip.rules.rule import AnyRule
 from gradclip.step.respond import user_level
 from gradclip.telemetry import Telemetry
 from gradclip.torch.attached import OfTheClip
+from gradclip.torch.eager import eager
 from gradclip.torch.late import LateClippers
 
 with needing("gradclip.stable_baselines3", "stable-baselines3", "stable_baselines3"):
@@ -125,7 +126,7 @@ class ClipMemory:
             clip.detach()
         self.heard()
         mine = weakref.ref(self)
-        handle = register_optimizer_step_pre_hook(lambda *of_step: say_unclipped(mine()))
+        handle = register_optimizer_step_pre_hook(eager(lambda *of_step: say_unclipped(mine())))
         self._stop_waiting = weakref.finalize(self, handle.remove)
 
     def heard(self) -> None:

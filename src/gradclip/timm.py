@@ -5,18 +5,15 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-from gradclip.errors import shown
-from gradclip.rules.arguments import plain_number
+from gradclip.rules.arguments import checked_word, plain_number
 from gradclip.rules.combine import WeightRatio
 from gradclip.rules.norm import norm_of_order_or_word
 from gradclip.rules.rule import Rule
 from gradclip.rules.scope import Row
 from gradclip.torch.clipper import Clipper
-from gradclip.torch.functional import TensorOrTensors, clip_grad_norm_, clip_grad_value_
+from gradclip.torch.functional import KEPT, TensorOrTensors, clip_grad_norm_, clip_grad_value_
 
-MODES = "'norm', 'value' or 'agc'"
-KEPT = 16
-"""Rules of adaptive clipping that are kept; a training has one."""
+MODES = ("norm", "value", "agc")
 
 
 def dispatch_clip_grad(parameters: TensorOrTensors, value: float, mode: str = "norm", norm_type: float = 2.0) -> None:
@@ -36,14 +33,13 @@ def dispatch_clip_grad(parameters: TensorOrTensors, value: float, mode: str = "n
     tensor([[0.0849, 0.1131],
             [0.0000, 0.0010]])
     """
+    checked_word(mode, "mode", MODES)
     if mode == "norm":
         clip_grad_norm_(parameters, value, norm_type)
     elif mode == "value":
         clip_grad_value_(parameters, value)
-    elif mode == "agc":
-        adaptive_clip_grad(parameters, value, norm_type=norm_type)
     else:
-        raise ValueError(f"mode is {MODES}, got {shown(mode)}")
+        adaptive_clip_grad(parameters, value, norm_type=norm_type)
 
 
 def adaptive_clip_grad(
@@ -62,10 +58,13 @@ def adaptive_clip_grad(
     >>> weight.grad
     tensor([0.0085, 0.0113])
     """
-    _clipper(plain_number(clip_factor), plain_number(eps), norm_type).clip_(parameters)
+    arguments = (plain_number(clip_factor), plain_number(eps), plain_number(norm_type))
+    keeps = all(isinstance(argument, KEPT) for argument in arguments)
+    clipper = _clipper(*arguments) if keeps else _clipper.__wrapped__(*arguments)
+    clipper.clip_(parameters)
 
 
-@lru_cache(maxsize=KEPT)
+@lru_cache(maxsize=16, typed=True)
 def _clipper(clip_factor: Any, eps: Any, norm_type: Any) -> Clipper:
     """The clipper of these arguments, which remembers no gradient: it is kept for its layout."""
     return Clipper(Rule(Row(), norm_of_order_or_word(norm_type), WeightRatio(clip_factor, eps)))

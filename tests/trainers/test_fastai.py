@@ -19,6 +19,7 @@ from fastai.learner import load_learner
 
 import gradclip
 from gradclip import L2, ClipGradByGlobalNorm, Constant, Global, Group, Rule, SkipStep
+from gradclip.fastai import Clip
 from trainers import small
 from trainers.fastai_fit import OPTIMIZERS, made
 
@@ -180,3 +181,8 @@ def test_a_memory_of_another_rule_is_refused(tmp_path):
     other.load("first")
     with pytest.raises(ValueError, match="rule"):
         other.fit(1)
+
+
+def test_a_column_that_there_is_not_is_refused_where_it_is_written():
+    with pytest.raises(ValueError, match=r"grad_norm, clip/rate, .*, got 'norm'"):
+        Clip(small.RULE, columns=["grad_norm", "norm"])

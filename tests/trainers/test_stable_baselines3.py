@@ -93,7 +93,8 @@ def test_a_loaded_model_that_trains_without_clipping_is_said_once(tmp_path):
     model = ALGORITHMS["PPO"][0].load(tmp_path / "model", env=made("PPO").env, device="cpu")
     with pytest.warns(GradclipWarning, match=r"this PPO was trained with clipping .* without") as said:
         model.learn(2 * EPISODE)
-    assert len([warning for warning in said if warning.category is GradclipWarning]) == 1
+    (warning,) = (warning for warning in said if warning.category is GradclipWarning)
+    assert warning.filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error", GradclipWarning)
         model.learn(EPISODE)

@@ -96,7 +96,7 @@ def test_the_scaler_of_timm_clips_by_it_after_one_line(timm_cuda, monkeypatch):
 
 
 def test_another_mode_is_refused_by_the_names_of_those_there_are():
-    with pytest.raises(ValueError, match="'norm', 'value' or 'agc', got 'sum'"):
+    with pytest.raises(ValueError, match="'norm', 'value', 'agc', got 'sum'"):
         gradclip.timm.dispatch_clip_grad(parameters(), 1.0, mode="sum")
     for mode in MODES:
         with pytest.raises(ValueError, match="0"):
