@@ -91,6 +91,7 @@ MAY_IMPORT = {
     "timm.py": (*INNER, "gradclip.torch"),
     "paddle": (*CORE, "gradclip.engines", "gradclip.paddle"),
     "optax": (*CORE, "gradclip.engines", "gradclip.optax"),
+    "keras": (*CORE, "gradclip.torch", "gradclip.optax", "gradclip.keras"),  # its backends are these frameworks
     "experiments": ("gradclip",),
     "cli": ("gradclip",),
 }

@@ -22,6 +22,7 @@ except ModuleNotFoundError as error:
         ("optax", "optax", 'gradclip.optax needs jax and optax: pip install "gradclip[jax]"'),
         ("optax", "jax", 'gradclip.optax needs jax and optax: pip install "gradclip[jax]"'),
         ("paddle", "paddle", 'gradclip.paddle needs paddle: pip install "gradclip[paddle]"'),
+        ("keras", "keras", 'gradclip.keras needs keras: pip install "gradclip[keras]"'),
         ("torch", "torch", 'gradclip.torch needs torch: pip install "gradclip[torch]"'),
         ("skorch", "skorch", 'gradclip.skorch needs skorch: pip install "gradclip[skorch]"'),
         ("ignite", "ignite", 'gradclip.ignite needs ignite: pip install "gradclip[ignite]"'),

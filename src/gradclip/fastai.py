@@ -11,13 +11,13 @@ from typing import Any, TypedDict, Unpack
 import torch
 
 from gradclip.errors import needing, shown
-from gradclip.rules.arguments import is_whole, items_of
+from gradclip.rules.arguments import items_of
 from gradclip.rules.rule import AnyRule
 from gradclip.step.result import Result
 from gradclip.telemetry import Telemetry
 from gradclip.telemetry.loggers import EACH
 from gradclip.torch.clipper import Clipper
-from gradclip.torch.late import Latest
+from gradclip.torch.late import Latest, checked_layers
 from gradclip.torch.parameters import NeedClip, of_optimizers
 
 with needing("gradclip.fastai", "fastai", "fastai"):
@@ -75,10 +75,10 @@ class Clip(Callback):
         telemetry: Telemetry | None = None,
         **options: Unpack[OfTheStep],
     ) -> None:
-        if not is_whole(layers, 0):
-            raise ValueError(f"layers is how many tensors' norms are told, a whole number from 0, got {shown(layers)}")
-        self._latest, self._layers, self._columns = Latest(layers), layers, checked_columns(columns)
+        self._columns = checked_columns(columns)
         self.clipper = Clipper(rule, telemetry=telemetry, **options)
+        self._layers = checked_layers(layers, telemetry)
+        self._latest = Latest(layers)
         if telemetry is not None:
             telemetry.add(self._latest)
         self.numbers: dict[str, float] = {}

@@ -14,14 +14,12 @@ from effort import only_long
 from watching import python
 
 ROOT = Path(__file__).parents[2]
-TRITON = importlib.util.find_spec("triton") is not None
-TRAINERS = ("fastai", "ignite", "skorch", "stable_baselines3")
-"""Packages that the development environment lacks: the examples of their doors run where they are installed."""
-MISSING = {f"gradclip.{name}" for name in TRAINERS if importlib.util.find_spec(name) is None}
+TRAINERS = ("fastai", "ignite", "keras", "skorch", "stable_baselines3")
+LACKING = [name for name in ("triton", *TRAINERS) if importlib.util.find_spec(name) is None]
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(gradclip.__path__, "gradclip.")
-    if not module.name.endswith("__main__") and module.name not in MISSING and (TRITON or "triton" not in module.name)
+    if not module.name.endswith("__main__") and not any(name in module.name for name in LACKING)
 )
 
 

@@ -289,6 +289,19 @@ def test_a_copy_goes_on_with_the_rule_and_the_memory(copied):
     assert gradients(again(pairs_of(parameter(60.0)))) == gradients(clip(pairs_of(parameter(60.0)))) != [[60.0]]
 
 
+def test_the_rule_may_be_changed_and_what_was_learnt_stays():
+    clip = Clip(gradclip.ZClip(z=2.0, warmup=2))
+    for norm in (3.0, 4.0):
+        clip(pairs_of(parameter(norm)))
+    learnt = clip.state_dict()["thresholds"]
+    clip.rule = gradclip.ZClip(z=3.0, warmup=2)
+    assert (clip.rule, clip.state_dict()["thresholds"]) == (gradclip.ZClip(z=3.0, warmup=2), learnt)
+    clip.rule = gradclip.ClipGradByGlobalNorm(1.0)
+    assert gradients(clip(pairs_of(parameter(3.0)))) == [[1.0]]
+    with pytest.raises(TypeError, match="rule"):
+        clip.rule = 1.0
+
+
 def test_the_state_resumes_and_a_state_of_another_rule_is_refused():
     clip = ClipGradByGlobalNorm(gradclip.Schedule((0, 10.0), (1, 2.0)))
     clip(pairs_of(parameter(3.0)))

@@ -7,6 +7,7 @@ import numpy as np
 import paddle
 import pytest
 
+import gradclip
 from gradclip import L2, Element, Global, Linf, Raise, Row, Rule, Schedule, SkipStep, Smooth, Tensor
 from gradclip.errors import GradclipWarning
 from gradclip.paddle import Clip, ClipGradByGlobalNorm, ClipGradByNorm
@@ -229,6 +230,8 @@ def test_gradients_may_be_made_before_they_are_applied(mode):
         optimizer.apply_gradients(pairs)
         steps(made, clip, [3.0, 4.0])
         np.testing.assert_allclose(held("a"), [-0.6, -0.8], rtol=1e-6)
+        with pytest.raises(RuntimeError, match="part of a static program"):
+            clip.rule = gradclip.ClipGradByNorm(1.0)
 
 
 def test_a_parameter_without_a_gradient_is_left_out(mode):

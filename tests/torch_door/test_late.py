@@ -132,6 +132,28 @@ def test_a_telemetry_hears_of_one_clipper_and_is_refused_for_two():
     assert not found["actor"]._optimizer_step_pre_hooks
 
 
+def test_a_telemetry_hears_of_the_next_training_too():
+    seen = []
+    late, made, _ = trained(LateClippers(RULE, telemetry=Telemetry(seen.append)), number=1)
+    late.detach()
+    assert late.numbers()["grad_norm"] == seen[-1].norm_before
+    again = optimizers(made)
+    late.attach_to(again)
+    train(made, again)
+    assert [event.step for event in seen] == list(range(6))
+    assert late.numbers()["grad_norm"] == seen[-1].norm_before
+
+
+def test_layers_are_told_of_a_telemetry_that_has_tensors():
+    with pytest.raises(ValueError, match="tensors=True"):
+        LateClippers(RULE, layers=1, telemetry=Telemetry(print))
+
+
+def test_without_an_optimizer_there_is_nothing_to_clip():
+    with pytest.raises(ValueError, match="no optimizer"):
+        LateClippers(RULE).attach_to({})
+
+
 @pytest.mark.parametrize(
     ("state", "error", "words"),
     [

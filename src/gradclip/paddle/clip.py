@@ -71,8 +71,14 @@ class Clip(paddle.nn.ClipGradByNorm):
 
     @property
     def rule(self) -> AnyRule:
-        """The rule that this clip applies."""
+        """The rule that this clip applies; in dynamic mode another one may be set between two steps."""
         return self.clipper.rule
+
+    @rule.setter
+    def rule(self, rule: AnyRule) -> None:
+        if self._graph is not None:
+            raise RuntimeError(f"{self.rule!r} is part of a static program: build another one, with another clip")
+        self.clipper.rule = rule
 
     @property
     def last(self) -> Result:

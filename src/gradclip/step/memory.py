@@ -95,6 +95,10 @@ class Memories:
         """Forget what is of other keys than those that fit."""
         self._each = {key: memory for key, memory in self._each.items() if fits(key)}
 
+    def replace(self, states: Mapping[Key, State]) -> None:
+        """Take other numbers of the same segments, for doors that keep them elsewhere."""
+        self._each = {key: known._replace(state=states.get(key, known.state)) for key, known in self._each.items()}
+
     def keeps(self, key: Key) -> bool:
         """Whether a threshold has a memory, or may have one: no step was made yet."""
         known = self._each.get(key)

@@ -76,6 +76,12 @@ class Telemetry:
             raise ValueError("this Telemetry has a clipper already: make one for each, with sinks of its own")
         self._clipper, self._rule = weakref.ref(clipper), clipper.rule
 
+    def leave(self, sink: Sink) -> None:
+        """Read what is waiting, and be free for another clipper, without this sink."""
+        self.drain()
+        self._sinks = [other for other in self._sinks if other is not sink]
+        self._clipper = None
+
     def add(self, sink: Sink) -> None:
         """Give the events from now on to one more sink."""
         self._sinks.append(sink)

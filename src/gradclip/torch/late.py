@@ -47,10 +47,8 @@ class LateClippers:
     ) -> None:
         self._rule = checked_rule(rule)
         self._together = checked_flag(together, "together")
-        if not is_whole(layers, 0):
-            raise ValueError(f"layers is how many tensors' norms are told, a whole number from 0, got {shown(layers)}")
-        self._layers = layers
         self._telemetry = checked_telemetry(telemetry)
+        self._layers = checked_layers(layers, telemetry)
         self._options = checked_options(self._rule, options)
         self._clippers: dict[str, AttachedClipper] = {}
         self._latest: dict[str, Latest] = {}
@@ -97,6 +95,8 @@ class LateClippers:
         Raises `ValueError` where the memory is of optimizers of other names or of other parameters.
         """
         inner = {name: unwrapped(optimizer) for name, optimizer in optimizers.items()}
+        if not inner:
+            raise ValueError(f"there is no optimizer in whose steps {self._rule!r} could clip: leave the clip out")
         wanted = {ALL: list(inner.values())} if self._together else {name: [one] for name, one in inner.items()}
         if self._serve(wanted):
             return
@@ -115,7 +115,8 @@ class LateClippers:
                     *served, rule=self._rule, model=model, telemetry=telemetry, **self._options
                 )
             if self._telemetry is not None:
-                self._telemetry.add(self._latest[ALL if self._together else next(iter(wanted))])
+                (latest,) = self._latest.values()
+                self._telemetry.add(latest)
             self.load_state_dict(state)
         except BaseException:
             self.detach()
@@ -124,8 +125,11 @@ class LateClippers:
 
     def detach(self) -> None:
         """Take the hooks away; the memory stays, and so does what `last` and `numbers` say."""
-        for clipper in self._clippers.values():
-            clipper.detach()
+        for name, clipper in self._clippers.items():
+            if clipper.attached:
+                clipper.detach()
+                if self._telemetry is not None:
+                    self._telemetry.leave(self._latest[name])
 
     def numbers(self, prefix: str = "", wait: bool = True) -> dict[str, float]:
         """What the clippers did in the last step since the last call, as `gradclip.telemetry.Metrics` names it.
@@ -195,6 +199,15 @@ class Latest:
         """The numbers, if there was a step since they were taken last."""
         numbers, self._numbers = self._numbers, {}
         return numbers
+
+
+def checked_layers(layers: int, telemetry: Telemetry | None) -> int:
+    """`layers` if so many tensors' norms can be told, by a telemetry of the user's too."""
+    if not is_whole(layers, 0):
+        raise ValueError(f"layers is how many tensors' norms are told, a whole number from 0, got {shown(layers)}")
+    if telemetry is not None and layers and not telemetry.tensors:
+        raise ValueError("layers are told from the norms of tensors: Telemetry(..., tensors=True), or leave it out")
+    return layers
 
 
 def checked_options(rule: AnyRule, options: OfTheClip) -> OfTheClip:
