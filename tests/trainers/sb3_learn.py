@@ -12,7 +12,7 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import torch
-from stable_baselines3 import A2C, DQN, PPO, SAC
+from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 
 import gradclip.stable_baselines3
@@ -27,6 +27,8 @@ ALGORITHMS = {
     "A2C": (A2C, {"n_steps": EPISODE, "max_grad_norm": float("inf")}),
     "DQN": (DQN, {**OFF_POLICY, "max_grad_norm": float("inf")}),
     "SAC": (SAC, OFF_POLICY),
+    "TD3": (TD3, OFF_POLICY),
+    "DDPG": (DDPG, OFF_POLICY),
 }
 
 
@@ -85,7 +87,7 @@ def loaded(folder: Path, name: str) -> tuple[object, int]:
     steps = max(int(path.stem.rpartition("_")[2]) for path in folder.glob("random_*.pt"))
     kind, _ = ALGORITHMS[name]
     model = kind.load(folder / f"rl_model_{steps}_steps.zip", env=Drift(discrete=kind is DQN), device="cpu")
-    if name in ("DQN", "SAC"):
+    if name not in ("PPO", "A2C"):
         model.load_replay_buffer(folder / f"rl_model_replay_buffer_{steps}_steps.pkl")
     states = torch.load(folder / f"random_{steps}.pt", weights_only=False)
     torch.set_rng_state(states["torch"])

@@ -23,7 +23,14 @@ from gradclip.stable_baselines3 import Clip
 from trainers import small
 from trainers.sb3_learn import ALGORITHMS, EPISODE, made
 
-OPTIMIZERS = {"PPO": ["policy"], "A2C": ["policy"], "DQN": ["policy"], "SAC": ["actor", "critic", "ent_coef"]}
+OPTIMIZERS = {
+    "PPO": ["policy"],
+    "A2C": ["policy"],
+    "DQN": ["policy"],
+    "SAC": ["actor", "critic", "ent_coef"],
+    "TD3": ["actor", "critic"],
+    "DDPG": ["actor", "critic"],
+}
 LOGGED = (
     "grad_norm",
     "grad_norm_clipped",
