@@ -84,6 +84,11 @@ MAY_IMPORT = {
     "torch": (*CORE, "gradclip.engines", "gradclip.torch"),
     "lightning.py": (*INNER, "gradclip.telemetry", "gradclip.torch"),
     "transformers.py": (*INNER, "gradclip.telemetry", "gradclip.torch"),
+    "stable_baselines3.py": (*INNER, "gradclip.step.respond", "gradclip.telemetry", "gradclip.torch"),
+    "skorch.py": (*INNER, "gradclip.telemetry", "gradclip.torch"),
+    "ignite.py": (*INNER, "gradclip.telemetry", "gradclip.torch"),
+    "fastai.py": (*INNER, "gradclip.step.result", "gradclip.telemetry", "gradclip.torch"),
+    "timm.py": (*INNER, "gradclip.torch"),
     "paddle": (*CORE, "gradclip.engines", "gradclip.paddle"),
     "optax": (*CORE, "gradclip.engines", "gradclip.optax"),
     "keras": (*CORE, "gradclip.torch", "gradclip.optax", "gradclip.keras"),  # its backends are these frameworks

@@ -24,6 +24,14 @@ except ModuleNotFoundError as error:
         ("paddle", "paddle", 'gradclip.paddle needs paddle: pip install "gradclip[paddle]"'),
         ("keras", "keras", 'gradclip.keras needs keras: pip install "gradclip[keras]"'),
         ("torch", "torch", 'gradclip.torch needs torch: pip install "gradclip[torch]"'),
+        ("skorch", "skorch", 'gradclip.skorch needs skorch: pip install "gradclip[skorch]"'),
+        ("ignite", "ignite", 'gradclip.ignite needs ignite: pip install "gradclip[ignite]"'),
+        ("fastai", "fastai", 'gradclip.fastai needs fastai: pip install "gradclip[fastai]"'),
+        (
+            "stable_baselines3",
+            "stable_baselines3",
+            'gradclip.stable_baselines3 needs stable_baselines3: pip install "gradclip[stable-baselines3]"',
+        ),
     ],
 )
 def test_a_door_without_its_framework_says_what_to_install(door, missing, said):

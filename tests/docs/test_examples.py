@@ -14,7 +14,8 @@ from effort import only_long
 from watching import python
 
 ROOT = Path(__file__).parents[2]
-LACKING = [name for name in ("triton", "keras") if importlib.util.find_spec(name) is None]
+TRAINERS = ("fastai", "ignite", "keras", "skorch", "stable_baselines3")
+LACKING = [name for name in ("triton", *TRAINERS) if importlib.util.find_spec(name) is None]
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(gradclip.__path__, "gradclip.")

@@ -15,6 +15,9 @@ import gradclip
 RULE = gradclip.ZClip(z=2.0, warmup=3, max_norm=0.5)
 """It learns from each step, so a run that forgot its memory clips otherwise."""
 
+LEARNT = gradclip.AutoClip(30.0)
+"""It cuts most steps at what it has learnt alone, so that the weights of a run that forgot differ, too."""
+
 ROOT = Path(__file__).parent.parent.parent
 
 

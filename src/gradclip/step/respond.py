@@ -184,10 +184,14 @@ def slow(engine: Engine) -> Engine:
     return engine
 
 
+TRAINERS = ("lightning", "transformers", "accelerate", "stable_baselines3", "skorch", "ignite", "fastai", "fastcore")
+"""What calls the optimizers of its users; a warning that points into it helps nobody."""
+
+
 def user_level() -> int:
     """The `stacklevel` at which a warning points at the first line outside this package and the frameworks."""
     level, frame = 1, sys._getframe(1)
-    inner = ("gradclip", "torch", "paddle", "jax", "optax", "keras", "contextlib", "decorator")
+    inner = ("gradclip", "torch", "paddle", "jax", "optax", "keras", "contextlib", "decorator", *TRAINERS)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in inner:
         frame, level = frame.f_back, level + 1
     return level

@@ -47,12 +47,8 @@ class LateClippers:
     ) -> None:
         self._rule = checked_rule(rule)
         self._together = checked_flag(together, "together")
-        if not is_whole(layers, 0):
-            raise ValueError(f"layers is how many tensors' norms are told, a whole number from 0, got {shown(layers)}")
-        self._layers = layers
         self._telemetry = checked_telemetry(telemetry)
-        if telemetry is not None and layers and not telemetry.tensors:
-            raise ValueError("layers are told from the norms of tensors: Telemetry(..., tensors=True), or leave it out")
+        self._layers = checked_layers(layers, telemetry)
         self._options = checked_options(self._rule, options)
         self._clippers: dict[str, AttachedClipper] = {}
         self._latest: dict[str, Latest] = {}
@@ -203,6 +199,15 @@ class Latest:
         """The numbers, if there was a step since they were taken last."""
         numbers, self._numbers = self._numbers, {}
         return numbers
+
+
+def checked_layers(layers: int, telemetry: Telemetry | None) -> int:
+    """`layers` if so many tensors' norms can be told, by a telemetry of the user's too."""
+    if not is_whole(layers, 0):
+        raise ValueError(f"layers is how many tensors' norms are told, a whole number from 0, got {shown(layers)}")
+    if telemetry is not None and layers and not telemetry.tensors:
+        raise ValueError("layers are told from the norms of tensors: Telemetry(..., tensors=True), or leave it out")
+    return layers
 
 
 def checked_options(rule: AnyRule, options: OfTheClip) -> OfTheClip:

@@ -45,6 +45,8 @@ def parameters_of(source: Any) -> TorchParameters:
     """The parameters in `source`, materialised; what holds none at all is reported."""
     if type(source) is list and source and isinstance(source[0], torch.Tensor):
         return TorchParameters(source)
+    if isinstance(source, TorchParameters):
+        return source
     if isinstance(source, torch.Tensor):
         return TorchParameters([source])
     if isinstance(source, torch.nn.Module):
