@@ -53,8 +53,8 @@ class Clip(LateClippers, Callback):
         """Attach to the optimizers, which exist now."""
         if trainer.gradient_clip_val:
             raise ValueError(
-                f"Trainer(gradient_clip_val={trainer.gradient_clip_val}) would clip before {self.rule!r} does: leave it "
-                "out, and gradclip.lightning.Clip alone clips"
+                f"Trainer(gradient_clip_val={trainer.gradient_clip_val}) would clip before {self.rule!r} does: leave "
+                "it out, and gradclip.lightning.Clip alone clips"
             )
         self.attach_to(numbered(trainer.optimizers), pl_module, every=trainer.log_every_n_steps)
 

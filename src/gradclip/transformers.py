@@ -27,8 +27,8 @@ class Clip(LateClippers, TrainerCallback, ExportableState):
     the Trainer logs has beside its own `grad_norm`, which is the norm before clipping, `grad_norm_clipped`,
     `clip/threshold`, `clip/scale`, `clip/rate`, `clip/nonfinite` and `clip/skipped`, and with `layers=5` the five
     largest `grad_norm/NAME`: in `log_history`, the progress bar, and what callbacks behind this one log. The callbacks
-    of `report_to` come before it: `Clip(rule).add_to(trainer)` puts it in front of them. Works with TRL's trainers, AMP,
-    accumulation, DDP and FSDP2. `telemetry` and the other options: `gradclip.attach`.
+    of `report_to` come before it: `Clip(rule).add_to(trainer)` puts it in front of them. Works with TRL's trainers,
+    AMP, accumulation, DDP and FSDP2. `telemetry` and the other options: `gradclip.attach`.
 
     Raises `ValueError` at the beginning of a training beside another `max_grad_norm`, which would clip first, and for a
     rule that carries over (`UClip`), whose tensors JSON cannot hold; `TypeError` under DeepSpeed, with its own setting.
@@ -49,7 +49,7 @@ class Clip(LateClippers, TrainerCallback, ExportableState):
             raise TypeError(f"Clip needs a rule: Clip(ClipGradByGlobalNorm(1.0)). ({MADE_ANEW})")
         if isinstance(rule, Carry):
             raise ValueError(
-                f"{rule!r}: that is a tensor for each parameter, which the JSON of the Trainer's checkpoints cannot hold; "
+                f"{rule!r}: that is a tensor for each parameter, which the JSON of a Trainer's checkpoint cannot hold; "
                 "attach it in a loop of your own, gradclip.attach(optimizer, rule)"
             )
         super().__init__(rule, together=True, layers=layers, telemetry=telemetry, **options)

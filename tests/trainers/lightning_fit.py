@@ -58,7 +58,7 @@ class Ends(Callback):
 
 def fit(folder: Path, what: str, mode: str, end=small.die) -> None:
     seed_everything(0, verbose=False)
-    clip = gradclip.lightning.Clip(small.RULE, together=mode == "manual-together")
+    clip = gradclip.lightning.Clip(small.LEARNT, together=mode == "manual-together")
     saving = ModelCheckpoint(folder / "saved", filename="{step}", every_n_epochs=1, save_top_k=-1)
     trainer = Trainer(
         max_epochs=EPOCHS,

@@ -54,7 +54,7 @@ def trainer(folder: Path, *callbacks: Any, model: Any = None, **options: Any) ->
 
 def train(folder: Path, what: str, end: Any = small.die, **options: Any) -> Any:
     """Train from the start, to be ended in the middle or not, or from the last checkpoint there is."""
-    clip = gradclip.transformers.Clip(small.RULE)
+    clip = gradclip.transformers.Clip(small.LEARNT)
     made = trainer(folder / "saved", clip, *([Ends(end)] if what == "begin" else []), **options)
     made.train(resume_from_checkpoint=get_last_checkpoint(str(folder / "saved")) if what == "resume" else None)
     torch.save({"weights": made.model.state_dict(), "memory": clip.state_dict()}, folder / f"{what}.pt")

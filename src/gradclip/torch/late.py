@@ -159,8 +159,8 @@ class LateClippers:
             return
         if saved and saved.keys() != self._clippers.keys():
             raise ValueError(
-                f"this state is of clippers for the optimizers {sorted(saved)}, and there are {sorted(self._clippers)}; "
-                "nothing was loaded"
+                f"this state is of clippers for the optimizers {sorted(saved)}, and there are {sorted(self._clippers)}"
+                "; nothing was loaded"
             )
         for name, of_one in saved.items():
             checked_state(self._clippers[name], of_one)
