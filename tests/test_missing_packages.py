@@ -24,6 +24,11 @@ except ModuleNotFoundError as error:
         ("paddle", "paddle", 'gradclip.paddle needs paddle: pip install "gradclip[paddle]"'),
         ("keras", "keras", 'gradclip.keras needs keras: pip install "gradclip[keras]"'),
         ("torch", "torch", 'gradclip.torch needs torch: pip install "gradclip[torch]"'),
+        (
+            "transformers",
+            "transformers",
+            'gradclip.transformers needs transformers: pip install "gradclip[transformers]"',
+        ),
         ("skorch", "skorch", 'gradclip.skorch needs skorch: pip install "gradclip[skorch]"'),
         ("ignite", "ignite", 'gradclip.ignite needs ignite: pip install "gradclip[ignite]"'),
         ("fastai", "fastai", 'gradclip.fastai needs fastai: pip install "gradclip[fastai]"'),

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
 import torch
 from torch.optim import Optimizer
 
+from gradclip.errors import needing
 from gradclip.rules.rule import AnyRule
 from gradclip.telemetry import Telemetry
 from gradclip.torch.attached import OfTheClip
 from gradclip.torch.late import LateClippers, numbered
 
-if TYPE_CHECKING or importlib.util.find_spec("lightning") is not None:
-    from lightning.pytorch import Callback
-else:
-    from pytorch_lightning import Callback
+with needing("gradclip.lightning", "lightning", "lightning"):
+    try:
+        from lightning.pytorch import Callback
+    except ModuleNotFoundError:
+        if importlib.util.find_spec("pytorch_lightning") is None:
+            raise
+        from pytorch_lightning import Callback  # type: ignore[assignment]  # another class with the same hooks
 
 SHOWN = ("grad_norm", "clip/rate")
 """What the progress bar shows."""

@@ -6,13 +6,16 @@ from collections.abc import Mapping
 from typing import Any, Unpack
 
 import torch
-from transformers import TrainerCallback
-from transformers.trainer_callback import ExportableState
 
+from gradclip.errors import needing
 from gradclip.rules.rule import AnyRule, Carry
 from gradclip.telemetry import Telemetry
 from gradclip.torch.attached import OfTheClip
 from gradclip.torch.late import LateClippers
+
+with needing("gradclip.transformers", "transformers", "transformers"):
+    from transformers import TrainerCallback
+    from transformers.trainer_callback import ExportableState
 
 MADE_ANEW = (
     "restore_callback_states_from_checkpoint=True makes callbacks anew from what JSON can hold, which is not a rule: "
