@@ -119,6 +119,10 @@ class Clip(Callback):
 
     def before_train(self) -> None:
         """Refuse who else clips."""
+        if sum(isinstance(callback, Clip) for callback in self.learn.cbs) > 1:
+            raise ValueError(
+                "there are several gradclip.fastai.Clip, or one twice: one clips, and knows the norm before"
+            )
         for callback in self.learn.cbs:
             if isinstance(callback, GradientClip):
                 raise ValueError(
@@ -170,6 +174,8 @@ class Clip(Callback):
         place = place_in(self.learn.opt)
         there = place.get(KEY)
         if there is not self._saved:
+            if isinstance(there, Saved):  # of a callback that was here before
+                there = there.state_of(self.rule)
             if there is not None:
                 self.load_state_dict(there)
             place[KEY] = self._saved
@@ -209,6 +215,11 @@ class Saved(dict[str, Any]):
     def __init__(self, state: Callable[[], Mapping[str, Any]]) -> None:
         super().__init__()
         self._state = state
+
+    def state_of(self, rule: AnyRule) -> Mapping[str, Any] | None:
+        """The memory, if it is one of this rule."""
+        state = self._state()
+        return state if state["words"] == repr(rule) else None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return OrderedDict, (), None, None, iter(self._state().items())

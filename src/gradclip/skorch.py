@@ -7,7 +7,7 @@ from typing import Any, Self, Unpack
 
 import torch
 
-from gradclip.errors import needing
+from gradclip.errors import NothingClipped, needing
 from gradclip.rules.rule import AnyRule
 from gradclip.telemetry import Telemetry
 from gradclip.torch.attached import OfTheClip
@@ -63,7 +63,7 @@ class Clip(LateClippers, Callback):
     def initialize(self) -> Self:
         """Begin anew, as skorch begins a net anew: with nothing remembered."""
         self.detach()
-        self._clippers, self._latest, self._state = {}, {}, {}
+        self._clippers, self._latest, self._known, self._state = {}, {}, {}, None
         return self
 
     def add_to(self, net: NeuralNet) -> None:
@@ -79,11 +79,18 @@ class Clip(LateClippers, Callback):
                     f"{self.rule!r} does: leave it out, or write net.set_params(callbacks__{name}=None)"
                 )
         self.add_to(net)
+        self.begin_for(net)
         self.attach_to(optimizers_of(net), getattr(net, "module_", None))
 
     def on_epoch_begin(self, net: NeuralNet, *data: Any, **of_fit: Any) -> None:
         """Forget the norms of the last epoch."""
         self._norms = {}
+
+    def on_batch_begin(self, net: NeuralNet, *of_batch: Any, **of_fit: Any) -> None:
+        """Attach to other optimizers where somebody has changed them in the middle of the fit."""
+        if of_fit.get("training"):
+            self.refuse_other(net)
+            self.attach_to(optimizers_of(net), getattr(net, "module_", None))
 
     def on_batch_end(self, net: NeuralNet, batch: Any = None, training: bool | None = None, **of_fit: Any) -> None:
         """Record what the step did."""
@@ -120,6 +127,8 @@ class Clip(LateClippers, Callback):
 
     def __getattr__(self, name: str) -> Any:
         """The parameters, which scikit-learn reads as attributes."""
+        if name == "last":  # a property that has nothing yet comes here
+            raise NothingClipped("nothing was clipped yet: `last` exists after the first step of a training")
         if name in OWN:
             return self.__dict__[f"_{name}"]
         if name in OfTheClip.__annotations__:

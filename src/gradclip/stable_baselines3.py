@@ -74,7 +74,9 @@ class Clip(LateClippers, BaseCallback):
         if before is not None:
             before.wait()
         self.attach_to(optimizers_of(self.model), self.model.policy)
-        if before is not None:
+        if before is not None and before.is_of(self):
+            before.heard()  # the memory is here, and a rule that was changed since keeps what fits
+        elif before is not None:
             self._take_up(before)
         setattr(self.model, PLACE, ClipMemory(self))
 
@@ -111,9 +113,14 @@ class ClipMemory:
 
     def __init__(self, clip: Clip) -> None:
         self._clip: Clip | None = clip
+        self._of: weakref.ref[Clip] | None = weakref.ref(clip)
         self._state: Mapping[str, Any] = {}
         self._words = repr(clip.rule)
         self._stop_waiting: Any = None
+
+    def is_of(self, clip: Clip) -> bool:
+        """Whether it was this callback that left the memory."""
+        return self._of is not None and self._of() is clip
 
     def state_dict(self) -> Mapping[str, Any]:
         """The memory now, as `Clip.state_dict` gives it."""
@@ -139,7 +146,7 @@ class ClipMemory:
         return {"_state": self.state_dict(), "_words": self._words}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _clip=None, _stop_waiting=None)
+        self.__dict__.update(state, _clip=None, _of=None, _stop_waiting=None)
         self.wait()
 
 

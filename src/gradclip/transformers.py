@@ -7,14 +7,14 @@ from typing import Any, Unpack
 
 import torch
 
-from gradclip.errors import needing
-from gradclip.rules.rule import AnyRule, Carry
+from gradclip.errors import needing, shown
+from gradclip.rules.rule import AnyRule, Carry, checked_rule
 from gradclip.telemetry import Telemetry
 from gradclip.torch.attached import OfTheClip
-from gradclip.torch.late import LateClippers
+from gradclip.torch.late import LateClippers, checked_options
 
 with needing("gradclip.transformers", "transformers", "transformers"):
-    from transformers import TrainerCallback
+    from transformers import Trainer, TrainerCallback
     from transformers.trainer_callback import ExportableState
 
 MADE_ANEW = (
@@ -50,26 +50,39 @@ class Clip(LateClippers, TrainerCallback, ExportableState):
     ) -> None:
         if rule is None:
             raise TypeError(f"Clip needs a rule: Clip(ClipGradByGlobalNorm(1.0)). ({MADE_ANEW})")
+        checked_options(checked_rule(rule), options)
+        super().__init__(rule, together=True, layers=layers, telemetry=telemetry, **options)
+        self._losses = Losses()
+
+    def _refuse_rule(self, rule: AnyRule) -> None:
         if isinstance(rule, Carry):
             raise ValueError(
                 f"{rule!r}: that is a tensor for each parameter, which the JSON of a Trainer's checkpoint cannot hold; "
                 "attach it in a loop of your own, gradclip.attach(optimizer, rule)"
             )
-        super().__init__(rule, together=True, layers=layers, telemetry=telemetry, **options)
-        self._losses = Losses()
 
-    def add_to(self, trainer: Any) -> None:
+    def add_to(self, trainer: Trainer) -> None:
         """Become the first callback of `trainer`, so that the others, such as that of W&B, log the numbers too."""
-        trainer.callback_handler.callbacks.insert(0, self)
+        if not isinstance(trainer, Trainer):
+            raise TypeError(f"add_to takes the Trainer, got {shown(trainer)}")
+        callbacks = trainer.callback_handler.callbacks
+        if any(isinstance(callback, Clip) for callback in callbacks):
+            raise ValueError("this Trainer has a Clip already: one clips, and knows the norm before")
+        callbacks.insert(0, self)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **of_trainer: Any) -> None:
         """Attach to the optimizer with the memory of the checkpoint, or that of the last training."""
-        refuse_two(args.max_grad_norm, self.rule)
+        refuse_two(args.max_grad_norm)
         name = type(self).__name__
-        saved = state.stateful_callbacks.setdefault(name, self.state())  # the Trainer looks it up when it saves
+        resumed, known = state.global_step > 0, state.stateful_callbacks
+        if not isinstance(known.setdefault(name, self.state()), Mapping):  # the Trainer looks it up when it saves
+            raise ValueError(f"there are several callbacks {name}: one clips, and knows the norm before; leave one")
         model, optimizer = of_trainer["model"], of_trainer["optimizer"]
+        if resumed:
+            self.load_state_dict(memory_in(known[name]))
         self.attach_to({"0": optimizer}, model, every=max(1, int(state.logging_steps)))
-        self.load_state_dict(saved["attributes"]["memory"])
+        if resumed and not memory_in(known[name]):
+            self.begins_anew()
         self._losses.listen_to(model)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **of_trainer: Any) -> None:
@@ -135,10 +148,19 @@ class Losses:
         return {**self.__dict__, "_parts": [], "_handle": None}
 
 
-def refuse_two(max_grad_norm: float | None, rule: AnyRule) -> None:
+def memory_in(saved: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The memory in what `Clip.state` gave, as it stands in `trainer_state.json`."""
+    attributes = saved.get("attributes")
+    if not isinstance(attributes, Mapping) or not isinstance(attributes.get("memory"), Mapping):
+        raise ValueError(f"what trainer_state.json has of Clip is damaged: expected its memory, found {shown(saved)}")
+    memory: Mapping[str, Any] = attributes["memory"]
+    return memory
+
+
+def refuse_two(max_grad_norm: float | None) -> None:
     """Raise where the Trainer would clip as well."""
     if max_grad_norm is not None and max_grad_norm > 0:
         raise ValueError(
             f"TrainingArguments has max_grad_norm={max_grad_norm} (1.0 if nothing is said), by which the Trainer would "
-            f"clip before {rule!r} does: write max_grad_norm=0"
+            "clip first: write max_grad_norm=0, and gradclip.transformers.Clip alone clips"
         )

@@ -85,10 +85,26 @@ def test_attaching_to_the_same_optimizers_is_nothing_and_to_others_goes_on():
     assert all(clipper is before[name] for name, clipper in late.clippers.items())
     again = optimizers(made)
     late.attach_to(again)
-    train(made, found, steps=1)
-    assert late.clippers["actor"].step == 3, "the former optimizers are clipped still"
+    with pytest.raises(RuntimeError, match="would not be clipped: the Clip of its training was given to another"):
+        train(made, found, steps=1)
+    assert late.clippers["actor"].step == 3
     train(made, again, steps=1)
     assert late.last.step == 3
+    late.attach_to(found)
+    train(made, found, steps=1)
+    assert late.last.step == 4
+
+
+def test_what_another_model_taught_is_forgotten_and_what_was_loaded_stays():
+    late, made, found = trained()
+    late.detach()
+    late.attach_to(optimizers(models()))
+    assert late.clippers["actor"].step == 0
+    late.detach()
+    late.load_state_dict(trained()[0].state_dict())
+    late.attach_to(optimizers(models()))
+    assert late.clippers["actor"].step == 3
+    train(made, found, steps=1)  # its training has ended
 
 
 def test_numbers_are_those_of_the_last_step_and_told_once():

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-
-pytest.importorskip("accelerate")
-
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 

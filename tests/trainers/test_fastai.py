@@ -8,9 +8,6 @@ import warnings
 
 import pytest
 import torch
-
-pytest.importorskip("fastai")
-
 from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.schedule import Learner  # which has lr_find from here
@@ -125,6 +122,23 @@ def test_the_table_has_the_columns_and_validate_has_not(tmp_path):
     assert len(learn.validate()) == 1
     learn.fit(1)
     assert len(learn.recorder.values[-1]) == 2 + len(LOGGED)
+
+
+def test_a_cell_that_is_run_again_goes_on_and_with_another_rule_begins_anew(tmp_path):
+    learn = made(tmp_path)
+    learn.remove_cb(learn.clip)
+    steps = []
+    for rule in (small.LEARNT, small.LEARNT, small.RULE):
+        learn.fit(1, cbs=(clip := Clip(rule)))
+        steps.append(clip.clipper.step)
+    assert steps == [8, 16, 8]
+
+
+@pytest.mark.parametrize("again", [lambda clip: clip, lambda clip: Clip(clip.rule)])
+def test_several_of_them_are_refused(again, tmp_path):
+    learn = made(tmp_path)
+    with pytest.raises(ValueError, match=r"several gradclip\.fastai\.Clip"):
+        learn.fit(1, cbs=again(learn.clip))
 
 
 def test_what_lr_find_tried_is_forgotten(tmp_path):

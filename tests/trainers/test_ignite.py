@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-
-pytest.importorskip("ignite")
-
 from ignite.engine import Engine, create_supervised_trainer
 
 import gradclip

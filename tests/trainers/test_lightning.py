@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 
 import gradclip
@@ -128,7 +128,10 @@ def test_the_log_has_the_norms_before_and_after_and_the_loss_is_that_of_the_whol
 
 
 def test_norm_and_rate_are_in_the_progress_bar_and_the_largest_layers_in_the_log():
-    clip, made = gradclip.lightning.Clip(ClipGradByGlobalNorm(0.5), layers=1), trainer(max_epochs=2)
+    clip, made = (
+        gradclip.lightning.Clip(ClipGradByGlobalNorm(0.5), layers=1),
+        trainer(max_epochs=2, log_every_n_steps=4),
+    )
     made.callbacks.append(clip)
     made.fit(Regression(""), data())
     assert {"grad_norm", "clip/rate"} <= made.progress_bar_metrics.keys()
@@ -159,6 +162,63 @@ def test_the_memory_goes_on_in_a_second_fit_and_the_hooks_are_gone_in_between():
     assert clip.last.step == 15
 
 
+def test_optimizers_that_are_changed_in_the_middle_are_clipped():
+    class Swaps(Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, number):
+            if number == 3:
+                trainer.strategy.optimizers = [torch.optim.SGD(module.parameters(), 0.01)]
+
+    clip, module = gradclip.lightning.Clip(small.RULE), Regression("")
+    trainer(clip, Swaps()).fit(module, data())
+    assert clip.last.step == 7
+    assert type(clip.clippers["0"].optimizers[0]) is torch.optim.SGD
+
+
+def test_a_callback_that_is_given_to_another_fit_in_the_middle_lets_no_step_go_unclipped():
+    clip, inner = gradclip.lightning.Clip(small.RULE), []
+
+    class Trains(Callback):
+        def on_train_batch_end(self, outer, module, outputs, batch, number):
+            if number == 3:
+                inner.append(trainer(clip))
+                inner[0].fit(Regression(""), data())
+
+    with pytest.raises(RuntimeError, match="would not be clipped"):
+        trainer(clip, Trains()).fit(Regression("manual"), data())
+
+
+def test_another_model_begins_anew():
+    sums, clip = [], gradclip.lightning.Clip(small.LEARNT)
+    for _ in range(2):
+        module = Regression("")
+        trainer(clip).fit(module, data())
+        sums.append([p.detach().clone() for p in module.parameters()])
+    assert all(map(torch.equal, *sums))
+
+
+def test_a_checkpoint_without_a_memory_is_told(tmp_path):
+    made = trainer()
+    made.fit(Regression(""), data())
+    made.save_checkpoint(tmp_path / "without.ckpt")
+    with pytest.warns(gradclip.GradclipWarning, match="begins anew"):
+        trainer(gradclip.lightning.Clip(small.RULE), max_epochs=2).fit(
+            Regression(""), data(), ckpt_path=tmp_path / "without.ckpt"
+        )
+
+
+def test_what_is_read_to_validate_is_not_the_memory_of_the_next_fit(tmp_path):
+    made = trainer(gradclip.lightning.Clip(small.RULE))
+    made.fit(Regression(""), data())
+    made.save_checkpoint(tmp_path / "one.ckpt")
+    clip = gradclip.lightning.Clip(small.RULE)
+    module = Regression("")
+    module.validation_step = lambda batch: None
+    other = trainer(clip)
+    other.validate(module, data(), ckpt_path=tmp_path / "one.ckpt")
+    other.fit(Regression(""), data())
+    assert clip.last.step == 7
+
+
 def test_a_fit_that_fails_leaves_no_hooks():
     clip, module = gradclip.lightning.Clip(small.RULE), Regression("")
     made = trainer(clip)
@@ -169,7 +229,7 @@ def test_a_fit_that_fails_leaves_no_hooks():
 
 
 def test_its_own_gradient_clip_val_beside_it_is_refused():
-    with pytest.raises(ValueError, match=r"gradient_clip_val=1.0\) would clip before"):
+    with pytest.raises(ValueError, match=r"gradient_clip_val=1.0\) would clip first"):
         trainer(gradclip.lightning.Clip(small.RULE), gradient_clip_val=1.0).fit(Regression(""), data())
 
 

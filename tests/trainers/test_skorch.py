@@ -7,16 +7,13 @@ import pickle
 
 import pytest
 import torch
-
-pytest.importorskip("skorch")
-
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from skorch import NeuralNetRegressor
-from skorch.callbacks import GradientNormClipping, LoadInitState
+from skorch.callbacks import Callback, GradientNormClipping, LoadInitState
 
 import gradclip
-from gradclip import ClipGradByGlobalNorm
+from gradclip import ClipGradByGlobalNorm, NothingClipped
 from gradclip.skorch import Clip
 from trainers import small
 from trainers.skorch_fit import data, made, weights
@@ -166,6 +163,23 @@ def test_each_optimizer_of_a_net_has_a_clipper():
     net.fit(*data())
     assert list(net.clip_.clippers) == ["first", "last"]
     assert net.history[-1, "batches", -1, "last/grad_norm_clipped"] <= 0.5 * (1 + 1e-6)
+
+
+def test_an_optimizer_that_is_changed_in_the_middle_is_clipped():
+    class Swaps(Callback):
+        def on_batch_end(self, net, batch=None, training=None, **of_fit):
+            if training and len(net.history[-1, "batches"]) == 3:
+                net.optimizer_ = torch.optim.SGD(net.module_.parameters(), lr=0.01)
+
+    net = made(Swaps(), max_epochs=1)
+    net.fit(*data())
+    assert net.clip_.clippers["optimizer"].step == 8
+    assert net.clip_.clippers["optimizer"].optimizers == [net.optimizer_]
+
+
+def test_before_the_first_fit_nothing_was_clipped():
+    with pytest.raises(NothingClipped):
+        _ = Clip(small.RULE).last
 
 
 def test_skorchs_own_clipping_is_refused_by_its_name():

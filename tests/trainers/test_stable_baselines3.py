@@ -10,14 +10,11 @@ import warnings
 
 import pytest
 import torch
-from torch.optim import optimizer as torch_optimizer
-
-pytest.importorskip("stable_baselines3")
-
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
+from torch.optim import optimizer as torch_optimizer
 
-from gradclip import ClipGradByGlobalNorm
+from gradclip import ClipGradByGlobalNorm, ZClip
 from gradclip.errors import GradclipWarning
 from gradclip.stable_baselines3 import Clip
 from trainers import small
@@ -159,6 +156,15 @@ def test_the_models_own_clipping_is_refused_with_what_to_write():
     with pytest.raises(ValueError, match=re.escape('PPO(..., max_grad_norm=float("inf"))')):
         model.learn(EPISODE, callback=Clip(small.LEARNT))
     assert math.isinf(made("A2C").max_grad_norm)
+
+
+def test_the_rule_of_a_callback_may_be_changed_between_two_trainings():
+    clip = Clip(ZClip(z=2.0, warmup=2))
+    model = made("PPO").learn(EPISODE, callback=clip)
+    clip.rule = ZClip(z=3.0, warmup=2)
+    model.learn(EPISODE, callback=clip)
+    assert clip.clippers["policy"].step == 8
+    assert clip.state_dict()["clippers"]["policy"]["thresholds"]["0 -1 0"]["memory"]["1.count"] == [8.0]
 
 
 def test_another_rule_than_the_remembered_one_is_refused_with_what_to_write():

@@ -126,14 +126,22 @@ def test_a_second_training_goes_on_with_the_memory_and_the_hooks_are_gone_in_bet
     assert not any(clipper.attached for clipper in clip.clippers.values())
     made.train()
     assert clip.last.step == 2 * STEPS - 1
-    trainer(tmp_path, clip).train()
-    assert clip.last.step == 3 * STEPS - 1
+
+
+def test_another_model_begins_anew(tmp_path):
+    sums, clip = [], gradclip.transformers.Clip(small.LEARNT)
+    for _ in range(2):
+        made = trainer(tmp_path, clip)
+        made.train()
+        sums.append([p.detach().clone() for p in made.model.parameters()])
+    assert all(map(torch.equal, *sums))
 
 
 def test_a_checkpoint_that_was_written_without_it_is_gone_on_from(tmp_path):
     trainer(tmp_path / "saved", max_steps=5).train()
     made = trainer(tmp_path / "saved", clip := gradclip.transformers.Clip(small.RULE), max_steps=10)
-    made.train(resume_from_checkpoint=True)
+    with pytest.warns(gradclip.GradclipWarning, match="begins anew"):
+        made.train(resume_from_checkpoint=True)
     assert clip.last.step == 4
     saved = json.loads((tmp_path / "saved" / "checkpoint-10" / "trainer_state.json").read_text())
     assert saved["stateful_callbacks"]["Clip"]["attributes"]["memory"]["clippers"]["all"]["step"] == 5
@@ -155,7 +163,34 @@ def test_a_checkpoint_of_another_rule_is_refused(tmp_path):
         )
 
 
+def test_several_of_them_are_refused(tmp_path):
+    clip = gradclip.transformers.Clip(small.RULE)
+    with pytest.raises(ValueError, match="several callbacks Clip"):
+        trainer(tmp_path, clip, gradclip.transformers.Clip(small.RULE)).train()
+    made = trainer(tmp_path, clip)
+    with pytest.raises(ValueError, match="has a Clip already"):
+        clip.add_to(made)
+    with pytest.raises(TypeError, match="takes the Trainer"):
+        clip.add_to(None)
+
+
+@pytest.mark.parametrize("damage", [{}, {"attributes": None}, {"attributes": {"memory": 3}}])
+def test_a_damaged_memory_is_told(damage, tmp_path):
+    trainer(tmp_path, gradclip.transformers.Clip(small.RULE)).train()
+    path = tmp_path / f"checkpoint-{STEPS}" / "trainer_state.json"
+    state = json.loads(path.read_text())
+    state["stateful_callbacks"]["Clip"] = damage
+    path.write_text(json.dumps(state))
+    with pytest.raises(ValueError, match=r"trainer_state.json has of Clip is damaged"):
+        trainer(tmp_path, gradclip.transformers.Clip(small.RULE), max_steps=20).train(resume_from_checkpoint=True)
+
+
 def test_what_json_cannot_hold_is_refused():
+    clip = gradclip.transformers.Clip(small.RULE)
+    with pytest.raises(ValueError, match="that is a tensor for each parameter"):
+        clip.rule = UClip(ClipGradByNorm(1.0))
+    with pytest.raises(TypeError, match="no option 'together'"):
+        gradclip.transformers.Clip(small.RULE, together=True)
     with pytest.raises(ValueError, match="carried to the next step: that is a tensor for each parameter"):
         gradclip.transformers.Clip(UClip(ClipGradByNorm(1.0)))
 

@@ -71,6 +71,9 @@ def checked_state(clipper: HasState, state: Mapping[str, Any]) -> Mapping[str, A
     """`state` as this clipper takes it up, or the error that says why it cannot."""
     if not isinstance(state, Mapping):
         raise TypeError(f"a clipper state is the dict that state_dict() gave, got {shown(state)}")
+    if "version" not in state:
+        kind = "that of a trainer's callback, which takes it itself" if "clippers" in state else shown(state)
+        raise ValueError(f"a clipper state is the dict that its state_dict() gave, with a version; this is {kind}")
     version = real_number(state.get("version"))
     if version not in (1, VERSION):
         found = shown(state.get("version"))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import warnings
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Unpack
 
 import torch
 from torch.optim import Optimizer
 
-from gradclip.errors import NothingClipped, shown
+from gradclip.errors import GradclipWarning, NothingClipped, shown
 from gradclip.rules.arguments import checked_flag, checked_word, is_whole
 from gradclip.rules.rule import AnyRule, checked_rule
 from gradclip.step.checkpoint import checked_state
+from gradclip.step.respond import user_level
 from gradclip.step.result import Result
 from gradclip.telemetry import Event, Metrics, Telemetry
 from gradclip.telemetry.collector import checked_telemetry
@@ -22,6 +25,10 @@ from gradclip.torch.hook import AttachedClipper, Options, clipper_of
 from gradclip.torch.optimizers import unwrapped
 from gradclip.torch.update import PLACES
 
+GIVEN_AWAY = (
+    "this step of {what} would not be clipped: the Clip of its training was given to another one, which it serves now; "
+    "give each training a Clip of its own"
+)
 ALL = "all"
 """The name of the one clipper that serves all optimizers together."""
 
@@ -29,7 +36,8 @@ ALL = "all"
 class LateClippers:
     """A clipper for each optimizer of a trainer, each with a norm and a memory of its own; with `together` one for all.
 
-    The optimizers come later, to `attach_to`, and may be others in the next training: the memory stays. `layers` is the
+    The optimizers come later, to `attach_to`, and may be others in the next training: the memory stays where they have
+    the same parameters, and where it was loaded; another model begins anew. `layers` is the
     number of tensors whose norms `numbers` has, the largest ones first; `telemetry` hears of every step of the one
     clipper. The other options are those of `gradclip.attach`.
 
@@ -50,9 +58,13 @@ class LateClippers:
         self._telemetry = checked_telemetry(telemetry)
         self._layers = checked_layers(layers, telemetry)
         self._options = checked_options(self._rule, options)
+        self._refuse_rule(self._rule)
         self._clippers: dict[str, AttachedClipper] = {}
         self._latest: dict[str, Latest] = {}
-        self._state: Mapping[str, Any] = {}
+        self._state: Mapping[str, Any] | None = None
+        self._known: dict[int, weakref.ref[torch.Tensor]] = {}
+        self._trainer = 0
+        self._left: list[tuple[weakref.ref[Optimizer], Any]] = []
 
     @property
     def clippers(self) -> dict[str, AttachedClipper]:
@@ -74,9 +86,13 @@ class LateClippers:
     @rule.setter
     def rule(self, rule: AnyRule) -> None:
         checked_options(checked_rule(rule), self._options)
+        self._refuse_rule(rule)
         for clipper in self._clippers.values():
             clipper.rule = rule
         self._rule = rule
+
+    def _refuse_rule(self, rule: AnyRule) -> None:
+        """Raise for a rule whose memory the trainer's checkpoint cannot hold; each door says which."""
 
     def give(self, **numbers: Any) -> None:
         """Hand over numbers that the rule reads in the next step, such as `loss`, to all clippers."""
@@ -105,9 +121,10 @@ class LateClippers:
                 f"one Telemetry hears of one clipper, and there is one for each of {list(wanted)}: leave telemetry= "
                 "out, or clip all by one norm, together=True"
             )
-        self.detach()
-        state = self.state_dict()
+        state = self.state_dict() if self._state is not None or self._know_any(inner.values()) else {}
+        self._leave(inner.values())
         self._clippers, self._latest = {}, {name: Latest(self._layers) for name in wanted}
+        self._known = {id(p): weakref.ref(p) for one in inner.values() for p in parameters_in(one)}
         try:
             for name, served in wanted.items():
                 telemetry = self._telemetry or Telemetry(self._latest[name], every=every, tensors=self._layers > 0)
@@ -122,6 +139,7 @@ class LateClippers:
             self.detach()
             self._clippers, self._state = {}, state
             raise
+        self._state = None
 
     def detach(self) -> None:
         """Take the hooks away; the memory stays, and so does what `last` and `numbers` say."""
@@ -147,14 +165,15 @@ class LateClippers:
 
     def state_dict(self) -> dict[str, Any]:
         """The memory of each clipper, as plain data and, where the rule carries over, tensors."""
-        if not self._clippers:
+        if self._state is not None:
             return dict(self._state)
-        return {"clippers": {name: clipper.state_dict() for name, clipper in self._clippers.items()}}
+        found = {name: clipper.state_dict() for name, clipper in self._clippers.items()}
+        return {"clippers": found} if found else {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what `state_dict` gave, now or when there are optimizers; all of it or, with an error, nothing."""
         saved = saved_in(state)
-        if not self._clippers:
+        if not any(clipper.attached for clipper in self._clippers.values()):
             self._state = state
             return
         if saved and saved.keys() != self._clippers.keys():
@@ -167,6 +186,43 @@ class LateClippers:
         for name, of_one in saved.items():
             self._clippers[name].load_state_dict(of_one)
 
+    def begin_for(self, trainer: object) -> None:
+        """Note whose training it is that begins."""
+        self._trainer = id(trainer)
+
+    def refuse_other(self, trainer: object) -> None:
+        """Raise where the training that goes on is not the one that began last."""
+        if id(trainer) != self._trainer:
+            raise RuntimeError(GIVEN_AWAY.format(what=type(trainer).__name__))
+
+    def begins_anew(self) -> None:
+        """Warn that a checkpoint has nothing of what the rule remembers, which a resumed training begins without."""
+        if any(clipper.line.remembered or clipper.line.carries for clipper in self._clippers.values()):
+            warnings.warn(
+                f"this checkpoint was written without {type(self).__module__}.Clip, so what the rule remembers begins "
+                f"anew: {self._rule!r}",
+                GradclipWarning,
+                stacklevel=user_level(),
+            )
+
+    def _know_any(self, optimizers: Iterable[Optimizer]) -> bool:
+        """Whether any of the parameters of these is one of the last training's: then the memory is of this model."""
+        every = [p for optimizer in optimizers for p in parameters_in(optimizer)]
+        return any((known := self._known.get(id(p))) is not None and known() is p for p in every)
+
+    def _leave(self, others: Iterable[Optimizer]) -> None:
+        """Take the hooks away, and let optimizers that are still at work step no more unclipped; these `others` may."""
+        at_work = [one for clipper in self._clippers.values() if clipper.attached for one in clipper.optimizers]
+        self.detach()
+        wanted = {id(optimizer) for optimizer in others}
+        for known, handle in self._left:
+            if id(known()) in wanted:
+                handle.remove()
+        self._left = [(known, handle) for known, handle in self._left if id(known()) not in wanted]
+        for one in at_work:
+            if id(one) not in wanted:
+                self._left.append((weakref.ref(one), one.register_step_pre_hook(refuse_unclipped)))
+
     def _serve(self, wanted: Mapping[str, list[Optimizer]]) -> bool:
         """Whether these very optimizers are served already."""
         served = {name: clipper.optimizers for name, clipper in self._clippers.items() if clipper.attached}
@@ -178,7 +234,8 @@ class LateClippers:
     def __getstate__(self) -> dict[str, Any]:
         """What a copy begins with: the rule and the memory, for optimizers of its own; no telemetry."""
         return {
-            **self.__dict__, "_clippers": {}, "_latest": {}, "_telemetry": None, "_state": self.state_dict()
+            **self.__dict__, "_clippers": {}, "_latest": {}, "_telemetry": None, "_known": {}, "_left": [],
+            "_state": self.state_dict() or None,
         }  # fmt: skip
 
 
@@ -232,6 +289,16 @@ def saved_in(state: object) -> Mapping[str, Mapping[str, Any]]:
             f"a state of this kind is {{'clippers': {{name: state}}}}, got {shown(state)}; nothing was loaded"
         )
     return saved
+
+
+def parameters_in(optimizer: Optimizer) -> Iterator[torch.Tensor]:
+    """The parameters that an optimizer has."""
+    return (p for group in optimizer.param_groups for p in group["params"])
+
+
+def refuse_unclipped(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    """Raise where an optimizer steps whose clip serves another training now."""
+    raise RuntimeError(GIVEN_AWAY.format(what=type(optimizer).__name__))
 
 
 def numbered(optimizers: Iterable[Any]) -> dict[str, Any]:
