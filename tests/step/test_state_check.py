@@ -18,6 +18,7 @@ from gradclip import (
     AdaGC,
     AutoClip,
     ClipGradByGlobalNorm,
+    ClipGradByNorm,
     History,
     Ratio,
     Row,
@@ -121,14 +122,37 @@ def test_a_missing_part_is_named(key):
     assert clipper.state_dict() == before
 
 
-def attached(model_too: bool):
+def attached(model_too: bool, rule=None):
     torch.manual_seed(0)
     model = torch.nn.Linear(4, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    clipper = attach(optimizer, AdaGC(), model=model if model_too else None)
+    clipper = attach(optimizer, rule or AdaGC(), model=model if model_too else None)
     model(torch.ones(2, 4)).sum().backward()
     optimizer.step()
     return clipper
+
+
+@pytest.mark.parametrize("damaged", [lambda carried: {"fc." + name: t for name, t in carried.items()}, None])
+def test_what_is_carried_of_other_names_or_missing_is_refused(damaged):
+    clipper = attached(True, UClip(ClipGradByNorm(0.1)))
+    before = clipper.state_dict()
+    assert before["carried"].keys() == {"weight", "bias"}
+    state = {**before}
+    if damaged is None:
+        del state["carried"]
+    else:
+        state["carried"] = damaged(state["carried"])
+    words = r"\['carried'\] is missing" if damaged is None else "is of no parameter here"
+    with pytest.raises(ValueError, match=words):
+        clipper.load_state_dict(state)
+    assert clipper.state_dict()["carried"].keys() == {"weight", "bias"}
+
+
+def test_a_state_of_something_else_is_told():
+    with pytest.raises(ValueError, match="with a version; this is that of a trainer's callback"):
+        stepped(ZClip()).load_state_dict({"clippers": {}})
+    with pytest.raises(ValueError, match="with a version"):
+        stepped(ZClip()).load_state_dict({})
 
 
 def test_a_memory_of_other_names_is_refused_where_they_are_known():

@@ -39,12 +39,17 @@ def refuse_malformed(state: Mapping[str, Any], line: LineUp, shapes: Mapping[str
         owners = _check_owners(f"{where}['owners']", _part(_mapping(where, saved), "owners", where))
         _refuse_other_names(f"{where}['owners']", saved["owners"], rule, shapes)
         _check_memory(f"{where}['memory']", _mapping(f"{where}['memory']", _part(saved, "memory", where)), rule, owners)
-    carried = _mapping("carried", state.get("carried", {}))
+    carried = _mapping("carried", _part(state, "carried") if line.carries else state.get("carried", {}))
     if carried and not line.carries:
         raise malformed("carried", sorted(carried), "nothing, for the rule carries nothing over")
     for name, tensor in carried.items():
         if not hasattr(tensor, "shape"):
             raise malformed(f"carried[{name!r}]", tensor, "a tensor")
+        if shapes and name not in shapes:
+            raise ValueError(
+                f"carried[{name!r}] of this clipper state is of no parameter here, as {next(iter(shapes))!r} is; "
+                f"{NOTHING_TAKEN}"
+            )
         shape = tuple(tensor.shape)
         if shape != shapes.get(name, shape):
             raise malformed(f"the shape of carried[{name!r}]", shape, f"{shapes[name]}, that of its gradient")
