@@ -583,3 +583,13 @@ def test_an_optimizer_that_owns_its_clipping_is_refused_with_the_setting_to_use(
     outer = type("Outer", (), {"__module__": module, "optimizer": inner})()
     with pytest.raises(TypeError, match=words):
         attach(outer, ClipGradByGlobalNorm(1.0))
+
+
+def test_the_wrapper_that_accelerate_has_for_deepspeed_is_refused_with_the_setting():
+    from accelerate import Accelerator
+    from accelerate.utils.deepspeed import DeepSpeedOptimizerWrapper
+
+    Accelerator(cpu=True)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))], lr=0.1)
+    with pytest.raises(TypeError, match='"gradient_clipping": 1.0 in the DeepSpeed config'):
+        attach(DeepSpeedOptimizerWrapper(optimizer), ClipGradByNorm(1.0))

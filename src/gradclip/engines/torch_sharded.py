@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
+from itertools import compress, repeat
 from typing import Any, NamedTuple
 
 import torch
@@ -127,12 +128,12 @@ class ShardedEngine(Engine):
 
     def gather(self, tensors: list[Any], tables: Tables | None = None) -> Portions:
         kept = Tables() if tables is None else tables
-        local, placed, moved = (list(map(operator.itemgetter(field), tensors)) for field in range(3))
+        local, placed, moved = map(list, zip(*tensors, strict=True)) if tensors else ([], [], [])
         route, refusal = self._route(placed, kept), None
         sums = sums_of(tensors, self.device) if route.unsummed else {}
-        here = [place for place, one in enumerate(local) if one is not None]
+        here = list(compress(range(len(local)), map(operator.is_not, local, repeat(None))))
         try:
-            batch, here = self._gathered([local[place] for place in here], here, kept.part("local"))
+            batch, here = self._gathered(list(map(local.__getitem__, here)), here, kept.part("local"))
         except UnsupportedGradient as error:
             refusal = error
             batch, here = self._gathered([], [], Tables())

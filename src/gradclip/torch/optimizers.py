@@ -28,8 +28,9 @@ OWN_CLIPPING = {
 
 def refuse_own_clipping(optimizer: Any) -> None:
     """Raise for an optimizer, or an engine, that clips by its own norm and lets nobody else."""
-    library = type(optimizer).__module__.partition(".")[0]
-    if library in OWN_CLIPPING:
+    modules = type(optimizer).__module__.split(".")  # of accelerate's wrapper for DeepSpeed, too
+    library = next((name for name in OWN_CLIPPING if name in modules), None)
+    if library is not None:
         raise TypeError(
             f"{type(optimizer).__name__} of {library} owns the step and keeps each process's gradients in flat parts: "
             f"{OWN_CLIPPING[library]}; gradclip watch and doctor still show what it does"
