@@ -591,5 +591,5 @@ def test_the_wrapper_that_accelerate_has_for_deepspeed_is_refused_with_the_setti
 
     Accelerator(cpu=True)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))], lr=0.1)
-    with pytest.raises(TypeError, match='"gradient_clipping": 1.0 in the DeepSpeed config'):
+    with pytest.raises(TypeError, match=r'"gradient_clipping": 1\.0 in the DeepSpeed config'):
         attach(DeepSpeedOptimizerWrapper(optimizer), ClipGradByNorm(1.0))
