@@ -456,6 +456,15 @@ def case_weights_go_into_a_network_of_other_names():
     )
 
 
+def case_weights_of_another_rule_are_told():
+    path = Path(tempfile.mkdtemp()) / "model.weights.h5"
+    trained(clip(sgd(), ADAPTIVE)).save_weights(path)
+    for rule in (gradclip.AutoClip(), GLOBAL):
+        other = trained(clip(sgd(), rule), epochs=1)
+        with pytest.warns(gradclip.GradclipWarning, match="was not clipped by"):
+            other.load_weights(path)
+
+
 def case_weights_without_a_gradient_keep_their_memory():
     optimizer, ones = clip(keras.optimizers.SGD(0.1), gradclip.AdaGC(warmup=1)), keras.ops.ones((2,))
     first, second = keras.Variable([0.0, 0.0], name="first"), keras.Variable([0.0, 0.0], name="second")

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from typing import Any
 
 import keras
 
+from gradclip.errors import GradclipWarning
 from gradclip.keras.clipping import Clipping
 from gradclip.keras.last_step import LastStep
 from gradclip.keras.refusals import checked_optimizer, plain_rule, refuse_own_clip
 from gradclip.rules.codec import from_dict
 from gradclip.rules.rule import AnyRule
+from gradclip.step.respond import user_level
 
 CONFIG = "gradclip"
 """In the config of a clipped optimizer: the rule, the policy, and of which class the optimizer is."""
+
+
+OTHER_FILE = (
+    "the optimizer in this file was not clipped by {!r}, or by no rule at all, so Keras takes nothing of it, neither "
+    "its moments nor what the rule remembers; load the weights into a model with the rule that wrote them"
+)
 
 
 class ClippedOptimizer(keras.optimizers.Optimizer):
@@ -57,6 +66,12 @@ class ClippedOptimizer(keras.optimizers.Optimizer):
     def save_own_variables(self, store: Any) -> None:
         self._clipping.note()
         super().save_own_variables(store)
+
+    def load_own_variables(self, store: Any) -> None:
+        """As Keras does, which takes all of an optimizer or nothing, and says of which rule the file is not."""
+        if self.built and len(store.keys()) != len(self.variables):
+            warnings.warn(OTHER_FILE.format(self._clipping.rule), GradclipWarning, stacklevel=user_level())
+        super().load_own_variables(store)
 
     def get_config(self) -> dict[str, Any]:
         """The config of the optimizer, and how it is clipped."""
