@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
-from typing import Any, Unpack
+from typing import Any
 
 import torch
 from torch.optim import Optimizer
 
 from gradclip.errors import needing
-from gradclip.rules.rule import AnyRule
-from gradclip.telemetry import Telemetry
-from gradclip.torch.attached import OfTheClip
 from gradclip.torch.late import LateClippers, numbered
 
 with needing("gradclip.lightning", "lightning", "lightning"):
@@ -43,19 +40,8 @@ class Clip(LateClippers, Callback):
     >>> trainer = Trainer(callbacks=[Clip(ClipGradByGlobalNorm(1.0))], logger=False, accelerator="cpu")
     """
 
-    def __init__(
-        self,
-        rule: AnyRule,
-        *,
-        together: bool = False,
-        layers: int = 0,
-        telemetry: Telemetry | None = None,
-        **options: Unpack[OfTheClip],
-    ) -> None:
-        super().__init__(rule, together=together, layers=layers, telemetry=telemetry, **options)
-        self._loss: torch.Tensor | None = None
-        self._stage = "fit"
-        self._forgotten = False
+    _loss: torch.Tensor | None = None
+    _stage, _forgotten = "fit", False
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Hear of what is done: a checkpoint that is read to validate has no memory for the next fit."""

@@ -18,6 +18,17 @@ RULE = gradclip.ZClip(z=2.0, warmup=3, max_norm=0.5)
 LEARNT = gradclip.AutoClip(30.0)
 """It cuts most steps at what it has learnt alone, so that the weights of a run that forgot differ, too."""
 
+LOGGED = (
+    "grad_norm",
+    "grad_norm_clipped",
+    "clip/threshold",
+    "clip/scale",
+    "clip/rate",
+    "clip/nonfinite",
+    "clip/skipped",
+)
+"""What the callbacks log."""
+
 ROOT = Path(__file__).parent.parent.parent
 
 

@@ -20,16 +20,6 @@ from gradclip.fastai import Clip
 from trainers import small
 from trainers.fastai_fit import OPTIMIZERS, made
 
-LOGGED = (
-    "grad_norm",
-    "grad_norm_clipped",
-    "clip/threshold",
-    "clip/scale",
-    "clip/rate",
-    "clip/nonfinite",
-    "clip/skipped",
-)
-
 
 def same(a, b):
     return all(torch.equal(a[key], b[key]) for key in b)
@@ -113,15 +103,15 @@ def test_parameters_have_their_names_and_their_groups(tmp_path):
 
 
 def test_the_table_has_the_columns_and_validate_has_not(tmp_path):
-    learn = made(tmp_path, columns=LOGGED)
+    learn = made(tmp_path, columns=small.LOGGED)
     learn.fit(2)
-    assert list(learn.recorder.metric_names) == ["epoch", "train_loss", "valid_loss", *LOGGED, "time"]
+    assert list(learn.recorder.metric_names) == ["epoch", "train_loss", "valid_loss", *small.LOGGED, "time"]
     row = dict(zip(learn.recorder.metric_names[1:], learn.recorder.values[-1], strict=False))
     assert row["grad_norm"] > row["grad_norm_clipped"] > 0
     assert row["clip/threshold"] == learn.clip.numbers["clip/threshold"]
     assert len(learn.validate()) == 1
     learn.fit(1)
-    assert len(learn.recorder.values[-1]) == 2 + len(LOGGED)
+    assert len(learn.recorder.values[-1]) == 2 + len(small.LOGGED)
 
 
 def test_a_cell_that_is_run_again_goes_on_and_with_another_rule_begins_anew(tmp_path):

@@ -18,15 +18,6 @@ from trainers import small
 from trainers.lightning_fit import Regression, fit
 
 MODES = ["manual", "manual-together", "accumulated", "bf16", "lbfgs"]
-LOGGED = (
-    "grad_norm",
-    "grad_norm_clipped",
-    "clip/threshold",
-    "clip/scale",
-    "clip/rate",
-    "clip/nonfinite",
-    "clip/skipped",
-)
 
 
 def data():
@@ -87,7 +78,7 @@ def alike(mode, tmp_path):
         {"0", "1"} if mode == "manual" else {"all"} if "-" in mode else {"0"}
     )
     last = [rows[-1] for rows in map(logged_in, (tmp_path / "through", tmp_path / "resume"))]
-    lasting = [name for name in LOGGED if name != "clip/rate"]  # which is that of the last steps of one process
+    lasting = [name for name in small.LOGGED if name != "clip/rate"]  # which is that of the last steps of one process
     names = [f"{number}/{name}" for number in "01" for name in lasting] if mode == "manual" else lasting
     assert {name: last[0][name] for name in names} == {name: last[1][name] for name in names}
 
@@ -136,7 +127,7 @@ def test_norm_and_rate_are_in_the_progress_bar_and_the_largest_layers_in_the_log
     made.fit(Regression(""), data())
     assert {"grad_norm", "clip/rate"} <= made.progress_bar_metrics.keys()
     assert "grad_norm_clipped" not in made.progress_bar_metrics
-    assert set(LOGGED) <= made.callback_metrics.keys()
+    assert set(small.LOGGED) <= made.callback_metrics.keys()
     norms = {name: float(norm) for name, norm in made.callback_metrics.items() if name.startswith("grad_norm/")}
     assert norms
     assert all(name.removeprefix("grad_norm/") in dict(Regression("").named_parameters()) for name in norms)

@@ -18,16 +18,6 @@ from gradclip.skorch import Clip
 from trainers import small
 from trainers.skorch_fit import data, made, weights
 
-LOGGED = (
-    "grad_norm",
-    "grad_norm_clipped",
-    "clip/threshold",
-    "clip/scale",
-    "clip/rate",
-    "clip/nonfinite",
-    "clip/skipped",
-)
-
 
 def same(a, b):
     return all(torch.equal(a[key], b[key]) for key in b)
@@ -112,7 +102,7 @@ def test_parameters_are_set_all_or_none():
 
 def test_the_history_has_the_numbers_of_each_batch_and_the_mean_of_an_epoch():
     net = made(max_epochs=2).fit(*data())
-    for name in LOGGED:
+    for name in small.LOGGED:
         assert len(net.history[:, "batches", :, name][0]) == 8
     norms = net.history[-1, "batches", :, "grad_norm"]
     assert net.history[-1, "grad_norm"] == pytest.approx(sum(norms) / 8, rel=1e-12)

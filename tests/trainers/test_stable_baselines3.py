@@ -28,15 +28,6 @@ OPTIMIZERS = {
     "TD3": ["actor", "critic"],
     "DDPG": ["actor", "critic"],
 }
-LOGGED = (
-    "grad_norm",
-    "grad_norm_clipped",
-    "clip/threshold",
-    "clip/scale",
-    "clip/rate",
-    "clip/nonfinite",
-    "clip/skipped",
-)
 
 
 class Kept(KVWriter):
@@ -86,7 +77,7 @@ def test_the_numbers_are_in_the_logger_by_their_names(name):
     model.learn(6 * EPISODE, callback=Clip(small.LEARNT, layers=2), log_interval=1)
     logged = {key for row in kept.rows for key in row}
     begin = [""] if name == "PPO" else [f"{optimizer}/" for optimizer in OPTIMIZERS[name]]
-    assert {start + key for start in begin for key in LOGGED} <= logged
+    assert {start + key for start in begin for key in small.LOGGED} <= logged
     row = next(row for row in reversed(kept.rows) if begin[0] + "grad_norm" in row)
     assert row[begin[0] + "grad_norm"] >= row[begin[0] + "grad_norm_clipped"] > 0
     assert any(re.fullmatch(begin[0] + r"grad_norm/.*weight|.*bias", key) for key in logged)

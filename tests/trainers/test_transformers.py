@@ -16,7 +16,8 @@ from gradclip.torch.late import LateClippers
 from trainers import small
 from trainers.transformers_train import KILLED_AFTER, STEPS, Regression, train, trainer
 
-LOGGED = {"grad_norm_clipped", "clip/threshold", "clip/scale", "clip/rate", "clip/nonfinite", "clip/skipped"}
+LOGGED = {*small.LOGGED} - {"grad_norm"}
+"""What it adds; the Trainer has a norm of its own."""
 MODES = {"plain": {}, "accumulated": {"gradient_accumulation_steps": 2}, "bf16": {"bf16": True}}
 
 
