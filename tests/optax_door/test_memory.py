@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gradclip import L2, AdaGC, AutoClip, Global, NormGrowth, Rule, Schedule, Tensor, ZClip
+from gradclip import L2, AdaGC, AutoClip, ClipGradByNorm, Global, NormGrowth, Rule, Schedule, Tensor, UClip, ZClip
 from gradclip.optax import clip
 from remembering import Following
 
@@ -107,3 +107,12 @@ def test_the_state_of_another_tree_is_refused():
     tx = clip(AdaGC())
     with pytest.raises(ValueError, match="is of other gradients: 'count' is of 1 tensors, and there are 2"):
         tx.update(gradients(1.0), tx.init({"a": jnp.zeros(2)}), PARAMS)
+
+
+def test_what_another_rule_carried_is_refused():
+    gradients = {"w": jnp.array([3.0, 4.0])}
+    former = clip(UClip(ClipGradByNorm(1.0)))
+    _, state = former.update(gradients, former.init(gradients), gradients)
+    other = clip(ClipGradByNorm(1.0))
+    with pytest.raises(ValueError, match="of another rule: it carries something over"):
+        other.update(gradients, state, gradients)

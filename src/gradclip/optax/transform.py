@@ -201,6 +201,10 @@ class Door:
         if not leaves:
             return tree, state._replace(step=state.step + 1, last=nothing(float_type()))
         refuse_other_memory(state.thresholds, self._line, len(leaves))
+        if state.carried and not self._carries:
+            raise ValueError(
+                f"this state is of another rule: it carries something over, and {self._line.rule!r} does not"
+            )
         names = [name_of(path) for path in leaves]
         others = {
             "weights": beside(params, leaves) if self._reads_weights and params is not None else None,
