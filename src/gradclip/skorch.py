@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Self, Unpack
+from typing import Any, Self
 
 import torch
 
 from gradclip.errors import NothingClipped, needing
-from gradclip.rules.rule import AnyRule
-from gradclip.telemetry import Telemetry
 from gradclip.torch.attached import OfTheClip
 from gradclip.torch.hook import Options
 from gradclip.torch.late import LateClippers
@@ -48,22 +46,11 @@ class Clip(LateClippers, Callback):
     >>> search = {"callbacks__Clip__rule": [ClipGradByGlobalNorm(0.1), ClipGradByGlobalNorm(1.0)]}
     """
 
-    def __init__(
-        self,
-        rule: AnyRule,
-        *,
-        together: bool = False,
-        layers: int = 0,
-        telemetry: Telemetry | None = None,
-        **options: Unpack[OfTheClip],
-    ) -> None:
-        super().__init__(rule, together=together, layers=layers, telemetry=telemetry, **options)
-        self._norms: dict[str, list[float]] = {}
-
     def initialize(self) -> Self:
         """Begin anew, as skorch begins a net anew: with nothing remembered."""
         self.detach()
         self._clippers, self._latest, self._known, self._state = {}, {}, {}, None
+        self._norms: dict[str, list[float]] = {}
         return self
 
     def add_to(self, net: NeuralNet) -> None:

@@ -12,11 +12,11 @@ import keras
 from gradclip.errors import NothingClipped, shown
 from gradclip.keras.clipped import ClippedOptimizer
 from gradclip.keras.last_step import LastStep
-from gradclip.rules.rule import AnyRule, rules_in
-from gradclip.rules.scope import Element
+from gradclip.rules.rule import AnyRule
 from gradclip.telemetry import Event
-from gradclip.telemetry.collector import as_data
+from gradclip.telemetry.collector import described
 from gradclip.telemetry.loggers import Metrics
+from gradclip.telemetry.observed import norm_of
 
 SUMMED = ("clip/nonfinite", "clip/skipped")
 """The numbers of which an epoch has a sum; of the others it has the mean."""
@@ -62,11 +62,10 @@ class Log(keras.callbacks.Callback):
         optimizer = clipped_in(self.model.optimizer)
         last = last_of(optimizer)
         self._seen = -1 if last is None else last.step
-        about = {"framework": "keras", "framework_version": keras.__version__, "optimizer": optimizer.name}
-        rule = optimizer._clipping.rule
+        about = described(optimizer._clipping.rule, "keras", [optimizer.name])
         for sink in self._sinks:
             if hasattr(sink, "begin"):
-                sink.begin({"rule": as_data(rule), "sentence": repr(rule), **about, "parameters": {}})
+                sink.begin(about)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._epoch, self._shown = [], {}
@@ -126,9 +125,7 @@ def last_of(optimizer: ClippedOptimizer) -> LastStep | None:
 
 def event_of(last: LastStep, rule: AnyRule) -> Event:
     """The event of a step."""
-    first = rules_in(rule)[0]
-    norm = "Linf" if isinstance(first.scope, Element) else type(first.norm).__name__
-    engine = keras.config.backend()
+    engine, norm = keras.config.backend(), norm_of(rule)
     return Event.of(last, step=last.step, rule=repr(rule), engine=engine, norm=norm, time=time.time())
 
 

@@ -18,12 +18,12 @@ from gradclip.optax.last import Last, largest
 from gradclip.optax.state import NO_STATE, ClipState, placed_states
 from gradclip.rules.arguments import real_number
 from gradclip.rules.arrays import Operand
-from gradclip.rules.rule import AnyRule, checked_rule, rules_in
-from gradclip.rules.scope import Element
+from gradclip.rules.rule import AnyRule, checked_rule
 from gradclip.step.gradients import one_float, refuse_many
 from gradclip.telemetry import Event, Telemetry, jsonl
 from gradclip.telemetry.collector import described
 from gradclip.telemetry.folder import checked_path
+from gradclip.telemetry.observed import norm_of
 
 
 def true_numbers(host: Last) -> Last:
@@ -104,8 +104,7 @@ def on_host(*fields: Any) -> list[Any]:
 
 
 def _event(last: Last, step: int, rule: AnyRule, loss: float | None = None) -> Event:
-    host, first = true_numbers(last), rules_in(rule)[0]
-    norm = "Linf" if isinstance(first.scope, Element) else type(first.norm).__name__
+    host, norm = true_numbers(last), norm_of(rule)
     return Event.of(host, step=step, rule=repr(rule), engine="jax", norm=norm, time=time.time(), loss=loss)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from gradclip.rules.rule import AnyRule, rules_in
+from gradclip.rules.scope import Element
 from gradclip.step.result import Result
 from gradclip.telemetry.event import Event
 
@@ -28,3 +30,9 @@ def event_of(result: Result, rule: str, time: float, tensors: bool = False, left
     if result.parts or not result.skipped:
         return event
     return replace(event, norm_before=math.nan, nonfinite=max(1, len(result.offenders)), tensors=None)
+
+
+def norm_of(rule: AnyRule) -> str:
+    """The norm that the events of `rule` are in, where no `Result` says it: that of its first stage."""
+    first = rules_in(rule)[0]
+    return "Linf" if isinstance(first.scope, Element) else type(first.norm).__name__

@@ -37,9 +37,9 @@ class LateClippers:
     """A clipper for each optimizer of a trainer, each with a norm and a memory of its own; with `together` one for all.
 
     The optimizers come later, to `attach_to`, and may be others in the next training: the memory stays where they have
-    the same parameters, and where it was loaded; another model begins anew. `layers` is the
-    number of tensors whose norms `numbers` has, the largest ones first; `telemetry` hears of every step of the one
-    clipper. The other options are those of `gradclip.attach`.
+    the same parameters, and where it was loaded; another model begins anew. `layers` is the number of tensors whose
+    norms `numbers` has, the largest ones first; `telemetry` hears of every step of the one clipper. The other options
+    are those of `gradclip.attach`.
 
     The state is `{"clippers": {name: state of a clipper}}`, plain data; it may be loaded before there are optimizers.
     """
