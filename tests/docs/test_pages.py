@@ -1,0 +1,70 @@
+"""What the pages say can be typed as it stands, page by page, in a process of its own."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from pages import DOCS, blocks_in, is_of_trainers, pages_to_type, script_of, typed
+from structure import ROOT
+
+PAGES = [ROOT / "README.md", *(page for page in pages_to_type() if not is_of_trainers(page))]
+FRAGMENTS = {"methods.md", "sharded.md", "trainers.md"}
+"""They show signatures, and parts of what stands whole elsewhere: in `docs/trainers` and in `examples`."""
+SAYS = {
+    "pytorch.md": ["<step 2: clipped, norm"],
+    "telemetry.md": ["25 of 25 steps were clipped"],
+    "rules.md": ["all tensors together: an L2 norm above 100 is answered by skipping the step"],
+}
+"""What some of them have to print."""
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in FRAGMENTS], ids=lambda page: page.stem)
+def test_a_page_can_be_typed_as_it_stands(page, tmp_path):
+    done = typed(page, tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for said in SAYS.get(page.name, []):
+        assert said in done.stdout
+
+
+def test_a_block_that_fails_is_told_with_the_line_of_the_page(tmp_path):
+    page = tmp_path / "wrong.md"
+    page.write_text("# Wrong\n\n```python\nx = 1\n```\n\ntext\n\n```python\nx / 0\n```\n")
+    assert script_of(page).splitlines()[9] == "x / 0"
+    done = typed(page, tmp_path)
+    assert done.returncode == 1
+    assert "line 10" in done.stderr
+    assert "ZeroDivisionError" in done.stderr
+
+
+def test_a_page_that_warns_fails(tmp_path):
+    page = tmp_path / "warns.md"
+    page.write_text(
+        "# Warns\n\n```python\nfrom gradclip.torch import clip_grad_norm_\n\nclip_grad_norm_([], 1.0)\n```\n"
+    )
+    assert "GradclipWarning" in typed(page, tmp_path).stderr
+
+
+def test_fragments_are_still_there_and_still_fragments():
+    for name in FRAGMENTS:
+        assert blocks_in(DOCS / name), name
+
+
+def form(line):
+    """The line with N for each number."""
+    return re.sub(r"[\d.]+(e-?\d+)?", "N", line)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/guide/pytorch.md"])
+def test_the_line_that_is_shown_has_the_form_of_the_real_one(page):
+    import torch
+
+    import gradclip
+
+    shown = re.search(r"# (<step .*>)", (ROOT / page).read_text())
+    weight = torch.nn.Parameter(torch.zeros(2))
+    weight.grad = torch.tensor([3.0, 4.0])
+    real = repr(gradclip.torch.Clipper(gradclip.ClipGradByGlobalNorm(1.0)).clip_([weight]))
+    assert shown is not None or page == "README.md"
+    assert shown is None or form(shown.group(1)) == form(real)
