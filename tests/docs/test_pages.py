@@ -13,18 +13,23 @@ PAGES = [ROOT / "README.md", *(page for page in pages_to_type() if not is_of_tra
 FRAGMENTS = {"methods.md", "sharded.md", "trainers.md"}
 """They show signatures, and parts of what stands whole elsewhere: in `docs/trainers` and in `examples`."""
 SAYS = {
-    "pytorch.md": ["<step 2: clipped, norm"],
-    "telemetry.md": ["25 of 25 steps were clipped"],
-    "rules.md": ["all tensors together: an L2 norm above 100 is answered by skipping the step"],
+    "guide/pytorch.md": ["<step 2: clipped, norm"],
+    "guide/telemetry.md": ["25 of 25 steps were clipped"],
+    "guide/rules.md": ["all tensors together: an L2 norm above 100 is answered by skipping the step"],
 }
 """What some of them have to print."""
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in FRAGMENTS], ids=lambda page: page.stem)
+def name_of(page):
+    """The page as the menu calls it."""
+    return str(page.relative_to(DOCS if page.is_relative_to(DOCS) else ROOT))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in FRAGMENTS], ids=name_of)
 def test_a_page_can_be_typed_as_it_stands(page, tmp_path):
     done = typed(page, tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
-    for said in SAYS.get(page.name, []):
+    for said in SAYS.get(name_of(page), []):
         assert said in done.stdout
 
 

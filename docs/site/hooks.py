@@ -1,0 +1,62 @@
+"""What MkDocs does with these pages beside rendering them; `mkdocs.yml` names this file.
+
+Links that leave `docs` lead to the text of the file in the site. The menu lists the decisions, which are in a folder.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+DOCS = Path(__file__).parents[1]
+LINK = re.compile(r"(?<=\]\()(?P<target>\.\./[^)#\s]+)(?=\))")
+COPIED = "files"
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Put each decision into the menu, in the place of a pattern."""
+    config.nav = [filled(entry, Path(config.docs_dir)) for entry in config.nav or []]
+    return config
+
+
+def filled(entry: Any, docs: Path) -> Any:
+    """An entry of the menu with the files that its patterns match."""
+    if isinstance(entry, dict):
+        return {title: filled(inside, docs) for title, inside in entry.items()}
+    if isinstance(entry, list):
+        return [filled(inside, docs) for inside in entry]
+    if "*" not in entry:
+        return entry
+    return sorted(str(path.relative_to(docs)) for path in docs.glob(f"{entry}.md"))
+
+
+def outside(page: str, link: str) -> str | None:
+    """The file to which a link of a page leads, from the root, if it is none of `docs`."""
+    target = posixpath.normpath(posixpath.join(DOCS.name, posixpath.dirname(page), link))
+    return None if target.startswith(f"{DOCS.name}/") else target
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Take in the files to which pages link and that are not among them."""
+    pages = [(page.src_uri, link) for page in files.documentation_pages() for link in LINK.findall(page.content_string)]
+    for path in sorted(filter(None, {outside(page, link) for page, link in pages})):
+        text = (DOCS.parent / path).read_text(encoding="utf-8")
+        files.append(File.generated(config, f"{COPIED}/{path}.txt", content=text))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Let links to them lead there."""
+    up = "../" * page.file.src_uri.count("/")
+
+    def here(found: re.Match[str]) -> str:
+        path = outside(page.file.src_uri, found["target"])
+        return found["target"] if path is None else f"{up}{COPIED}/{path}.txt"
+
+    return LINK.sub(here, markdown)
