@@ -1,7 +1,7 @@
 """Draws the pictures of the pages in `docs/concepts`, by gradclip itself.
 
-    python docs/make_concepts.py            write docs/concepts/*.png
-    python docs/make_concepts.py --check    exit with 1 if a picture of a page is not drawn here
+python docs/make_concepts.py            write docs/concepts/*.png
+python docs/make_concepts.py --check    exit with 1 if a picture of a page is not drawn here
 """
 
 from __future__ import annotations

@@ -28,19 +28,34 @@ else:  # checkers know the names from the stars, and would take a list that is n
     __all__ = [*rules.__all__, *recipes.NAMES, *errors.__all__, "attach", "metric", "verify_norm"]  # noqa: PLE0604
 
     def attach(*optimizers, **options):
-        """Clip the gradients of a PyTorch optimizer in each of its steps: see `gradclip.torch.attach`."""
+        """Clip the gradients of a PyTorch optimizer in each of its steps: see `gradclip.torch.attach`.
+
+        >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))], lr=0.1)
+        >>> clipper = gradclip.attach(optimizer, gradclip.ClipGradByGlobalNorm(1.0))
+        """
         from gradclip.torch import attach as torch_attach
 
         return torch_attach(*optimizers, **options)
 
     def verify_norm(source, **options):
-        """Compare the global norm with that of everything gathered: see `gradclip.torch.verify_norm`."""
+        """Compare the global norm with that of everything gathered: see `gradclip.torch.verify_norm`.
+
+        >>> weight = torch.nn.Parameter(torch.zeros(2))
+        >>> weight.grad = torch.tensor([3.0, 4.0])
+        >>> gradclip.verify_norm([weight])
+        <norm 5, of everything gathered 5: right>
+        """
         from gradclip.torch import verify_norm as torch_verify_norm
 
         return torch_verify_norm(source, **options)
 
     def metric(value, name="metric"):
-        """Tell the run how good the model is now: see `gradclip.watch.told.metric`."""
+        """Tell the run how good the model is now, for `gradclip suggest --metric`; without a run nothing happens.
+
+        `value` is a number, or an array or tensor of one. Raises `TypeError` for what is no number.
+
+        >>> gradclip.metric(0.93, "accuracy")
+        """
         from gradclip.watch.told import metric as tell_metric
 
         return tell_metric(value, name)

@@ -34,6 +34,12 @@ class Clipper:
     `rule` may be changed between two steps: `clipper.rule = ClipGradByNorm(0.5)`. What thresholds remember stays where
     the new rule has one in the same place that remembers the same of the same norms, and else begins anew. A copy or a
     pickle has the rule and the memory and no telemetry, whose files belong to one clipper.
+
+    >>> from gradclip.rules.recipes import ClipGradByGlobalNorm, ClipGradByNorm
+    >>> clipper = Clipper(ClipGradByGlobalNorm(1.0), on_nonfinite="skip")
+    >>> clipper.rule = ClipGradByNorm(0.5)
+    >>> clipper.step
+    0
     """
 
     def __init__(

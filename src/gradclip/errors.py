@@ -9,26 +9,60 @@ __all__ = ["GradclipWarning", "GradientAboveThreshold", "NonFiniteGradient", "No
 
 
 class NonFiniteGradient(RuntimeError):
-    """A gradient holds NaN or infinity and the clipper was told to raise; its message says whether any was written."""
+    """A gradient holds NaN or infinity and the clipper was told to raise; its message says whether any was written.
+
+    >>> import numpy as np
+    >>> from gradclip.testing import REFERENCE
+    >>> REFERENCE.clip(ClipGradByNorm(1.0), [np.array([np.nan, 1.0])], on_nonfinite="raise").error.parameters
+    ('t0',)
+    """
 
     parameters: tuple[str, ...] = ()
     """The names of those that have one."""
 
 
 class GradientAboveThreshold(RuntimeError):
-    """A rule with the response `Raise` met a measure above its threshold; no gradient was written."""
+    """A rule with the response `Raise` met a measure above its threshold; no gradient was written.
+
+    >>> import numpy as np
+    >>> from gradclip.testing import REFERENCE
+    >>> outcome = REFERENCE.clip(Rule(response=Raise()), [np.array([3.0, 4.0])])
+    >>> type(outcome.error).__name__, outcome.after[0].tolist()
+    ('GradientAboveThreshold', [3.0, 4.0])
+    """
 
 
 class NothingClipped(RuntimeError, AttributeError):
-    """There is no last step yet; as for an attribute that is not there, `hasattr(clipper, "last")` is False."""
+    """There is no last step yet; as for an attribute that is not there, `hasattr(clipper, "last")` is False.
+
+    >>> from gradclip.clipper import Clipper
+    >>> hasattr(Clipper(ClipGradByNorm(1.0)), "last")
+    False
+    """
 
 
 class TooManySkips(RuntimeError):
-    """More steps in a row were skipped than `max_consecutive_skips` allows."""
+    """More steps in a row were skipped than `max_consecutive_skips` allows.
+
+    >>> import numpy as np
+    >>> from gradclip.clipper import Clipper
+    >>> from gradclip.testing import REFERENCE
+    >>> clipper = Clipper(ClipGradByNorm(1.0), on_nonfinite="skip", max_consecutive_skips=1)
+    >>> REFERENCE.clip(clipper, [np.array([np.nan])]).result.skipped
+    True
+    >>> REFERENCE.clip(clipper, [np.array([np.nan])])  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    gradclip.errors.TooManySkips: 2 steps in a row were skipped, ...
+    """
 
 
 class GradclipWarning(UserWarning):
-    """Clipping that does less than its user will expect."""
+    """Clipping that does less than its user will expect.
+
+    >>> import warnings
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("error", GradclipWarning)  # from here on it ends the training
+    """
 
 
 MOST_SHOWN = 120

@@ -27,6 +27,8 @@ with needing("gradclip.fastai", "fastai", "fastai"):
     from fastai.learner import ValueMetric
     from fastai.optimizer import OptimWrapper
 
+__all__ = ["Clip"]
+
 KEY = "gradclip"
 """What an optimizer's state has the memory under."""
 

@@ -13,6 +13,8 @@ from gradclip.torch.late import LateClippers, numbered
 with needing("gradclip.ignite", "ignite", "ignite"):
     from ignite.engine import Engine, Events
 
+__all__ = ["Clip"]
+
 
 class Clip(LateClippers):
     """Clip the gradients of each optimizer of a trainer by `rule` before it steps.

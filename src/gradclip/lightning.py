@@ -20,6 +20,8 @@ with needing("gradclip.lightning", "lightning", "lightning"):
             raise
         from pytorch_lightning import Callback  # type: ignore[assignment]  # another class with the same hooks
 
+__all__ = ["Clip"]
+
 SHOWN = ("grad_norm", "clip/rate")
 """What the progress bar shows."""
 

@@ -16,6 +16,8 @@ with needing("gradclip.skorch", "skorch", "skorch"):
     from skorch import NeuralNet
     from skorch.callbacks import Callback, GradientNormClipping
 
+__all__ = ["Clip"]
+
 PLACE = "clip_"
 """The attribute of a net by which skorch finds what `f_clip` saves and loads."""
 

@@ -24,6 +24,8 @@ with needing("gradclip.stable_baselines3", "stable-baselines3", "stable_baseline
     from stable_baselines3.common.base_class import BaseAlgorithm
     from stable_baselines3.common.callbacks import BaseCallback
 
+__all__ = ["Clip"]
+
 PLACE = "clip_memory"
 """The attribute of a model that has the memory: Stable-Baselines3 saves every attribute."""
 

@@ -13,6 +13,8 @@ from gradclip.rules.scope import Row
 from gradclip.torch.clipper import Clipper
 from gradclip.torch.functional import KEPT, TensorOrTensors, clip_grad_norm_, clip_grad_value_
 
+__all__ = ["adaptive_clip_grad", "dispatch_clip_grad"]
+
 MODES = ("norm", "value", "agc")
 
 

@@ -17,6 +17,8 @@ with needing("gradclip.transformers", "transformers", "transformers"):
     from transformers import Trainer, TrainerCallback
     from transformers.trainer_callback import ExportableState
 
+__all__ = ["Clip"]
+
 MADE_ANEW = (
     "restore_callback_states_from_checkpoint=True makes callbacks anew from what JSON can hold, which is not a rule: "
     "leave it out, Clip takes its memory from the checkpoint by itself"

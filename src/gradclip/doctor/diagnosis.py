@@ -32,6 +32,10 @@ class Finding:
     """One thing that is wrong: its name, a sentence, the line of the call, the first step and how many of how many.
 
     What the project has `accepted` is meant as it is.
+
+    >>> finding = Finding("twice", "clips twice", "keep one", "train.py:31", since=0, steps=600, of=600)
+    >>> finding.to_dict()["where"]
+    'train.py:31'
     """
 
     problem: str
@@ -82,6 +86,16 @@ def diagnose(folder: str | os.PathLike[str]) -> list[Finding]:
 
     A run of telemetry has the numbers only, so of it only what the numbers tell is found. Raises `FileNotFoundError`
     where there is no run.
+
+    >>> import tempfile
+    >>> from gradclip.telemetry import Event, jsonl
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     sink = jsonl(folder)
+    ...     sink.begin({})
+    ...     sink(Event(0, "", "cpu", float("nan"), float("nan"), 1.0, 1.0, False, nonfinite=3, offenders=("weight",)))
+    ...     sink.close()
+    ...     [finding.problem for finding in diagnose(folder)]
+    ['non-finite']
     """
     return [found for each in findings_in(runs_in(folder), accepted_with(())) for found in each]
 

@@ -16,7 +16,13 @@ SCHEMA = "gradclip.compare/1"
 
 @dataclass(frozen=True)
 class Contender:
-    """One rule: the text that names it, the sentence that it says of itself, and its runs by seed."""
+    """One rule: the text that names it, the sentence that it says of itself, and its runs by seed.
+
+    >>> from gradclip.experiments import TrainingOutcome
+    >>> runs = tuple(Trained(seed, TrainingOutcome(metric), 1.0) for seed, metric in enumerate((0.1, 0.3)))
+    >>> Contender("none", "a sentence", runs).metrics
+    [0.1, 0.3]
+    """
 
     text: str
     sentence: str
@@ -52,7 +58,16 @@ class Contender:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All runs of all rules on the same seeds. The first rule is the one that the others are compared with."""
+    """All runs of all rules on the same seeds. The first rule is the one that the others are compared with.
+
+    >>> from gradclip.experiments import TrainingOutcome
+    >>> def ended(text, *metrics):
+    ...     return Contender(text, "", tuple(Trained(seed, TrainingOutcome(m), 1.0) for seed, m in enumerate(metrics)))
+    >>> both = ended("none", 9.0, 8.0, 9.0, 7.0, 8.0), ended("global:1", 1.0, 2.0, 1.0, 1.0, 2.0)
+    >>> comparison = Comparison("training", Metric(), both, {})
+    >>> comparison.best.text, comparison.verdict("global:1")
+    ('global:1', 'better')
+    """
 
     title: str
     metric: Metric

@@ -28,7 +28,12 @@ OTHER_FILE = (
 
 
 class ClippedOptimizer(keras.optimizers.Optimizer):
-    """What `clip` makes of an optimizer: one of its own class, and of this one, that clips before each update."""
+    """What `clip` makes of an optimizer: one of its own class, and of this one, that clips before each update.
+
+    >>> optimizer = gradclip.keras.clip(keras.optimizers.Adam(1e-3), gradclip.ClipGradByNorm(1.0))
+    >>> isinstance(optimizer, ClippedOptimizer), isinstance(optimizer, keras.optimizers.Adam)
+    (True, True)
+    """
 
     _clipping: Clipping
 

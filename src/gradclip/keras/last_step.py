@@ -19,6 +19,9 @@ class LastStep:
     was skipped). `threshold` (infinite where there is none) and `coefficient` are those of the segment that was clipped
     hardest. `clipped` says whether any gradient was changed, `nonfinite` counts non-finite elements (on JAX tensors or
     rows with one), `skipped` says whether the step was left out, and `consecutive_skips` how many were in a row.
+
+    >>> LastStep(0, 5.0, 1.0, 1.0, 0.2, True, 0, False, 0).norm_before
+    5.0
     """
 
     step: int

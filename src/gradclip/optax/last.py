@@ -32,6 +32,12 @@ class Last(NamedTuple):
     there is no threshold, `threshold` is the largest number of its type. A norm that float32 cannot hold, as of two
     elements of 3e38, is its largest number, 3.4e38, times `excess_before` (or `excess_after`), which is 1 otherwise.
     `event_of` makes an infinite threshold and the true norms of them.
+
+    >>> tx = gradclip.optax.clip(gradclip.ClipGradByGlobalNorm(1.0))
+    >>> gradients = {"w": jnp.array([3.0, 4.0])}
+    >>> updates, state = tx.update(gradients, tx.init(gradients))
+    >>> float(state.last.norm_before), float(state.last.norm_after), bool(state.last.clipped)
+    (5.0, 1.0, True)
     """
 
     norm_before: Array

@@ -32,6 +32,10 @@ class ClipState(NamedTuple):
     `jax_enable_x64`). `last` says what the last step did. `inner` is the state of the wrapped optimizer, empty if there
     is none. `carried` has what a rule that carries over took away from each leaf, float32 or wider, by name.
     `consecutive_skips` counts the steps that were left out since the last one that was not (int32): see `check_skips`.
+
+    >>> state = gradclip.optax.clip(gradclip.ZClip()).init({"w": jnp.zeros(2)})
+    >>> int(state.step), int(state.consecutive_skips)
+    (0, 0)
     """
 
     step: Array

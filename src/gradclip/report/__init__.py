@@ -35,7 +35,15 @@ def page(runs: Sequence[Run]) -> str:
 
 
 def write_report(runs: Sequence[Run], path: str | os.PathLike[str], accept: Collection[str] = ()) -> list[Summary]:
-    """Write the page about `runs` to the file `path`, and give what it says of each; `accept` as in `summarise`."""
+    """Write the page about `runs` to the file `path`, and give what it says of each; `accept` as in `summarise`.
+
+    >>> import tempfile
+    >>> from gradclip.telemetry import Event, Run
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     summaries = write_report([Run([Event(0, "", "cpu", 5.0, 1.0, 1.0, 0.2, True)])], f"{folder}/page.html")
+    ...     os.listdir(folder), summaries[0].verdict.kind
+    (['page.html'], 'few')
+    """
     from gradclip.report.html import document
 
     summaries, file = summarise(runs, accept), checked_path(path, "a page is written to a file")

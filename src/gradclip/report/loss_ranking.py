@@ -21,6 +21,12 @@ def compare_losses(summaries: Sequence[Summary]) -> Verdict | None:
     """What the losses say of several runs together; None of one run, and where they are not losses of one kind.
 
     That is so where a run has none, or two are of the optimizers of one script, which have a net each.
+
+    >>> from gradclip.report import summarise
+    >>> from gradclip.telemetry import Event, Run
+    >>> runs = [Run(Event(s, "", "cpu", 5.0, 5.0, 9.0, 1.0, False, loss=x) for s in range(300)) for x in (1.0, 2.0)]
+    >>> compare_losses(summarise(runs)).kind
+    'lowest'
     """
     if not isinstance(summaries, Sequence) or not all(isinstance(summary, Summary) for summary in summaries):
         raise TypeError(f"what is compared is a list of summaries, got {shown(summaries)}: write summarise(runs)")

@@ -34,7 +34,12 @@ class ShownRun(Run):
 
 
 def show(run: Run) -> ShownRun:
-    """The run, shown by a notebook where it stands at the end of a cell; `show(run).plot()` is its chart alone."""
+    """The run, shown by a notebook where it stands at the end of a cell; `show(run).plot()` is its chart alone.
+
+    >>> run = show(Run())
+    >>> isinstance(run, Run)
+    True
+    """
     if not isinstance(run, Run):
         raise TypeError(f"what is shown is a run, got {shown(run)}: write show(read_run(path))")
     return ShownRun(run, run.about, run.path)

@@ -22,7 +22,13 @@ HOW_TO_TENSORS = "The norm of each tensor is not in this run. Telemetry(..., ten
 
 @dataclass(frozen=True)
 class Summary:
-    """What is said of one run. `name` tells it from the others of the report, `usual` are the norms usual around it."""
+    """What is said of one run. `name` tells it from the others of the report, `usual` are the norms usual around it.
+
+    >>> from gradclip.telemetry import Event
+    >>> (summary,) = summarise([Run([Event(0, "", "cpu", 5.0, 1.0, 1.0, 0.2, True)])])
+    >>> summary.verdict.kind, summary.numbers.clipped
+    ('few', 1)
+    """
 
     name: str
     rule: str
@@ -55,6 +61,11 @@ def summarise(runs: Sequence[Run], accept: Collection[str] = ()) -> list[Summary
     """The summary of each run, in the order given; `ValueError` for none, `TypeError` for what is no run.
 
     `accept` names findings of the doctor that are meant as they are.
+
+    >>> from gradclip.telemetry import Event
+    >>> runs = [Run(Event(step, "", "cpu", 5.0, 5.0, 9.0, 1.0, False) for step in range(50))]
+    >>> summarise(runs)[0].verdict.kind
+    'never'
     """
     if not isinstance(runs, Sequence) or isinstance(runs, Run) or not all(isinstance(run, Run) for run in runs):
         raise TypeError(f"a report is about a list of runs, got {shown(runs)}: write [read_run(path)]")

@@ -30,7 +30,12 @@ KINDS: dict[str, type] = {
 
 
 def from_dict(data: Mapping[str, Any]) -> AnyRule:
-    """The rule that `to_dict` wrote; `ValueError` with the place where it is none that could have been written."""
+    """The rule that `to_dict` wrote; `ValueError` with the place where it is none that could have been written.
+
+    >>> import json
+    >>> from_dict(json.loads(json.dumps(ZClip().to_dict()))) == ZClip()
+    True
+    """
     if not isinstance(data, Mapping) or real_number(data.get("version")) != VERSION:
         found = data.get("version") if isinstance(data, Mapping) else data
         raise ValueError(f"not a rule written by to_dict of version {VERSION}: found version {shown(found)}")

@@ -21,6 +21,9 @@ class WeightRatio(Threshold):
     """A share of the norm of the weights over the same segment: `ratio max(||w||, floor)`.
 
     `ratio` is a number above 0 or a `Schedule`. Without a floor a segment whose weights are all zero is not clipped.
+
+    >>> Rule(Row(), threshold=WeightRatio(0.01, floor=1e-3)) == AGC(0.01)
+    True
     """
 
     ratio: float | Schedule
@@ -146,6 +149,9 @@ class Given(Threshold):
 
     The number is given before the step, `clipper.give(loss=loss)`; it may be negative. A non-finite one is neither
     compared nor learnt.
+
+    >>> print(Given(History(Window(128), Sigma(6.0)), "loss"))
+    0 while the loss is above the mean + 6 standard deviations of the last 128 norms
     """
 
     threshold: Threshold

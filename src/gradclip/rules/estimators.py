@@ -24,7 +24,11 @@ FASTEST = 100.0
 
 @dataclass(frozen=True)
 class Estimator:
-    """Base of the estimators. `rows` is the length of the arrays [n, G], 0 where all are [G]."""
+    """Base of the estimators. `rows` is the length of the arrays [n, G], 0 where all are [G].
+
+    >>> sorted(Window(128).provides), Window(128).arrays
+    (['mean', 'quantile', 'spread'], {'count': 0, 'norms': 128, 'place': 0})
+    """
 
     provides: ClassVar[frozenset[str]] = frozenset()
 
@@ -78,6 +82,9 @@ class EMA(Estimator):
 
     `start` says how it begins: "average" (the plain mean of the norms of the warm-up, so the first norm where the
     warm-up is 1), "least" (their smallest), or "debiased" (Adam's: each norm of the past has its true weight).
+
+    >>> Rule(threshold=History(EMA(0.97), Ratio(2.0)))
+    all tensors together: an L2 norm above 2 times the mean of an EMA of 0.97 is rescaled to it
     """
 
     decay: float
@@ -117,6 +124,9 @@ class EMA(Estimator):
 class EMASpread(Estimator):
     """Exponential moving mean and standard deviation: with `d = norm - mean` and `r = 1 - decay`,
     `mean <- mean + r d` and `variance <- (1 - r) (variance + r d^2)` (T. Finch 2009); in the warm-up the plain ones.
+
+    >>> print(History(EMASpread(0.97), Sigma(3.0), warmup=25))
+    the mean + 3 standard deviations of an EMA of 0.97 (after 25)
     """
 
     decay: float
@@ -144,7 +154,11 @@ class EMASpread(Estimator):
 
 @dataclass(frozen=True)
 class Moments(Estimator):
-    """Debiased moving averages of the norm, with `decay`, and of its square, with `square_decay`."""
+    """Debiased moving averages of the norm, with `decay`, and of its square, with `square_decay`.
+
+    >>> print(History(Moments(0.7, 0.9), MeanOverRMS()))
+    the mean over the root mean square of EMAs of 0.7 of the norm and of 0.9 of its square
+    """
 
     decay: float
     square_decay: float
@@ -179,7 +193,11 @@ class Moments(Estimator):
 
 @dataclass(frozen=True)
 class Window(Estimator):
-    """The last `length` norms, in a ring [length, G]; spread is unbiased, a quantile is interpolated linearly."""
+    """The last `length` norms, in a ring [length, G]; spread is unbiased, a quantile is interpolated linearly.
+
+    >>> Rule(threshold=History(Window(100), Quantile(0.9)))
+    all tensors together: an L2 norm above the 90 % quantile of the last 100 norms is rescaled to it
+    """
 
     length: int
 
@@ -236,7 +254,11 @@ class Window(Estimator):
 @dataclass(frozen=True)
 class QuantileTracker(Estimator):
     """One number that walks to the quantile `q` of the norms: `C <- C exp(-rate (b - q))`, b = 1 where norm <= C else
-    0. It begins as the first norm. G. Andrew et al. 2021, arXiv:1905.03871."""
+    0. It begins as the first norm. G. Andrew et al. 2021, arXiv:1905.03871.
+
+    >>> Rule(threshold=History(QuantileTracker(0.9, rate=0.05), Ratio())) == QuantileClip(0.9, rate=0.05)
+    True
+    """
 
     q: float = 0.5
     rate: float = 0.2

@@ -14,7 +14,11 @@ from gradclip.rules.threshold import State
 
 @dataclass(frozen=True)
 class Level:
-    """Base of the levels; `needs` names what the estimator must be able to tell."""
+    """Base of the levels; `needs` names what the estimator must be able to tell.
+
+    >>> sorted(Sigma(3.0).needs), EMASpread(0.97).provides >= Sigma(3.0).needs
+    (['mean', 'spread'], True)
+    """
 
     needs: ClassVar[frozenset[str]] = frozenset()
 
@@ -29,7 +33,11 @@ class Level:
 
 @dataclass(frozen=True)
 class Ratio(Level):
-    """A multiple of the usual norm: `k mean`."""
+    """A multiple of the usual norm: `k mean`.
+
+    >>> print(History(EMA(0.98), Ratio(1.05)))
+    1.05 times the mean of an EMA of 0.98
+    """
 
     k: float = 1.0
 
@@ -48,7 +56,11 @@ class Ratio(Level):
 
 @dataclass(frozen=True)
 class Sigma(Level):
-    """So many standard deviations above the usual norm: `mean + z spread`."""
+    """So many standard deviations above the usual norm: `mean + z spread`.
+
+    >>> print(History(Window(128), Sigma(6.0)))
+    the mean + 6 standard deviations of the last 128 norms
+    """
 
     z: float
 
@@ -70,6 +82,9 @@ class ZReciprocal(Level):
 
     With `s = (norm - mean) / spread`: no threshold for `s <= z`, else `mean + z spread (z / s)`.
     A. Kumar et al. 2025, arXiv:2504.02507.
+
+    >>> print(History(EMASpread(0.97), ZReciprocal(2.5)))
+    the mean + 2.5 standard deviations, falling to the mean, of an EMA of 0.97
     """
 
     z: float
@@ -90,7 +105,11 @@ class ZReciprocal(Level):
 
 @dataclass(frozen=True)
 class Quantile(Level):
-    """The norm below which the share `q` of the remembered norms lies."""
+    """The norm below which the share `q` of the remembered norms lies.
+
+    >>> print(History(Window(100), Quantile(0.1)))
+    the 10 % quantile of the last 100 norms
+    """
 
     q: float
 
@@ -109,7 +128,11 @@ class Quantile(Level):
 
 @dataclass(frozen=True)
 class MeanOverRMS(Level):
-    """`mean / rms` of the norms, a number up to about 1: the norm that Stable-SPAM gives to every tensor."""
+    """`mean / rms` of the norms, a number up to about 1: the norm that Stable-SPAM gives to every tensor.
+
+    >>> print(History(Moments(0.7, 0.9), MeanOverRMS()))
+    the mean over the root mean square of EMAs of 0.7 of the norm and of 0.9 of its square
+    """
 
     needs: ClassVar[frozenset[str]] = frozenset({"mean", "rms"})
 

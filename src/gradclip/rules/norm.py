@@ -19,7 +19,11 @@ LEAST_ORDER = 0.1
 
 @dataclass(frozen=True)
 class Norm:
-    """Base of the norms: `p` is the order, `combine` says how parts become a whole ("sum" of |x|^p, or "max")."""
+    """Base of the norms: `p` is the order, `combine` says how parts become a whole ("sum" of |x|^p, or "max").
+
+    >>> Linf().p, Linf().combine, L2().combine
+    (inf, 'max', 'sum')
+    """
 
     p: float = 2.0
 
@@ -50,7 +54,11 @@ class Norm:
 
 @dataclass(frozen=True)
 class L1(Norm):
-    """The sum of the absolute values."""
+    """The sum of the absolute values.
+
+    >>> Rule(norm=L1(), threshold=Constant(0.5))
+    all tensors together: an L1 norm above 0.5 is rescaled to it
+    """
 
     p: float = field(default=1.0, init=False)
     words = "an L1 norm"
@@ -58,7 +66,11 @@ class L1(Norm):
 
 @dataclass(frozen=True)
 class L2(Norm):
-    """The Euclidean norm, the square root of the sum of squares: the default."""
+    """The Euclidean norm, the square root of the sum of squares: the default.
+
+    >>> Rule(norm=L2(), threshold=Constant(0.5)) == ClipGradByGlobalNorm(0.5)
+    True
+    """
 
     p: float = field(default=2.0, init=False)
     words = "an L2 norm"
@@ -66,7 +78,11 @@ class L2(Norm):
 
 @dataclass(frozen=True)
 class Linf(Norm):
-    """The largest absolute value."""
+    """The largest absolute value.
+
+    >>> Rule(Tensor(), Linf(), Constant(0.5))
+    each tensor: a largest absolute value above 0.5 is rescaled to it
+    """
 
     p: float = field(default=math.inf, init=False)
     words = "a largest absolute value"
@@ -74,7 +90,11 @@ class Linf(Norm):
 
 @dataclass(frozen=True)
 class Lp(Norm):
-    """The p-norm for a finite p of 0.1 and above: `(sum |x|^p)^(1/p)`."""
+    """The p-norm for a finite p of 0.1 and above: `(sum |x|^p)^(1/p)`.
+
+    >>> Rule(norm=Lp(3), threshold=Constant(0.5))
+    all tensors together: an L3 norm above 0.5 is rescaled to it
+    """
 
     @property
     def words(self) -> str:
@@ -83,7 +103,11 @@ class Lp(Norm):
 
 @dataclass(frozen=True)
 class RMS(Norm):
-    """The root mean square: the L2 norm over the square root of the number of elements."""
+    """The root mean square: the L2 norm over the square root of the number of elements.
+
+    >>> Rule(Tensor(), RMS(), Constant(0.5))
+    each tensor: a root mean square above 0.5 is rescaled to it
+    """
 
     p: float = field(default=2.0, init=False)
     words = "a root mean square"
@@ -115,7 +139,11 @@ NORMS: dict[float, Norm] = {1.0: L1(), 2.0: L2(), math.inf: Linf()}
 
 
 def norm_of_order(p: object) -> Norm:
-    """The norm of order `p` in [0.1, inf]."""
+    """The norm of order `p` in [0.1, inf].
+
+    >>> norm_of_order(1), norm_of_order(float("inf")), norm_of_order(3)
+    (L1(p=1.0), Linf(p=inf), Lp(p=3.0))
+    """
     value = checked_order(p)
     return NORMS.get(value) or Lp(value)
 

@@ -24,6 +24,10 @@ class Response:
     `can_be_zero` says that phi(r) may be 0: then zeros are written, also where an element is not finite. `bounded`
     says that phi(r) r is at most 1, so that nothing is above its threshold afterwards; `enlarges` that phi(r) may be
     above 1. phi of infinity is a number.
+
+    >>> from gradclip.rules.arrays import SCALARS
+    >>> Rescale().coefficient(4.0, SCALARS), Normalize().coefficient(0.5, SCALARS)
+    (0.25, 2.0)
     """
 
     action: ClassVar[int] = SCALE
@@ -44,7 +48,11 @@ class Response:
 
 @dataclass(frozen=True)
 class Rescale(Response):
-    """Hard clipping: `phi(r) = min(1, 1/r)`, which leaves a segment at or below its threshold bit for bit as it is."""
+    """Hard clipping: `phi(r) = min(1, 1/r)`, which leaves a segment at or below its threshold bit for bit as it is.
+
+    >>> Rule(response=Rescale())
+    all tensors together: an L2 norm above 1 is rescaled to it
+    """
 
     words = "rescaled to it"
 
@@ -63,6 +71,9 @@ class Smooth(Response):
 
     `kind` is "reciprocal", `phi(r) = 1 / (1 + r)` (B. Zhang et al. 2020, arXiv:2010.02519); "sqrt",
     `phi(r) = 1 / sqrt(1 + r^2)`; or "tanh", `phi(r) = tanh(r) / r`.
+
+    >>> Rule(response=Smooth("sqrt"))
+    all tensors together: an L2 norm above 1 is bent smoothly below it (sqrt)
     """
 
     kind: Literal["reciprocal", "sqrt", "tanh"] = "reciprocal"
@@ -85,7 +96,11 @@ class Smooth(Response):
 
 @dataclass(frozen=True)
 class Normalize(Response):
-    """Always to the threshold, also from below: `phi(r) = 1 / (r + epsilon)`; a zero segment stays zero."""
+    """Always to the threshold, also from below: `phi(r) = 1 / (r + epsilon)`; a zero segment stays zero.
+
+    >>> Rule(Tensor(), response=Normalize())
+    each tensor: an L2 norm above 1 is normalised to it
+    """
 
     enlarges: ClassVar[bool] = True
     epsilon: float = 0.0
@@ -104,7 +119,11 @@ class Normalize(Response):
 
 @dataclass(frozen=True)
 class Zero(Response):
-    """A segment above its threshold becomes zero: `phi(r) = 1` for r <= 1, else 0. The optimizer still steps."""
+    """A segment above its threshold becomes zero: `phi(r) = 1` for r <= 1, else 0. The optimizer still steps.
+
+    >>> Rule(Tensor(), threshold=Constant(100.0), response=Zero())
+    each tensor: an L2 norm above 100 is zeroed
+    """
 
     action: ClassVar[int] = ZERO
     can_be_zero: ClassVar[bool] = True
@@ -116,7 +135,11 @@ class Zero(Response):
 
 @dataclass(frozen=True)
 class SkipStep(Zero):
-    """A segment above its threshold makes the optimizer skip the step: no update, no decay, no moment moves."""
+    """A segment above its threshold makes the optimizer skip the step: no update, no decay, no moment moves.
+
+    >>> Rule(threshold=Constant(100.0), response=SkipStep())
+    all tensors together: an L2 norm above 100 is answered by skipping the step
+    """
 
     action: ClassVar[int] = SKIP
     words = "answered by skipping the step"
@@ -124,7 +147,11 @@ class SkipStep(Zero):
 
 @dataclass(frozen=True)
 class Raise(Zero):
-    """A segment above its threshold raises `GradientAboveThreshold`; no gradient is written."""
+    """A segment above its threshold raises `GradientAboveThreshold`; no gradient is written.
+
+    >>> Rule(threshold=Constant(100.0), response=Raise())
+    all tensors together: an L2 norm above 100 is answered by an error
+    """
 
     action: ClassVar[int] = RAISE
     words = "answered by an error"

@@ -90,7 +90,11 @@ def _refuse_hidden_arguments(name: str, kind: type) -> None:
 
 @dataclass(frozen=True, repr=False)
 class Chain(Chainable):
-    """Rules one after another; each sees what the one before it left."""
+    """Rules one after another; each sees what the one before it left.
+
+    >>> ClipGradByNorm(10.0) >> ClipGradByGlobalNorm(1.0)
+    each tensor: an L2 norm above 10 is rescaled to it; then all tensors together: an L2 norm above 1 is rescaled to it
+    """
 
     stages: tuple[Rule | Rules, ...]
 
@@ -170,7 +174,11 @@ def _pairs(parts: object) -> tuple[tuple[str, Rule | Chain | None], ...]:
 
 @dataclass(frozen=True, repr=False)
 class Carry(Chainable):
-    """A whole rule, and what it takes away is added to the gradients of the next step before they are measured."""
+    """A whole rule, and what it takes away is added to the gradients of the next step before they are measured.
+
+    >>> Carry(ClipGradByNorm(1.0)) == UClip(ClipGradByNorm(1.0))
+    True
+    """
 
     rule: Rule | Chain | Rules
 
@@ -220,6 +228,7 @@ def _folded(stages: Sequence[Rule | Rules]) -> int:
 
 
 AnyRule: TypeAlias = Rule | Chain | Rules | Carry
+"""What is taken wherever a rule is asked for."""
 
 
 def rules_in(rule: AnyRule) -> list[Rule]:

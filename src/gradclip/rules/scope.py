@@ -20,7 +20,11 @@ Axes: TypeAlias = int | tuple[int, ...]
 
 @dataclass(frozen=True)
 class Scope:
-    """Base of the scopes; `grain` orders them from fine (0) to coarse."""
+    """Base of the scopes; `grain` orders them from fine (0) to coarse.
+
+    >>> sorted([Global(), Tensor(), Element()], key=lambda scope: scope.grain)
+    [Element(), Tensor(), Global()]
+    """
 
     grain: ClassVar[int] = -1
 
@@ -36,6 +40,9 @@ class Element(Scope):
 
     Its engines report two segments a tensor, the largest positive and the largest negative magnitude, because that is
     all that a threshold needs to know.
+
+    >>> Rule(scope=Element(), threshold=Constant(0.5))
+    each element: a magnitude above 0.5 is rescaled to it
     """
 
     grain: ClassVar[int] = 0
@@ -50,6 +57,11 @@ class Row(Scope):
     width) of a transposed convolution. Several axes that are neighbours have a unit for each index of all of them:
     `Row((1, 2))` is for the weights (in, heads, dim) of an attention layer. None is where the framework's usual layers
     keep their output units (`Engine.unit_axis`). A tensor without the axis is refused.
+
+    >>> Rule(scope=Row(), threshold=WeightRatio(0.01))
+    each row: an L2 norm above 0.01 of that of the weights is rescaled to it
+    >>> Rule(scope=Row((1, 2)))
+    each index of the axes 1 and 2: an L2 norm above 1 is rescaled to it
     """
 
     axis: Axes | None = None
@@ -88,7 +100,11 @@ def wrong_axes(axes: Sequence[int]) -> str:
 
 @dataclass(frozen=True)
 class Tensor(Scope):
-    """Each tensor alone."""
+    """Each tensor alone.
+
+    >>> Rule(scope=Tensor()) == ClipGradByNorm(1.0)
+    True
+    """
 
     grain: ClassVar[int] = 2
     words = "each tensor"
@@ -96,7 +112,11 @@ class Tensor(Scope):
 
 @dataclass(frozen=True)
 class Group(Scope):
-    """The tensors of one parameter group of the optimizer together."""
+    """The tensors of one parameter group of the optimizer together.
+
+    >>> Rule(scope=Group())
+    each parameter group: an L2 norm above 1 is rescaled to it
+    """
 
     grain: ClassVar[int] = 3
     words = "each parameter group"
@@ -104,7 +124,11 @@ class Group(Scope):
 
 @dataclass(frozen=True)
 class Global(Scope):
-    """All tensors together."""
+    """All tensors together.
+
+    >>> Rule(scope=Global()) == ClipGradByGlobalNorm(1.0)
+    True
+    """
 
     grain: ClassVar[int] = 4
     words = "all tensors together"

@@ -52,6 +52,9 @@ class Threshold:
     parameters over the same segments, `reads_given` for numbers of the caller; `keeps_rows` says that it remembers
     arrays of [n, G]; `reads_step` says that it may be another one at another step. Where they follow from the
     arguments, `__post_init__` sets them, because every step reads them.
+
+    >>> Constant(1.0).adapts, WeightRatio(0.01).adapts, WeightRatio(0.01).reads_weights
+    (False, True, True)
     """
 
     adapts: ClassVar[bool] = False
@@ -91,7 +94,14 @@ class Threshold:
 
 @dataclass(frozen=True, init=False)
 class Constant(Threshold):
-    """One number above 0. `None` or infinity measures only: nothing is ever written."""
+    """One number above 0. `None` or infinity measures only: nothing is ever written.
+
+    >>> Constant(None).limit, Constant(2).limit
+    (inf, 2.0)
+    >>> Constant(0)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ValueError: a threshold must be above 0, got 0.0: to drop the gradients call zero_grad(), ...
+    """
 
     reads_step: ClassVar[bool] = False
     limit: float
@@ -108,7 +118,11 @@ class Constant(Threshold):
 
 @dataclass(frozen=True)
 class Bounds(Threshold):
-    """The interval [min, max] around 0 that the value of an element is clipped to: `min < 0 < max`."""
+    """The interval [min, max] around 0 that the value of an element is clipped to: `min < 0 < max`.
+
+    >>> Rule(Element(), threshold=Bounds(1.0, -0.5))
+    each element: a magnitude outside [-0.5, 1] is rescaled to it
+    """
 
     reads_step: ClassVar[bool] = False
     max: float
@@ -142,6 +156,9 @@ class SecondMoment(Threshold):
 
     At scope `Element` alone. The results have the unit of this threshold, so that it is 1. An element whose v is 0 or
     not known yet is not clipped; in the first `warmup` steps, while v is far too small, none is.
+
+    >>> Rule(Element(), threshold=SecondMoment(5000.0)) == SPAM(5000.0)
+    True
     """
 
     factor: float = 5000.0

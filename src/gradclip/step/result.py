@@ -17,7 +17,14 @@ from gradclip.step.part import Part, actions_of, changed, closing, joined, names
 
 
 class Segment(NamedTuple):
-    """One row of `Result.segments`; norms and threshold have the unit of the gradient."""
+    """One row of `Result.segments`; norms and threshold have the unit of the gradient.
+
+    >>> import numpy as np
+    >>> from gradclip.testing import REFERENCE
+    >>> result = REFERENCE.clip(ClipGradByNorm(1.0), [np.array([3.0, 4.0]), np.array([0.5])]).result
+    >>> [(segment.name, segment.norm_before, segment.norm_after) for segment in result.segments]
+    [('t0', 5.0, 1.0), ('t1', 0.5, 0.5)]
+    """
 
     name: str
     norm_before: float
@@ -33,6 +40,12 @@ class Result:
     `norm_before` is over everything that the first stage measured, `norm_after` the same norm after the last stage that
     measures it; where the parts of a rule measure different norms, the largest of them. `threshold` and `coefficient`
     are those of the segment that was clipped hardest; `segments` has each. `loss` is what was given for the step.
+
+    >>> import numpy as np
+    >>> from gradclip.testing import REFERENCE
+    >>> result = REFERENCE.clip(ClipGradByGlobalNorm(1.0), [np.array([3.0, 4.0])]).result
+    >>> result.norm_before, result.coefficient, result.clipped
+    (5.0, 0.2, True)
     """
 
     def __init__(self, step: int, engine: Engine, overflow: Operand = None, loss: Operand = None) -> None:

@@ -24,6 +24,7 @@ from gradclip.telemetry.observed import event_of
 from gradclip.telemetry.pending import light, on_host
 
 Sink = Callable[[Event], object]
+"""A function that is given the event of each step."""
 
 NONE: Mapping[str, list[int]] = MappingProxyType({})
 

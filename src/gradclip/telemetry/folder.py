@@ -52,6 +52,15 @@ class jsonl:  # noqa: N801  # a sink reads as a function: Telemetry(jsonl("runs/
     A folder that another process, or another run of this one, is writing to is left to it: this run goes to the first
     free of path-2, path-3, ... with a `GradclipWarning`. If the events are removed meanwhile, a new file is begun, with
     a warning. Raises `NotADirectoryError` for a file and `OSError` where nothing can be written.
+
+    >>> import tempfile
+    >>> weight = torch.nn.Parameter(torch.zeros(2))
+    >>> weight.grad = torch.tensor([3.0, 4.0])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with gradclip.telemetry.Telemetry(jsonl(folder)) as telemetry:
+    ...         result = gradclip.torch.Clipper(gradclip.ClipGradByNorm(1.0), telemetry=telemetry).clip_([weight])
+    ...     sorted(os.listdir(folder))
+    ['events.jsonl', 'run.json']
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:

@@ -27,7 +27,13 @@ MOST_METRICS, MOST_SECONDS = 1000, 10.0
 
 
 class memory(list[Event]):  # noqa: N801  # a sink reads as a function: Telemetry(memory())
-    """A list that is a sink: it keeps the events."""
+    """A list that is a sink: it keeps the events.
+
+    >>> kept = memory()
+    >>> kept(Event(0, "", "cpu", 5.0, 1.0, 1.0, 0.2, True))
+    >>> kept[0].norm_before
+    5.0
+    """
 
     def __call__(self, event: Event) -> None:
         self.append(event)
@@ -73,7 +79,15 @@ class Metrics:
 
 
 class tensorboard:  # noqa: N801
-    """Writes `Metrics` for TensorBoard to the folder `log_dir`, or to a SummaryWriter that you have; tensorboardX."""
+    """Writes `Metrics` for TensorBoard to the folder `log_dir`, or to a SummaryWriter that you have; tensorboardX.
+
+    >>> import tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> sink = tensorboard(folder.name, prefix="train/")
+    >>> sink(Event(0, "", "cpu", 5.0, 1.0, 1.0, 0.2, True))
+    >>> sink.close()
+    >>> folder.cleanup()
+    """
 
     def __init__(self, log_dir: Any, prefix: str = "", without: Collection[str] = ()) -> None:
         self._where, self._opened_here = log_dir, isinstance(log_dir, str | os.PathLike)
@@ -100,6 +114,13 @@ class wandb:  # noqa: N801
 
     The step of the clipper is the metric `clip/step`, against which the others are drawn, so that a run with a step of
     its own is not disturbed.
+
+    >>> class Run:  # stands for what wandb.init returns
+    ...     def define_metric(self, name, **options): ...
+    ...     def log(self, numbers):
+    ...         print(numbers["grad_norm"], numbers["clip/step"])
+    >>> wandb(Run())(Event(7, "", "cpu", 5.0, 1.0, 1.0, 0.2, True))
+    5.0 7
     """
 
     def __init__(self, run: Any = None, prefix: str = "", without: Collection[str] = (), **options: Any) -> None:
@@ -128,6 +149,8 @@ class mlflow:  # noqa: N801
     `options` are those of `mlflow.start_run`. A call of MLflow takes tens of milliseconds, so the numbers of many
     events go in one: when there are 1000 of them, ten seconds after the first, and at the close. The norms of tensors
     are `grad_norms/NAME` there, because a store of files has a file `grad_norm`; in names what MLflow refuses is `_`.
+
+    >>> telemetry = gradclip.telemetry.Telemetry(mlflow(run_name="first"))  # doctest: +SKIP
     """
 
     def __init__(self, run: Any = None, prefix: str = "", without: Collection[str] = (), **options: Any) -> None:
@@ -173,6 +196,14 @@ class lightning:  # noqa: N801
     Lightning takes numbers for the present step of a fit alone: where `Telemetry` reads `every` k steps, the last of
     them is logged and stays until the next, so there the Trainer's `log_every_n_steps` is best k too; what is read
     after the fit is left out. A sink such as `jsonl` beside this one has each step.
+
+    >>> class Module:  # stands for a LightningModule in a fit
+    ...     class trainer:
+    ...         training = True
+    ...     def log_dict(self, numbers, **options):
+    ...         print(numbers["grad_norm"], options["on_step"])
+    >>> lightning(Module())(Event(7, "", "cpu", 5.0, 1.0, 1.0, 0.2, True))
+    5.0 True
     """
 
     def __init__(self, module: Any, prefix: str = "", without: Collection[str] = (), **options: Any) -> None:

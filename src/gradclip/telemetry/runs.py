@@ -21,6 +21,10 @@ class Run(list[Event]):
 
     `about` has what its `run.json` says (rule, framework, versions, shapes of the parameters), nothing where there is
     none; `path` is its folder.
+
+    >>> run = Run([Event(0, "", "cpu", 5.0, 1.0, 1.0, 0.2, True)], {"optimizer": "Adam"})
+    >>> len(run), run[0].clipped, run.optimizer
+    (1, True, 'Adam')
     """
 
     def __init__(self, events: Iterable[Event] = (), about: Mapping[str, Any] | None = None, path: Path = HERE) -> None:
@@ -44,6 +48,16 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     disk or a person damaged are left out with a `GradclipWarning` that counts them (a torn last line without one), and
     so is what `run.json` has of a wrong kind; memory is bounded by the size of the file. Raises `FileNotFoundError`
     where there is no run, and `ValueError` for a file without an event but with lines, or of a later gradclip.
+
+    >>> import tempfile
+    >>> from gradclip.telemetry import jsonl
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     sink = jsonl(folder)
+    ...     sink.begin({})
+    ...     sink(Event(0, "", "cpu", 5.0, 1.0, 1.0, 0.2, True))
+    ...     sink.close()
+    ...     len(read_run(folder))
+    1
     """
     file = checked_path(path)
     file = file / EVENTS if file.is_dir() else file

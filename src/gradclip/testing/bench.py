@@ -33,7 +33,12 @@ SMALLEST = {"float16": 2.0**-24, "bfloat16": 2.0**-133, "float32": 2.0**-149, "f
 
 
 class Outcome(NamedTuple):
-    """One clip: the values before and after, which tensors were written, and the result or the error."""
+    """One clip: the values before and after, which tensors were written, and the result or the error.
+
+    >>> outcome = REFERENCE.clip(ClipGradByNorm(1.0), [np.array([3.0, 4.0])])
+    >>> outcome.after[0].round(6).tolist(), outcome.wrote
+    ([0.6, 0.8], [True])
+    """
 
     before: list[Values]
     after: list[Values]
@@ -52,6 +57,10 @@ class Bench:
     its bits: so for an engine that waits for a device and multiplies by 1 sooner than ask.
     `unit_axis(shape)` is the axis, or axes, that `Row()` is to mean for a tensor of two axes or more.
     `unread()` is a context in which reading a number of a tensor raises; it is asked of engines that wait for a device.
+
+    >>> double = Bench(ReferenceEngine(), make=lambda values, dtype: values.astype(dtype), read=np.asarray)
+    >>> double.clip(ClipGradByNorm(1.0), [np.array([3.0, 4.0])]).result.norm_before
+    5.0
     """
 
     engine: Engine
@@ -156,6 +165,7 @@ def _array(values: Values, dtype: str) -> Values:
 
 
 REFERENCE = Bench(ReferenceEngine(), make=_array, read=np.asarray, dtype="float64")
+"""The engine that all others are compared with: NumPy, in float64."""
 
 
 def same_bits(a: Values, b: Values) -> bool:

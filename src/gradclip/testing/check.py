@@ -54,7 +54,11 @@ RESPONSES: tuple[Response, ...] = (
 
 def standard_rules() -> list[AnyRule]:
     """Scopes with norms, scopes with responses, norms with responses; by value, in chains, by name, by schedule; and
-    those that adapt."""
+    those that adapt.
+
+    >>> len(standard_rules()) > 40
+    True
+    """
     half, unit = Constant(0.5), Constant(1.0)
     single = [Rule(s, n, half) for s in SCOPES for n in NORMS]
     single += [Rule(Row(1), L2(), half), Rule(Row(-1), Lp(3.0), half, Smooth())]
@@ -118,7 +122,11 @@ def adaptive_rules() -> list[AnyRule]:
 
 
 def laws_of(rule: AnyRule) -> list[Law]:
-    """The laws of a rule that hold for `rule`, whatever the engine."""
+    """The laws of a rule that hold for `rule`, whatever the engine.
+
+    >>> [law.__name__ for law in laws_of(ClipGradByNorm(1.0))][0]
+    'shape_and_dtype_stay'
+    """
     return [*_laws_of_every(rule), *_laws_of_one(rule)]
 
 
@@ -171,14 +179,20 @@ def _writable(rule: Rule) -> bool:
 
 
 def check_rule(rule: AnyRule, bench: Bench = REFERENCE, gradients: list[Values] | None = None) -> None:
-    """Try all laws that hold for `rule`; raises `AssertionError` with what was broken."""
+    """Try all laws that hold for `rule`; raises `AssertionError` with what was broken.
+
+    >>> check_rule(ClipGradByNorm(1.0))
+    """
     arrays = ordinary_gradients() if gradients is None else gradients
     for law in laws_of(rule):
         law(bench, rule, arrays)
 
 
 def check_engine(bench: Bench, dtypes: Sequence[str] = ("float32",), rules: Sequence[AnyRule] | None = None) -> None:
-    """Try an engine on the standard rules, on ordinary and on adversarial gradients of each dtype."""
+    """Try an engine on the standard rules, on ordinary and on adversarial gradients of each dtype.
+
+    >>> check_engine(REFERENCE, dtypes=["float64"], rules=[ClipGradByNorm(1.0)])
+    """
     chosen = standard_rules() if rules is None else rules
     for dtype in dtypes:
         typed, adversarial = replace(bench, dtype=dtype), adversarial_gradients(dtype)

@@ -15,7 +15,11 @@ DENORMAL = {"float16": 6e-8, "bfloat16": 1e-39, "float32": 1e-44, "float64": 1e-
 
 
 def ordinary_gradients(seed: int = 0, spread: float = 1.0) -> list[Values]:
-    """Normal numbers of several shapes; each tensor has a size of its own, by factors of up to 10^(2 `spread`)."""
+    """Normal numbers of several shapes; each tensor has a size of its own, by factors of up to 10^(2 `spread`).
+
+    >>> [gradient.shape for gradient in ordinary_gradients(seed=0)][:3]
+    [(), (3,), (4, 5)]
+    """
     random = np.random.default_rng(seed)
     sizes = 10.0 ** random.uniform(-spread, spread, len(SHAPES))
     return [np.asarray(random.standard_normal(shape) * size) for shape, size in zip(SHAPES, sizes, strict=True)]
@@ -25,6 +29,9 @@ def adversarial_gradients(dtype: str = "float32") -> dict[str, list[Values]]:
     """Lists of gradients by name, each within the range of `dtype`.
 
     Most have the shapes of the ordinary ones: an engine that compiles a program for each list of shapes has few then.
+
+    >>> "denormals" in adversarial_gradients("float16")
+    True
     """
     largest, tiny = LARGEST[dtype], DENORMAL[dtype]
     ordinary = ordinary_gradients(3, spread=0.5)

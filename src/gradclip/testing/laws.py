@@ -26,6 +26,7 @@ from gradclip.testing.drawn_gradients import LARGEST
 from gradclip.testing.rewrite import measuring, quiet, scaled, segments_by_reference
 
 Law: TypeAlias = Callable[[Bench, Any, list[Values]], None]
+"""A function of a bench, a rule and gradients that raises `AssertionError` where the law is broken."""
 
 
 # -- Of a rule, on any engine

@@ -70,6 +70,13 @@ class AttachedClipper(Clipper):
 
     `copy.deepcopy` and `pickle` of it with its optimizers, as of an object that holds both, give a clipper that is
     attached to the copies; a copy of an optimizer alone has no hooks: attach to it again.
+
+    >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))], lr=0.1)
+    >>> with gradclip.attach(optimizer, gradclip.ClipGradByNorm(1.0)) as clipper:
+    ...     clipper.attached
+    True
+    >>> clipper.attached
+    False
     """
 
     attached = False
