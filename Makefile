@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-trainers test-triton check bench laws docs methods clean
+.PHONY: demo test test-trainers test-triton test-site check bench laws docs methods site clean
 
 demo: .venv/ready
 	$(BIN)/gradclip demo --out out
@@ -43,6 +43,19 @@ test-triton: .venv-triton/ready
 		hypothesis pytest pytest-xdist
 	touch $@
 
+# The pages of docs as a site that asks nobody for anything; in an environment that has no framework.
+site: .venv-site/ready
+	NO_MKDOCS_2_WARNING=1 .venv-site/bin/python -m mkdocs build --strict
+	@echo "open $(CURDIR)/site/index.html"
+
+test-site: site .venv/ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal tests/site
+
+.venv-site/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-site
+	.venv-site/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	touch $@
+
 check: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -63,6 +76,8 @@ docs: .venv/ready
 	$(BIN)/python docs/make_evidence.py
 	$(BIN)/python docs/make_suggestions.py
 	$(BIN)/python docs/make_methods.py
+	$(BIN)/python docs/make_tutorial.py
+	$(BIN)/python docs/make_concepts.py
 
 methods: .venv/ready
 	$(BIN)/python docs/make_methods.py
@@ -73,4 +88,4 @@ methods: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv .venv-trainers .venv-triton out
+	rm -rf .venv .venv-trainers .venv-triton .venv-site site out

@@ -6,8 +6,11 @@ import re
 
 import pytest
 
+import make_concepts
+import make_tutorial
 from pages import DOCS, blocks_in, is_of_trainers, pages_to_type, script_of, typed
 from structure import ROOT
+from watching import python
 
 PAGES = [ROOT / "README.md", *(page for page in pages_to_type() if not is_of_trainers(page))]
 FRAGMENTS = {"methods.md", "sharded.md", "trainers.md"}
@@ -25,7 +28,7 @@ def name_of(page):
     return str(page.relative_to(DOCS if page.is_relative_to(DOCS) else ROOT))
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in FRAGMENTS], ids=name_of)
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in {*FRAGMENTS, "tutorial.md"}], ids=name_of)
 def test_a_page_can_be_typed_as_it_stands(page, tmp_path):
     done = typed(page, tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -49,6 +52,30 @@ def test_a_page_that_warns_fails(tmp_path):
         "# Warns\n\n```python\nfrom gradclip.torch import clip_grad_norm_\n\nclip_grad_norm_([], 1.0)\n```\n"
     )
     assert "GradclipWarning" in typed(page, tmp_path).stderr
+
+
+def test_the_tutorial_prints_and_draws_what_it_shows():
+    done = python(str(DOCS / "make_tutorial.py"), "--check", folder=DOCS, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+
+
+def test_a_tutorial_that_shows_something_else_is_found(tmp_path, monkeypatch, capsys):
+    page = tmp_path / "tutorial.md"
+    monkeypatch.setattr(make_tutorial, "PAGE", page)
+    monkeypatch.setattr(make_tutorial, "PICTURES", tmp_path)
+    page.write_text("```python\nprint('loss', 1.5)\n```\n\n```text\nloss 1.25\n```\n")
+    monkeypatch.setattr(make_tutorial.os, "listdir", lambda folder: [])
+    assert make_tutorial.main(["--check"]) == 0
+    page.write_text(page.read_text().replace("loss 1.25", "norm 1.25"))
+    assert make_tutorial.main(["--check"]) == 1
+    assert make_tutorial.main([]) == 0
+    assert "loss 1.5" in page.read_text()
+
+
+def test_every_picture_of_the_concepts_is_drawn_and_shown(monkeypatch):
+    assert make_concepts.missing() == []
+    monkeypatch.delitem(make_concepts.PICTURES, "law.png")
+    assert make_concepts.missing() == ["law.png"]
 
 
 def test_fragments_are_still_there_and_still_fragments():
