@@ -8,6 +8,7 @@ import pytest
 
 import make_concepts
 import make_tutorial
+from effort import only_long
 from pages import DOCS, blocks_in, is_of_trainers, pages_to_type, script_of, typed
 from structure import ROOT
 from watching import python
@@ -15,6 +16,8 @@ from watching import python
 PAGES = [ROOT / "README.md", *(page for page in pages_to_type() if not is_of_trainers(page))]
 FRAGMENTS = {"methods.md", "sharded.md", "trainers.md"}
 """They show signatures, and parts of what stands whole elsewhere: in `docs/trainers` and in `examples`."""
+LATER = {"migration/optax.md", "migration/paddle.md"}
+"""What they show of gradclip the guides show, too, and to import their frameworks takes seconds: for the long form."""
 SAYS = {
     "guide/pytorch.md": ["<step 2: clipped, norm"],
     "guide/telemetry.md": ["25 of 25 steps were clipped"],
@@ -28,7 +31,15 @@ def name_of(page):
     return str(page.relative_to(DOCS if page.is_relative_to(DOCS) else ROOT))
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in {*FRAGMENTS, "tutorial.md"}], ids=name_of)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=only_long if name_of(page) in LATER else ())
+        for page in PAGES
+        if page.name not in {*FRAGMENTS, "tutorial.md"}
+    ],
+    ids=name_of,
+)
 def test_a_page_can_be_typed_as_it_stands(page, tmp_path):
     done = typed(page, tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
