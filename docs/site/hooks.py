@@ -1,6 +1,7 @@
 """What MkDocs does with these pages beside rendering them; `mkdocs.yml` names this file.
 
-Links that leave `docs` lead to the text of the file in the site. The menu lists the decisions, which are in a folder.
+Links that leave `docs` lead to the text of the file in the site. The menu lists the decisions, which are in a folder. A
+list is one, also right below a sentence, as on GitHub.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from mkdocs.structure.pages import Page
 
 DOCS = Path(__file__).parents[1]
 LINK = re.compile(r"(?<=\]\()(?P<target>\.\./[^)#\s]+)(?=\))")
+ITEM = re.compile(r"(?:[-*]|\d+\.) ")
 COPIED = "files"
 
 
@@ -59,4 +61,17 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         path = outside(page.file.src_uri, found["target"])
         return found["target"] if path is None else f"{up}{COPIED}/{path}.txt"
 
-    return LINK.sub(here, markdown)
+    return with_lists_apart(LINK.sub(here, markdown))
+
+
+def with_lists_apart(markdown: str) -> str:
+    """The text with a blank line before each list: MkDocs wants one where GitHub wants none."""
+    lines: list[str] = []
+    fenced = False
+    for line in markdown.split("\n"):
+        fenced ^= line.lstrip().startswith("```")
+        before = lines[-1] if lines else ""
+        if not fenced and ITEM.match(line) and before.strip() and not ITEM.match(before) and before[0] not in " |>":
+            lines.append("")
+        lines.append(line)
+    return "\n".join(lines)

@@ -88,6 +88,16 @@ def test_nothing_that_a_page_loads_is_somewhere_else():
     assert FETCHED.findall('<script src="https://unpkg.com/shim"></script>') == ["https://unpkg.com/shim"]
 
 
+def test_lists_and_tables_are_such_and_no_lines_of_a_sentence():
+    lost = re.compile(r"<p>(?:(?!</p>).)*\n(?:- |\d+\. |\| )", re.DOTALL)
+    assert [name for name in PAGES if lost.search((SITE / name).read_text(encoding="utf-8"))] == []
+    assert lost.search("<p>Common mistakes:\n- one</p>")
+    assert (
+        "<li>"
+        in (SITE / "trainers" / "lightning.html").read_text(encoding="utf-8").partition("Common mistakes")[2][:90]
+    )
+
+
 def test_every_public_name_is_an_anchor_of_the_reference():
     text = "".join(page.read_text(encoding="utf-8") for page in (SITE / "api").glob("*.html"))
     anchors = set(re.findall(r'id="(gradclip[\w.]*)"', text))

@@ -253,8 +253,8 @@ class Window(Estimator):
 
 @dataclass(frozen=True)
 class QuantileTracker(Estimator):
-    """One number that walks to the quantile `q` of the norms: `C <- C exp(-rate (b - q))`, b = 1 where norm <= C else
-    0. It begins as the first norm. G. Andrew et al. 2021, arXiv:1905.03871.
+    """One number that walks to the quantile `q` of the norms: `C <- C exp(-rate (b - q))`, with b = 1 where norm <= C
+    and 0 elsewhere. It begins as the first norm. G. Andrew et al. 2021, arXiv:1905.03871.
 
     >>> Rule(threshold=History(QuantileTracker(0.9, rate=0.05), Ratio())) == QuantileClip(0.9, rate=0.05)
     True
