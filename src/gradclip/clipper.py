@@ -33,7 +33,8 @@ class Clipper:
 
     `rule` may be changed between two steps: `clipper.rule = ClipGradByNorm(0.5)`. What thresholds remember stays where
     the new rule has one in the same place that remembers the same of the same norms, and else begins anew. A copy or a
-    pickle has the rule and the memory and no telemetry, whose files belong to one clipper.
+    pickle has the rule and the memory and no telemetry, whose files belong to one clipper. Where `tensors` is set to
+    True, `last.tensors` has the norm of each tensor without a telemetry that asks for it.
 
     >>> from gradclip.rules.recipes import ClipGradByGlobalNorm, ClipGradByNorm
     >>> clipper = Clipper(ClipGradByGlobalNorm(1.0), on_nonfinite="skip")
@@ -57,6 +58,7 @@ class Clipper:
         self.consecutive_skips = 0
         self.memories = Memories()
         self.carried: dict[str, Any] = {}
+        self.tensors = False
         self._given: dict[str, Any] = {}
         self._last: Result | None = None
         self.telemetry = checked_telemetry(telemetry)
@@ -92,6 +94,11 @@ class Clipper:
     def hears(self) -> frozenset[str]:
         """The numbers beside the gradients that are wanted: those that the rule reads, and for telemetry the loss."""
         return self.reads_given if self.telemetry is None else self.reads_given | {"loss"}
+
+    @property
+    def listeners(self) -> int:
+        """What of a step is heard here: 0 nothing, 1 the result, 2 the norm of each tensor as well."""
+        return 2 if self.tensors else 0 if self.telemetry is None else 1 + self.telemetry.tensors
 
     @property
     def last(self) -> Result:

@@ -17,7 +17,7 @@ from gradclip.step.result import Result
 from gradclip.telemetry import Telemetry
 from gradclip.telemetry.loggers import EACH
 from gradclip.torch.clipper import Clipper
-from gradclip.torch.late import Latest, checked_layers
+from gradclip.torch.late import Latest, told_layers
 from gradclip.torch.parameters import NeedClip, of_optimizers
 
 with needing("gradclip.fastai", "fastai", "fastai"):
@@ -79,7 +79,7 @@ class Clip(Callback):
     ) -> None:
         self._columns = checked_columns(columns)
         self.clipper = Clipper(rule, telemetry=telemetry, **options)
-        self._layers = checked_layers(layers, telemetry)
+        self._layers = told_layers(layers, telemetry)
         self._latest = Latest(layers)
         if telemetry is not None:
             telemetry.add(self._latest)

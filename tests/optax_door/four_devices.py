@@ -52,6 +52,21 @@ def alone(tx, gradients=GRADIENTS):
     return jax.jit(tx.update)(gradients, tx.init(gradients))
 
 
+@pytest.mark.parametrize("how", ["mapped", "placed", "said"])
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+def test_the_norms_of_tensors_are_those_of_one_device(rule, how):
+    _, state = alone(clip(rule, tensors=True))
+    placed = {name: jax.device_put(g, NamedSharding(MESH, SPECS[name])) for name, g in GRADIENTS.items()}
+    if how == "mapped":
+        _, found = mapped(clip(rule, axis_name="data", tensors=True))
+    else:
+        said = {"shardings": jax.tree.map(lambda g: g.sharding, placed)} if how == "said" else {}
+        tx = clip(rule, tensors=True, **said)
+        _, found = jax.jit(tx.update)(placed, tx.init(placed))
+    for name, norm in state.tensors.items():
+        np.testing.assert_allclose(found.tensors[name], norm, rtol=1e-6)
+
+
 def mapped(tx, gradients=GRADIENTS, specs=SPECS, **options):
     """The step under `shard_map`."""
     state = tx.init(gradients)

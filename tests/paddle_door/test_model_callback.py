@@ -1,6 +1,7 @@
 """`paddle.Model` with a clip: its checkpoints have the memory, a resumed training is the same, the logs have norms."""
 
 import copy
+import math
 import os
 import pickle
 import subprocess
@@ -68,6 +69,7 @@ def model_with(grad_clip, kind="SGD", groups=None):
     return model
 
 
+STATIC = [(np.full([4, 2], 3.0, "float32"), np.full([4, 1], 50.0, "float32"))] * 4
 BATCHES = [(paddle.full([4, 2], 3.0), paddle.full([4, 1], 50.0))] * 4
 
 
@@ -92,6 +94,34 @@ def test_the_progress_bar_shows_them(capsys):
     assert len(lines) == 4
     assert all("grad_norm_clipped: 1.0000" in line and "clip/rate: 1.0000" in line for line in lines[1:])
     assert "clip/nonfinite" not in "".join(lines)
+
+
+def test_the_largest_layers_are_logged():
+    seen, clip = Seen(), Clip(ClipGradByGlobalNorm(1.0))
+    fit(model_with(clip), ModelCallback(layers=1), seen)
+    each = [{name: logs[name] for name in logs if name.startswith("grad_norm/")} for logs in seen.logs]
+    assert each == [{"grad_norm/linear_0.w_0": pytest.approx(norm)} for norm in [logs_of_w(logs) for logs in seen.logs]]
+    assert clip.last.tensors.keys() == {"linear_0.w_0", "linear_0.b_0"}
+    with pytest.raises(ValueError, match="layers is how many"):
+        ModelCallback(layers=-1)
+
+
+def logs_of_w(logs):
+    """With inputs of 3 each weight has 3 times the gradient of the bias: sqrt(18) of sqrt(19) parts of the norm."""
+    return logs["grad_norm"] * math.sqrt(18 / 19)
+
+
+def test_layers_in_a_static_graph_are_refused():
+    paddle.enable_static()
+    try:
+        net, spec = paddle.nn.Linear(2, 1), paddle.static.InputSpec
+        model = paddle.Model(net, spec([None, 2], name="x"), spec([None, 1], name="y"))
+        optimizer = paddle.optimizer.SGD(0.1, parameters=net.parameters(), grad_clip=Clip(ClipGradByGlobalNorm(1.0)))
+        model.prepare(optimizer, paddle.nn.MSELoss())
+        with pytest.raises(ValueError, match="layers need dynamic mode"):
+            model.fit(STATIC, epochs=1, verbose=0, callbacks=[ModelCallback(layers=1)])
+    finally:
+        paddle.disable_static()
 
 
 def test_a_batch_that_only_adds_gradients_up_is_no_step():

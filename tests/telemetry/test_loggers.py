@@ -1,6 +1,7 @@
 """The metrics by hand, and what the real TensorBoard and Weights & Biases writers were given."""
 
 import importlib
+import math
 import struct
 from dataclasses import replace
 
@@ -42,6 +43,15 @@ def test_what_something_else_logs_is_left_out():
 
 def test_the_norm_of_each_tensor_is_a_metric_of_its_own():
     assert Metrics()(replace(EVENT, tensors={"w": 3.0}))["grad_norm/w"] == 3.0
+
+
+def test_the_largest_tensors_alone_and_one_that_is_no_number_among_them():
+    event = replace(EVENT, tensors={"a": 1.0, "b": 3.0, "c": 2.0, "d": math.nan})
+    numbers = Metrics(layers=2)(event)
+    assert [name for name in numbers if name.startswith("grad_norm/")] == ["grad_norm/d", "grad_norm/b"]
+    assert Metrics(layers=0)(event) == METRICS
+    with pytest.raises(ValueError, match="layers is how many"):
+        Metrics(layers=-1)
 
 
 def scalars_in(folder):

@@ -566,6 +566,51 @@ def case_the_logs_of_accumulated_steps_count_once():
     assert [event.step for event in events] == list(range(6))
 
 
+def case_the_largest_layers_are_logged():
+    batches, events = [], []
+    seen = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: batches.append(dict(logs)))
+    optimizer = clip(sgd(), GLOBAL, tensors=True)
+    history = trained(optimizer, callbacks=[Log(events.append, layers=2), seen]).history.history
+    paths = {"net/body/kernel", "net/body/bias", "net/head/kernel", "net/head/bias"}
+    for row, event in zip(batches, events, strict=True):
+        assert event.tensors.keys() == paths
+        assert math.isclose(event.norm_before, math.hypot(*event.tensors.values()), rel_tol=1e-6)
+        largest = sorted(paths, key=event.tensors.get, reverse=True)[:2]
+        logged = {f"grad_norm/{path}": event.tensors[path] for path in largest}
+        assert {name: number for name, number in row.items() if name.startswith("grad_norm/")} == logged
+    assert optimizer.last.tensors == events[-1].tensors
+    assert any(name.startswith("grad_norm/net/") for name in history)
+    assert_close(
+        arrays(trained(clip(sgd(), GLOBAL, tensors=True)).weights), arrays(trained(clip(sgd(), GLOBAL)).weights)
+    )
+
+
+def case_the_norms_of_layers_are_right_and_survive_a_file():
+    optimizer = clip(sgd(), gradclip.ClipGradByNorm(1.0), tensors=True)
+    model = trained(optimizer)
+    model.save(folder := Path(tempfile.mkdtemp()) / "model.keras")
+    again = keras.models.load_model(folder)
+    assert [*again.optimizer.last.tensors.values()] == [*optimizer.last.tensors.values()]  # Keras shortens the paths
+    again.fit(X, Y, batch_size=8, verbose=0, callbacks=[Log(layers=1)])
+    weight = keras.Variable([0.0, 0.0], name="weight")
+    alone = clip(sgd(), gradclip.ClipGradByNorm(1.0), tensors=True)
+    alone.apply([keras.ops.convert_to_tensor([3.0, 4.0])], [weight])
+    assert alone.last.tensors == {"weight": 5.0}
+
+
+def case_layers_that_were_not_asked_of_the_clip_are_refused():
+    refused(
+        ValueError,
+        "clip(optimizer, rule, tensors=True)",
+        lambda: trained(clip(sgd(), GLOBAL), callbacks=[Log(layers=1)]),
+    )
+    refused(ValueError, "layers is how many tensors", lambda: Log(layers=-1))
+    refused(TypeError, "tensors", lambda: clip(sgd(), GLOBAL, tensors="yes"))
+    optimizer = clip(sgd(), GLOBAL, tensors=True)
+    assert clip(optimizer, GLOBAL, tensors=True) is optimizer
+    refused(ValueError, "is clipped already", lambda: clip(optimizer, GLOBAL))
+
+
 def case_logs_sum_up_what_was_skipped():
     model = network()
     model.compile(clip(sgd(), GLOBAL, on_nonfinite="skip"), loss="mse")

@@ -22,8 +22,9 @@ CONFIG = "gradclip"
 
 
 OTHER_FILE = (
-    "the optimizer in this file was not clipped by {!r}, or by no rule at all, so Keras takes nothing of it, neither "
-    "its moments nor what the rule remembers; load the weights into a model with the rule that wrote them"
+    "the optimizer in this file was not clipped by {!r}, by no rule at all, or with another tensors=, so Keras takes "
+    "nothing of it, neither its moments nor what the rule remembers; load the weights into a model that is clipped as "
+    "the one that wrote them"
 )
 
 
@@ -82,7 +83,7 @@ class ClippedOptimizer(keras.optimizers.Optimizer):
         """The config of the optimizer, and how it is clipped."""
         clipping = self._clipping
         inner = keras.saving.serialize_keras_object(unclipped(self))
-        about = {"rule": plain_rule(clipping.rule), "on_nonfinite": clipping.on_nonfinite}
+        about = {"rule": plain_rule(clipping.rule), "on_nonfinite": clipping.on_nonfinite, "tensors": clipping.tensors}
         return {**inner.pop("config"), CONFIG: {**about, "optimizer": inner}}
 
     @classmethod
@@ -91,7 +92,8 @@ class ClippedOptimizer(keras.optimizers.Optimizer):
         about = config[CONFIG]
         inner = {name: value for name, value in config.items() if name != CONFIG}
         optimizer = keras.saving.deserialize_keras_object({**about["optimizer"], "config": inner}, custom_objects)
-        return clip(optimizer, from_dict(about["rule"]), on_nonfinite=about["on_nonfinite"])
+        rule, tensors = from_dict(about["rule"]), about.get("tensors", False)
+        return clip(optimizer, rule, on_nonfinite=about["on_nonfinite"], tensors=tensors)
 
 
 def registered(kind: type) -> type:
@@ -123,7 +125,7 @@ def unclipped(optimizer: ClippedOptimizer) -> Any:
 registered(ClippedOptimizer)
 
 
-def clip(optimizer: Any, rule: AnyRule, *, on_nonfinite: str = "keep") -> Any:
+def clip(optimizer: Any, rule: AnyRule, *, on_nonfinite: str = "keep", tensors: bool = False) -> Any:
     """Make `optimizer` clip its gradients by `rule` before each of its updates, and return it.
 
     With m the measure of a segment and t its threshold, `out = phi(m / t) * g`; for `ClipGradByGlobalNorm(c)` that is
@@ -136,7 +138,7 @@ def clip(optimizer: Any, rule: AnyRule, *, on_nonfinite: str = "keep") -> Any:
     Rules by name match variables by their path, as "sequential/dense/kernel": `gradclip.Rules({"*/bias": None, ...})`.
     `on_nonfinite` is "keep", "skip", "zero" or "raise", see `gradclip.clipper.Clipper`; a step that is skipped leaves
     weights, moments and the count of iterations as they are. On JAX nothing can raise. What the last step did is
-    `optimizer.last`, a `LastStep`.
+    `optimizer.last`, a `LastStep`; with `tensors=True` it has the norm of each gradient, for `Log(layers=5)`.
 
     Raises `ValueError` for an optimizer with `clipnorm=`, `clipvalue=` or `global_clipnorm=`, one that wraps others or
     clips otherwise already, for rules that read the loss or moments, and on backends other than torch and jax;
@@ -148,14 +150,14 @@ def clip(optimizer: Any, rule: AnyRule, *, on_nonfinite: str = "keep") -> Any:
     >>> weight.numpy(), optimizer.last.norm_before
     (array([-0.6, -0.8], dtype=float32), 5.0)
     """
-    clipping = Clipping(rule, on_nonfinite)
+    clipping = Clipping(rule, on_nonfinite, tensors)
     if isinstance(optimizer, ClippedOptimizer):
         before = optimizer._clipping
-        if (before.rule, before.on_nonfinite) == (clipping.rule, on_nonfinite):
+        if before.how == clipping.how:
             return optimizer
         raise ValueError(
-            f"this optimizer is clipped already ({before.rule!r}, on_nonfinite={before.on_nonfinite!r}): write one "
-            "rule, a >> b clips by a and then by b, or clip a new optimizer"
+            "this optimizer is clipped already ({!r}, on_nonfinite={!r}, tensors={!r}): write one rule, a >> b clips "
+            "by a and then by b, or clip a new optimizer".format(*before.how)
         )
     optimizer = checked_optimizer(optimizer)
     kind: type = type(optimizer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -11,9 +12,10 @@ import numpy as np
 
 from gradclip.clipper import Clipper
 from gradclip.errors import NothingClipped
-from gradclip.keras.kept import LAST, SKIPS, STEP, Backend, KeptVariables
+from gradclip.keras.kept import LAST, SKIPS, STEP, TENSORS, Backend, KeptVariables
 from gradclip.keras.last_step import LastStep, last_step_of
 from gradclip.keras.refusals import refuse_backend, refuse_unread
+from gradclip.rules.arguments import checked_flag
 from gradclip.rules.rule import AnyRule, checked_rule
 
 IN_THE_LOOP = (
@@ -25,14 +27,19 @@ IN_THE_LOOP = (
 class Clipping:
     """Clips the gradients of one optimizer by `rule`."""
 
-    def __init__(self, rule: AnyRule, on_nonfinite: str) -> None:
-        self.rule, self.on_nonfinite = checked_rule(rule), on_nonfinite
+    def __init__(self, rule: AnyRule, on_nonfinite: str, tensors: bool) -> None:
+        self.rule, self.on_nonfinite, self.tensors = checked_rule(rule), on_nonfinite, checked_flag(tensors, "tensors")
         refuse_unread(Clipper(self.rule, on_nonfinite=on_nonfinite))
-        self._backend = backend_for(self.rule, on_nonfinite)
+        self._backend = backend_for(self.rule, on_nonfinite, tensors)
         self._kept: KeptVariables | None = None
         self._weights: list[Any] = []
         self._places: dict[int, int] = {}
         self._updated: list[int] = []
+
+    @property
+    def how(self) -> tuple[AnyRule, str, bool]:
+        """All that the clip was asked for."""
+        return self.rule, self.on_nonfinite, self.tensors
 
     def begin(self, optimizer: Any, variables: Sequence[Any]) -> None:
         """Make the variables of the clip, once for an optimizer."""
@@ -58,10 +65,9 @@ class Clipping:
 
     def note(self) -> None:
         """Put the numbers of the last step into their variable, where a step did not wait for them."""
-        numbers = self._backend.unread()
-        if numbers is not None:
+        for name, numbers in self._backend.unread().items():
             kept = self._variables()
-            kept.take({LAST: keras.ops.convert_to_tensor(np.asarray(numbers), dtype=kept[LAST].dtype)})
+            kept.take({name: keras.ops.convert_to_tensor(np.asarray(numbers), dtype=kept[name].dtype)})
 
     def last(self) -> LastStep:
         """What the last step did, read from the device."""
@@ -71,7 +77,12 @@ class Clipping:
         if self._kept is None or (steps := int(self._kept[STEP])) == 0:
             raise NothingClipped("nothing was clipped yet: `last` exists after the first step with gradients")
         numbers = keras.ops.convert_to_numpy(self._kept[LAST])
-        return last_step_of(numbers.tolist(), float(np.finfo(numbers.dtype).max), steps, int(self._kept[SKIPS]))
+        last = last_step_of(numbers.tolist(), float(np.finfo(numbers.dtype).max), steps, int(self._kept[SKIPS]))
+        return replace(last, tensors=self._tensors()) if self.tensors else last
+
+    def _tensors(self) -> dict[str, float]:
+        norms = keras.ops.convert_to_numpy(self._variables()[TENSORS])
+        return dict(zip(names_of(self._weights), norms.tolist(), strict=True))
 
     def _variables(self) -> KeptVariables:
         assert self._kept is not None  # an optimizer is built before it makes an update
@@ -81,16 +92,16 @@ class Clipping:
         return [variable.value for variable in self._weights]
 
 
-def backend_for(rule: AnyRule, on_nonfinite: str) -> Backend:
+def backend_for(rule: AnyRule, on_nonfinite: str, tensors: bool) -> Backend:
     """The clip in the arrays of the backend that Keras runs on; the other framework is not imported."""
     refuse_backend()
     if keras.config.backend() == "jax":
         from gradclip.keras.jax_step import JaxStep
 
-        return JaxStep(rule, on_nonfinite)
+        return JaxStep(rule, on_nonfinite, tensors)
     from gradclip.keras.torch_step import TorchStep
 
-    return TorchStep(rule, on_nonfinite)
+    return TorchStep(rule, on_nonfinite, tensors)
 
 
 def names_of(variables: Sequence[Any]) -> list[str]:

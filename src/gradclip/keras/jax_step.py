@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from gradclip.clipper import Clipper
-from gradclip.keras.kept import LAST, SKIPS, STEP, KeptVariables, Shapes, Values, remembered
+from gradclip.keras.kept import LAST, SKIPS, STEP, TENSORS, KeptVariables, Shapes, Values, remembered
 from gradclip.optax.last import nothing
 from gradclip.optax.state import ClipState, float_type
 from gradclip.optax.transform import clip
@@ -21,8 +21,8 @@ from gradclip.rules.rule import AnyRule
 class JaxStep:
     """Clips the gradients of one optimizer on JAX."""
 
-    def __init__(self, rule: AnyRule, on_nonfinite: str) -> None:
-        self._transform = clip(rule, inner=optax.identity(), on_nonfinite=on_nonfinite)
+    def __init__(self, rule: AnyRule, on_nonfinite: str, tensors: bool) -> None:
+        self._transform = clip(rule, inner=optax.identity(), on_nonfinite=on_nonfinite, tensors=tensors)
         self._can_skip = Clipper(rule, on_nonfinite=on_nonfinite).can_skip
         self._names: list[str] = []
 
@@ -51,8 +51,8 @@ class JaxStep:
             variable.assign(jnp.where(skipped, before, variable.value))
         iterations.assign(jnp.where(skipped, first, iterations.value))
 
-    def unread(self) -> None:
-        return None
+    def unread(self) -> Mapping[str, Sequence[float]]:
+        return {}
 
     def _tree(self, arrays: Sequence[Any]) -> OrderedDict[str, Any]:
         """Arrays under the names of the weights, in their order, which JAX leaves to an `OrderedDict`."""
@@ -61,6 +61,8 @@ class JaxStep:
     def _values_of(self, state: ClipState) -> Values:
         last = jnp.stack([jnp.asarray(number).astype(float_type()) for number in state.last])
         kept = remembered(state.thresholds, state.carried, self._names)
+        if state.tensors:
+            kept[TENSORS] = jnp.stack([state.tensors[name] for name in self._names])
         return {STEP: state.step, SKIPS: state.consecutive_skips, LAST: last, **kept}
 
     def _state_of(self, kept: KeptVariables) -> ClipState:

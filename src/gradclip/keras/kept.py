@@ -8,11 +8,14 @@ from typing import Any, Protocol, TypeAlias
 STEP, SKIPS, LAST = "step", "skips", "last"
 """How many steps were clipped, how many were left out in a row, and what the last one did."""
 
+TENSORS = "tensors"
+"""The norm of each gradient in the last step, where that is asked for."""
+
 MEMORY, CARRIED = "memory ", "carried "
 """In front of the names of the memory of a threshold, and of what is carried over of a gradient."""
 
 Values: TypeAlias = dict[str, Any]
-"""Arrays of the backend by name: those three, the memory of each threshold, and what is carried over."""
+"""Arrays of the backend by name: those, the memory of each threshold, and what is carried over."""
 
 Shapes: TypeAlias = Mapping[str, tuple[tuple[int, ...], str]]
 """The shape and the type of each of `Values`."""
@@ -80,5 +83,5 @@ class Backend(Protocol):
     def around(self, optimizer: Any, apply: Callable[[], None], kept: KeptVariables) -> None:
         """Call `apply`, an update of `optimizer`, so that it changes nothing where the rule leaves the step out."""
 
-    def unread(self) -> Sequence[float] | None:
-        """The numbers of the last step, as `LAST` has them, that are not in their variable yet."""
+    def unread(self) -> Mapping[str, Sequence[float]]:
+        """The numbers of the last step, by the variable that they belong in, so far as they are not there yet."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 NUMBERS = 9
@@ -19,6 +19,7 @@ class LastStep:
     was skipped). `threshold` (infinite where there is none) and `coefficient` are those of the segment that was clipped
     hardest. `clipped` says whether any gradient was changed, `nonfinite` counts non-finite elements (on JAX tensors or
     rows with one), `skipped` says whether the step was left out, and `consecutive_skips` how many were in a row.
+    `tensors` has the norm of each gradient before clipping by the path of its variable, with `clip(..., tensors=True)`.
 
     >>> LastStep(0, 5.0, 1.0, 1.0, 0.2, True, 0, False, 0).norm_before
     5.0
@@ -33,6 +34,7 @@ class LastStep:
     nonfinite: int
     skipped: bool
     consecutive_skips: int
+    tensors: Mapping[str, float] | None = None
 
 
 def last_step_of(numbers: Sequence[float], largest: float, steps: int, skips: int) -> LastStep:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Sequence
+from itertools import chain
 from typing import Any
 
 import keras
@@ -21,6 +22,10 @@ from gradclip.telemetry.observed import norm_of
 SUMMED = ("clip/nonfinite", "clip/skipped")
 """The numbers of which an epoch has a sum; of the others it has the mean."""
 
+NO_TENSORS = (
+    "layers are told from the norms of tensors: gradclip.keras.clip(optimizer, rule, tensors=True), or leave it out"
+)
+
 
 class Log(keras.callbacks.Callback):
     """Puts what clipping did into the logs of Keras, by the names of `gradclip.telemetry.Metrics`.
@@ -29,11 +34,14 @@ class Log(keras.callbacks.Callback):
     `clip/rate` (the share of the last 100 steps that were clipped), `clip/nonfinite` and `clip/skipped`. At the end of
     an epoch `clip/rate` is the share of its steps that were clipped, `clip/nonfinite` and `clip/skipped` are sums, and
     the others are means over its steps, of those that are finite. Put it before callbacks that read the logs, as
-    CSVLogger does. With `gradient_accumulation_steps=` a step is one that updates the weights.
+    CSVLogger does. With `gradient_accumulation_steps=` a step is one that updates the weights. `layers=5` adds the five
+    largest `grad_norm/PATH`, of an optimizer that was clipped with `tensors=True`; the mean of one is over the steps in
+    which it was among them.
 
     Each of `sinks`, functions of an `Event` as `gradclip.telemetry.jsonl("runs/first")`, is given every step that is
     read. Reading waits for the device: `every=10` reads each tenth batch. `prefix` and `without` are those of
-    `Metrics`. Raises `ValueError` at the start of `fit` where the optimizer of the model was not clipped.
+    `Metrics`. Raises `ValueError` at the start of `fit` where the optimizer of the model was not clipped, or not with
+    the `tensors=True` that `layers` need.
 
     >>> model = keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(1, kernel_initializer="ones")])
     >>> optimizer = gradclip.keras.clip(keras.optimizers.SGD(0.1), gradclip.ClipGradByGlobalNorm(1.0))
@@ -45,7 +53,12 @@ class Log(keras.callbacks.Callback):
     """
 
     def __init__(
-        self, *sinks: Callable[[Event], object], every: int = 1, prefix: str = "", without: Collection[str] = ()
+        self,
+        *sinks: Callable[[Event], object],
+        every: int = 1,
+        prefix: str = "",
+        without: Collection[str] = (),
+        layers: int = 0,
     ) -> None:
         super().__init__()
         if not all(map(callable, sinks)):
@@ -53,13 +66,15 @@ class Log(keras.callbacks.Callback):
         if type(every) is not int or every < 1:
             raise ValueError(f"every is a whole number of batches from 1, got {shown(every)}")
         self._sinks, self._every, self._prefix = sinks, every, prefix
-        self._metrics = Metrics(prefix, without)
+        self._metrics = Metrics(prefix, without, layers=layers)
         self._seen = -1
         self._shown: dict[str, float] = {}
         self._epoch: list[tuple[dict[str, float], bool]] = []
 
     def on_train_begin(self, logs: Any = None) -> None:
         optimizer = clipped_in(self.model.optimizer)
+        if self._metrics.layers and not optimizer._clipping.tensors:
+            raise ValueError(NO_TENSORS)
         last = last_of(optimizer)
         self._seen = -1 if last is None else last.step
         about = described(optimizer._clipping.rule, "keras", [optimizer.name])
@@ -126,16 +141,16 @@ def last_of(optimizer: ClippedOptimizer) -> LastStep | None:
 def event_of(last: LastStep, rule: AnyRule) -> Event:
     """The event of a step."""
     engine, norm = keras.config.backend(), norm_of(rule)
-    return Event.of(last, step=last.step, rule=repr(rule), engine=engine, norm=norm, time=time.time())
+    when, tensors = time.time(), last.tensors
+    return Event.of(last, step=last.step, rule=repr(rule), engine=engine, norm=norm, time=when, tensors=tensors)
 
 
 def of_epoch(rows: Sequence[dict[str, float]], prefix: str) -> dict[str, float]:
     """The numbers of an epoch from those of its steps."""
+    columns = {name: [row[name] for row in rows if name in row] for name in dict.fromkeys(chain.from_iterable(rows))}
     return {
-        name: sum(row[name] for row in rows)
-        if name.removeprefix(prefix) in SUMMED
-        else mean([row[name] for row in rows])
-        for name in rows[0]
+        name: sum(numbers) if name.removeprefix(prefix) in SUMMED else mean(numbers)
+        for name, numbers in columns.items()
     }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from gradclip.keras.kept import LAST, SKIPS, STEP, KeptVariables, Shapes, Values, remembered
+from gradclip.keras.kept import LAST, SKIPS, STEP, TENSORS, KeptVariables, Shapes, Values, remembered
 from gradclip.keras.last_step import NUMBERS
 from gradclip.rules.rule import AnyRule
 from gradclip.step.gradients import Gradients, name_at
@@ -25,8 +25,9 @@ class StepLeftOut(Exception):  # no error: it ends an update that is not to be m
 class TorchStep:
     """Clips the gradients of one optimizer on PyTorch."""
 
-    def __init__(self, rule: AnyRule, on_nonfinite: str) -> None:
+    def __init__(self, rule: AnyRule, on_nonfinite: str, tensors: bool) -> None:
         self._clipper = Clipper(rule, on_nonfinite=on_nonfinite)
+        self._clipper.tensors = tensors
         self._names: list[str] = []
         self._last: Result | None = None
 
@@ -37,6 +38,8 @@ class TorchStep:
             self._run({i: torch.zeros_like(weight) for i, weight in enumerate(weights)}, weights)
         floats = "float32" if weights[0].device.type == "mps" else "float64"
         shapes = {name: (tuple(value.shape), dtype_of(value)) for name, value in self._remembered().items()}
+        if self._clipper.tensors:
+            shapes[TENSORS] = ((len(names),), floats)
         return {STEP: ((), "int32"), SKIPS: ((), "int32"), LAST: ((NUMBERS,), floats), **shapes}
 
     @eager
@@ -62,13 +65,16 @@ class TorchStep:
                 optimizer._backend_reset_gradient_accumulators()
                 optimizer._iterations.assign(optimizer._iterations.value + 1 - steps)
 
-    def unread(self) -> list[float] | None:
+    def unread(self) -> Mapping[str, Sequence[float]]:
         """Reading a result is what waits for a device, so it is read when somebody asks."""
         if (result := self._last) is None:
-            return None
+            return {}
         self._last = None
         numbers = [result.norm_before, result.norm_after, result.threshold, result.coefficient]
-        return [*numbers, result.clipped, result.nonfinite, result.skipped, 1.0, 1.0]
+        found = {LAST: [*numbers, result.clipped, result.nonfinite, result.skipped, 1.0, 1.0]}
+        if self._clipper.tensors:
+            found[TENSORS] = [result.tensors.get(name, 0.0) for name in self._names]
+        return found
 
     def _run(self, tensors: Mapping[int, Any], weights: Sequence[Any]) -> Result:
         """Clip these tensors in place."""

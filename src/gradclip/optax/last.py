@@ -15,6 +15,9 @@ from gradclip.engines.jax_numbers import power
 from gradclip.rules.arrays import Operand
 from gradclip.rules.norm import RMS, Linf
 from gradclip.rules.response import SCALE, SKIP, ZERO
+from gradclip.rules.scope import Element, Tensor
+from gradclip.rules.segments import segments as segments_of
+from gradclip.step.decide import combined, norm_of, sides, summed_up
 from gradclip.step.part import Part, closing, opening
 from gradclip.step.result import Result
 
@@ -94,6 +97,28 @@ def last_of(result: Result, across: Across | None, dtype: DTypeLike) -> Last:
         skipped,
         dtype,
     )
+
+
+def tensors_of(result: Result, across: Across | None, dtype: DTypeLike) -> dict[str, Array]:
+    """The norm of each tensor before clipping, by name, as `dtype`."""
+    return {
+        part.name(index): _split(norm, dtype)[0]
+        for part in opening(result.parts)
+        for index, norm in enumerate(_each(part, across))
+    }
+
+
+def _each(part: Part, across: Across | None) -> Array:
+    """The norm [T] of each tensor of a part; the largest magnitude where elements were measured."""
+    rule, (leaf, measure) = part.sweep.stages[0], part.finest
+    across = None if across is None else across.only(part.indices)
+    if isinstance(leaf, Element):
+        norm: Operand = measure.xp.maximum(*sides(measure.total, measure.xp))
+        return jnp.asarray((norm if across is None else across.shards(norm, "max")) / part.divisor)
+    if across is not None:
+        measure = summed_up(measure, rule, across.shards)
+    whole = segments_of(Tensor(), leaf, part.shapes, None, sized=isinstance(rule.norm, RMS))
+    return jnp.asarray(norm_of(combined(measure, rule, whole)[0], rule, whole.sizes) / part.divisor)
 
 
 def _beside(stages: list[Stage]) -> list[Stage]:

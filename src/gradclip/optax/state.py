@@ -32,6 +32,8 @@ class ClipState(NamedTuple):
     `jax_enable_x64`). `last` says what the last step did. `inner` is the state of the wrapped optimizer, empty if there
     is none. `carried` has what a rule that carries over took away from each leaf, float32 or wider, by name.
     `consecutive_skips` counts the steps that were left out since the last one that was not (int32): see `check_skips`.
+    `tensors` has the norm of each leaf in the last step before clipping, by name, with `clip(..., tensors=True)` alone;
+    one that float32 cannot hold is its largest number there.
 
     >>> state = gradclip.optax.clip(gradclip.ZClip()).init({"w": jnp.zeros(2)})
     >>> int(state.step), int(state.consecutive_skips)
@@ -44,6 +46,7 @@ class ClipState(NamedTuple):
     inner: optax.OptState = ()
     carried: dict[str, Array] = {}  # noqa: RUF012  # of a named tuple, and never changed
     consecutive_skips: Array | np.integer = np.int32(0)
+    tensors: dict[str, Array] = {}  # noqa: RUF012  # of a named tuple, and never changed
 
 
 NO_STATE = "there is no state of gradclip.optax.clip in it: give the state that tx.update returned"

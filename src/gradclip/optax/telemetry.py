@@ -6,6 +6,7 @@ import functools
 import math
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def record(
     program ends, or a `Telemetry` with the sinks that you want; each clip has a run of its own. `rule` is the one that
     is applied, `loss` the loss of that step. The number of the step is that of the state, which counts on where a
     training is resumed. The numbers are read in one copy, for which the host waits; nothing is compiled into the step.
-    With several processes the first alone writes.
+    With several processes the first alone writes. Of a clip with `tensors=True` the event has the norm of each leaf.
 
     Raises `ValueError` where the tree has no clip or several, which it names by their places, and for the states of
     several trainings at once; `NothingClipped` before the first step; `TypeError` inside `jit`.
@@ -86,10 +87,15 @@ def record(
     if loss is not None:
         refuse_many("loss", loss)
     state, far = _only_state(opt_state), isinstance(loss, jax.Array)
-    step, *numbers = on_host(state.step, *state.last, *([loss] if far else []))
+    names = list(state.tensors)
+    step, *numbers = on_host(state.step, *state.tensors.values(), *state.last, *([loss] if far else []))
     _refuse_steps(step)
+    if telemetry.tensors and not names:
+        raise ValueError("the state has no norms of tensors: gradclip.optax.clip(rule, tensors=True) puts them there")
     told = numbers.pop() if far else loss
-    event = _event(Last(*numbers), int(step) - 1, rule, None if told is None else one_float(told))
+    tensors = dict(zip(names, map(float, numbers[: len(names)]), strict=True))
+    event = _event(Last(*numbers[len(names) :]), int(step) - 1, rule, None if told is None else one_float(told))
+    event = replace(event, tensors=tensors or None)
     if jax.process_index() == 0:
         telemetry.tell(event, described(rule, "jax"))
     return event
@@ -136,11 +142,8 @@ def _telemetry_of(run: str | os.PathLike[str] | Telemetry) -> Telemetry:
     """The telemetry that writes to `run`."""
     if not isinstance(run, Telemetry):
         return _opened(checked_path(run).absolute())
-    if run.every > 1 or run.tensors:
-        raise ValueError(
-            "record reads a state at once and has no norms of tensors: make Telemetry without every= and tensors=, and "
-            "call record every so many steps"
-        )
+    if run.every > 1:
+        raise ValueError("record reads a state at once: make Telemetry without every=, and call record every so often")
     return run
 
 

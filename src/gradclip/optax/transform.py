@@ -18,11 +18,12 @@ from gradclip.engines.jax_numbers import in_float64
 from gradclip.engines.jax_pieces import on_mesh
 from gradclip.errors import shown
 from gradclip.optax.across import across_axes, refuse_mixed
-from gradclip.optax.last import last_of, nothing
+from gradclip.optax.last import last_of, nothing, tensors_of
 from gradclip.optax.leaves import NeedClip, Tree, beside, chosen_leaves, leaves_from, name_of, replaced, zeros_like
 from gradclip.optax.placed import Places, mesh_in_force
 from gradclip.optax.said import Said, checked_shardings, said_of
 from gradclip.optax.state import ClipState, begun, float_type, given_state, memory_of, need_of_state, state_of
+from gradclip.rules.arguments import checked_flag
 from gradclip.rules.arrays import Operand
 from gradclip.rules.rule import AnyRule, Carry, rules_in
 from gradclip.rules.scope import Global, Group
@@ -39,6 +40,7 @@ def clip(
     need_clip: NeedClip | None = None,
     axis_name: str | Sequence[str] | None = None,
     shardings: Tree = None,
+    tensors: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     """Clip gradients by `rule`: with m the measure of a segment and t its threshold, `out = phi(m / t) * g`.
 
@@ -59,7 +61,8 @@ def clip(
     how gradients lie under `jit` on automatic axes of a mesh, where a program does not know it: a tree of
     `NamedSharding` like them, `jax.tree.map(lambda p: p.sharding, params)`. Then a norm of all leaves is one
     all-reduce, and not one for each set of axes; gradients that lie otherwise are sent there first, so the numbers are
-    the same.
+    the same. `tensors=True` puts the norm of each leaf into the state, for `record`; the norm of all is then summed up
+    from those, which may change its last bits.
 
     The state is a `ClipState`; `optax.tree.get(opt_state, "last")` finds its `Last` in the state of a chain. A rule
     that needs nothing of earlier steps takes `None` or `optax.EmptyState()` for it, as the clips of optax do.
@@ -89,7 +92,8 @@ def clip(
         raise TypeError(f"inner is an optimizer of Optax, got {shown(inner)}: write inner=optax.adam(1e-3)")
     axes = _axes_of(axis_name)
     need_clip = checked_need_clip(need_clip)
-    door = Door(rule, inner, on_nonfinite, need_clip, axes, checked_shardings(shardings, axes))
+    tensors = checked_flag(tensors, "tensors")
+    door = Door(rule, inner, on_nonfinite, need_clip, axes, checked_shardings(shardings, axes), tensors)
     return optax.GradientTransformationExtraArgs(door.init, door.update)
 
 
@@ -112,6 +116,7 @@ class Door:
         need_clip: NeedClip | None,
         axes: tuple[str, ...],
         said: Said | None,
+        tensors: bool,
     ) -> None:
         clipper = Clipper(rule, on_nonfinite=on_nonfinite)
         _refuse_host(clipper, inner)
@@ -127,8 +132,10 @@ class Door:
         self._remembers = self._carries or any(single.threshold.adapts for single in singles)
         self._reads_weights = any(single.threshold.reads_weights for single in singles)
         self._shares_nothing = not any(isinstance(single.scope, Global | Group) for single in singles)
+        self._tensors = tensors
         self._of_each_leaf = (
             self._carries
+            or tensors
             or self._reads_weights
             or any(single.threshold.adapts and not isinstance(single.scope, Global) for single in singles)
         )
@@ -138,7 +145,7 @@ class Door:
         """The state before the first step; thresholds that adapt have seen zeros, which teach them nothing."""
         inner = () if self._inner is None else self._inner.init(params)
         state = begun(inner)
-        if not self._remembers:
+        if not self._remembers and not self._tensors:
             return state
         nan = dict.fromkeys(self._reads_given, jnp.nan)
 
@@ -148,7 +155,7 @@ class Door:
 
         with mesh_in_force(jax.tree.leaves(params)):
             seen = jax.jit(first)(params)
-        return state._replace(thresholds=seen.thresholds, carried=seen.carried)
+        return state._replace(thresholds=seen.thresholds, carried=seen.carried, tensors=seen.tensors)
 
     def update(
         self,
@@ -241,7 +248,7 @@ class Door:
             refuse_mixed(arrays)
         across = across_axes(axes, arrays) if axes else None
         clipper = self._new_clipper()
-        clipper.memory = memory_of(state)
+        clipper.memory, clipper.tensors = memory_of(state), self._tensors
         slots = places.slots(arrays)
         weights, moments = others["weights"], others["moments"]
         weight_slots = None if weights is None else list(map(Slot, weights))
@@ -256,6 +263,8 @@ class Door:
         )
         result = clipper.clip_gradients(gradients, JAX)
         after = state_of(clipper.memory, last_of(result, across, dtype), dtype)
+        if self._tensors:
+            after = after._replace(tensors=tensors_of(result, across, dtype))
         return [slot.value for slot in slots], after.carried, after._replace(carried={})
 
 

@@ -34,7 +34,11 @@ class ModelCallback(paddle.callbacks.Callback):
     callback that stands after this one sees those of its own step; the progress bar, which Paddle puts first, those of
     the step before, unless you put `paddle.callbacks.ProgBarLogger()` after it yourself.
 
-    Raises `ValueError` when training begins and the optimizer has no clip of gradclip, or several.
+    `layers=5` adds the five largest `grad_norm/NAME` of parameters (dynamic mode); a loop of your own has them by
+    `gradclip.paddle.Clip(rule, telemetry=Telemetry(..., tensors=True))`.
+
+    Raises `ValueError` when training begins and the optimizer has no clip of gradclip, or several, and for `layers` in
+    a static graph.
 
     >>> net = paddle.nn.Linear(2, 1)
     >>> clip = Clip(gradclip.AutoClip(50))
@@ -46,9 +50,9 @@ class ModelCallback(paddle.callbacks.Callback):
     3
     """
 
-    def __init__(self, prefix: str = "", without: Collection[str] = ()) -> None:
+    def __init__(self, prefix: str = "", without: Collection[str] = (), layers: int = 0) -> None:
         super().__init__()
-        self._metrics = Metrics(prefix, without)
+        self._metrics = Metrics(prefix, without, layers=layers)
         self._clip: Clip | None = None
         self._seen = -1
 
@@ -58,6 +62,9 @@ class ModelCallback(paddle.callbacks.Callback):
         self._clip, self._seen = clip_of(optimizer), -1
         if paddle.in_dynamic_mode():
             keep_in_state(optimizer, self._clip)
+            self._clip.clipper.tensors = bool(self._metrics.layers)
+        elif self._metrics.layers:
+            raise ValueError("layers need dynamic mode: in a static graph leave them out")
 
     def on_train_batch_end(self, step: int, logs: dict[str, Any] | None = None) -> None:
         """Write to the logs what the last update did, where this batch made one."""
@@ -67,7 +74,8 @@ class ModelCallback(paddle.callbacks.Callback):
         if result.step == self._seen:  # the gradients were added up, or left out by a loss scaler
             return
         self._seen = result.step
-        numbers = self._metrics(event_of(result, repr(self._clip.rule), time.time()))
+        event = event_of(result, repr(self._clip.rule), time.time(), self._clip.clipper.tensors)
+        numbers = self._metrics(event)
         logs.update(numbers)
         shown_names = self.params["metrics"]  # the list by which the progress bar and VisualDL choose
         shown_names += [name for name in numbers if name not in shown_names]

@@ -26,14 +26,6 @@ from gradclip.step.reduce import reduced
 from gradclip.step.respond import Answer, respond
 from gradclip.step.result import Result
 
-
-class Listener(Protocol):
-    """Telemetry; `tensors` says that it wants the norm of each tensor."""
-
-    @property
-    def tensors(self) -> bool: ...
-
-
 decide_quietly = np.errstate(all="ignore")(decide_sweep)
 """For arrays of NumPy, which would warn of numbers that a `where` does not choose."""
 
@@ -42,7 +34,7 @@ class Runs(Protocol):
     """Whom a step is run for: a clipper, with what it keeps from step to step.
 
     `write` writes a part, or hands its coefficient to an optimizer; what is `carried` over is added to the gradients of
-    the next step.
+    the next step. `listeners` says what of a step is heard: 0 nothing, 1 the result, 2 the norm of each tensor as well.
     """
 
     line: LineUp
@@ -52,7 +44,7 @@ class Runs(Protocol):
     max_consecutive_skips: int | None
 
     @property
-    def telemetry(self) -> Listener | None: ...
+    def listeners(self) -> int: ...
     def write(self, part: Part, batch: Batch, engine: Engine) -> None: ...
 
 
@@ -61,9 +53,9 @@ def run(clipper: Runs, gradients: Gradients, result: Result) -> bool:
 
     A host does where that costs nothing, or where something may have to stop the step.
     """
-    line, engine, step, telemetry = clipper.line, result.source, result.step, clipper.telemetry
+    line, engine, step = clipper.line, result.source, result.step
     reads = not engine.waits or line.can_raise or clipper.max_consecutive_skips is not None
-    listeners = max(engine.listeners, 0 if telemetry is None else 1 + telemetry.tensors)
+    listeners = max(engine.listeners, clipper.listeners)
     tensors = listeners > 1
     refuse_missing(line.rule, line.reads_given, line.reads_moments, gradients, step)
     gradients, batch = gathered_once(engine, gradients, line.tables)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import re
 import time
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from heapq import nlargest
 from typing import Any
 
 from gradclip.errors import shown
-from gradclip.rules.arguments import items_of
+from gradclip.rules.arguments import is_whole, items_of
 from gradclip.telemetry.event import Event
 
 WINDOW = 100
@@ -47,13 +49,15 @@ class Metrics:
 
     `grad_norm` is the norm before clipping, `grad_norm_clipped` the one after; `clip/threshold`, `clip/scale` (the
     coefficient), `clip/rate` (the share of clipped steps of the last 100), `clip/nonfinite` (elements), `clip/skipped`
-    (0 or 1); `grad_norm/NAME` for each tensor where the events have them.
+    (0 or 1); `grad_norm/NAME` for each tensor where the events have them, or for the `layers` largest of them alone.
 
     >>> Metrics(prefix="train/")(Event(0, "", "cpu", 5.0, 1.0, 1.0, 0.2, True))["train/grad_norm"]
     5.0
     """
 
-    def __init__(self, prefix: str = "", without: Collection[str] = (), each: str = EACH) -> None:
+    def __init__(
+        self, prefix: str = "", without: Collection[str] = (), each: str = EACH, layers: int | None = None
+    ) -> None:
         for name, text in (("prefix", prefix), ("each", each)):
             if not isinstance(text, str):
                 raise TypeError(f"{name} is the beginning of names, got {shown(text)}: write 'train/'")
@@ -61,6 +65,7 @@ class Metrics:
         if names is None or not all(isinstance(name, str) for name in names):
             raise TypeError(f"without is a list of names, got {shown(without)}: write ['grad_norm']")
         self.prefix, self.without, self._each = prefix, without, each
+        self.layers = None if layers is None else checked_layers(layers)
         self._clipped: deque[bool] = deque(maxlen=WINDOW)
 
     def __call__(self, event: Event) -> dict[str, float]:
@@ -73,9 +78,25 @@ class Metrics:
             "clip/rate": sum(self._clipped) / len(self._clipped),
             "clip/nonfinite": float(event.nonfinite),
             "clip/skipped": float(event.skipped),
-            **{self._each + name: norm for name, norm in (event.tensors or {}).items()},
+            **{self._each + name: norm for name, norm in self._tensors(event).items()},
         }
         return {self.prefix + name: number for name, number in numbers.items() if name not in self.without}
+
+    def _tensors(self, event: Event) -> Mapping[str, float]:
+        each = event.tensors or {}
+        return each if self.layers is None else dict(nlargest(self.layers, each.items(), key=size_of))
+
+
+def size_of(pair: tuple[str, float]) -> float:
+    """By what tensors are ordered, each a name and its norm: one that is no number comes first."""
+    return math.inf if math.isnan(pair[1]) else pair[1]
+
+
+def checked_layers(layers: int) -> int:
+    """`layers` if it is a number of tensors."""
+    if not is_whole(layers, 0):
+        raise ValueError(f"layers is how many tensors' norms are told, a whole number from 0, got {shown(layers)}")
+    return layers
 
 
 class tensorboard:  # noqa: N801

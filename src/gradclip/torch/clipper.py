@@ -160,7 +160,7 @@ class Clipper(clipper.Clipper):
         found = chosen(parameters, need_clip)
         if not found.tensors and self._spread is None:
             return gradients_of(found)
-        self._sharding = sharding = self._shardings.of(found, self._terms, self._listeners(), self._spread)
+        self._sharding = sharding = self._shardings.of(found, self._terms, self.listeners, self._spread)
         return Gradients(list(sharding.portions()), found.name, found.groups, sharding.weights, across=sharding.across)
 
     def updates_of(
@@ -170,7 +170,7 @@ class Clipper(clipper.Clipper):
         if self._spread is None and not are_sharded(parameters.tensors):
             self._sharding = None
             return Gradients(list(updates), parameters.name, parameters.groups, lambda: list(weights))
-        self._sharding = sharding = self._shardings.of(parameters, self._terms, self._listeners(), self._spread)
+        self._sharding = sharding = self._shardings.of(parameters, self._terms, self.listeners, self._spread)
         own, old = (sharding.lying_as_parameters(tensors) for tensors in (updates, weights))
         return Gradients(list(own), parameters.name, parameters.groups, lambda: list(old), across=sharding.across)
 
@@ -189,9 +189,6 @@ class Clipper(clipper.Clipper):
     def _terms(self) -> str:
         """What all processes have to have alike, beside the parameters."""
         return f"{self.rule!r} with on_nonfinite={self.on_nonfinite!r}"
-
-    def _listeners(self) -> int:
-        return 0 if self.telemetry is None else 1 + self.telemetry.tensors
 
     def engine_for(self, gradients: Gradients) -> Engine:
         """The engine that serves these gradients."""

@@ -11,14 +11,14 @@ import torch
 from torch.optim import Optimizer
 
 from gradclip.errors import GradclipWarning, NothingClipped, shown
-from gradclip.rules.arguments import checked_flag, checked_word, is_whole
+from gradclip.rules.arguments import checked_flag, checked_word
 from gradclip.rules.rule import AnyRule, checked_rule
 from gradclip.step.checkpoint import checked_state
 from gradclip.step.respond import user_level
 from gradclip.step.result import Result
 from gradclip.telemetry import Event, Metrics, Telemetry
 from gradclip.telemetry.collector import checked_telemetry
-from gradclip.telemetry.loggers import EACH
+from gradclip.telemetry.loggers import checked_layers
 from gradclip.torch.attached import OfTheClip, attach
 from gradclip.torch.clipper import Clipper
 from gradclip.torch.hook import AttachedClipper, Options, clipper_of
@@ -56,7 +56,7 @@ class LateClippers:
         self._rule = checked_rule(rule)
         self._together = checked_flag(together, "together")
         self._telemetry = checked_telemetry(telemetry)
-        self._layers = checked_layers(layers, telemetry)
+        self._layers = told_layers(layers, telemetry)
         self._options = checked_options(self._rule, options)
         self._refuse_rule(self._rule)
         self._clippers: dict[str, AttachedClipper] = {}
@@ -243,14 +243,11 @@ class Latest:
     """A sink that keeps the numbers of the last step, and the norms of the largest `layers` tensors in it."""
 
     def __init__(self, layers: int) -> None:
-        self._metrics, self._layers = Metrics(), layers
+        self._metrics = Metrics(layers=layers)
         self._numbers: dict[str, float] = {}
 
     def __call__(self, event: Event) -> None:
-        numbers = self._metrics(event)
-        each = {name: number for name, number in numbers.items() if name.startswith(EACH)}
-        largest = sorted(each, key=each.__getitem__, reverse=True)[: self._layers]
-        self._numbers = {name: number for name, number in numbers.items() if name not in each or name in largest}
+        self._numbers = self._metrics(event)
 
     def taken(self) -> dict[str, float]:
         """The numbers, if there was a step since they were taken last."""
@@ -258,11 +255,9 @@ class Latest:
         return numbers
 
 
-def checked_layers(layers: int, telemetry: Telemetry | None) -> int:
+def told_layers(layers: int, telemetry: Telemetry | None) -> int:
     """`layers` if so many tensors' norms can be told, by a telemetry of the user's too."""
-    if not is_whole(layers, 0):
-        raise ValueError(f"layers is how many tensors' norms are told, a whole number from 0, got {shown(layers)}")
-    if telemetry is not None and layers and not telemetry.tensors:
+    if checked_layers(layers) and telemetry is not None and not telemetry.tensors:
         raise ValueError("layers are told from the norms of tensors: Telemetry(..., tensors=True), or leave it out")
     return layers
 
