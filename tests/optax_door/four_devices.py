@@ -53,7 +53,7 @@ def alone(tx, gradients=GRADIENTS):
 
 
 @pytest.mark.parametrize("how", ["mapped", "placed", "said"])
-@pytest.mark.parametrize("rule", RULES, ids=repr)
+@pytest.mark.parametrize("rule", [RULES[0], RULES[4], RULES[6]], ids=repr)
 def test_the_norms_of_tensors_are_those_of_one_device(rule, how):
     _, state = alone(clip(rule, tensors=True))
     placed = {name: jax.device_put(g, NamedSharding(MESH, SPECS[name])) for name, g in GRADIENTS.items()}
