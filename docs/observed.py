@@ -25,7 +25,6 @@ class Input(NamedTuple):
     title: str
     run: Callable[[Module], str]
     why: str
-    telling: bool = False
 
 
 class Page(NamedTuple):

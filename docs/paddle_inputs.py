@@ -151,10 +151,8 @@ def _update_in_graph(module: Module, name: str, legacy: bool, options: dict[str,
 
 
 INPUTS = [
-    Input(
-        "`[3]` and `[4]` in two parameter groups, global norm", _two_groups, "gradclip: one norm for all, of 1", True
-    ),
-    Input("`[3, 4]`, by value, static graph", in_graph(BY_VALUE), "gradclip: it is the default static mode", True),
+    Input("`[3]` and `[4]` in two parameter groups, global norm", _two_groups, "gradclip: one norm for all, of 1"),
+    Input("`[3, 4]`, by value, static graph", in_graph(BY_VALUE), "gradclip: it is the default static mode"),
     Input("`[3, 4]`, by norm, static graph", in_graph(BY_NORM), "both"),
     Input("`[3, 4]`, global norm, static graph", in_graph(BY_GLOBAL_NORM), "both"),
     Input(
@@ -167,17 +165,13 @@ INPUTS = [
     Input(
         "`[3, 4]`, global norm, legacy static graph", in_graph(BY_GLOBAL_NORM, legacy=True), "gradclip: the mode exists"
     ),
-    Input("`[1e25, 1e25]`, global norm", clip(BY_GLOBAL_NORM, [1e25] * 2), "gradclip: finite gradients", True),
+    Input("`[1e25, 1e25]`, global norm", clip(BY_GLOBAL_NORM, [1e25] * 2), "gradclip: finite gradients"),
     Input("`[1e25, 1e25]`, by norm", clip(BY_NORM, [1e25] * 2), "gradclip: finite gradients"),
-    Input(
-        "`[3, 4]`, global norm, limit inf", clip(BY_GLOBAL_NORM, [3.0, 4.0], limit=INF), "gradclip: only measure", True
-    ),
+    Input("`[3, 4]`, global norm, limit inf", clip(BY_GLOBAL_NORM, [3.0, 4.0], limit=INF), "gradclip: only measure"),
     Input("`[0, 0]`, global norm, limit 0", clip(BY_GLOBAL_NORM, [0.0, 0.0], limit=0.0), "gradclip: no limit is 0"),
-    Input("`[3, 4]`, global norm, limit -1", clip(BY_GLOBAL_NORM, [3.0, 4.0], limit=-1.0), "gradclip: no ascent", True),
+    Input("`[3, 4]`, global norm, limit -1", clip(BY_GLOBAL_NORM, [3.0, 4.0], limit=-1.0), "gradclip: no ascent"),
     Input("`[3, 4]`, by norm, limit -1", clip(BY_NORM, [3.0, 4.0], limit=-1.0), "both refuse"),
-    Input(
-        "`[NaN, 2]` and `[3]`, global norm", clip(BY_GLOBAL_NORM, [NAN, 2.0], [3.0]), "gradclip: no other suffers", True
-    ),
+    Input("`[NaN, 2]` and `[3]`, global norm", clip(BY_GLOBAL_NORM, [NAN, 2.0], [3.0]), "gradclip: no other suffers"),
     Input("`[inf, 2]` and `[3]`, global norm", clip(BY_GLOBAL_NORM, [INF, 2.0], [3.0]), "gradclip: no other suffers"),
     Input("fp16 `[3, 4]` on the CPU, global norm", clip(BY_GLOBAL_NORM, [3.0, 4.0], dtype="float16"), "gradclip"),
     Input("bf16 `[3, 4]` on the CPU, by norm", clip(BY_NORM, [3.0, 4.0], dtype="bfloat16"), "gradclip"),
@@ -188,7 +182,6 @@ INPUTS = [
         "the pair `[3, 4]` given twice, global norm",
         clip_of(BY_GLOBAL_NORM, _same_twice),
         "gradclip: one gradient",
-        True,
     ),
     Input("sparse rows, global norm", clip_of(BY_GLOBAL_NORM, _sparse), "both"),
     Input("`[NaN, inf, 0.5]`, by value", clip(BY_VALUE, [NAN, INF, 0.5]), "both: NaN has no bound"),
@@ -197,11 +190,8 @@ INPUTS = [
         "`[3, 4]`, `clip_grad_norm_` of a generator",
         norm_of(lambda parameters: (p for p in parameters), [3.0, 4.0]),
         "gradclip: a norm that is returned was meant to be clipped",
-        True,
     ),
-    Input(
-        "5e7 standard normal elements, `clip_grad_norm_`", _many, "gradclip: fp32 sums lose what fp64 sums keep", True
-    ),
+    Input("5e7 standard normal elements, `clip_grad_norm_`", _many, "gradclip: fp32 sums lose what fp64 sums keep"),
     Input("`[3, 4]`, `clip_grad_norm_`, limit -1", norm([3.0, 4.0], limit=-1.0), "gradclip: no ascent"),
     Input("`[1e25, 1e25]`, `clip_grad_norm_`", norm([1e25] * 2), "gradclip: finite gradients"),
     Input("`[3, 4]`, `clip_grad_norm_`, `norm_type=3`", norm([3.0, 4.0], norm_type=3.0), "gradclip: the norm exists"),

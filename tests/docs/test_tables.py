@@ -67,13 +67,14 @@ def test_gradclip_is_right(found, framework: str, title: str, expected: str) -> 
     assert found[framework][title][1] == expected
 
 
-def test_the_readme_gets_the_telling_rows_between_its_markers() -> None:
-    begin, end = table.markers(PYTORCH)
-    assert (
-        table.filled(f"before\n{begin}\nold\n{end}\nafter\n", PYTORCH, "new") == f"before\n{begin}\nnew\n{end}\nafter\n"
-    )
-    assert table.filled("no markers", PYTORCH, "new") == "no markers"
-    assert sum(one.telling for one in PYTORCH.inputs) == 8
+def test_the_readme_gets_a_telling_row_of_each_framework(found) -> None:
+    rows = {page.framework: [(one, *found[page.framework][one.title]) for one in page.inputs] for page in table.PAGES}
+    lines = table.readme_rows(rows).splitlines()
+    assert len(lines) == 2 + len(table.PAGES)
+    assert lines[3].endswith("two parameter groups, global norm | Paddle | updates [1], [1] | updates [0.6], [0.8] |")
+    begin, end = table.BEGIN, table.END
+    assert table.filled(f"before\n{begin}\nold\n{end}\nafter\n", "new") == f"before\n{begin}\nnew\n{end}\nafter\n"
+    assert table.filled("no markers", "new") == "no markers"
 
 
 @pytest.mark.parametrize("page", table.PAGES, ids=lambda page: page.framework)
