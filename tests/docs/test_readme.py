@@ -26,7 +26,7 @@ def frameworks_in(block: str) -> set[str]:
     return {name for name in FRAMEWORKS if re.search(rf"^(?:import|from) {name}\b", block, re.M)}
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: " ".join(frameworks_in(block)) or "no framework")
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: " ".join(sorted(frameworks_in(block))))
 def test_a_block_runs_by_itself_with_its_own_framework_alone(block, tmp_path):
     mine = frameworks_in(block)
     (tmp_path / "block.py").write_text(f"{ALONE.format(others=sorted(FRAMEWORKS - mine))}{STRICT}\n{block}")
