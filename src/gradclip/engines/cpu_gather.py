@@ -23,13 +23,11 @@ from gradclip.engines.base import (
     Kept,
     UnsupportedGradient,
     Values,
-    apart,
     around,
-    repeats,
     row_axes,
     rows_first,
-    strided,
 )
+from gradclip.engines.overlap import apart, repeats, strided
 from gradclip.rules.scope import Axes, Scope, rows_of
 from gradclip.rules.segments import Shape
 
@@ -79,7 +77,7 @@ class Adapter(Protocol):
     @property
     def VALUES(self) -> Values: ...
     def unit_axis(self, shape: Shape) -> Axes: ...
-    def memory(self, tensor: Gradient) -> np.ndarray: ...  # see `base.strided`
+    def memory(self, tensor: Gradient) -> np.ndarray: ...  # see `overlap.strided`
     def describable(self, tensors: Sequence[Gradient]) -> bool: ...  # may its C function be asked about all of them
     def payload(self, gradient: Gradient, index: int) -> Payload: ...
     def written(self, tensors: Sequence[Gradient]) -> None: ...

@@ -16,7 +16,8 @@ from paddle.base.framework import EagerParamBase
 from paddle.nn.clip import merge_selected_rows
 
 from gradclip.engines import openmp
-from gradclip.engines.base import NO_FLOAT, SPARSE, UnsupportedGradient, strided
+from gradclip.engines.base import NO_FLOAT, SPARSE, UnsupportedGradient
+from gradclip.engines.overlap import strided
 from gradclip.engines.paddle_legacy import PaddleTensor
 from gradclip.rules.segments import Shape
 

@@ -22,10 +22,10 @@ from gradclip.engines.base import (
     Measure,
     Tables,
     UnsupportedGradient,
-    repeats,
     row_axes,
     rows_first,
 )
+from gradclip.engines.overlap import repeats
 from gradclip.rules.norm import Norm
 from gradclip.rules.response import Response, is_clamp
 from gradclip.rules.scope import Axes, Element, Global, Scope

@@ -19,11 +19,10 @@ from gradclip.engines.base import (
     OnOtherDevice,
     Tables,
     UnsupportedGradient,
-    apart,
-    repeats,
     row_axes,
     rows_first,
 )
+from gradclip.engines.overlap import apart, repeats
 from gradclip.engines.torch_functions import FUNCTIONS, wide_of
 from gradclip.engines.torch_layout import (
     COMPLEX,

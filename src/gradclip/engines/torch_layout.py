@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
-from gradclip.engines.base import NO_FLOAT, SPARSE, OnOtherDevice, UnsupportedGradient, strided
+from gradclip.engines.base import NO_FLOAT, SPARSE, OnOtherDevice, UnsupportedGradient
+from gradclip.engines.overlap import strided
 from gradclip.rules.segments import Shape
 
 FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})

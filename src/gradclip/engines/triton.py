@@ -17,7 +17,8 @@ import triton.language as tl
 
 from gradclip.engines import triton_decide, triton_rows
 from gradclip.engines import triton_kernels as kernels
-from gradclip.engines.base import Batch, Kept, Measure, Tables, apart, row_axes
+from gradclip.engines.base import Batch, Kept, Measure, Tables, row_axes
+from gradclip.engines.overlap import apart
 from gradclip.engines.torch import TorchEngine, refuse_elsewhere
 from gradclip.engines.torch_functions import FUNCTIONS, uploaded
 from gradclip.engines.torch_layout import TorchPayload, distinct, payload_of, plain, unit_axis, written
