@@ -81,6 +81,8 @@ MAY_IMPORT = {
         "gradclip.verdict",
         "gradclip.doctor",
     ),
+    "doctor/installation.py": ("gradclip.__version__",),
+    "doctor/engine_trial.py": (*INNER, "gradclip.torch", "gradclip.paddle", "gradclip.optax"),
     "torch": (*CORE, "gradclip.engines", "gradclip.torch"),
     "lightning.py": (*INNER, "gradclip.telemetry", "gradclip.torch"),
     "transformers.py": (*INNER, "gradclip.telemetry", "gradclip.torch"),

@@ -13,13 +13,15 @@ import pytest
 
 import gradclip
 from gradclip.cli import main
+from gradclip.cli.help_text import GROUPS
+from gradclip.experiments import TrainingOutcome
 from gradclip.experiments.showing import comparison_report
 from gradclip.experiments.tasks import bias
 from gradclip.experiments.tasks.task import task_called
 from gradclip.experiments.tasks.titles import TASKS
 
 SOURCE = Path(gradclip.__file__).parents[1]
-NAMES = ["demo", "watch", "doctor", "report", "suggest", "compare", "methods", "export", "completion"]
+NAMES = ["watch", "doctor", "report", "export", "suggest", "compare", "demo", "methods", "completion"]
 
 
 def call(*arguments: str, program: tuple[str, ...] = ("-m", "gradclip")) -> subprocess.CompletedProcess[str]:
@@ -33,15 +35,32 @@ def test_version() -> None:
     assert call("--version").stdout == f"gradclip {gradclip.__version__}\n"
 
 
-def test_help_has_a_line_for_each_command_and_says_the_exit_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help_fits_a_screen_and_lists_each_command_once_by_what_it_is_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     answer = call("--help")
-    listed = answer.stdout.partition("COMMAND\n")[2].partition("\n\n")[0].splitlines()
+    lines = answer.stdout.splitlines()
     assert answer.returncode == 0
-    assert [line.split()[0] for line in listed] == NAMES
-    assert all(len(line.split()) > 5 for line in listed)
-    assert "Exit codes: 0 " in answer.stdout
-    assert "130 interrupted" in answer.stdout
+    assert len(lines) <= 23  # of 24, one is for what is typed next
+    assert max(map(len, lines)) <= 80
+    listed = [line.split() for line in lines if line.startswith("  ")]
+    assert [words[0] for words in listed] == NAMES
+    assert all(len(words) > 5 for words in listed)
+    assert [line for line in lines if line.endswith(":")] == [f"{title}:" for title in GROUPS]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_help_of_a_command_reads_well_at_80_columns_and_ends_with_its_exit_codes(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main([name, "--help"])
+    told = capsys.readouterr().out
+    assert max(map(len, told.splitlines())) <= 80
+    assert told.startswith(f"usage: gradclip {name} ")
+    codes = [line.split()[0] for line in told.partition("\nexit codes:\n")[2].splitlines() if line[2] != " "]
+    assert codes == sorted(codes, key=int)
+    assert {"0", "2", "130"} <= set(codes)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -58,6 +77,7 @@ def test_help_imports_nothing_heavy() -> None:
 import sys
 before = set(sys.modules)
 from gradclip.cli import main
+from gradclip.cli.help_text import GROUPS
 try:
     main(["demo", "--help"])
 finally:
@@ -88,7 +108,7 @@ def processor_seconds(*program: str) -> float:
         ([], "COMMAND"),
         (["dmeo"], "there is no command 'dmeo', did you mean demo?"),
         (["Report"], "did you mean report?"),
-        (["xyzzy"], "there are demo, watch,"),
+        (["xyzzy"], "there are watch, doctor,"),
         (["demo", "--sede", "1"], "gradclip demo: there is no option --sede, did you mean --seed?"),
         (["demo", "--ouut=x"], "did you mean --out?"),
         (["demo", "here"], "gradclip demo: 'here' is one argument too many; see gradclip demo --help"),
@@ -141,6 +161,7 @@ def test_compare_without_a_task_lists_them_and_imports_nothing_heavy() -> None:
     code = """
 import sys
 from gradclip.cli import main
+from gradclip.cli.help_text import GROUPS
 main(["compare"])
 print([name for name in ("torch", "numpy", "sklearn", "matplotlib", "rich") if name in sys.modules])
 """
@@ -172,8 +193,32 @@ def test_compare_prints_a_document_and_leaves_it_with_a_picture(
 @pytest.mark.usefixtures("short_task")
 def test_compare_tells_a_person_of_each_run_and_of_the_claims(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "bias", "--rules", "none", "global:2"]) == 0
-    told = capsys.readouterr().out
-    assert "  none | seed 0 | " in told
+    told, progress = capsys.readouterr()
+    assert progress.startswith("  none | seed 0 | ")
+    assert progress.splitlines()[-2].endswith(" left")
     assert "against none" in told
     assert "A. Koloskova" in told
     assert "none beat global:2 on " in told
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+@pytest.mark.usefixtures("short_task")
+def test_a_comparison_that_is_interrupted_is_told_and_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], as_json: bool
+) -> None:
+    whole, seeds = bias.TASK.train, []
+
+    def train(rule: object, seed: int) -> TrainingOutcome:
+        seeds.append(seed)
+        if len(seeds) == 4:
+            raise KeyboardInterrupt
+        return whole(rule, seed)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(bias, "TASK", replace(bias.TASK, train=train))
+    call = ["compare", "bias", "--rules", "none", "global:2", "--out", str(tmp_path)]
+    assert main([*call, "--json"] if as_json else call) == 130
+    told, progress = capsys.readouterr()
+    document = json.loads((tmp_path / "bias.json").read_text())
+    assert (document["seeds"], document["interrupted"]) == ([0], True)
+    assert json.loads(told) == document if as_json else "interrupted after 1 seed, which have shown:" in told
+    assert progress.endswith("gradclip: interrupted\n")

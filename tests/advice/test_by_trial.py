@@ -8,9 +8,12 @@ from random import Random
 
 import pytest
 
+from effort import only_long
 from gradclip.advice.judging import Judged
 from gradclip.advice.trainings import AS_IT_IS, Training, TrialsResult, threshold_by_trial
-from gradclip.telemetry import read_run
+from gradclip.cli import main
+from gradclip.telemetry import jsonl, read_run
+from report.example_runs import noise, run_of, with_losses
 from watching import python
 
 SCRIPT = """
@@ -31,9 +34,9 @@ for step in range(60):
 down to the region where 4 w^3 < t, so a t near 0.1 is slow, one above 6 jumps over the minimum and comes back."""
 
 
-def suggested(folder: Path, *arguments: str, script: str = SCRIPT):
+def suggested(folder: Path, *arguments: str, script: str = SCRIPT, cold: bool = False):
     (folder / "script.py").write_text(script, encoding="utf-8")
-    return python("-m", "gradclip", "suggest", "--out", "runs", *arguments, "script.py", folder=folder)
+    return python("-m", "gradclip", "suggest", "--out", "runs", *arguments, "script.py", folder=folder, cold=cold)
 
 
 def test_a_disk_that_is_full_is_said(tmp_path: Path, monkeypatch) -> None:
@@ -73,7 +76,78 @@ def test_it_says_what_it_tries_and_what_to_paste(tmp_path: Path) -> None:
     first, *others = answer.stderr.splitlines()
     assert first.startswith("as it is            loss inf")
     assert len(others) == 3
-    assert all(line.startswith("global:") and line.endswith("60 steps") for line in others)
+    assert all(line.startswith("global:") and "60 steps" in line for line in others)
+    assert [" left)" in line for line in answer.stderr.splitlines()] == [True, True, True, False]
+
+
+INTERRUPTED = """
+import os, pathlib, signal, time
+runs = pathlib.Path("times")
+runs.write_text(runs.read_text() + "." if runs.exists() else ".")
+if len(runs.read_text()) == 4:
+    os.kill(os.getppid(), signal.SIGINT)
+    time.sleep(60)
+"""
+"""Put before a script: in its fourth training somebody interrupts the command."""
+
+
+@only_long
+def test_who_interrupts_it_has_what_the_trainings_have_shown_that_had_ended(tmp_path: Path) -> None:
+    answer = suggested(tmp_path, "--json", script=INTERRUPTED + SCRIPT, cold=True)
+    assert (answer.returncode, answer.stderr.splitlines()[-1]) == (130, "gradclip: interrupted")
+    found = json.loads(answer.stdout)
+    assert (found["interrupted"], len(found["trainings"])) == (True, 3)
+    assert found["rule"] in [training["rule"] for training in found["trainings"]]
+    assert all((tmp_path / training["run"] / "events.jsonl").is_file() for training in found["trainings"])
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Trainings that are not run: they lose less under a higher threshold; somebody interrupts number `stopped`."""
+
+    def set_up(stopped):
+        numbers = iter(range(1, 99))
+
+        def train_once(plan, threshold, seed=None):
+            if next(numbers) == stopped:
+                raise KeyboardInterrupt
+            path = plan.folder / f"{threshold}-{seed}"
+            losses = [4.0] + [1.0 / (threshold or 0.01) + 0.001 * (step % 3) for step in range(60)]
+            sink = jsonl(path)
+            for event in with_losses(run_of(noise(61), threshold or 1.0), losses):
+                sink(event)
+            sink.close()
+            judged = plan.judge.of(read_run(path), path, path, broke=False, before=None)
+            return Training(threshold, path, 61, losses[-1], 0, tuple(losses[-6:]), 4.0, judged, seed)
+
+        monkeypatch.setattr("gradclip.advice.trainings.train_once", train_once)
+
+    return set_up
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_an_interrupted_trial_says_what_is_known_and_exits_with_130(tmp_path, trained, monkeypatch, capsys, as_json):
+    (tmp_path / "script.py").write_text('"--seed"', encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    trained(stopped=6)  # the second seed of the second threshold
+    assert main(["suggest", *(["--json"] if as_json else []), "--out", "runs", "script.py"]) == 130
+    told, progress = capsys.readouterr()
+    assert progress.splitlines()[-1] == "gradclip: interrupted"
+    assert len(progress.splitlines()) == 6
+    if as_json:
+        found = json.loads(told)
+        assert (found["interrupted"], len(found["trainings"])) == (True, 4)
+        assert found["rule"] == found["trainings"][2]["rule"]
+    else:
+        assert told.startswith("interrupted after 4 trainings, which have shown so far:\nClipGradByGlobalNorm(")
+
+
+def test_who_interrupts_the_first_training_has_nothing(tmp_path, trained, monkeypatch, capsys) -> None:
+    (tmp_path / "script.py").write_text("", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    trained(stopped=1)
+    assert main(["suggest", "--out", "runs", "script.py"]) == 130
+    assert capsys.readouterr() == ("", "gradclip: interrupted\n")
 
 
 def test_what_trains_well_is_left_as_it_is(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import io
 import json
 import math
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from rich.console import Console
 
 import gradclip
 from gradclip import ClipGradByGlobalNorm
-from gradclip.experiments import Comparison, Contender, Metric, Trained, TrainingOutcome, compare
+from gradclip.experiments import Comparison, ComparisonStopped, Contender, Metric, Trained, TrainingOutcome, compare
 from gradclip.experiments.showing.comparison_picture import draw, save_picture
 from gradclip.experiments.showing.comparison_report import ComparisonProgress
 from gradclip.experiments.showing.comparison_table import between, columns, diverged_runs, figure, table
@@ -167,6 +168,30 @@ def test_each_run_is_told_of_in_a_line_where_there_is_no_terminal() -> None:
         ["  none", "seed 0"],
         ["  none", "seed 1"],
     ]
+
+
+def interrupted_at(call: int):  # type: ignore[no-untyped-def]
+    """A training that somebody interrupts when it is called for the time `call`."""
+    calls = []
+
+    def train(rule, seed):  # type: ignore[no-untyped-def]
+        calls.append(seed)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return descend(rule, seed)
+
+    return train
+
+
+def test_who_interrupts_a_comparison_has_the_seeds_that_every_rule_trained_on() -> None:
+    with pytest.raises(ComparisonStopped) as stopped:
+        compare(interrupted_at(6), ["none", "global:1"], 5)
+    assert stopped.value.args == (signal.SIGINT,)
+    assert stopped.value.found.seeds == [0, 1]
+    assert stopped.value.found["none"].metrics == compare(descend, ["none"], 2)["none"].metrics
+    with pytest.raises(KeyboardInterrupt) as early:
+        compare(interrupted_at(2), ["none", "global:1"], 5)
+    assert not isinstance(early.value, ComparisonStopped)
 
 
 def test_rules_may_be_named_and_be_rules() -> None:

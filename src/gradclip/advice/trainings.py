@@ -151,6 +151,14 @@ class TrialsResult:
         }
 
 
+class TrialsStopped(KeyboardInterrupt):
+    """Somebody ended the trials by the signal in `args`; `found` is what the trainings have shown that had ended."""
+
+    def __init__(self, number: int, found: TrialsResult) -> None:
+        super().__init__(number)
+        self.found = found
+
+
 def mean_of(scores: Sequence[float]) -> float:
     """The mean of scores: infinite where one is, or where there is none."""
     return fmean(scores) if scores and all(map(math.isfinite, scores)) else math.inf
@@ -181,7 +189,8 @@ def threshold_by_trial(
     Each training is recorded to a folder in `folder`, what it prints beside it; after `steps` steps it is ended (0: it
     is not). `on_training` is called with each. `metric` is what is compared, by default the training loss; `seeds` how
     many seeds each threshold is tried with, by default 2 where the script takes `--seed`, else 1. Raises `ValueError`
-    where the first has no step, no measure or no usable norm, and where another does not begin as it does.
+    where the first has no step, no measure or no usable norm, and where another does not begin as it does. Who
+    interrupts the trials, once the script has been trained as it is, gets `TrialsStopped`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     plan = TrialPlan(command, folder, steps, Judge(metric), seeds_for(command, seeds))
@@ -208,11 +217,23 @@ def threshold_by_trial(
     start = start_from(run)
     if start is None or not first.judged.ends:
         raise ValueError(f"{missing_in(first, start, plan.judge)}; what it printed: {log_of(first.path)}")
-    search(train, start, most)
+    try:
+        search(train, start, most)
+    except KeyboardInterrupt as stopped:
+        raise TrialsStopped(stopped.args[0] if stopped.args else SIGINT, result_of(plan, trainings)) from None
+    return result_of(plan, trainings)
+
+
+def result_of(plan: TrialPlan, trainings: Sequence[Training]) -> TrialsResult:
+    """What the trainings have shown: of every threshold that was tried with each of the seeds."""
+    first = trainings[0]
+    whole = [
+        one for one in trainings if sum(other.threshold == one.threshold for other in trainings) == len(plan.seeds)
+    ]
     runs = [read_run(place) for place in folders_of(first.path)]
-    offered = () if metric is not None else tuple(names_in(first.path, log_of(first.path)))
-    unclear = plan.judge.unclear(runs, [training.end for training in trainings], offered)
-    return TrialsResult(tuple(trainings), len(runs), plan.judge, offered, unclear)
+    offered = () if plan.judge.metric is not None else tuple(names_in(first.path, log_of(first.path)))
+    unclear = plan.judge.unclear(runs, [training.end for training in whole], offered)
+    return TrialsResult(tuple(whole), len(runs), plan.judge, offered, unclear)
 
 
 def seeds_for(command: Sequence[str], asked: int) -> Sequence[int | None]:

@@ -25,28 +25,32 @@ from gradclip.cli import (
     watch_command,
 )
 from gradclip.cli.common import MISTAKE, Parser, meant
+from gradclip.cli.help_text import INTERRUPTED, OVERVIEW, overview
 
-INTERRUPTED = 130
 COMMANDS = (
-    demo_command,
     watch_command,
     doctor_command,
     report_command,
+    export_command,
     suggest_command,
     compare_command,
+    demo_command,
     methods_command,
-    export_command,
     completion_command,
 )
-EXIT_CODES = (
-    "Exit codes: 0 done and well; 1 done, and not well (the demo is not as described, the doctor finds something, a "
-    "run is too short for a suggestion); 2 a mistake in the call; 130 interrupted. `watch` has the code of the script, "
-    "and 2 where that is 0 and nothing was recorded."
-)
+
+
+class CommandLine(Parser):
+    """The parser of all commands, which lists them by what they are for."""
+
+    def format_help(self) -> str:
+        (commands,) = (action for action in self._actions if isinstance(action, argparse._SubParsersAction))
+        helps = {action.dest: str(action.help) for action in commands._choices_actions}
+        return "\n".join([self.format_usage(), f"{self.description}\n", overview(helps), "", f"{self.epilog}\n"])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and give its exit code, which `EXIT_CODES` explains; -n if it is to end by signal n."""
+    """Run a command and give its exit code, which the help of the command explains; -n if it is to end by signal n."""
     arguments, line = sys.argv[1:] if arguments is None else arguments, command_line()
     names = [command.__name__.rpartition(".")[2].removesuffix("_command") for command in COMMANDS]
     if arguments and not arguments[0].startswith("-") and arguments[0] not in names:
@@ -113,10 +117,10 @@ def entry() -> NoReturn:
 def command_line() -> argparse.ArgumentParser:
     """The parser of all commands; the options that it reads hold it as `command_line`, for a shell to complete."""
     what = "Gradient clipping that is right, fast, and tells you what it did."
-    line = Parser(prog="gradclip", description=what, epilog=EXIT_CODES)
+    line = CommandLine(prog="gradclip", description=what, epilog=OVERVIEW)
     line.add_argument("-V", "--version", action="version", version=f"gradclip {__version__}")
     line.set_defaults(command_line=line)
-    commands = line.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = line.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
     for command in COMMANDS:
         command.add(commands)
     return line

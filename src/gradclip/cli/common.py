@@ -6,7 +6,6 @@ import argparse
 import difflib
 import importlib.util
 import os
-import re
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
@@ -26,7 +25,7 @@ class Parser(argparse.ArgumentParser):
         """What the arguments say; one that nobody knows is a mistake in the command that it stands behind."""
         options, unknown = super().parse_known_args(args, namespace)
         if unknown and unknown[0].startswith("-"):
-            known = re.findall(r"--[\w-]+", f"--help {self.format_usage()}")
+            known = [name for name in self._option_string_actions if name.startswith("--")]
             self.error(f"there is no option {unknown[0]}{meant(unknown[0], known)}")
         if unknown:
             self.error(f"{unknown[0]!r} is one argument too many")

@@ -9,6 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from gradclip.cli.common import add_json, count, mistake, no_folder, wrong_rules
+from gradclip.cli.help_text import told
+
+EXAMPLES = (
+    "gradclip compare",
+    "gradclip compare bias --rules none global:1 --seeds 2",
+    'gradclip compare char-lm --rules none "zclip:z=2.5" --out compared',
+)
+EXITS = {
+    0: "the rules are compared, whichever is best",
+    130: "interrupted: the seeds that every rule had trained on are compared",
+}
 
 
 def add(commands: Any) -> None:
@@ -17,6 +28,7 @@ def add(commands: Any) -> None:
         help="see which of several rules trains a task best",
         description="Trains a task under several rules on the same seeds, and shows a table with the differences that "
         "are noise called so, and what became of the published claims.",
+        **told(EXAMPLES, EXITS),
     )
     compare.add_argument(
         "task", nargs="?", metavar="TASK", help="for example char-lm; without it, the tasks are listed"

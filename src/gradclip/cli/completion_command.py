@@ -9,8 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from gradclip.cli.common import add_json, mistake
+from gradclip.cli.help_text import told
 
 SHELLS = ("bash", "zsh", "tcsh")
+
+EXAMPLES = (
+    'eval "$(gradclip completion bash)"',
+    "gradclip completion zsh > _gradclip",
+)
+EXITS = {0: "the script is printed"}
 
 
 def add(commands: Any) -> None:
@@ -20,6 +27,7 @@ def add(commands: Any) -> None:
         description="Prints the script by which a shell completes commands, options, methods and tasks. In bash: "
         '`eval "$(gradclip completion bash)"` in ~/.bashrc; in zsh: `gradclip completion zsh > _gradclip` in a folder '
         "of $fpath; in tcsh: `gradclip completion tcsh > ~/.gradclip.csh` and `source` that in ~/.tcshrc.",
+        **told(EXAMPLES, EXITS),
     )
     completion.add_argument("shell", choices=SHELLS, help="the shell that you use")
     add_json(completion)

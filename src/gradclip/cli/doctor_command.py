@@ -21,32 +21,56 @@ from gradclip.cli.common import (
     unknown_finding,
     with_run_last,
 )
+from gradclip.cli.help_text import told
+
+EXAMPLES = (
+    "gradclip doctor train.py --epochs 1",
+    "gradclip doctor runs/first",
+    "gradclip doctor --versions",
+)
+EXITS = {
+    0: "nothing is wrong, or all that is found is accepted",
+    1: "something is wrong: with the clipping, or the training broke",
+    2: "a mistake in the call, or the script did not train",
+}
 
 
 def add(commands: Any) -> None:
     doctor = commands.add_parser(
         "doctor",
-        usage="gradclip doctor [--accept ID] [--steps N] [--json] (train.py [ARGUMENTS] | -m MODULE ... | RUN)",
+        usage="gradclip doctor [--accept ID] [--steps N] [--json] train.py [ARGUMENTS]\n"
+        "       gradclip doctor [--accept ID] [--steps N] [--json] -m MODULE [ARGUMENTS]\n"
+        "       gradclip doctor [--accept ID] [--json] RUN\n"
+        "       gradclip doctor --versions [--json]",
         help="find what is wrong with your clipping, where, and the cure",
         description="Runs an unchanged PyTorch training script (or takes a run that `gradclip watch` or telemetry "
-        "recorded), and names what is wrong with its clipping, where, since which step, and the cure. Exit code 0: "
-        "nothing is wrong; 1: something is; 2: a mistake in the call, or the script did not train.",
+        "recorded), and names what is wrong with its clipping, where, since which step, and the cure.",
+        **told(EXAMPLES, EXITS),
     )
     add_accept(doctor)
     add_json(doctor)
+    doctor.add_argument(
+        "--versions",
+        action="store_true",
+        help="print what gradclip runs on, which engines clip here and what the others need: for a report of an error",
+    )
     add_script(doctor, "train.py [ARGUMENTS] | RUN", "the script to run, a program such as torchrun, or a recorded run")
     doctor.set_defaults(command=run, form=doctor)
 
 
 def run(options: argparse.Namespace) -> int:
-    from gradclip.doctor.accepted import accepted_here
-
     options = with_run_last(options)
     script = script_in(options)
+    if options.versions and script:
+        return mistake(f"--versions is about this Python and not about {script[0]}: leave one out", "doctor")
+    if options.versions:
+        return print_versions(options.json)
     if not script:
         return mistake("give a script to run, or a run to read: gradclip doctor train.py", "doctor")
     if wrong := unknown_finding(options.accept):
         return mistake(wrong, "doctor")
+    from gradclip.doctor.accepted import accepted_here
+
     try:
         accepted_here()
     except ValueError as error:
@@ -85,3 +109,17 @@ def print_findings(place: Path, accept: list[str], as_json: bool) -> int:
     else:
         print(checkup_as_text(checked))
     return int(any(one.is_sick for one in checked))
+
+
+def print_versions(as_json: bool) -> int:
+    """Say what gradclip runs on, and then of each engine whether it clips, as soon as that is known."""
+    from gradclip.doctor.installation import engine_as_text, engines, installation, installation_as_text
+
+    found = installation()
+    if as_json:
+        print(json.dumps({**asdict(found), "engines": [asdict(engine) for engine in engines()]}))
+        return 0
+    print(installation_as_text(found), flush=True)
+    for engine in engines():
+        print(engine_as_text(engine), flush=True)
+    return 0

@@ -8,6 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from gradclip.cli.common import add_json, mistake
+from gradclip.cli.help_text import told
+
+EXAMPLES = (
+    "gradclip export runs/first --csv steps.csv",
+    "gradclip export runs/first --parquet steps.parquet",
+    "gradclip export runs/first --json",
+)
+EXITS = {0: "the events are written"}
 
 
 def add(commands: Any) -> None:
@@ -16,6 +24,7 @@ def add(commands: Any) -> None:
         help="take a run to other programs: as CSV, Parquet or JSON",
         description="Writes the events of a run, which jsonl(RUN) recorded, as a table with a line for each step or as "
         "one JSON document.",
+        **told(EXAMPLES, EXITS),
     )
     export.add_argument("run", type=Path, metavar="RUN", help="the folder of the run")
     form = export.add_mutually_exclusive_group(required=True)

@@ -9,9 +9,13 @@ import textwrap
 from typing import Any
 
 from gradclip.cli.common import add_json, mistake
+from gradclip.cli.help_text import told
 from gradclip.rules.catalogue import Method, method_called, methods
 
 WIDEST = 100
+
+EXAMPLES = ("gradclip methods", "gradclip methods zclip", "gradclip methods AGC --json")
+EXITS = {0: "done"}
 
 
 def add(commands: Any) -> None:
@@ -19,6 +23,7 @@ def add(commands: Any) -> None:
         "methods",
         help="list the clipping methods, or have one explained",
         description="Lists the clipping methods; with a NAME it explains one.",
+        **told(EXAMPLES, EXITS),
     )
     form.add_argument("name", nargs="?", metavar="NAME", help="for example ZClip")
     add_json(form)

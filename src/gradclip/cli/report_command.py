@@ -10,12 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradclip.cli.common import add_accept, add_json, mistake, unknown_finding
+from gradclip.cli.help_text import told
 
 if TYPE_CHECKING:
     from gradclip.telemetry.runs import Run
 
 PAGE = "report.html"
 NEEDS = ("jinja2", "plotly")
+
+EXAMPLES = (
+    "gradclip report runs/first",
+    "gradclip report runs/first runs/second --out both.html",
+    "gradclip report runs/first --text",
+)
+EXITS = {0: "the report is written, whatever its verdict"}
 
 
 def add(commands: Any) -> None:
@@ -25,6 +33,7 @@ def add(commands: Any) -> None:
         description="Writes one HTML page about a recorded run, which needs no network: a verdict in one sentence, the "
         "norms and the loss over the steps, the layers, the worst steps and parameters, and other rules replayed. "
         "Several runs stand side by side, and their losses say which trained better.",
+        **told(EXAMPLES, EXITS),
     )
     report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="the folder of a run, or its events.jsonl")
     form = report.add_mutually_exclusive_group()

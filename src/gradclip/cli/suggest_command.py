@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,26 +20,40 @@ from gradclip.cli.common import (
     unknown_finding,
     with_run_last,
 )
+from gradclip.cli.help_text import told
 
 if TYPE_CHECKING:
-    from gradclip.advice.trainings import Training
+    from gradclip.advice.trainings import TrialsResult
 
 TRIALS = 10
+
+EXAMPLES = (
+    "gradclip suggest runs/first",
+    "gradclip suggest --steps 100 --trials 4 train.py --epochs 3",
+    "gradclip suggest --metric accuracy --maximize --trials 4 train.py",
+)
+EXITS = {
+    0: "there is a proposal, or clipping is best left as it is",
+    1: "the run is not enough for a proposal, or every training broke",
+    2: "a mistake in the call, or the script cannot be tried",
+    130: "interrupted: what the trainings that had ended have shown is said",
+}
 
 
 def add(commands: Any) -> None:
     suggest = commands.add_parser(
         "suggest",
-        usage="gradclip suggest [--json] (RUN | [--out DIR] [--trials N] [--steps N] [--metric NAME [--maximize]] "
-        "[--seeds N] train.py [ARGUMENTS])",
+        usage="gradclip suggest [--accept ID] [--json] RUN\n"
+        "       gradclip suggest [options] train.py [ARGUMENTS]\n"
+        "       gradclip suggest [options] -m MODULE [ARGUMENTS]\n"
+        "       gradclip suggest [options] PROGRAM [ARGUMENTS]",
         help="get a threshold for your next run, with the reasons",
         description="Proposes a threshold. From a RUN, which `gradclip watch` or jsonl(RUN) recorded, by its norms "
         "before clipping. For a script (or -m MODULE ..., or a program such as torchrun) by trial: it is trained as it "
         "is and then under other thresholds, up to N of them, and the one with the lowest training loss at the end is "
         "proposed, or with the best --metric. The script runs some six times in this folder, with two seeds each where "
-        "it has the option --seed: seed it, and let it not go on from a checkpoint. "
-        "Exits with 0 if there is a proposal or clipping is best left as it is, with 1 if the run is not enough for "
-        "one, or every training broke.",
+        "it has the option --seed: seed it, and let it not go on from a checkpoint.",
+        **told(EXAMPLES, EXITS),
     )
     suggest.add_argument("--out", type=Path, metavar="DIR", help="where trainings are recorded (default: runs/...)")
     suggest.add_argument(
@@ -107,8 +120,8 @@ def from_run(folder: Path, accept: list[str], as_json: bool) -> int:
 def by_trial(options: argparse.Namespace, script: list[str]) -> int:
     """Say which threshold trains a script best."""
     from gradclip.advice.metric import ScriptMetric
-    from gradclip.advice.trainings import threshold_by_trial
-    from gradclip.advice.wording import trials_as_text
+    from gradclip.advice.trainings import TrialsStopped, seeds_for, threshold_by_trial
+    from gradclip.cli.trials_progress import TrialsProgress
     from gradclip.watch.launch import folder_for
 
     if options.maximize and options.metric is None:
@@ -118,22 +131,29 @@ def by_trial(options: argparse.Namespace, script: list[str]) -> int:
         return mistake(wrong, "suggest")
     try:
         metric = None if options.metric is None else ScriptMetric.of(options.metric, options.maximize)
-        found = threshold_by_trial(
-            script, folder, options.steps, options.trials, print_training, metric, options.seeds or 0
-        )
+        most = (options.trials + 1) * len(seeds_for(script, options.seeds or 0))
+        with TrialsProgress(folder, most) as progress:
+            found = threshold_by_trial(
+                script, folder, options.steps, options.trials, progress.training, metric, options.seeds or 0
+            )
     except ValueError as error:
         return mistake(str(error), "suggest")
     except OSError as error:
         return mistake(f"{error.filename}: {error.strerror}", "suggest")
-    print(json.dumps(found.to_dict(), allow_nan=False) if options.json else trials_as_text(found))
+    except TrialsStopped as stopped:
+        print_trials(stopped.found, options.json, interrupted=True)
+        raise
+    print_trials(found, options.json)
     return 1 if found.broken or found.unclear else 0
 
 
-def print_training(training: Training) -> None:
-    """Say how a training ended, as soon as it has."""
-    broke = f", exit code {training.exit}" if training.exit else ""
-    seed = "" if training.seed is None else f", seed {training.seed}"
-    judged = training.judged.value
-    told = "" if judged == training.loss or not training.judged.ends else f"metric {judged:<12.5g}"
-    said = f"{training.rule or 'as it is':20}loss {training.loss:<12.5g}{told}{training.steps} steps{seed}{broke}"
-    print(said, file=sys.stderr)
+def print_trials(found: TrialsResult, as_json: bool, interrupted: bool = False) -> None:
+    """Say what trying has found, so far as it went."""
+    from gradclip.advice.wording import trials_as_text
+
+    if as_json:
+        print(json.dumps({**found.to_dict(), "interrupted": interrupted}, allow_nan=False), flush=True)
+        return
+    if interrupted:
+        print(f"interrupted after {len(found.trainings)} trainings, which have shown so far:", flush=True)
+    print(trials_as_text(found), flush=True)

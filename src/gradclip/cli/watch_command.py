@@ -11,23 +11,36 @@ from pathlib import Path
 from typing import Any
 
 from gradclip.cli.common import MISTAKE, add_json, add_script, mistake, no_new_folder, no_script, script_in, wrong_rules
+from gradclip.cli.help_text import told
 
 UNSEEN = (
     "no optimizer of PyTorch made a step in sight, and of an update that the script writes itself, such as "
     "p.data.add_(p.grad, alpha=-lr), the norms are known only where it calls a clipping function"
 )
 
+EXAMPLES = (
+    "gradclip watch train.py --epochs 3",
+    "gradclip watch --out runs/clipped --rule global:1 train.py",
+    "gradclip watch torchrun --nproc-per-node 2 train.py",
+)
+EXITS = {
+    0: "the script ended well, and its steps are recorded",
+    2: "the script ended well, but nothing was recorded; or a mistake in the call",
+}
+"""Any other code is that of the script."""
+
 
 def add(commands: Any) -> None:
     watch = commands.add_parser(
         "watch",
-        usage="gradclip watch [--out RUN] [--rule RULE] [--steps N] [--json] "
-        "(train.py [ARGUMENTS] | -m MODULE ... | PROGRAM ...)",
+        usage="gradclip watch [options] train.py [ARGUMENTS]\n"
+        "       gradclip watch [options] -m MODULE [ARGUMENTS]\n"
+        "       gradclip watch [options] PROGRAM [ARGUMENTS]",
         help="run your training script as it is and record its clipping",
         description="Runs a PyTorch training script that nobody changed, and the processes that it starts, and records "
         "the gradient norms of each optimizer and what the script's own clipping did. The exit code is that of the "
-        "script, 2 where it is 0 and nothing was recorded. Options of gradclip stand before the script: gradclip watch "
-        "--out runs/first train.py --epochs 3; gradclip watch torchrun --nproc-per-node 2 train.py",
+        "script, 2 where it is 0 and nothing was recorded. Options of gradclip stand before the script.",
+        **told(EXAMPLES, EXITS),
     )
     watch.add_argument("--out", type=Path, metavar="RUN", help="the folder of the run (default: runs/NAME-TIME)")
     watch.add_argument(

@@ -10,8 +10,8 @@ with a published claim. `demo` runs the three experiments of `gradclip demo` and
 `comparison` and `sign_test` (what counts as a difference).
 """
 
-from gradclip.experiments.compare import compare
+from gradclip.experiments.compare import ComparisonStopped, compare
 from gradclip.experiments.comparison import Comparison, Contender
 from gradclip.experiments.outcome import Metric, Trained, TrainingOutcome
 
-__all__ = ["Comparison", "Contender", "Metric", "Trained", "TrainingOutcome", "compare"]
+__all__ = ["Comparison", "ComparisonStopped", "Contender", "Metric", "Trained", "TrainingOutcome", "compare"]

@@ -41,7 +41,8 @@ def compare(
     `metric` says what the `metric` of a `TrainingOutcome` is and whether low is good. `train` starts anew in each call:
     weights and batches are drawn from the seed, the same for every rule. With several `processes` it has to be a
     function of a module, for new processes to find it. Raises `ValueError` for no rules or seeds or repeated ones,
-    `TypeError` where `train` returns something else.
+    `TypeError` where `train` returns something else, and for Ctrl-C `ComparisonStopped`, a `KeyboardInterrupt` with the
+    comparison on the seeds that every rule has trained on, where there is one.
 
     >>> def train(rule, seed):
     ...     weight = torch.nn.Parameter(torch.tensor([10.0 + seed]))
@@ -57,15 +58,34 @@ def compare(
     'better'
     """
     contenders, numbers = _named(rules), _numbers(seeds)
-    jobs = [(text, seed) for text in contenders for seed in numbers]
+    jobs = [(text, seed) for seed in numbers for text in contenders]
     runs: dict[tuple[str, int], Trained] = {}
-    for (text, seed), trained in _all_trained(train, contenders, jobs, processes):
-        runs[text, seed] = trained
-        on_run(text, trained)
-    found = [
-        Contender(text, repr(rule), tuple(runs[text, seed] for seed in numbers)) for text, rule in contenders.items()
-    ]
-    return Comparison(title, metric or Metric(), tuple(found), versions())
+
+    def found(numbers: Iterable[int]) -> Comparison:
+        rules = [
+            Contender(text, repr(rule), tuple(runs[text, seed] for seed in numbers))
+            for text, rule in contenders.items()
+        ]
+        return Comparison(title, metric or Metric(), tuple(rules), versions())
+
+    try:
+        for (text, seed), trained in _all_trained(train, contenders, jobs, processes):
+            runs[text, seed] = trained
+            on_run(text, trained)
+    except KeyboardInterrupt as stopped:
+        whole = [seed for seed in numbers if all((text, seed) in runs for text in contenders)]
+        if not whole:
+            raise
+        raise ComparisonStopped(stopped.args[0] if stopped.args else signal.SIGINT, found(whole)) from None
+    return found(numbers)
+
+
+class ComparisonStopped(KeyboardInterrupt):
+    """Somebody ended a comparison by the signal in `args`; `found` has the seeds that every rule had trained on."""
+
+    def __init__(self, number: int, found: Comparison) -> None:
+        super().__init__(number)
+        self.found = found
 
 
 def timed(train: Train, rule: AnyRule, seed: int) -> Trained:

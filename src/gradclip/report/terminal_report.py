@@ -40,8 +40,10 @@ def coloured_sentence(verdict: Verdict, colours: bool) -> str:
 
 
 def in_colour() -> bool:
-    """Whether standard output is a terminal that is not asked to do without (NO_COLOR)."""
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    """Whether standard output is a terminal that knows colours; NO_COLOR turns them off, FORCE_COLOR on."""
+    if os.environ.get("NO_COLOR") or os.environ.get("FORCE_COLOR"):
+        return not os.environ.get("NO_COLOR")
+    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def lines_of(summary: Summary, colours: bool) -> Iterator[str]:

@@ -55,6 +55,18 @@ def count(number: int, what: str) -> str:
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
+def duration(seconds: float) -> str:
+    """A time that somebody waits, roughly.
+
+    >>> duration(0.4), duration(42.3), duration(200.0), duration(8000.0)
+    ('1 s', '42 s', '3 min', '2 h 13 min')
+    """
+    if seconds < 90:
+        return f"{max(round(seconds), 1)} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def times(ratio: float) -> str:
     """A multiple: two digits are as many as it deserves."""
     return f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.2g}"

@@ -4,39 +4,56 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 
+from gradclip.experiments.compare import ComparisonStopped
 from gradclip.experiments.comparison import Comparison
 from gradclip.experiments.outcome import Trained
 from gradclip.experiments.showing.comparison_picture import save_picture
 from gradclip.experiments.showing.comparison_table import diverged_runs, figure, table
 from gradclip.experiments.showing.progress import ProgressDisplay, print_plain
 from gradclip.experiments.tasks.task import Task, task_called
+from gradclip.verdict.formatting import count, duration
 
 PROCESSES = 2
 
 
 def show_comparison(name: str, rules: Sequence[str] | None, seeds: int, folder: Path | None, *, as_json: bool) -> int:
-    """Train the task under the rules, or its own if there are none; then say what came of it."""
+    """Train the task under the rules, or its own if there are none; then say what came of it.
+
+    Of a comparison that is interrupted what there is of it is said, and kept in the folder.
+    """
     task, processes = task_called(name), min(PROCESSES, os.cpu_count() or 1)
     rules = rules or task.rules
-    if as_json:
-        comparison = task.compare(rules, seeds, processes)
-        print(json.dumps(document(task, comparison), allow_nan=False))
-    else:
-        console = Console()
-        print_plain(console, f"{task.title}\n{task.about}\n")
-        with ComparisonProgress(console, rules, seeds) as progress:
+    if not as_json:
+        print_plain(Console(), f"{task.title}\n{task.about}\n")
+    try:
+        with ComparisonProgress(Console(stderr=True), rules, seeds) as progress:
             comparison = task.compare(rules, seeds, processes, progress.ended)
+    except ComparisonStopped as stopped:
+        tell(task, stopped.found, folder, as_json=as_json, interrupted=True)
+        raise
+    tell(task, comparison, folder, as_json=as_json)
+    return 0
+
+
+def tell(task: Task, comparison: Comparison, folder: Path | None, *, as_json: bool, interrupted: bool = False) -> None:
+    """Print the comparison, and write it into the folder if there is one."""
+    console, found = Console(), document(task, comparison, interrupted)
+    if as_json:
+        print(json.dumps(found, allow_nan=False), flush=True)
+    else:
+        if interrupted:
+            print_plain(console, f"interrupted after {count(len(comparison.seeds), 'seed')}, which have shown:")
         print_comparison(task, comparison, console)
-    for path in saved(task, comparison, folder) if folder else ():
+    for path in saved(found, comparison, folder) if folder else ():
         if not as_json:
             print_plain(console, f"written: {path}", soft_wrap=True)
-    return 0
 
 
 class ComparisonProgress(ProgressDisplay):
@@ -46,14 +63,28 @@ class ComparisonProgress(ProgressDisplay):
         names, metric = (TextColumn(f"{{task.{name}}}", markup=False) for name in ("description", "fields[metric]"))
         super().__init__(console, names, BarColumn(), TextColumn("{task.completed}/{task.total}"), metric)
         self._tasks = {rule: self.progress.add_task(rule, total=seeds, metric="", start=False) for rule in rules}
+        self._all = self.progress.add_task("all", total=seeds * len(self._tasks), metric="")
+        self._began = time.monotonic()
 
     def ended(self, rule: str, trained: Trained) -> None:
         """A run has ended."""
         metric = trained.diverged or figure(trained.outcome.metric)
         self.progress.start_task(self._tasks[rule])
         self.progress.update(self._tasks[rule], advance=1, metric=metric)
+        self.progress.update(self._all, advance=1)
+        left = self.left()
+        self.progress.update(self._all, metric=left)
         if not self.has_bars:
-            self.print(f"  {rule} | seed {trained.seed} | {metric} | {trained.seconds:.1f} s")
+            end = f" | {left}" if left else ""
+            self.print(f"  {rule} | seed {trained.seed} | {metric} | {trained.seconds:.1f} s{end}")
+
+    def left(self) -> str:
+        """How long the runs take that are to come, by those that have ended."""
+        task = self.progress.tasks[self._all]
+        to_come = int((task.total or 0) - task.completed)
+        if not to_come:
+            return ""
+        return f"about {duration((time.monotonic() - self._began) / task.completed * to_come)} left"
 
 
 def print_comparison(task: Task, comparison: Comparison, console: Console) -> None:
@@ -67,16 +98,16 @@ def print_comparison(task: Task, comparison: Comparison, console: Console) -> No
         print_plain(console, line)
 
 
-def document(task: Task, comparison: Comparison) -> dict[str, object]:
-    """The comparison as one document, with the name of the task."""
-    return {"task": task.name, **comparison.to_json()}
+def document(task: Task, comparison: Comparison, interrupted: bool) -> dict[str, object]:
+    """The comparison as one document, with the name of the task, and whether seeds are missing."""
+    return {"task": task.name, "interrupted": interrupted, **comparison.to_json()}
 
 
-def saved(task: Task, comparison: Comparison, folder: Path) -> tuple[Path, Path]:
+def saved(document: dict[str, object], comparison: Comparison, folder: Path) -> tuple[Path, Path]:
     """The document and the picture, written into the folder."""
-    path = folder / f"{task.name}.json"
-    path.write_text(lines_of(document(task, comparison)), encoding="utf-8")
-    return path, save_picture(comparison, folder / f"{task.name}.png")
+    path = folder / f"{document['task']}.json"
+    path.write_text(lines_of(document), encoding="utf-8")
+    return path, save_picture(comparison, path.with_suffix(".png"))
 
 
 def lines_of(document: dict[str, object]) -> str:

@@ -6,7 +6,7 @@ import math
 from typing import NamedTuple
 
 from rich.console import Console
-from rich.progress import BarColumn, TaskID, TextColumn
+from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 
 from gradclip.experiments.demo import DemoObserver
 from gradclip.experiments.showing.progress import ProgressDisplay
@@ -52,7 +52,13 @@ class DemoProgress(ProgressDisplay, DemoObserver):
 
     def __init__(self, console: Console, first_seed: int) -> None:
         super().__init__(
-            console, TextColumn("{task.description:16}"), BarColumn(), TextColumn("{task.percentage:3.0f} %")
+            console,
+            TextColumn("{task.description:16}"),
+            BarColumn(),
+            TextColumn("{task.percentage:3.0f} %"),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("so far"),
         )
         self._first_seed = first_seed
         self._tasks: dict[str, TaskID] = {}

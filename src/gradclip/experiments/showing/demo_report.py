@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gradclip.experiments.demo import Demo, run_demo
+from gradclip.experiments.demo import SILENT, Demo, run_demo
 from gradclip.experiments.showing.demo_picture import save_picture
 from gradclip.experiments.showing.demo_progress import DemoProgress
 from gradclip.experiments.showing.progress import print_plain
@@ -23,12 +23,11 @@ from gradclip.experiments.training.training_run import TrainingRun, runs_of
 def show_demo(framework_name: str, first_seed: int, folder: Path, *, as_json: bool) -> int:
     """Run, save the picture, say what happened; 0 if it was as described and 1 if not."""
     framework = framework_called(framework_name)
-    if as_json:
-        return print_document(run_demo(framework, first_seed), folder)
-    console = Console()
+    console = Console(stderr=as_json)
     with DemoProgress(console, first_seed) as progress:
-        demo = run_demo(framework, first_seed, progress)
-    return print_report(demo, folder, console)
+        followed = progress.has_bars or not as_json
+        demo = run_demo(framework, first_seed, progress if followed else SILENT)
+    return print_document(demo, folder) if as_json else print_report(demo, folder, console)
 
 
 def print_document(demo: Demo, folder: Path) -> int:

@@ -14,7 +14,7 @@ class ProgressDisplay:
     """Shows bars of these columns and their time; where there is no terminal, `has_bars` is false and none is seen."""
 
     def __init__(self, console: Console, *columns: ProgressColumn) -> None:
-        self.has_bars = sys.stdout.isatty() and sys.stderr.isatty() and not console.is_dumb_terminal
+        self.has_bars = console.file.isatty() and sys.stderr.isatty() and not console.is_dumb_terminal
         columns = (*columns, TimeElapsedColumn())
         self.progress = Progress(*columns, console=console, transient=True, disable=not self.has_bars)
         self.console = console
