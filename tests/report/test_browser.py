@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect, sync_playwright
 
 from gradclip.report import page, show, style
@@ -78,8 +79,117 @@ def opened(chromium, pages):
     assert len([url for url in asked if url.startswith("file:")]) == len(contexts)
 
 
+def awake(tab):
+    """The page when its charts answer."""
+    tab.evaluate(
+        "new Promise((done) => { const ask = () => performance.getEntriesByName('awake').length ? done() : "
+        "setTimeout(ask, 20); ask(); })"
+    )
+    return tab
+
+
 def count(tab, selector):
     return tab.locator(selector).count()
+
+
+def test_the_charts_are_drawn_before_the_library_is_read(opened):
+    """It takes a second or more, and the reader does not wait for it. The lines are those that it will draw."""
+    tab = opened("one", wait="#norm-0 .sketch path")
+    assert tab.evaluate("performance.getEntriesByName('drawn')[0].startTime") < tab.evaluate(
+        "performance.timing.domContentLoadedEventStart - performance.timing.navigationStart"
+    )
+    awake(tab)
+    assert count(tab, ".sketch") == 0
+
+
+def ends_of(tab, place):
+    """How high the highest and the lowest point of a line lie in the chart of norms, in pixels."""
+    line, chart = tab.locator(place).first.bounding_box(), tab.locator("#norm-0").bounding_box()
+    return [line["y"] - chart["y"], line["y"] + line["height"] - chart["y"]]
+
+
+def test_the_first_drawing_shows_what_the_library_will(opened):
+    tab = awake(opened("one"))
+    library = ends_of(tab, DRAWN)
+    tab.evaluate("Plotly.purge('norm-0'); sketch(document.getElementById('norm-0'), charts['norm-0'], 800)")
+    assert ends_of(tab, "#norm-0 .sketch svg g path") == pytest.approx(library, abs=8.0)  # the margins are not the same
+
+
+@pytest.mark.parametrize("name", ["one", "losses", "hostile"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_barrier(opened, name, scheme):
+    """Contrast, names of what can be focused, headings in order: in both schemes, with all that can be opened open."""
+    tab = awake(opened(name, color_scheme=scheme, bypass_csp=True))
+    tab.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    found = Axe().run(tab)
+    assert found.response["passes"]
+    assert [(one["id"], one["nodes"][0]["html"]) for one in found.response["violations"]] == []
+
+
+def test_axe_sees_a_faint_text(opened):
+    tab = opened("one", bypass_csp=True)
+    tab.add_style_tag(content=":root { --muted: #c0c4c9 !important; }")
+    assert "color-contrast" in [one["id"] for one in Axe().run(tab).response["violations"]]
+
+
+def test_every_control_is_reached_by_tab_and_shows_that_it_is(opened):
+    tab = awake(opened("one"))
+    wanted = tab.evaluate(
+        "[...document.querySelectorAll('[tabindex], summary')].filter((one) => !one.closest("
+        "'details:not([open]) .scroll')).length"
+    )
+    reached = []
+    for _ in range(wanted):
+        tab.keyboard.press("Tab")
+        reached.append(
+            tab.evaluate(
+                "(() => { const one = document.activeElement; return [one.id || one.className || "
+                "one.textContent, getComputedStyle(one).outlineStyle]; })()"
+            )
+        )
+    assert len({name for name, _ in reached if name in ("norm-0", "histogram", "heat-0")}) == 3
+    assert {style for _, style in reached} == {"solid"}
+    assert wanted == len(reached) >= 9
+
+
+def test_a_chart_is_read_by_keyboard(opened):
+    tab = awake(opened("one"))
+    tab.locator("#norm-0").focus()
+    tab.keyboard.press("End")
+    expect(tab.locator("#norm-0 .hoverlayer")).to_contain_text("step 299")
+    assert tab.locator("#said").inner_text().startswith("step 299, norm ")
+    for key in ("Home", "ArrowRight", "ArrowRight"):
+        tab.keyboard.press(key)
+    assert tab.locator("#said").inner_text().startswith("step 2, norm ")
+    tab.keyboard.press("ArrowDown")
+    assert tab.locator("#said").inner_text() == "step 2, threshold 5"
+    tab.keyboard.press("Escape")
+    expect(tab.locator("#norm-0 .hoverlayer .hovertext")).to_have_count(0)
+    tab.locator("#heat-0").focus()
+    tab.keyboard.press("ArrowRight")
+    assert tab.locator("#said").inner_text() == "layers.0.weight, step 0: norm 1"
+
+
+def test_a_chart_is_zoomed_by_keyboard_and_shown_whole_again(opened):
+    tab = awake(opened("one"))
+    width = "(() => { const [low, high] = document.getElementById('norm-0').layout.xaxis.range; return high - low; })()"
+    whole = tab.evaluate(width)
+    tab.locator("#norm-0").focus()
+    tab.keyboard.press("+")
+    assert tab.evaluate(width) == pytest.approx(whole / 2)
+    tab.keyboard.press("0")
+    assert tab.evaluate(width) == pytest.approx(whole)
+
+
+def test_on_paper_the_page_is_light_whole_and_has_no_controls(opened, tmp_path):
+    tab = awake(opened("one", color_scheme="dark"))
+    tab.emulate_media(media="print")
+    expect(tab.locator("body")).to_have_css("background-color", "rgb(255, 255, 255)")
+    expect(tab.locator(".numbers").first).to_be_hidden()
+    expect(tab.locator(".mouse").first).to_be_hidden()
+    assert tab.locator(".scroll").first.evaluate("node => getComputedStyle(node).overflowX") == "visible"
+    assert tab.pdf(format="A4").startswith(b"%PDF")
+    expect(tab.locator("#norm-0 .main-svg").first).to_be_visible()
 
 
 def test_every_chart_is_drawn(opened):
@@ -96,7 +206,7 @@ def test_two_runs_are_drawn_side_by_side(opened):
     left, right = (tab.locator(place).bounding_box() for place in ("#norm-0", "#norm-1"))
     assert left["y"] == right["y"]
     assert left["x"] + left["width"] < right["x"]
-    assert tab.locator("h3.run-name").all_inner_texts()[:2] == ["made", "other"]
+    assert tab.locator(".run-name").all_inner_texts()[:2] == ["made", "other"]
 
 
 def test_the_losses_of_two_runs_are_drawn_in_one_chart_under_the_sentence_that_compares_them(opened):
@@ -204,7 +314,7 @@ def test_names_are_shown_and_not_obeyed(opened):
 
 def test_a_table_that_is_too_wide_can_be_scrolled_by_keyboard(opened):
     tab = opened("one", viewport=PHONE)
-    box = tab.locator(".scroll").first
+    box = tab.locator(".scroll:visible").first
     box.focus()
     assert box.evaluate("node => document.activeElement === node && node.scrollWidth > node.clientWidth")
 

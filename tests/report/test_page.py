@@ -11,10 +11,12 @@ import pytest
 from gradclip.report import html, page, show, write_report
 from gradclip.report.heat_map import heat_map
 from gradclip.report.histogram import histogram
+from gradclip.report.in_numbers import norms_in_numbers, spread_in_numbers
 from gradclip.report.layers import heat_of
 from gradclip.report.norm_chart import POINTS, norm_chart
 from gradclip.report.summary import summarise
 from gradclip.telemetry import Run
+from gradclip.verdict.formatting import NOTHING
 from report.example_runs import falling, noise, run_of, step, with_losses, with_tensors
 
 HOSTILE = "<script>window.taken = 1</script>"
@@ -53,7 +55,7 @@ def check_names_are_escaped():
 
 def without_plotly(text):
     """The page without the source of the library."""
-    return re.sub(r"<script>/\*\*\n\* plotly.*?</script>", "", text, flags=re.DOTALL)
+    return re.sub(r'<script type="text/plain" id="library">.*?</script>', "", text, flags=re.DOTALL)
 
 
 def data_of(text):
@@ -195,3 +197,24 @@ def test_a_notebook_shows_verdict_and_tiles_escaped():
     assert "Non-finite steps" in text
     assert "NaN or infinity into the optimizer" in text
     assert HOSTILE not in text
+
+
+def test_each_chart_stands_beside_a_table_of_its_numbers():
+    run = with_tensors(with_losses(run_of([*noise(100, {30}), math.nan], 5.0), falling(101)), lambda i: {"a": 1.0 + i})
+    text = page([run])
+    tables = dict(re.findall(r"<summary>(.*?), in numbers</summary>(.*?)</details>", text, flags=re.DOTALL))
+    assert list(tables) == ["Norms of made", "Losses of made", "How the norms of made are spread", "Layers of made"]
+    rows = {name: re.findall(r"<tr>(.*?)</tr>", table) for name, table in tables.items()}
+    assert [len(rows[name]) - 1 for name in tables] == [10, 10, 12, 1]
+    cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in rows["Norms of made"]]
+    assert cells[0] == ["Steps", "Smallest norm", "Median", "Largest", "Clipped or skipped", "NaN or infinity"]
+    assert sum(int(row[4]) for row in cells[1:]) == sum(int(row[5]) for row in cells[1:]) == 1
+    assert max(float(row[3]) for row in cells[1:]) == 50.0
+    assert cells[-1][0] == "90 to 100"
+    assert '<th scope="row">a</th><td class="number">101</td><td class="number">100</td>' in tables["Layers of made"]
+
+
+def test_a_run_without_finite_norms_has_dashes_in_its_numbers():
+    (row,) = norms_in_numbers(summarise([run_of([math.nan])])[0]).rows
+    assert row == ("0", NOTHING, NOTHING, NOTHING, "0", "1")
+    assert norms_in_numbers(summarise([Run()])[0]).rows == spread_in_numbers(summarise([Run()])[0]).rows == []

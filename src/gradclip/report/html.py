@@ -16,6 +16,7 @@ from plotly.offline import get_plotlyjs
 from gradclip.report import loss_chart
 from gradclip.report.heat_map import heat_map
 from gradclip.report.histogram import histogram
+from gradclip.report.in_numbers import layers_in_numbers, losses_in_numbers, norms_in_numbers, spread_in_numbers
 from gradclip.report.loss_ranking import compare_losses
 from gradclip.report.norm_chart import POINTS, norm_chart, thresholds_shown
 from gradclip.report.style import DARK
@@ -72,6 +73,10 @@ def shown(number: int, summary: Summary) -> dict[str, Any]:
         "facts": facts_of(summary),
         "caption": caption(summary),
         "has_loss": loss_chart.has_chart(summary),
+        "norms": norms_in_numbers(summary),
+        "losses": losses_in_numbers(summary),
+        "spread": spread_in_numbers(summary),
+        "layers": layers_in_numbers(summary, summary.heat) if summary.heat else None,
     }
 
 
