@@ -67,6 +67,7 @@ bench: .venv/ready
 laws: .venv/ready
 	TESTS=long $(PYTEST) --ignore tests/optax_door/test_devices.py tests/laws tests/optax_door tests/meta tests/docs tests/experiments/test_profiles.py \
 		tests/paddle_door/test_static_rules.py tests/paddle_door/test_debug_flags.py tests/test_cli_in_a_shell.py \
+		tests/test_help_examples.py tests/test_json_documents.py tests/doctor/test_installation.py tests/advice/test_by_trial.py \
 		tests/telemetry/test_faults.py tests/doctor/test_trainings.py \
 		tests/torch_door/test_data_parallel.py::test_pieces_of_gradients_are_refused_and_whole_ones_are_clipped \
 		tests/torch_door/test_examples_in_processes.py::test_torchrun_runs_an_example_as_it_says
@@ -78,6 +79,8 @@ docs: .venv/ready
 	$(BIN)/python docs/make_methods.py
 	$(BIN)/python docs/make_tutorial.py
 	$(BIN)/python docs/make_concepts.py
+	$(BIN)/python docs/make_cli.py
+	$(BIN)/python docs/make_json.py
 
 methods: .venv/ready
 	$(BIN)/python docs/make_methods.py

@@ -43,6 +43,13 @@ def mistake(message: str, command: str) -> int:
     return MISTAKE
 
 
+def unread(error: OSError | ValueError, what: object) -> str:
+    """Why a run cannot be read: what the system says of its file, or what is wrong with what is in it."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or what} cannot be read: {error.strerror}"
+    return str(error)
+
+
 def add_json(form: Any) -> None:
     form.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
 

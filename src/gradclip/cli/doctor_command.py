@@ -19,6 +19,7 @@ from gradclip.cli.common import (
     no_script,
     script_in,
     unknown_finding,
+    unread,
     with_run_last,
 )
 from gradclip.cli.help_text import told
@@ -77,6 +78,8 @@ def run(options: argparse.Namespace) -> int:
         return mistake(str(error), "doctor")
     if is_run(script[0]) and script[1:]:
         return mistake(f"one run at a time, got {' '.join(script)}", "doctor")
+    if is_run(script[0]) and options.steps:
+        return mistake("--steps is for a script; a run is read as it is", "doctor")
     if is_run(script[0]):
         return print_findings(Path(script[0]), options.accept, options.json)
     from gradclip.watch.launch import run_watched
@@ -101,7 +104,7 @@ def print_findings(place: Path, accept: list[str], as_json: bool) -> int:
     try:
         checked = checked_runs(place, accept)
     except (OSError, ValueError) as error:
-        return mistake(str(error), "doctor")
+        return mistake(unread(error, place), "doctor")
     if as_json:
         findings = [finding.to_dict() for one in checked for finding in one.findings]
         verdicts = {str(one.run.path): asdict(one.verdict) for one in checked}

@@ -7,7 +7,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from gradclip.cli.common import add_json, mistake
+from gradclip.cli.common import add_json, mistake, unread
 from gradclip.cli.help_text import told
 
 EXAMPLES = (
@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         events = read_run(options.run)
     except (OSError, ValueError) as error:
-        return mistake(str(error), "export")
+        return mistake(unread(error, options.run), "export")
     if options.json:
         print(as_json(events).decode())
         return 0

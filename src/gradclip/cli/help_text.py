@@ -53,6 +53,16 @@ def examples_in(help_text: str) -> list[str]:
     return [line.strip() for line in after.partition("\n\n")[0].splitlines()]
 
 
+def exits_in(form: argparse.ArgumentParser) -> dict[int, str]:
+    """What the exit codes of a command mean, as its help says it."""
+    _, _, after = (form.epilog or "").partition("\nexit codes:\n")
+    found: dict[int, str] = {}
+    for line in after.splitlines():
+        code, words = line[:7].strip(), line[7:]
+        found[int(code) if code else max(found)] = words if code else f"{found[max(found)]} {words}"
+    return found
+
+
 def overview(helps: Mapping[str, str]) -> str:
     """The commands by purpose, each with its line of help."""
     width = max(map(len, helps)) + 2

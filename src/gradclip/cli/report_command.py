@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradclip.cli.common import add_accept, add_json, mistake, unknown_finding
+from gradclip.cli.common import add_accept, add_json, mistake, unknown_finding, unread
 from gradclip.cli.help_text import told
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
         every = [read_run(folder) for path in options.runs for folder in folders_of(path)]
         runs = list({run.path.resolve(): run for run in every}.values())
     except (OSError, ValueError) as error:
-        return mistake(str(error), "report")
+        return mistake(unread(error, " ".join(map(str, options.runs))), "report")
     if options.json or options.text:
         _print(runs, options.accept, as_json=options.json)
         return 0

@@ -18,6 +18,7 @@ from gradclip.cli.common import (
     no_script,
     script_in,
     unknown_finding,
+    unread,
     with_run_last,
 )
 from gradclip.cli.help_text import told
@@ -104,7 +105,7 @@ def from_run(folder: Path, accept: list[str], as_json: bool) -> int:
         runs = runs_in(folder)
         mistakes = list(map(len, mistakes_in(runs, accept)))
     except (OSError, ValueError) as error:
-        return mistake(str(error), "suggest")
+        return mistake(unread(error, folder), "suggest")
     names = [run.optimizer if len(runs) == 1 else f"{run.optimizer}, {run.path}" for run in runs]
     found = dict(zip(names, map(suggest, runs, mistakes), strict=True))
     if as_json:
