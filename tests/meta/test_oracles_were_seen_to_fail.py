@@ -349,7 +349,7 @@ PARAMETERS = [
         "a part of a memory is scaled twice",
         test_parameters.test_gradients_that_have_a_part_of_their_memory_together_are_refused_by_name,
         (DOOR, "a part"),
-        gradclip.engines.base,
+        gradclip.engines.overlap,
         "_overlap",
         lambda a, b: False,
     ),

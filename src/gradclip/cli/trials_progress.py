@@ -67,6 +67,7 @@ class TrialsProgress:
         number = f"training {len(self.ended) + 1} of at most {self.most}"
         if not self.ended:
             return f"{number}, as it is"
+        number += self.left()
         known, first = {training.path for training in self.ended}, size_of(self.ended[0].path)
         now = next((folder for folder in self.folder.glob("*/") if folder not in known), None)
         if now is None or not first:
