@@ -8,24 +8,24 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, TypedDict, Unpack
 
-import torch
-
 from gradclip.errors import needing, shown
 from gradclip.rules.arguments import items_of
 from gradclip.rules.rule import AnyRule
 from gradclip.step.result import Result
 from gradclip.telemetry import Telemetry
 from gradclip.telemetry.loggers import EACH
-from gradclip.torch.clipper import Clipper
-from gradclip.torch.late import Latest, told_layers
-from gradclip.torch.parameters import NeedClip, of_optimizers
 
-with needing("gradclip.fastai", "fastai", "fastai"):
+with needing("gradclip.fastai", "fastai", "torch", "fastai"):
+    import torch
     from fastai.callback.core import Callback
     from fastai.callback.fp16 import MixedPrecision, NonNativeMixedPrecision
     from fastai.callback.training import GradientClip
     from fastai.learner import ValueMetric
     from fastai.optimizer import OptimWrapper
+
+    from gradclip.torch.clipper import Clipper
+    from gradclip.torch.late import Latest, told_layers
+    from gradclip.torch.parameters import NeedClip, of_optimizers
 
 __all__ = ["Clip"]
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-import torch
-
 from gradclip.errors import needing, shown
-from gradclip.torch.late import LateClippers, numbered
 
-with needing("gradclip.ignite", "ignite", "ignite"):
+with needing("gradclip.ignite", "ignite", "torch", "ignite"):
+    import torch
     from ignite.engine import Engine, Events
+
+    from gradclip.torch.late import LateClippers, numbered
 
 __all__ = ["Clip"]
 

@@ -6,13 +6,14 @@ import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch.optim import Optimizer
-
 from gradclip.errors import needing
-from gradclip.torch.late import LateClippers, numbered
 
-with needing("gradclip.lightning", "lightning", "lightning"):
+with needing("gradclip.lightning", "lightning", "torch", "lightning"):
+    import torch
+    from torch.optim import Optimizer
+
+    from gradclip.torch.late import LateClippers, numbered
+
     try:
         from lightning.pytorch import Callback
     except ModuleNotFoundError:

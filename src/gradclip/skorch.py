@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from typing import Any, Self
 
-import torch
-
 from gradclip.errors import NothingClipped, needing
-from gradclip.torch.attached import OfTheClip
-from gradclip.torch.hook import Options
-from gradclip.torch.late import LateClippers
 
-with needing("gradclip.skorch", "skorch", "skorch"):
+with needing("gradclip.skorch", "skorch", "torch", "skorch"):
+    import torch
     from skorch import NeuralNet
     from skorch.callbacks import Callback, GradientNormClipping
+
+    from gradclip.torch.attached import OfTheClip
+    from gradclip.torch.hook import Options
+    from gradclip.torch.late import LateClippers
 
 __all__ = ["Clip"]
 

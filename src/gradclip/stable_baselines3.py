@@ -10,19 +10,19 @@ from collections.abc import Mapping
 from types import FrameType
 from typing import Any, Unpack
 
-from torch.optim.optimizer import register_optimizer_step_pre_hook
-
 from gradclip.errors import GradclipWarning, needing
 from gradclip.rules.rule import AnyRule
 from gradclip.step.respond import user_level
 from gradclip.telemetry import Telemetry
-from gradclip.torch.attached import OfTheClip
-from gradclip.torch.eager import eager
-from gradclip.torch.late import LateClippers
 
-with needing("gradclip.stable_baselines3", "stable-baselines3", "stable_baselines3"):
+with needing("gradclip.stable_baselines3", "stable-baselines3", "torch", "stable_baselines3"):
     from stable_baselines3.common.base_class import BaseAlgorithm
     from stable_baselines3.common.callbacks import BaseCallback
+    from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+    from gradclip.torch.attached import OfTheClip
+    from gradclip.torch.eager import eager
+    from gradclip.torch.late import LateClippers
 
 __all__ = ["Clip"]
 

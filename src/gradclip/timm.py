@@ -5,13 +5,16 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+from gradclip.errors import needing
 from gradclip.rules.arguments import checked_word, plain_number
 from gradclip.rules.combine import WeightRatio
 from gradclip.rules.norm import norm_of_order_or_word
 from gradclip.rules.rule import Rule
 from gradclip.rules.scope import Row
-from gradclip.torch.clipper import Clipper
-from gradclip.torch.functional import KEPT, TensorOrTensors, clip_grad_norm_, clip_grad_value_
+
+with needing("gradclip.timm", "torch", "torch"):
+    from gradclip.torch.clipper import Clipper
+    from gradclip.torch.functional import KEPT, TensorOrTensors, clip_grad_norm_, clip_grad_value_
 
 __all__ = ["adaptive_clip_grad", "dispatch_clip_grad"]
 

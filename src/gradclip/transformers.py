@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Unpack
 
-import torch
-
 from gradclip.errors import needing, shown
 from gradclip.rules.rule import AnyRule, Carry, checked_rule
 from gradclip.telemetry import Telemetry
-from gradclip.torch.attached import OfTheClip
-from gradclip.torch.late import LateClippers, checked_options
 
-with needing("gradclip.transformers", "transformers", "transformers"):
+with needing("gradclip.transformers", "transformers", "torch", "transformers"):
+    import torch
     from transformers import Trainer, TrainerCallback
     from transformers.trainer_callback import ExportableState
+
+    from gradclip.torch.attached import OfTheClip
+    from gradclip.torch.late import LateClippers, checked_options
 
 __all__ = ["Clip"]
 
