@@ -1,8 +1,9 @@
-# `make demo` shows clipping at work, `make test` runs the tests; each sets up what it needs in .venv first.
+# `make demo` shows clipping at work, `make test` runs the tests, `make dist` makes what is released; each sets up what it
+# needs first.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-trainers test-triton test-site check bench laws docs methods site clean
+.PHONY: demo test test-minimums test-site test-trainers test-triton check types bench dist laws docs methods site clean
 
 demo: .venv/ready
 	$(BIN)/gradclip demo --out out
@@ -56,10 +57,46 @@ test-site: site .venv/ready
 	.venv-site/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
 	touch $@
 
+# The lowest versions that pyproject.toml allows, which Python 3.11 has; an index with builds of PyTorch for CPUs spares
+# the gigabytes of CUDA that the others ask for: PIP_EXTRA_INDEX_URL.
+MINIMUMS := tests/rules tests/step tests/engines tests/laws tests/semantics tests/torch_door tests/optax_door \
+	tests/paddle_door $(filter-out tests/test_types.py tests/test_cli%,$(wildcard tests/test_*.py))
+
+test-minimums: .venv-minimums/ready
+	OMP_NUM_THREADS=1 .venv-minimums/bin/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(MINIMUMS)
+
+.venv-minimums/ready: pyproject.toml release/minimums.py
+	$(PYTHON) -m venv .venv-minimums
+	.venv-minimums/bin/python release/minimums.py > .venv-minimums/constraints.txt
+	.venv-minimums/bin/python -m pip install --quiet --constraint .venv-minimums/constraints.txt \
+		--editable ".[completion,cpu,demo,jax,paddle,parquet,report,torch]" hypothesis pytest pytest-xdist
+	touch $@
+
 check: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# What a user's type checkers say of every public name: mypy in `make test`, pyright here, which npm brings.
+types: .venv/ready .venv-release/ready
+	.venv-release/bin/python release/types.py $(BIN)/python
+
+# A wheel and a source archive in dist/, looked through, and installed into fresh environments of CASES.
+CASES ?= bare torch all
+
+dist: .venv-release/ready
+	rm -rf dist
+	.venv-release/bin/python -m build
+	.venv-release/bin/twine check --strict dist/*
+	.venv-release/bin/check-wheel-contents dist/*.whl
+	.venv-release/bin/python release/archives.py dist
+	.venv-release/bin/python release/smoke.py dist $(CASES)
+
+.venv-release/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-release
+	.venv-release/bin/python -m pip install --quiet --constraint constraints.txt build check-wheel-contents \
+		"pyright[nodejs]" twine
+	touch $@
 
 bench: .venv/ready
 	$(BIN)/python -m benchmarks
@@ -91,4 +128,4 @@ methods: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv .venv-trainers .venv-triton .venv-site site out
+	rm -rf .venv .venv-minimums .venv-release .venv-site .venv-trainers .venv-triton dist site out

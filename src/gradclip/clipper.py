@@ -53,15 +53,15 @@ class Clipper:
     ) -> None:
         self.on_nonfinite = on_nonfinite
         self._lay_out(LineUp(checked_rule(rule), policy_of(on_nonfinite)))
-        self.max_consecutive_skips = checked_skip_limit(max_consecutive_skips)
+        self.max_consecutive_skips: int | None = checked_skip_limit(max_consecutive_skips)
         self.step: Any = 0
-        self.consecutive_skips = 0
-        self.memories = Memories()
+        self.consecutive_skips: int = 0
+        self.memories: Memories = Memories()
         self.carried: dict[str, Any] = {}
         self.tensors = False
         self._given: dict[str, Any] = {}
         self._last: Result | None = None
-        self.telemetry = checked_telemetry(telemetry)
+        self.telemetry: Telemetry | None = checked_telemetry(telemetry)
         if self.telemetry is not None:
             self.telemetry.serve(self)
 
@@ -82,9 +82,11 @@ class Clipper:
     def _lay_out(self, line: LineUp) -> None:
         """Begin to clip by a rule; a door refuses here what it cannot do with it, before anything is changed."""
         self.line = line
-        self.can_skip, self.can_raise = line.can_skip, line.can_raise
-        self.reads_moments, self.reads_given = line.reads_moments, line.reads_given
-        self.answer = Answer(line.policy, line.can_skip or line.can_raise)
+        self.can_skip: bool = line.can_skip
+        self.can_raise: bool = line.can_raise
+        self.reads_moments: bool = line.reads_moments
+        self.reads_given: frozenset[str] = line.reads_given
+        self.answer: Answer = Answer(line.policy, line.can_skip or line.can_raise)
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy begins with: no telemetry, for two clippers would write into one run."""

@@ -56,7 +56,7 @@ class Clip(paddle.nn.ClipGradByNorm):
         telemetry: Telemetry | None = None,
     ) -> None:
         ClipGradBase.__init__(self)  # of ClipGradByNorm is the name alone: `Model.prepare` takes it at level O2
-        self.clipper = Clipper(
+        self.clipper: Clipper = Clipper(
             rule,
             on_nonfinite=on_nonfinite,
             max_consecutive_skips=max_consecutive_skips,

@@ -60,8 +60,8 @@ class Clipper(clipper.Clipper):
         super().__init__(
             rule, on_nonfinite=on_nonfinite, max_consecutive_skips=max_consecutive_skips, telemetry=telemetry
         )
-        self.need_clip = checked_need_clip(need_clip)
-        self.engine_name = checked_engine(engine)
+        self.need_clip: NeedClip | None = checked_need_clip(need_clip)
+        self.engine_name: str | None = checked_engine(engine)
 
     def clip_(self, parameters: Any) -> Result:
         """Clip the gradients of `parameters` in place and return the result, whose float is the norm before.

@@ -84,8 +84,11 @@ class Column:
     )
 
     def __init__(self, key: tuple[int, int], sweep: Sweep, indices: list[int] | None) -> None:
-        self.key, self.sweep, self.indices = key, sweep, indices
-        self.tables, self.weight_tables = Tables(), Tables()
+        self.key: tuple[int, int] = key
+        self.sweep: Sweep = sweep
+        self.indices: list[int] | None = indices
+        self.tables: Tables = Tables()
+        self.weight_tables: Tables = Tables()
         self._names = Names()
         self._segments = Layouts[list[Segments]]()
         self._owners = Layouts[list[Owners]]()
@@ -137,23 +140,24 @@ class LineUp:
     def __init__(self, rule: AnyRule, policy: Policy) -> None:
         rules = rules_in(rule)
         actions = {rule.response.action for rule in rules}
-        self.rule, self.policy = rule, policy
-        self.phases = phases_of(rule)
-        self.carries = isinstance(rule, Carry)
-        self.can_skip = SKIP in actions or policy.skips
-        self.can_raise = RAISE in actions or policy.raises
-        self.writes_zeros = any(rule.response.can_be_zero for rule in rules) or policy.writes_zeros
-        self.enlarges = any(rule.response.enlarges for rule in rules)
-        self.adapts = any(rule.threshold.adapts for rule in rules)
+        self.rule: AnyRule = rule
+        self.policy: Policy = policy
+        self.phases: tuple[Phase, ...] = phases_of(rule)
+        self.carries: bool = isinstance(rule, Carry)
+        self.can_skip: bool = SKIP in actions or policy.skips
+        self.can_raise: bool = RAISE in actions or policy.raises
+        self.writes_zeros: bool = any(rule.response.can_be_zero for rule in rules) or policy.writes_zeros
+        self.enlarges: bool = any(rule.response.enlarges for rule in rules)
+        self.adapts: bool = any(rule.threshold.adapts for rule in rules)
         learns = any(rule.threshold.memory_rows() != {} for rule in rules)
-        self.apart = not (learns or self.carries or self.can_skip or self.can_raise or self._mixes_rows())
-        self.reads_moments = any(isinstance(rule.threshold, SecondMoment) for rule in rules)
-        self.reads_given = frozenset().union(*(rule.threshold.reads_given for rule in rules))
-        self.remembered = dict(_remembered(self.phases))
+        self.apart: bool = not (learns or self.carries or self.can_skip or self.can_raise or self._mixes_rows())
+        self.reads_moments: bool = any(isinstance(rule.threshold, SecondMoment) for rule in rules)
+        self.reads_given: frozenset[str] = frozenset().union(*(rule.threshold.reads_given for rule in rules))
+        self.remembered: dict[Key, list[str]] = dict(_remembered(self.phases))
         self._fixed = [rule.threshold for rule in rules if not rule.threshold.adapts]
         self._late = [number for number, phase in enumerate(self.phases) if number or phase.writes_early]
         self._reads_names = any(phase.names is not None for phase in self.phases)
-        self.tables = Tables()
+        self.tables: Tables = Tables()
         self._names = Names()
         self._columns = Layouts[list[list[Column]]]()
         self._plain = None if self._reads_names or self._late else self._columns_of_each((), None, 0)

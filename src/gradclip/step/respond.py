@@ -28,8 +28,10 @@ class Answer:
     """
 
     def __init__(self, policy: Policy, stops: bool) -> None:
-        self.policy, self.stops = policy, stops
-        self.warned = self.warned_unmatched = False
+        self.policy: Policy = policy
+        self.stops: bool = stops
+        self.warned: bool = False
+        self.warned_unmatched: bool = False
         self.pending: list[str] = []
 
     def speak(self) -> None:

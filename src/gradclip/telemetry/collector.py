@@ -63,13 +63,13 @@ class Telemetry:
         if type(every) is not int or every < 1:
             raise ValueError(f"every is a whole number of steps from 1, got {shown(every)}")
         self.every = every
-        self.tensors = checked_flag(tensors, "tensors")
+        self.tensors: bool = checked_flag(tensors, "tensors")
         self._sinks = list(sinks)
         self._pending: list[UnreadResult] = []
         self._clipper: Callable[[], object] | None = None
         self._rule: Any = None
         self._begun = False
-        self.left_out = 0
+        self.left_out: int = 0
 
     def serve(self, clipper: Any) -> None:
         """Be the telemetry of `clipper`, and of no other one: their steps would not be told apart."""

@@ -64,8 +64,10 @@ class Metrics:
         names = items_of(without) if isinstance(without, Collection) and not isinstance(without, str | bytes) else None
         if names is None or not all(isinstance(name, str) for name in names):
             raise TypeError(f"without is a list of names, got {shown(without)}: write ['grad_norm']")
-        self.prefix, self.without, self._each = prefix, without, each
+        self.prefix: str = prefix
+        self.without: Collection[str] = without
         self.layers = None if layers is None else checked_layers(layers)
+        self._each = each
         self._clipped: deque[bool] = deque(maxlen=WINDOW)
 
     def __call__(self, event: Event) -> dict[str, float]:

@@ -31,7 +31,7 @@ class Run(list[Event]):
         super().__init__(events)
         if not isinstance(about, Mapping | None):
             raise TypeError(f"about is a dict of what is known of the run, or None, got {shown(about)}")
-        self.about = dict(about or {})
+        self.about: dict[str, Any] = dict(about or {})
         self.path = path
 
     @property

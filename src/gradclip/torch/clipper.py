@@ -83,7 +83,7 @@ class Clipper(clipper.Clipper):
         super().__init__(
             rule, on_nonfinite=on_nonfinite, max_consecutive_skips=max_consecutive_skips, telemetry=telemetry
         )
-        self.need_clip = checked_need_clip(need_clip)
+        self.need_clip: NeedClip | None = checked_need_clip(need_clip)
         self._engine_name = checked_engine(engine)
         self._reported = self._said_given = False
         self._spread = spread_of(groups, pipeline)

@@ -79,7 +79,7 @@ class AttachedClipper(Clipper):
     False
     """
 
-    attached = False
+    attached: bool = False
 
     def __init__(
         self, optimizers: list[Optimizer], rule: AnyRule, model: torch.nn.Module | None, options: Options

@@ -56,21 +56,21 @@ class Sharding:
         spread: SpreadOver | None = None,
     ) -> None:
         self._gradient = _itself if themselves else operator.attrgetter("grad")
-        self.tables = Tables()
+        self.tables: Tables = Tables()
         self._known = [weakref.ref(p) for p in parameters]
         self._name = name
         names = [] if spread is None else list(map(name, range(len(parameters))))
         own = [False] * len(parameters) if spread is None else list(map(spread.has, names))
         self._own = list(map(_placed_as, parameters, own))
-        self.sets = sets_of(placed.mesh for placed in self._own if placed.mesh is not None)
+        self.sets: list[Ranks] = sets_of(placed.mesh for placed in self._own if placed.mesh is not None)
         self._agreeing = list(_agreeing(self.sets, self._own))
-        self.like = torch.empty(0, device=local_of(parameters[0]).device if parameters else None)
+        self.like: torch.Tensor = torch.empty(0, device=local_of(parameters[0]).device if parameters else None)
         self.across: Across | None = None
         if spread is not None:
             self.across = spread.across(names, hold_float64(parameters), self.like.device)
         self._refuse_unlike(rule, [] if spread is None else spread.every)
         self.placed: list[Placed] = []
-        self.listeners = listeners
+        self.listeners: int = listeners
         self._agree()
 
     def serves(self, parameters: Sequence[torch.Tensor]) -> bool:

@@ -38,8 +38,8 @@ class SpreadOver:
     """
 
     def __init__(self, groups: Mapping[str, Any], pipeline: Any) -> None:
-        self.groups = {pattern: ranks_of_group(group) for pattern, group in groups.items()}
-        self.pipeline = None if pipeline is None else ranks_of_group(pipeline)
+        self.groups: dict[str, Ranks | None] = {pattern: ranks_of_group(group) for pattern, group in groups.items()}
+        self.pipeline: Ranks | None = None if pipeline is None else ranks_of_group(pipeline)
         known = {ranks.members: ranks for ranks in self.groups.values() if ranks is not None}
         self._sets = in_order(list(known.values()))
 
