@@ -15,9 +15,9 @@ def minimums(project: dict[str, object]) -> dict[str, str]:
     """Of each package that users install the lowest version; `gradclip[...]` is no package of its own."""
     extras = project["optional-dependencies"]
     assert isinstance(extras, dict)
-    lists = [project["dependencies"], *(packages for name, packages in extras.items() if name not in OF_DEVELOPERS)]
+    wanted = [packages for name, packages in extras.items() if name not in OF_DEVELOPERS]
     found: dict[str, str] = {}
-    for requirement in (line for packages in lists for line in packages):
+    for requirement in (line for packages in wanted for line in packages):
         if requirement.startswith("gradclip["):
             continue
         match = LOWEST.fullmatch(requirement)

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 VERSION = sys.argv[1]
-FRAMEWORKS = ("torch", "jax", "paddle", "numba", "matplotlib", "plotly", "shtab")
+OTHERS = ("numpy", "torch", "jax", "paddle", "numba", "matplotlib", "plotly", "shtab")
 DOORS = {
     "torch": "torch", "timm": "torch", "optax": "jax", "paddle": "paddle", "keras": "keras", "lightning": "lightning",
     "transformers": "transformers", "stable_baselines3": "stable-baselines3", "skorch": "skorch", "ignite": "ignite",
@@ -47,11 +47,10 @@ NEEDS = {
 
 
 def main() -> None:
-    present = [name for name in FRAMEWORKS if find_spec(name)]
+    present = [name for name in OTHERS if find_spec(name)]
     assert not present, f"this environment is not bare: it has {' and '.join(present)}"
     import gradclip
 
-    assert "numpy" not in sys.modules, "import gradclip imports numpy"
     assert gradclip.__version__ == VERSION, f"gradclip is {gradclip.__version__}, not {VERSION}"
     assert gradclip.from_dict(gradclip.ZClip().to_dict()) == gradclip.ZClip()
     for door, extra in DOORS.items():

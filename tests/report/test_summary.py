@@ -116,6 +116,13 @@ def test_of_a_long_run_the_last_20_000_steps_are_replayed_and_the_page_says_so(m
     assert "last 50 steps of 60" in found.note
 
 
+def test_without_numpy_a_window_of_norms_is_not_replayed_and_this_is_said(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    found = what_if(run_of([1.0] * 30))
+    assert "autoclip" not in {one.rule for one in found.rows}
+    assert 'pip install "gradclip[cpu]"' in found.note
+
+
 @pytest.mark.parametrize("norms", [[], [0.0, 0.0], [math.nan]])
 def test_where_no_norm_is_above_0_nothing_is_replayed(norms):
     assert what_if(run_of(norms)) is None

@@ -11,8 +11,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from gradclip.engines.base import Measure
 from gradclip.errors import shown
 from gradclip.rules.arrays import SCALARS, ArrayFunctions
@@ -117,6 +115,12 @@ def _in_floats(stages: Sequence[Rule], norms: Sequence[float]) -> Iterator[tuple
 
 
 def _in_arrays(stages: Sequence[Rule], norms: Sequence[float]) -> Iterator[tuple[float, float]]:
+    try:
+        import numpy as np
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            'a rule that remembers a window of norms is replayed with NumPy: pip install "gradclip[cpu]"'
+        ) from None
     from gradclip.engines.reference import NUMPY
 
     xp: ArrayFunctions = NUMPY

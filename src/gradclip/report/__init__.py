@@ -2,7 +2,7 @@
 
 `summary.py` and `loss_ranking.py` find out what there is to say, from the events alone and with the standard library;
 `html.py` with its charts and `terminal_report.py` show it. The page needs `pip install "gradclip[report]"`, the rest
-nothing but gradclip.
+needs nothing.
 """
 
 from __future__ import annotations

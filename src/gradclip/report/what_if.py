@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -68,7 +69,7 @@ def what_if(events: Sequence[Event]) -> WhatIf | None:
     )
     recorded = [event.norm_before for event in part]
     proposed = suggested(part)
-    candidates = {**proposed, **fixed(norms), **ADAPTIVE, **proposed}  # first, and by its own words
+    candidates = {**proposed, **fixed(norms), **adaptive(), **proposed}  # first, and by its own words
     return WhatIf(
         [recorded_row, *(row(words, text, recorded) for text, words in candidates.items())],
         note(len(part), len(events)),
@@ -93,6 +94,11 @@ def fixed(norms: Sequence[float]) -> dict[str, str]:
     return {f"global:{level:.3g}": f"{words}, {short(level)}" for words, level in levels.items() if level > 0}
 
 
+def adaptive() -> dict[str, str]:
+    """The adaptive rules that can be replayed here: a window of norms takes NumPy."""
+    return ADAPTIVE if importlib.util.find_spec("numpy") else {"zclip:max_norm=None": ADAPTIVE["zclip:max_norm=None"]}
+
+
 def row(words: str, text: str, norms: Sequence[float]) -> ReplayedRule:
     """The row of one rule."""
     found = replay(norms, rule_from_text(text))
@@ -100,5 +106,7 @@ def row(words: str, text: str, norms: Sequence[float]) -> ReplayedRule:
 
 
 def note(replayed: int, steps: int) -> str:
-    """Which steps were replayed, where not all."""
-    return f"Replayed over the last {count(replayed, 'step')} of {steps:,}. " if replayed < steps else ""
+    """Which steps were replayed, where not all, and what is missing."""
+    part = f"Replayed over the last {count(replayed, 'step')} of {steps:,}. " if replayed < steps else ""
+    missing = "" if importlib.util.find_spec("numpy") else 'AutoClip is replayed with pip install "gradclip[cpu]". '
+    return part + missing
