@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-minimums test-site test-trainers test-triton check types bench dist laws docs methods site clean
+.PHONY: demo test test-minimums test-site test-trainers test-triton check bench dist laws docs methods site clean
 
 demo: .venv/ready
 	$(BIN)/gradclip demo --out out
@@ -72,16 +72,18 @@ test-minimums: .venv-minimums/ready
 		--editable ".[completion,cpu,demo,jax,paddle,parquet,report,torch]" hypothesis pytest pytest-xdist
 	touch $@
 
+FORMS := .github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/method.yml
+
 check: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms $(FORMS)
+	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 
-# What a user's type checkers say of every public name: mypy in `make test`, pyright here, which npm brings.
-types: .venv/ready .venv-release/ready
-	.venv-release/bin/python release/types.py $(BIN)/python
-
-# A wheel and a source archive in dist/, looked through, and installed into fresh environments of CASES.
+# A wheel and a source archive in dist/, looked through, and installed into fresh environments of CASES on each Python
+# that is here; with all extras mypy and pyright check the files of tests/typed against what was installed.
 CASES ?= bare torch all
 
 dist: .venv-release/ready
@@ -94,7 +96,7 @@ dist: .venv-release/ready
 
 .venv-release/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-release
-	.venv-release/bin/python -m pip install --quiet --constraint constraints.txt build check-wheel-contents \
+	.venv-release/bin/python -m pip install --quiet --constraint constraints.txt build check-wheel-contents mypy \
 		"pyright[nodejs]" twine
 	touch $@
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -61,7 +62,22 @@ def tried(python: str, case: str, wheel: Path, place: Path) -> bool:
     (place / "empty").mkdir()
     script = ROOT / "release" / f"try_{case}.py"
     run(own, "-I", str(script), wheel.name.split("-")[1], folder=place / "empty")
+    if case == "all":
+        check_types(own, place)
     return True
+
+
+def check_types(own: str, place: Path) -> None:
+    """What type checkers say of the files that use every public name, and see the package as it was installed.
+
+    What other packages leave unknown is theirs: mypy ignores packages without types, `pyrightconfig.json` likewise.
+    """
+    tool = [sys.executable, "-m"]
+    typed = shutil.copytree(ROOT / "tests" / "typed", place / "typed")  # beside the sources these would be taken
+    config = shutil.copy(ROOT / "release" / "pyrightconfig.json", place / "pyrightconfig.json")
+    own_types = ["--python-executable", own, "--cache-dir", str(place / "mypy")]
+    run(*tool, "mypy", "--strict", "--ignore-missing-imports", *own_types, str(typed), folder=place)
+    run(*tool, "pyright", "--project", str(config), "--pythonpath", own, folder=place)
 
 
 def extras(case: str) -> str:

@@ -1,6 +1,7 @@
 """Tried in a fresh environment of all extras: `python try_all.py VERSION`, in an empty folder.
 
-Every module can be imported, the README runs from its first block to its last, and the commands that need extras work.
+Every module can be imported, the README runs from its first block to its last, every public name can be used as the
+files of tests/typed do, and the commands that need extras work.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from pkgutil import walk_packages
 
 RUN = "runs/first"
 """Where the README records a run."""
+TYPED = Path(__file__).parent.parent / "tests" / "typed"
+"""Files that use every public name as users do."""
 COMMANDS = (f"report {RUN}", f"export {RUN} --parquet run.parquet", "completion bash", "methods zclip")
 
 
@@ -31,6 +34,8 @@ def main() -> None:
     Path("readme.py").write_text("\n".join(blocks))
     done = run(sys.executable, "readme.py")
     assert "clipped, norm" in done, done
+    for path in sorted(TYPED.glob("*.py")):
+        run(sys.executable, str(path))
     for line in COMMANDS:
         run(str(Path(sys.executable).with_name("gradclip")), *line.split())
     print(f"{len(modules)} modules, {len(blocks)} blocks of the README, {len(COMMANDS)} commands")

@@ -24,7 +24,9 @@ model = torch.nn.Linear(2, 1)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 
 # Lightning
-clip = gradclip.lightning.Clip(rule, together=True, layers=5, on_nonfinite="skip", telemetry=Telemetry(memory()))
+clip = gradclip.lightning.Clip(
+    rule, together=True, layers=5, on_nonfinite="skip", telemetry=Telemetry(memory(), tensors=True)
+)
 trainer = Trainer(callbacks=[clip], logger=False)
 assert_type(clip.last.norm_before, float)
 assert_type(clip.rule, gradclip.AnyRule)
