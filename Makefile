@@ -69,7 +69,7 @@ test-minimums: .venv-minimums/ready
 	$(PYTHON) -m venv .venv-minimums
 	.venv-minimums/bin/python release/minimums.py > .venv-minimums/constraints.txt
 	.venv-minimums/bin/python -m pip install --quiet --constraint .venv-minimums/constraints.txt \
-		--editable ".[completion,cpu,demo,jax,paddle,parquet,report,torch]" hypothesis pytest pytest-xdist
+		--editable ".[completion,cpu,demo,jax,paddle,parquet,report,torch]" flax hypothesis pytest pytest-xdist
 	touch $@
 
 FORMS := .github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/method.yml

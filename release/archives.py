@@ -63,7 +63,8 @@ def wrong_in_wheel(names: set[str], known: set[str]) -> list[str]:
     wanted = {name.removeprefix("src/") for name in known if name.startswith("src/gradclip/")}
     wrong = [f"the wheel has {name}, which is no part of the package" for name in sorted(package - wanted)]
     wrong += [f"the wheel lacks {name}" for name in sorted(wanted - package)]
-    wrong += [f"the wheel has {name}" for name in sorted(package) if PurePosixPath(name).suffix not in OF_A_PACKAGE]
+    strange = [name for name in sorted(package) if PurePosixPath(name).suffix not in OF_A_PACKAGE]
+    wrong += [f"the wheel has {name}, a kind of file that no package needs" for name in strange]
     needed = ("gradclip/py.typed", "/licenses/LICENSE", "/entry_points.txt")
     return wrong + [f"the wheel lacks {end}" for end in needed if not any(name.endswith(end) for name in names)]
 
@@ -77,7 +78,10 @@ def wrong_in_metadata(headers: dict[str, str]) -> list[str]:
 def wrong_in_source(names: set[str], known: set[str]) -> list[str]:
     """What a source archive has too much and what it lacks."""
     wanted = {name for name in known if not name.startswith(OF_NO_RELEASE)} | {"PKG-INFO"}
-    wrong = [f"the source archive has {name}, which git does not track" for name in sorted(names - wanted)]
+    wrong = [
+        f"the source archive has {name}, which git does not track or a release leaves out"
+        for name in sorted(names - wanted)
+    ]
     return wrong + [f"the source archive lacks {name}" for name in sorted(wanted - names)]
 
 

@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-OF_DEVELOPERS = ("dev", "trainers", "release")
+OF_DEVELOPERS = ("dev", "docs", "trainers")
 LOWEST = re.compile(r"(?P<name>[\w.-]+)>=(?P<version>[\w.]+)(;.*)?")
 
 

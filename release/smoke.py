@@ -19,7 +19,7 @@ from pathlib import Path
 from pythons import ROOT, promised, python_of
 
 PINNED = ("--constraint", str(ROOT / "constraints.txt"))
-OF_DEVELOPERS = ("dev", "trainers", "release")
+OF_DEVELOPERS = ("dev", "docs", "trainers")
 CUDA = "nvidia-"
 TORCHVISION = "torchvision"
 """Its operators are compiled for CUDA and PyTorch here for CPUs: who imports it fails. Nobody needs it."""
