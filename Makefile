@@ -58,18 +58,26 @@ test-site: site .venv/ready
 	touch $@
 
 # The lowest versions that pyproject.toml allows, which Python 3.11 has; an index with builds of PyTorch for CPUs spares
-# the gigabytes of CUDA that the others ask for: PIP_EXTRA_INDEX_URL.
+# the gigabytes of CUDA that the others ask for: PIP_EXTRA_INDEX_URL. Left out is what these versions do not have: FSDP2
+# on CPUs, devices written in Python, a fused Adagrad under a loss scale and the table of C functions of PyTorch, and the
+# names that tests of the cache of numba use.
 MINIMUMS := tests/rules tests/step tests/engines tests/laws tests/semantics tests/torch_door tests/optax_door \
-	tests/paddle_door $(filter-out tests/test_types.py tests/test_cli%,$(wildcard tests/test_*.py))
+	tests/paddle_door $(filter-out tests/test_types.py tests/test_typed.py tests/test_cli% \
+	tests/test_release_files.py tests/test_help_examples.py,$(wildcard tests/test_*.py))
+LATER := --ignore-glob "tests/torch_door/test_*s_in_processes.py" --ignore tests/torch_door/test_sharded.py \
+	--ignore tests/torch_door/test_spread.py --ignore tests/torch_door/test_data_parallel.py \
+	--ignore tests/engines/test_torch_devices.py --ignore tests/engines/test_cpu_compile.py \
+	-k "not Adagrad and not cut_into_rows_once"
 
 test-minimums: .venv-minimums/ready
-	OMP_NUM_THREADS=1 .venv-minimums/bin/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(MINIMUMS)
+	OMP_NUM_THREADS=1 .venv-minimums/bin/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(MINIMUMS) $(LATER)
 
 .venv-minimums/ready: pyproject.toml release/minimums.py
 	$(PYTHON) -m venv .venv-minimums
 	.venv-minimums/bin/python release/minimums.py > .venv-minimums/constraints.txt
 	.venv-minimums/bin/python -m pip install --quiet --constraint .venv-minimums/constraints.txt \
-		--editable ".[completion,cpu,demo,jax,paddle,parquet,report,torch]" flax hypothesis pytest pytest-xdist
+		--editable ".[completion,cpu,demo,jax,paddle,parquet,report,torch]" flax hypothesis pytest pytest-xdist \
+		pytorch-optimizer
 	touch $@
 
 FORMS := .github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/method.yml

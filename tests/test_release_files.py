@@ -1,4 +1,4 @@
-"""What a release consists of agrees: version, changelog, citation, workflows, and what the scripts of a release know."""
+"""What a release consists of agrees: the version, the changelog, the citation, the workflows, and its scripts."""
 
 import re
 import sys
