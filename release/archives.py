@@ -16,8 +16,8 @@ from pathlib import Path, PurePosixPath
 ROOT = Path(__file__).parent.parent
 OF_A_PACKAGE = {".py", ".typed", ".css", ".js", ".jinja"}
 """The kinds of files that the package consists of: pictures are of the docs."""
-OF_NO_RELEASE = (".ci/", ".github/", ".pre-commit-config.yaml")
-"""What git tracks for those who develop: it stays at home."""
+OF_NO_RELEASE = (".ci/",)
+"""What git tracks and no test reads."""
 LARGEST = {"*.whl": 1.0, "*.tar.gz": 4.0}
 """The most MB of an archive: more would be something that nobody meant to put in."""
 
