@@ -20,6 +20,7 @@ from pythons import ROOT, promised, python_of
 
 PINNED = ("--constraint", str(ROOT / "constraints.txt"))
 OF_DEVELOPERS = ("dev", "docs", "trainers")
+CASES = ["bare", "torch", "paddle", "jax", "all"]
 CUDA = "nvidia-"
 TORCHVISION = "torchvision"
 """Its operators are compiled for CUDA and PyTorch here for CPUs: who imports it fails. Nobody needs it."""
@@ -60,8 +61,8 @@ def tried(python: str, case: str, wheel: Path, place: Path) -> bool:
     if case == "all":
         run(own, "-m", "pip", "uninstall", "-qq", "--yes", TORCHVISION)
     (place / "empty").mkdir()
-    script = ROOT / "release" / f"try_{case}.py"
-    run(own, "-I", str(script), wheel.name.split("-")[1], folder=place / "empty")
+    script = ROOT / "release" / f"try_{case if case in ('bare', 'all') else 'framework'}.py"
+    run(own, "-I", str(script), wheel.name.split("-")[1], case, folder=place / "empty")
     if case == "all":
         check_types(own, place)
     return True
@@ -104,4 +105,4 @@ def run(*command: str, folder: Path | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), sys.argv[2:] or ["bare", "torch", "all"]))
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2:] or CASES))

@@ -1,6 +1,6 @@
 """Tried in a fresh environment of all extras: `python try_all.py VERSION`, in an empty folder.
 
-Every module can be imported, the README runs from its first block to its last, every public name can be used as the
+Every module can be imported, the README's blocks run, every public name can be used as the
 files of tests/typed do, and the commands that need extras work.
 """
 
@@ -15,10 +15,16 @@ from pathlib import Path
 from pkgutil import walk_packages
 
 RUN = "runs/first"
-"""Where the README records a run."""
+TRAINING = Path(__file__).with_name("train.py")
 TYPED = Path(__file__).parent.parent / "tests" / "typed"
 """Files that use every public name as users do."""
-COMMANDS = (f"report {RUN}", f"export {RUN} --parquet run.parquet", "completion bash", "methods zclip")
+COMMANDS = (
+    f"watch --out {RUN} {TRAINING}",
+    f"report {RUN}",
+    f"export {RUN} --parquet run.parquet",
+    "completion bash",
+    "methods zclip",
+)
 
 
 def main() -> None:
