@@ -20,7 +20,7 @@ Every command prints one JSON document on standard output with `--json`, and not
 progress and warnings go to standard error. The documents are strict JSON: a number that is not finite is `null`, never
 `NaN` or `Infinity`, and the field says what that means. Exit codes are those of [the command](cli.md).
 
-Each document has a JSON Schema in [docs/schemas](schemas), from which this page is made; tests hold what the commands
+Each document has a JSON Schema in `docs/schemas`, from which this page is made; tests hold what the commands
 print against it. A later version may add fields, and changes none without saying so in the changelog.
 """
 

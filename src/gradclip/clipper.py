@@ -148,7 +148,7 @@ class Clipper:
         """
         result = Result(self.step, engine, gradients.overflow, gradients.given.get("loss"))
         try:
-            read = run(self, gradients, result)
+            read = run(self, gradients, result, self.listeners)
             self._last = result
             self.step += 1
             if read:

@@ -102,6 +102,8 @@ def test_the_largest_layers_are_logged():
     each = [{name: logs[name] for name in logs if name.startswith("grad_norm/")} for logs in seen.logs]
     assert each == [{"grad_norm/linear_0.w_0": pytest.approx(norm)} for norm in [logs_of_w(logs) for logs in seen.logs]]
     assert clip.last.tensors.keys() == {"linear_0.w_0", "linear_0.b_0"}
+    fit(model_with(Clip(ClipGradByGlobalNorm(1.0))), ModelCallback(), seen)
+    assert not [name for name in seen.logs[-1] if name.startswith("grad_norm/")], "Paddle has one dict for all fits"
     with pytest.raises(ValueError, match="layers is how many"):
         ModelCallback(layers=-1)
 

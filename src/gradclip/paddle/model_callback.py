@@ -12,6 +12,7 @@ from gradclip.errors import shown
 from gradclip.paddle.clip import Clip
 from gradclip.paddle.optimizer_state import keep_in_state
 from gradclip.telemetry import Metrics
+from gradclip.telemetry.loggers import EACH
 from gradclip.telemetry.observed import event_of
 
 NO_CLIP = (
@@ -76,6 +77,8 @@ class ModelCallback(paddle.callbacks.Callback):
         self._seen = result.step
         event = event_of(result, repr(self._clip.rule), time.time(), self._clip.clipper.tensors)
         numbers = self._metrics(event)
+        for name in [name for name in logs if name.startswith(self._metrics.prefix + EACH)]:
+            del logs[name]  # of an earlier step: Paddle has one dict for all batches, and for all calls of fit
         logs.update(numbers)
         shown_names = self.params["metrics"]  # the list by which the progress bar and VisualDL choose
         shown_names += [name for name in numbers if name not in shown_names]

@@ -34,7 +34,7 @@ class Runs(Protocol):
     """Whom a step is run for: a clipper, with what it keeps from step to step.
 
     `write` writes a part, or hands its coefficient to an optimizer; what is `carried` over is added to the gradients of
-    the next step. `listeners` says what of a step is heard: 0 nothing, 1 the result, 2 the norm of each tensor as well.
+    the next step.
     """
 
     line: LineUp
@@ -43,19 +43,18 @@ class Runs(Protocol):
     carried: dict[str, Operand]
     max_consecutive_skips: int | None
 
-    @property
-    def listeners(self) -> int: ...
     def write(self, part: Part, batch: Batch, engine: Engine) -> None: ...
 
 
-def run(clipper: Runs, gradients: Gradients, result: Result) -> bool:
+def run(clipper: Runs, gradients: Gradients, result: Result, listeners: int) -> bool:
     """Clip `gradients` in place by the engine of `result`, and fill it in; whether a host has read what was decided.
 
-    A host does where that costs nothing, or where something may have to stop the step.
+    A host does where that costs nothing, or where something may have to stop the step. `listeners` says what is heard
+    of it in this process: 0 nothing, 1 the result, 2 the norm of each tensor as well.
     """
     line, engine, step = clipper.line, result.source, result.step
     reads = not engine.waits or line.can_raise or clipper.max_consecutive_skips is not None
-    listeners = max(engine.listeners, clipper.listeners)
+    listeners = max(engine.listeners, listeners)
     tensors = listeners > 1
     refuse_missing(line.rule, line.reads_given, line.reads_moments, gradients, step)
     gradients, batch = gathered_once(engine, gradients, line.tables)
