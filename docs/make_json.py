@@ -18,7 +18,8 @@ HEAD = """# What `--json` prints
 
 Every command prints one JSON document on standard output with `--json`, and nothing else there: what a script prints,
 progress and warnings go to standard error. The documents are strict JSON: a number that is not finite is `null`, never
-`NaN` or `Infinity`, and the field says what that means. Exit codes are those of [the command](cli.md).
+`NaN` or `Infinity`, and the field says what that means. Exit codes are those of [the command](cli.md); where a call is
+a mistake, or a script never trained, there may be no document, and the exit code is 2.
 
 Each document has a JSON Schema in `docs/schemas`, from which this page is made; tests hold what the commands
 print against it. A later version may add fields, and changes none without saying so in the changelog.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from gradclip.errors import needing
+from gradclip.telemetry.loggers import EACH
 
 with needing("gradclip.lightning", "lightning", "torch", "lightning"):
     import torch
@@ -34,7 +36,7 @@ class Clip(LateClippers, Callback):
     the Trainer's checkpoints, also for a `fit` that resumes from one. `grad_norm` (before clipping) and `clip/rate` are
     logged at each step, for the bar and for callbacks; every `log_every_n_steps`, when Lightning writes, also
     `grad_norm_clipped`, `clip/threshold`, `clip/scale`, `clip/rate`, `clip/nonfinite` and `clip/skipped`, and with
-    `layers=5` the five largest `grad_norm/NAME`; of several optimizers with `0/`, `1/` and so on in front. On an
+    `layers=5` the five largest `grad_norm/NAME` (NaN for one that no longer is among them); of several optimizers with `0/`, `1/` and so on in front. On an
     accelerator they are read every `log_every_n_steps`. `telemetry` and the other options: `gradclip.attach`.
 
     Raises `ValueError` at the beginning of a fit beside the Trainer's own `gradient_clip_val`, which would clip first.
@@ -45,6 +47,8 @@ class Clip(LateClippers, Callback):
 
     _loss: torch.Tensor | None = None
     _stage, _forgotten = "fit", False
+
+    _told: frozenset[str] = frozenset()
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Hear of what is done: a checkpoint that is read to validate has no memory for the next fit."""
@@ -93,6 +97,10 @@ class Clip(LateClippers, Callback):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *arguments: Any) -> None:
         """Log what the step did, if the batch ended with one: what the bar shows, and all where Lightning logs."""
         numbers = self.numbers(wait=False)
+        if numbers:
+            each = {name for name in numbers if EACH in name}
+            numbers |= dict.fromkeys(self._told - each, math.nan)  # for Lightning shows what it was told last
+            self._told |= each
         due = (trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % trainer.log_every_n_steps == 0
         for shown in (True, False) if due else (True,):
             some = {name: number for name, number in numbers.items() if name.endswith(SHOWN) is shown}

@@ -205,6 +205,21 @@ def test_of_equal_losses_the_script_as_it_is_counts_as_the_best():
     assert TrialsResult((training(None, math.inf), training(3.0, 1.0))).expression == "ClipGradByGlobalNorm(3)"
 
 
+def test_the_threshold_that_the_script_has_is_no_proposal(tmp_path):
+    """The same training once more differs by rounding, which is no gain."""
+    trainings = (training(None, 1.0 + 1e-7), training(0.3, 2.0), training(1.0, 1.0))
+    assert not TrialsResult(trainings).leave
+    found = TrialsResult(trainings, own=1.0)
+    assert found.leave
+    assert found.to_dict()["rule"] is None
+    clips = SCRIPT.replace(
+        "    optimizer.step()", "    torch.nn.utils.clip_grad_norm_([weight], 1.0)\n    optimizer.step()"
+    )
+    answer = suggested(tmp_path, "--json", "--trials", "1", script=clips)
+    assert answer.returncode == 0, answer.stderr
+    assert json.loads(answer.stdout)["leave"]
+
+
 @pytest.mark.parametrize(("gain", "leave"), [(0.01, True), (0.2, False)])
 def test_a_gain_within_the_noise_of_the_steps_is_none(gain: float, leave: bool):
     """The differences have a deviation of 0.1 and 20 steps: their mean one of 0.02, and 0.2 is ten of these."""

@@ -73,7 +73,8 @@ class TrialsResult:
     """What the trainings have shown; the first of them is the script as it is.
 
     `optimizers` is how many it has, `judge` what decides, and `offered` are the names of metrics that the script gives
-    and nobody asked for. `unclear` says why nothing is proposed, where the measure is none.
+    and nobody asked for. `unclear` says why nothing is proposed, where the measure is none. `own` is the threshold that
+    the script itself has for its global norm: to train under it once more shows what is noise.
     """
 
     trainings: tuple[Training, ...]
@@ -81,6 +82,7 @@ class TrialsResult:
     judge: Judge = BY_LOSS
     offered: tuple[str, ...] = ()
     unclear: str = ""
+    own: float | None = None
 
     @property
     def seeds(self) -> list[int | None]:
@@ -117,7 +119,7 @@ class TrialsResult:
     @property
     def leave(self) -> bool:
         """Whether the script is best left as it is: under no threshold it did better, with each seed, than noise."""
-        if self.best.threshold is None:
+        if self.best.threshold in (None, self.own):
             return True
         pairs = zip(self.under(self.best.threshold), self.under(None), strict=False)
         return not all(better.judged.beats(other.judged) for better, other in pairs)
@@ -233,7 +235,13 @@ def result_of(plan: TrialPlan, trainings: Sequence[Training]) -> TrialsResult:
     runs = [read_run(place) for place in folders_of(first.path)]
     offered = () if plan.judge.metric is not None else tuple(names_in(first.path, log_of(first.path)))
     unclear = plan.judge.unclear(runs, [training.end for training in whole], offered)
-    return TrialsResult(tuple(whole), len(runs), plan.judge, offered, unclear)
+    return TrialsResult(tuple(whole), len(runs), plan.judge, offered, unclear, own_threshold(runs))
+
+
+def own_threshold(runs: Sequence[Run]) -> float | None:
+    """The one threshold that a script with one optimizer has for its global norm, as far as a trial can tell them apart."""
+    found = {f"{event.threshold:g}" for event in runs[0] if event.norm == "L2"} if len(runs) == 1 else set()
+    return float(found.pop()) if len(found) == 1 else None
 
 
 def seeds_for(command: Sequence[str], asked: int) -> Sequence[int | None]:

@@ -81,11 +81,10 @@ def add_accept(command: argparse.ArgumentParser) -> None:
 
 def unknown_finding(names: Sequence[str]) -> str | None:
     """What is wrong with the names that were given with that option."""
-    from gradclip.doctor.problems import DIVERGED, PROBLEMS
+    from gradclip.doctor.accepted import unknown_among
 
-    known = [*PROBLEMS, DIVERGED]
-    unknown = next((name for name in names if name not in known), None)
-    return None if unknown is None else f"--accept {unknown}: there is no such finding, there are {', '.join(known)}"
+    unknown = unknown_among(names)
+    return None if unknown is None else f"--accept {unknown}"
 
 
 def with_run_last(options: argparse.Namespace) -> argparse.Namespace:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 from dataclasses import asdict
@@ -88,12 +89,14 @@ def run(options: argparse.Namespace) -> int:
         return mistake(wrong, "doctor")
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "run"
-        code = run_watched(script, place, options.steps, output=sys.stderr if options.json else None).code
-        if not place.exists():
+        code, died_of, asked = run_watched(script, place, options.steps, output=sys.stderr if options.json else None)
+        found = print_findings(place, options.accept, options.json) if place.exists() else None
+        if asked or died_of == signal.SIGINT:
+            raise KeyboardInterrupt(asked or signal.SIGINT)
+        if found is None:
             return mistake(
                 f"the script made no optimizer step (its exit code: {code}): there is nothing to say", "doctor"
             )
-        found = print_findings(place, options.accept, options.json)
         return found or (mistake(f"the script itself ended with {code}", "doctor") if code else found)
 
 
@@ -111,7 +114,8 @@ def print_findings(place: Path, accept: list[str], as_json: bool) -> int:
         print(json.dumps({"findings": findings, "verdicts": verdicts}))
     else:
         print(checkup_as_text(checked))
-    return int(any(one.is_sick for one in checked))
+    sick = any(one.is_sick for one in checked)
+    return 2 if not sick and all(one.verdict.kind == "empty" for one in checked) else int(sick)
 
 
 def print_versions(as_json: bool) -> int:

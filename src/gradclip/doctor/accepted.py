@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Collection
 from pathlib import Path
 
+from gradclip.doctor.problems import DIVERGED, PROBLEMS
 from gradclip.errors import shown
 from gradclip.rules.arguments import items_of
 
@@ -26,7 +27,16 @@ def accepted_here() -> frozenset[str]:
     accepted = found.get("accept", []) if isinstance(found, dict) else []
     if not isinstance(accepted, list) or not all(isinstance(name, str) for name in accepted):
         raise ValueError(f'{SETTINGS}: tool.gradclip.accept is a list like ["twice"], got {shown(accepted)}')
+    if unknown := unknown_among(accepted):
+        raise ValueError(f"{SETTINGS}: tool.gradclip.accept has {unknown}")
     return frozenset(accepted)
+
+
+def unknown_among(names: Collection[str]) -> str | None:
+    """Which of these is the name of no finding, in words; None where each is one."""
+    known = [*PROBLEMS, DIVERGED]
+    unknown = next((name for name in names if name not in known), None)
+    return None if unknown is None else f"{unknown}: there is no such finding, there are {', '.join(known)}"
 
 
 def accepted_with(names: Collection[str]) -> frozenset[str]:

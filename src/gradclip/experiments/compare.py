@@ -124,15 +124,19 @@ def _all_trained(
         yield from (((text, seed), timed(train, rules[text], seed)) for text, seed in jobs)
         return
     from concurrent.futures import ProcessPoolExecutor, as_completed
-    from multiprocessing import get_context
+    from multiprocessing import active_children, get_context
 
     # Started afresh, since a process that was forked while a framework has threads may hang; deaf to Ctrl-C, which this
     # process answers for all of them.
-    deaf = (signal.SIGINT, signal.SIG_IGN)
+    deaf, others = (signal.SIGINT, signal.SIG_IGN), set(active_children())
     with ProcessPoolExecutor(processes, get_context("spawn"), signal.signal, deaf) as pool:
         futures = {pool.submit(timed, train, rules[text], seed): (text, seed) for text, seed in jobs}
         try:
             yield from ((futures[future], future.result()) for future in as_completed(futures))
+        except KeyboardInterrupt:
+            for process in set(active_children()) - others:
+                process.terminate()
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
 
