@@ -60,14 +60,16 @@ test-site: site .venv/ready
 # The lowest versions that pyproject.toml allows, which Python 3.11 has; an index with builds of PyTorch for CPUs spares
 # the gigabytes of CUDA that the others ask for: PIP_EXTRA_INDEX_URL. Left out is what these versions do not have: FSDP2
 # on CPUs, devices written in Python, a fused Adagrad under a loss scale and the table of C functions of PyTorch, the
-# explicit axes that a mesh of JAX has since by default, and the names that tests of the cache of numba use.
-OF_TOOLS := tests/test_cli.py tests/test_cli_in_a_shell.py tests/test_help_examples.py tests/test_release_files.py \
-	tests/test_typed.py tests/test_types.py
+# explicit axes that a mesh of JAX has since by default, axes of the clip by units of Optax, and the names that tests of
+# the cache of numba use.
+OF_TOOLS := tests/test_cli.py tests/test_cli_in_a_shell.py tests/test_forked.py tests/test_help_examples.py \
+	tests/test_json_documents.py tests/test_release_files.py tests/test_typed.py tests/test_types.py
 MINIMUMS := tests/rules tests/step tests/engines tests/laws tests/semantics tests/torch_door tests/optax_door \
 	tests/paddle_door $(filter-out $(OF_TOOLS),$(wildcard tests/test_*.py))
 LATER := --ignore-glob "tests/torch_door/test_*s_in_processes.py" --ignore tests/torch_door/test_sharded.py \
 	--ignore tests/torch_door/test_spread.py --ignore tests/torch_door/test_data_parallel.py \
-	--ignore tests/engines/test_torch_devices.py --ignore tests/engines/test_cpu_compile.py --ignore tests/optax_door/test_devices.py \
+	--ignore tests/engines/test_torch_devices.py --ignore tests/engines/test_cpu_compile.py \
+	--ignore tests/optax_door/test_devices.py --ignore tests/optax_door/test_output_units.py \
 	-k "not Adagrad and not cut_into_rows_once"
 
 test-minimums: .venv-minimums/ready
@@ -78,7 +80,7 @@ test-minimums: .venv-minimums/ready
 	.venv-minimums/bin/python release/minimums.py > .venv-minimums/constraints.txt
 	.venv-minimums/bin/python -m pip install --quiet --constraint .venv-minimums/constraints.txt \
 		--editable ".[completion,cpu,demo,jax,paddle,parquet,report,torch]" flax hypothesis pytest pytest-xdist \
-		pytorch-optimizer
+		pytorch-optimizer schedulefree
 	touch $@
 
 FORMS := .github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/method.yml
