@@ -70,7 +70,7 @@ LATER := --ignore-glob "tests/torch_door/test_*s_in_processes.py" --ignore tests
 	--ignore tests/torch_door/test_spread.py --ignore tests/torch_door/test_data_parallel.py \
 	--ignore tests/engines/test_torch_devices.py --ignore tests/engines/test_cpu_compile.py \
 	--ignore tests/optax_door/test_devices.py --ignore tests/optax_door/test_output_units.py \
-	-k "not Adagrad and not cut_into_rows_once"
+	-k "not Adagrad and not cut_into_rows_once and not accelerate"
 
 test-minimums: .venv-minimums/ready
 	OMP_NUM_THREADS=1 .venv-minimums/bin/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(MINIMUMS) $(LATER)
