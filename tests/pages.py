@@ -12,6 +12,8 @@ from watching import python
 DOCS = ROOT / "docs"
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 IMPORT = re.compile(r"^(?:import|from) (\w+)", re.MULTILINE)
+FRESH = "import sys; [sys.modules.pop(name) for name in list(sys.modules) if name.partition('.')[0] == 'gradclip']"
+"""The fork in which a page is typed has imported parts of gradclip that a reader has to import."""
 STRICT = "import warnings, gradclip.errors; warnings.simplefilter('error', gradclip.errors.GradclipWarning)"
 OF_TRAINERS = {"fastai", "ignite", "keras", "skorch", "stable_baselines3", "timm"}
 """Packages that the environment of `make test-trainers` has and that of `make test` has not."""
@@ -35,9 +37,9 @@ def is_of_trainers(page: Path) -> bool:
 def script_of(page: Path) -> str:
     """All blocks of a page as one script, in which each line has the number that it has in the page.
 
-    A warning of gradclip ends it: what a page shows does not warn.
+    It begins as in a new Python. A warning of gradclip ends it: what a page shows does not warn.
     """
-    text, lines = page.read_text(encoding="utf-8"), [STRICT]
+    text, lines = page.read_text(encoding="utf-8"), [f"{FRESH}; {STRICT}"]
     for found in BLOCK.finditer(text):
         begin = text.count("\n", 0, found.start(1))
         lines += [""] * (begin - len(lines)) + found.group(1).splitlines()

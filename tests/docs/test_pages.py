@@ -65,6 +65,12 @@ def test_a_page_that_warns_fails(tmp_path):
     assert "GradclipWarning" in typed(page, tmp_path).stderr
 
 
+def test_a_page_that_lacks_an_import_fails(tmp_path):
+    page = tmp_path / "lacks.md"
+    page.write_text("# Lacks\n\n```python\nimport gradclip\n\ngradclip.torch.Clipper\n```\n")
+    assert "has no attribute 'torch'" in typed(page, tmp_path).stderr
+
+
 def test_the_tutorial_prints_and_draws_what_it_shows():
     done = python(str(DOCS / "make_tutorial.py"), "--check", folder=DOCS, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]

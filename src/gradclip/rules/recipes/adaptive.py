@@ -168,7 +168,7 @@ def NormGrowth(growth: float = 1.01) -> Rule:
 
 
 def QuantileClip(quantile: float = 0.5, rate: float = 0.2) -> Rule:
-    """Rescale the whole gradient to a tracked quantile of its norms, with one number of memory.
+    """Rescale the whole gradient to a tracked quantile of its norms, and remember but that and a count.
 
     Formula: `out = g * min(1, C / n)` with n the global L2 norm, then `C <- C exp(-rate (b - quantile))` with b = 1
     where n <= C, else 0. C begins as the first norm.
