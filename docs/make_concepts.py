@@ -65,6 +65,7 @@ def responses() -> Figure:
         ("Rescale()", Rescale(), BLUE, "-"),
         ('Smooth("sqrt")', Smooth("sqrt"), GREEN, "-"),
         ('Smooth("reciprocal")', Smooth(), PURPLE, "-"),
+        ('Smooth("tanh")', Smooth("tanh"), BLACK, "-."),
         ("Normalize()", Normalize(), ORANGE, "--"),
         ("Zero()", Zero(), VERMILION, ":"),
     ]
@@ -75,7 +76,7 @@ def responses() -> Figure:
         outs = [clipped(Rule(response=response), [float(x)])[0].norm().item() for x in ins]
         axes.plot(ins, outs, line, color=colour, label=name)
     axes.set(xlabel="norm before, in thresholds", ylabel="norm after, in thresholds", ylim=(-0.05, 2.0))
-    axes.legend(loc="upper left")
+    axes.legend(loc="upper right", ncols=2)
     return figure
 
 
@@ -149,7 +150,7 @@ def thresholds() -> Figure:
         ("Constant(2)", gradclip.ClipGradByGlobalNorm(2.0), BLACK),
         ("Schedule((0, 6), (100, 2))", gradclip.ClipGradByGlobalNorm(Schedule((0, 6.0), (100, 2.0))), BLUE),
         ("AutoClip(90)", gradclip.AutoClip(90), VERMILION),
-        ("QuantileClip(0.9)", gradclip.QuantileClip(0.9, rate=0.05), GREEN),
+        ("QuantileClip(0.9, rate=0.05)", gradclip.QuantileClip(0.9, rate=0.05), GREEN),
         ("2 EMAs, learning the limit", Rule(threshold=History(EMA(0.98), Ratio(2.0), "limit", 10)), PURPLE),
     ):
         axes.plot(thresholds_under(rule, norms), color=colour, label=name, linewidth=1.3)
@@ -209,7 +210,8 @@ def which_threshold() -> Figure:
     spiky = quiet.copy()
     spiky[dice.integers(0, STEPS, 6)] *= 20.0
     wide = np.exp(1.2 * dice.standard_normal(STEPS))
-    drifting = quiet * 0.05 ** (np.arange(STEPS) / STEPS)
+    long = 5 * STEPS
+    drifting = np.exp(0.25 * dice.standard_normal(long)) * 0.05 ** (np.arange(long) / long)
     figure, axes = panels(4)
     for each, (name, norms) in zip(
         axes, (("steady", quiet), ("with spikes", spiky), ("wide", wide), ("drifting", drifting)), strict=True

@@ -1,7 +1,8 @@
 """What MkDocs does with these pages beside rendering them; `mkdocs.yml` names this file.
 
-Links that leave `docs` lead to the text of the file in the site. The menu lists the decisions, which are in a folder. A
-list is one, also right below a sentence, as on GitHub.
+Links that leave `docs` lead to the text of the file in the site. The menu lists the decisions, which are in a folder,
+and the search leaves them out: who searches wants to use the library. A list is one, also right below a
+sentence, as on GitHub.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ DOCS = Path(__file__).parents[1]
 LINK = re.compile(r"(?<=\]\()(?P<target>\.\./[^)#\s]+)(?=\))")
 ITEM = re.compile(r"(?:[-*]|\d+\.) ")
 COPIED = "files"
+FOUND_FIRST = {"cli.md", "json.md"}
+"""Tables of exit codes and of fields, whose words are common ones."""
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -54,7 +57,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Let links to them lead there."""
+    """Let links to them lead there, and the search to what a user needs."""
+    if page.file.src_uri.startswith("decisions/"):
+        page.meta["search"] = {"exclude": True}
+    elif page.file.src_uri in FOUND_FIRST:
+        page.meta["search"] = {"boost": 4}
     up = "../" * page.file.src_uri.count("/")
 
     def here(found: re.Match[str]) -> str:
