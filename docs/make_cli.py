@@ -18,8 +18,8 @@ HEAD = """# The command line
 `gradclip --help` lists the commands, `gradclip COMMAND --help` says what stands here of one. A mistake in a call is
 answered by one line on standard error that says what to write, and by exit code 2. With `--json` a command prints
 [one document](json.md) and nothing else. Colours are for terminals: `NO_COLOR=1` turns them off, `FORCE_COLOR=1` turns
-them on in a pipe. Progress, with the time that is left, goes to standard error; where that is no terminal, as lines (`suggest`,
-`compare`).
+them on in a pipe. Progress, with the time that is left, goes to standard error; where that is no terminal, `suggest`
+and `compare` write lines.
 """
 
 

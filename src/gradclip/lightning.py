@@ -36,8 +36,9 @@ class Clip(LateClippers, Callback):
     the Trainer's checkpoints, also for a `fit` that resumes from one. `grad_norm` (before clipping) and `clip/rate` are
     logged at each step, for the bar and for callbacks; every `log_every_n_steps`, when Lightning writes, also
     `grad_norm_clipped`, `clip/threshold`, `clip/scale`, `clip/rate`, `clip/nonfinite` and `clip/skipped`, and with
-    `layers=5` the five largest `grad_norm/NAME` (NaN for one that no longer is among them); of several optimizers with `0/`, `1/` and so on in front. On an
-    accelerator they are read every `log_every_n_steps`. `telemetry` and the other options: `gradclip.attach`.
+    `layers=5` the five largest `grad_norm/NAME` (NaN for one that no longer is among them); of several optimizers with
+    `0/`, `1/` and so on in front. On an accelerator they are read every `log_every_n_steps`. `telemetry` and the other
+    options: `gradclip.attach`.
 
     Raises `ValueError` at the beginning of a fit beside the Trainer's own `gradient_clip_val`, which would clip first.
 

@@ -239,7 +239,7 @@ def result_of(plan: TrialPlan, trainings: Sequence[Training]) -> TrialsResult:
 
 
 def own_threshold(runs: Sequence[Run]) -> float | None:
-    """The one threshold that a script with one optimizer has for its global norm, as far as a trial can tell them apart."""
+    """The one threshold that a script with one optimizer has for its global norm, as a trial would be called."""
     found = {f"{event.threshold:g}" for event in runs[0] if event.norm == "L2"} if len(runs) == 1 else set()
     return float(found.pop()) if len(found) == 1 else None
 
