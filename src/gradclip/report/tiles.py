@@ -77,6 +77,6 @@ def facts_of(summary: Summary) -> str:
         framework,
         f"gradclip {about['gradclip']}" if "gradclip" in about else "",
         f"engine {run[-1].engine}" if run and run[-1].engine else "",
-        count(len(parameters), "parameter tensor") if isinstance(parameters, dict) else "",
+        count(len(parameters), "parameter tensor") if parameters and isinstance(parameters, dict) else "",
     ]
     return " · ".join(fact for fact in facts if fact)
