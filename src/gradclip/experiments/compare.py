@@ -85,7 +85,7 @@ class ComparisonStopped(KeyboardInterrupt):
 
     >>> def train(rule, seed):
     ...     if seed == 2:
-    ...         signal.raise_signal(signal.SIGINT)  # as Ctrl-C does
+    ...         raise KeyboardInterrupt  # as Ctrl-C does
     ...     return TrainingOutcome(metric=1.0)
     >>> try:
     ...     compare(train, ["none", "global:1"], seeds=5)
