@@ -28,10 +28,15 @@ clip = gradclip.lightning.Clip(
     rule, together=True, layers=5, on_nonfinite="skip", telemetry=Telemetry(memory(), tensors=True)
 )
 trainer = Trainer(callbacks=[clip], logger=False)
-assert_type(clip.last.norm_before, float)
 assert_type(clip.rule, gradclip.AnyRule)
-assert_type(clip.clippers["0"].last.clipped, bool)
 state: dict[str, Any] = clip.state_dict()
+
+
+def after_a_fit(clip: gradclip.lightning.Clip) -> None:
+    """What the last step did."""
+    assert_type(clip.last.norm_before, float)
+    assert_type(clip.clippers["0"].last.clipped, bool)
+
 
 # Hugging Face's Trainer, and TRL's
 of_trainer = gradclip.transformers.Clip(rule, max_consecutive_skips=5)
@@ -56,8 +61,8 @@ gradclip.timm.dispatch_clip_grad(model.parameters(), 1.0, mode="agc")
 gradclip.timm.adaptive_clip_grad(model.parameters(), clip_factor=0.01)
 
 # Keras
-adam = gradclip.keras.clip(keras.optimizers.Adam(1e-3), rule, on_nonfinite="skip")
-log = gradclip.keras.Log(print, every=10, prefix="train/")
+adam = gradclip.keras.clip(keras.optimizers.Adam(1e-3), rule, on_nonfinite="skip", tensors=True)
+log = gradclip.keras.Log(print, every=10, prefix="train/", layers=5)
 
 
 def told(optimizer: gradclip.keras.ClippedOptimizer) -> gradclip.keras.LastStep:
