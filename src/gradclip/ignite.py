@@ -33,8 +33,6 @@ class Clip(LateClippers):
     >>> clip = Clip(ClipGradByGlobalNorm(1.0)).attach(trainer, optimizer, model=model)
     """
 
-    _told: frozenset[str] = frozenset()
-
     def attach(self, engine: Engine, *optimizers: Any, model: torch.nn.Module | None = None, every: int = 1) -> Self:
         """Clip in the steps of `optimizers`, or of a dict of them by name, which `engine` makes; return this.
 
@@ -56,8 +54,6 @@ class Clip(LateClippers):
     def tell(self, engine: Engine) -> None:
         """Put what the last step did into the metrics of the engine."""
         numbers, metrics = self.numbers(wait=False), engine.state.metrics
-        if numbers:
-            for name in self._told - numbers.keys():
-                metrics.pop(name, None)  # a tensor that is no longer among the largest
-            self._told = frozenset(numbers)
+        for name in self.gone:
+            metrics.pop(name, None)
         metrics.update(numbers)

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from gradclip.errors import needing
-from gradclip.telemetry.loggers import EACH
 
 with needing("gradclip.lightning", "lightning", "torch", "lightning"):
     import torch
@@ -48,8 +47,6 @@ class Clip(LateClippers, Callback):
 
     _loss: torch.Tensor | None = None
     _stage, _forgotten = "fit", False
-
-    _told: frozenset[str] = frozenset()
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Hear of what is done: a checkpoint that is read to validate has no memory for the next fit."""
@@ -98,10 +95,7 @@ class Clip(LateClippers, Callback):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *arguments: Any) -> None:
         """Log what the step did, if the batch ended with one: what the bar shows, and all where Lightning logs."""
         numbers = self.numbers(wait=False)
-        if numbers:
-            each = {name for name in numbers if EACH in name}
-            numbers |= dict.fromkeys(self._told - each, math.nan)  # for Lightning shows what it was told last
-            self._told |= each
+        numbers |= dict.fromkeys(self.gone, math.nan)  # for Lightning shows what it was told last
         due = (trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % trainer.log_every_n_steps == 0
         for shown in (True, False) if due else (True,):
             some = {name: number for name, number in numbers.items() if name.endswith(SHOWN) is shown}

@@ -79,6 +79,25 @@ def test_the_metrics_of_the_engine_have_the_numbers_of_each_step():
     assert len(set(map(frozenset, named))) > 1, "the largest of a step are not always those of the first"
 
 
+def test_the_numbers_of_an_optimizer_that_stands_still_stay():
+    model = small.model()
+    optimizers = {name: torch.optim.SGD(part.parameters(), 0.01) for name, part in zip("ab", model[::2], strict=True)}
+
+    def step(engine, batch):
+        for name, optimizer in optimizers.items():
+            if name == "a" or engine.state.iteration == 1:
+                optimizer.zero_grad()
+                torch.nn.functional.mse_loss(model(batch[0]), batch[1]).backward()
+                optimizer.step()
+
+    trainer = Engine(step)
+    Clip(ClipGradByGlobalNorm(0.5), layers=1).attach(trainer, optimizers, model=model)
+    trainer.run(data(), max_epochs=1)
+    named = [name for name in trainer.state.metrics if "/grad_norm/" in name]
+    assert sorted(name[0] for name in named) == ["a", "b"]
+    assert {"a/grad_norm", "b/grad_norm"} <= trainer.state.metrics.keys()
+
+
 @pytest.mark.parametrize("together", [False, True])
 def test_several_optimizers_by_name(together):
     model = small.model()

@@ -18,7 +18,7 @@ from gradclip.step.respond import user_level
 from gradclip.step.result import Result
 from gradclip.telemetry import Event, Metrics, Telemetry
 from gradclip.telemetry.collector import checked_telemetry
-from gradclip.telemetry.loggers import checked_layers
+from gradclip.telemetry.loggers import EACH, checked_layers
 from gradclip.torch.attached import OfTheClip, attach
 from gradclip.torch.clipper import Clipper
 from gradclip.torch.hook import AttachedClipper, Options, clipper_of
@@ -57,6 +57,7 @@ class LateClippers:
         self._together = checked_flag(together, "together")
         self._telemetry = checked_telemetry(telemetry)
         self._layers = told_layers(layers, telemetry)
+        self.gone: set[str] = set()
         self._options = checked_options(self._rule, options)
         self._refuse_rule(self._rule)
         self._clippers: dict[str, AttachedClipper] = {}
@@ -153,14 +154,18 @@ class LateClippers:
         """What the clippers did in the last step since the last call, as `gradclip.telemetry.Metrics` names it.
 
         Of several clippers each name begins with that of the optimizer and a slash. Empty where there was no step, and
-        without `wait` where its numbers are on a device still.
+        without `wait` where its numbers are on a device still. `gone` has the names of those that were told
+        before and are not among the largest now.
         """
         found: dict[str, float] = {}
+        self.gone = set()
         for name, clipper in self._clippers.items():
             if clipper.telemetry is not None and (wait or not clipper.waits):
                 clipper.telemetry.drain()
             begin = prefix if len(self._clippers) == 1 else f"{prefix}{name}/"
-            found |= {begin + key: number for key, number in self._latest[name].taken().items()}
+            latest = self._latest[name]
+            found |= {begin + key: number for key, number in latest.taken().items()}
+            self.gone |= {begin + key for key in latest.gone}
         return found
 
     def state_dict(self) -> dict[str, Any]:
@@ -245,13 +250,18 @@ class Latest:
     def __init__(self, layers: int) -> None:
         self._metrics = Metrics(layers=layers)
         self._numbers: dict[str, float] = {}
+        self._told: set[str] = set()
+        self.gone: set[str] = set()
 
     def __call__(self, event: Event) -> None:
         self._numbers = self._metrics(event)
 
     def taken(self) -> dict[str, float]:
-        """The numbers, if there was a step since they were taken last."""
+        """The numbers, if there was a step since they were taken last; `gone` are tensors of earlier ones."""
         numbers, self._numbers = self._numbers, {}
+        each = {name for name in numbers if name.startswith(EACH)}
+        self.gone = self._told - each if numbers else set()
+        self._told |= each
         return numbers
 
 
