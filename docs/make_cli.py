@@ -10,6 +10,7 @@ from pathlib import Path
 from gradclip.cli import command_line
 from gradclip.cli.completion_command import commands_of
 from gradclip.cli.help_text import GROUPS, examples_in, exits_in
+from made import options_of, write
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "cli.md"
@@ -58,15 +59,8 @@ def written(action: argparse.Action) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Write the page, or check it."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the page is out of date")
-    checks, text = parser.parse_args(arguments).check, page()
-    if PAGE.exists() and PAGE.read_text(encoding="utf-8") == text:
-        return 0
-    print(f"{PAGE.relative_to(ROOT)} {'is out of date: run make docs' if checks else 'written'}")
-    if not checks:
-        PAGE.write_text(text, encoding="utf-8")
-    return int(checks)
+    check = options_of(__doc__).parse_args(arguments).check
+    return write(PAGE, page(), check)
 
 
 if __name__ == "__main__":

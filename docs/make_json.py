@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from made import options_of, write
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "schemas"
@@ -96,15 +97,8 @@ def of(kind: str, schema: Schema) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Write the page, or check it."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the page is out of date")
-    checks, text = parser.parse_args(arguments).check, page()
-    if PAGE.exists() and PAGE.read_text(encoding="utf-8") == text:
-        return 0
-    print(f"{PAGE.relative_to(ROOT)} {'is out of date: run make docs' if checks else 'written'}")
-    if not checks:
-        PAGE.write_text(text, encoding="utf-8")
-    return int(checks)
+    check = options_of(__doc__).parse_args(arguments).check
+    return write(PAGE, page(), check)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from signal import SIGINT
+from typing import Any
 
 __all__ = ["GradclipWarning", "GradientAboveThreshold", "NonFiniteGradient", "NothingClipped", "TooManySkips"]
 
@@ -63,6 +65,14 @@ class GradclipWarning(UserWarning):
     >>> with warnings.catch_warnings():
     ...     warnings.simplefilter("error", GradclipWarning)  # from here on it ends the training
     """
+
+
+class Stopped(KeyboardInterrupt):
+    """Somebody ended long work by the signal in `args`; `found` is what it has shown so far."""
+
+    def __init__(self, by: KeyboardInterrupt, found: Any) -> None:
+        super().__init__(*(by.args or (SIGINT,)))
+        self.found = found
 
 
 MOST_SHOWN = 120

@@ -2,32 +2,24 @@
 
 import math
 import re
-import shutil
 from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
+from browser import PHONE, WIDE, launched
 from gradclip.report import page, show, style
 from report.example_runs import falling, noise, run_of, with_losses, with_tensors
 from report.test_page import hostile_run
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-WIDE, PHONE = {"width": 1400, "height": 900}, {"width": 390, "height": 844}
 DRAWN = "#norm-0 .scatterlayer path.js-line"
 
 
 @pytest.fixture(scope="module")
 def chromium():
-    binary = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if binary is None:
-        pytest.skip(f"there is no browser: none of {', '.join(BROWSERS)} is on the path")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=binary, args=FLAGS)
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
 def losing(name, last, steps=400):

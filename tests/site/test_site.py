@@ -10,16 +10,14 @@ from pathlib import Path
 
 import axe_playwright_python
 import pytest
-from playwright.sync_api import sync_playwright
 
+from browser import PHONE, WIDE, launched
 from docs.test_reference import public_names
 from structure import ROOT
 
 SITE = ROOT / "site"
 PYTHON = ROOT / ".venv-site" / "bin" / "python"
 AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js")
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 PAGES = sorted(str(page.relative_to(SITE)) for page in SITE.rglob("*.html"))
 DECISIONS = [page for page in PAGES if page.startswith("decisions/")]
 LOOKED_AT = [page for page in PAGES if page not in DECISIONS[3:]]
@@ -37,19 +35,13 @@ READ = (
     "trainers.html",
 )
 """Pages of each kind, which are looked through for what is hard to read."""
-WIDE, PHONE = {"width": 1400, "height": 900}, {"width": 390, "height": 844}
 FETCHED = re.compile(r"<(?:script|link|img|iframe|source)\b[^>]*\b(?:src|href)=[\"']?((?:https?:)?//[^\"' >]+)")
 
 
 @pytest.fixture(scope="module")
 def chromium():
-    binary = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if binary is None:
-        pytest.skip(f"there is no browser: none of {', '.join(BROWSERS)} is on the path")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=binary, args=FLAGS)
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture

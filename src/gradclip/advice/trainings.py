@@ -17,6 +17,7 @@ from gradclip.advice.judging import BY_LOSS, NOT_JUDGED, Judge, Judged
 from gradclip.advice.metric import ABSENT, MOST_NAMES, ScriptMetric, names_in, names_of, rows_of
 from gradclip.advice.search import MOST, rule_of, search, start_from
 from gradclip.advice.suggestion import expression_of
+from gradclip.errors import Stopped
 from gradclip.telemetry.runs import Run, folders_of, read_run
 from gradclip.verdict.losses import end_of, final_loss, losses_of
 from gradclip.verdict.quantiles import quantile
@@ -153,12 +154,10 @@ class TrialsResult:
         }
 
 
-class TrialsStopped(KeyboardInterrupt):
+class TrialsStopped(Stopped):
     """Somebody ended the trials by the signal in `args`; `found` is what the trainings have shown that had ended."""
 
-    def __init__(self, number: int, found: TrialsResult) -> None:
-        super().__init__(number)
-        self.found = found
+    found: TrialsResult
 
 
 def mean_of(scores: Sequence[float]) -> float:
@@ -222,7 +221,7 @@ def threshold_by_trial(
     try:
         search(train, start, most)
     except KeyboardInterrupt as stopped:
-        raise TrialsStopped(stopped.args[0] if stopped.args else SIGINT, result_of(plan, trainings)) from None
+        raise TrialsStopped(stopped, result_of(plan, trainings)) from None
     return result_of(plan, trainings)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gradclip.telemetry.folder import EVENTS
-from gradclip.verdict.formatting import duration
+from gradclip.verdict.formatting import time_left
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -56,11 +56,9 @@ class TrialsProgress:
 
     def left(self) -> str:
         """How long the trainings take that may come, by those that have ended."""
-        to_come = self.most - len(self.ended)
-        if not to_come:
-            return ""
-        seconds = (time.monotonic() - self._began) / len(self.ended) * to_come
-        return f"  (at most {duration(seconds)} left)"
+        ended = len(self.ended)
+        left = time_left(time.monotonic() - self._began, ended, self.most - ended)
+        return f"  (at most {left} left)" if left else ""
 
     def at_work(self) -> str:
         """Which training is at work and how far it is, as the file of its events tells beside that of the first."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
 
 from gradclip import __version__
+from gradclip.errors import Stopped
 from gradclip.experiments.comparison import Comparison, Contender
 from gradclip.experiments.outcome import Metric, Trained, TrainingOutcome
 from gradclip.rules.rule import AnyRule, checked_rule
@@ -76,11 +77,11 @@ def compare(
         whole = [seed for seed in numbers if all((text, seed) in runs for text in contenders)]
         if not whole:
             raise
-        raise ComparisonStopped(stopped.args[0] if stopped.args else signal.SIGINT, found(whole)) from None
+        raise ComparisonStopped(stopped, found(whole)) from None
     return found(numbers)
 
 
-class ComparisonStopped(KeyboardInterrupt):
+class ComparisonStopped(Stopped):
     """Somebody ended a comparison by the signal in `args`; `found` has the seeds that every rule had trained on.
 
     >>> def train(rule, seed):
@@ -94,9 +95,7 @@ class ComparisonStopped(KeyboardInterrupt):
     [0, 1]
     """
 
-    def __init__(self, number: int, found: Comparison) -> None:
-        super().__init__(number)
-        self.found = found
+    found: Comparison
 
 
 def timed(train: Train, rule: AnyRule, seed: int) -> Trained:

@@ -33,6 +33,7 @@ class Clipping:
         self._backend = backend_for(self.rule, on_nonfinite, tensors)
         self._kept: KeptVariables | None = None
         self._weights: list[Any] = []
+        self._names: list[str] = []
         self._places: dict[int, int] = {}
         self._updated: list[int] = []
 
@@ -46,7 +47,8 @@ class Clipping:
         if self._kept is None:
             self._weights = [each for each in variables if not getattr(each, "overwrite_with_gradient", False)]
             self._places = {id(variable): place for place, variable in enumerate(self._weights)}
-            shapes = self._backend.begin(names_of(self._weights), self._values())
+            self._names = names_of(self._weights)
+            shapes = self._backend.begin(self._names, self._values())
             self._kept = KeptVariables(optimizer, shapes)
 
     def meet(self, variables: Sequence[Any]) -> None:
@@ -82,7 +84,7 @@ class Clipping:
 
     def _tensors(self) -> dict[str, float]:
         norms = keras.ops.convert_to_numpy(self._variables()[TENSORS])
-        return dict(zip(names_of(self._weights), norms.tolist(), strict=True))
+        return dict(zip(self._names, norms.tolist(), strict=True))
 
     def _variables(self) -> KeptVariables:
         assert self._kept is not None  # an optimizer is built before it makes an update

@@ -67,6 +67,15 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def time_left(seconds: float, ended: int, to_come: int) -> str:
+    """How long the works take that are to come, where so many took these seconds; nothing where none is.
+
+    >>> time_left(20.0, ended=2, to_come=3), time_left(20.0, ended=2, to_come=0)
+    ('30 s', '')
+    """
+    return duration(seconds / ended * to_come) if to_come else ""
+
+
 def times(ratio: float) -> str:
     """A multiple: two digits are as many as it deserves."""
     return f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.2g}"

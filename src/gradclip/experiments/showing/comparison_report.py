@@ -18,7 +18,7 @@ from gradclip.experiments.showing.comparison_picture import save_picture
 from gradclip.experiments.showing.comparison_table import diverged_runs, figure, table
 from gradclip.experiments.showing.progress import ProgressDisplay, print_plain
 from gradclip.experiments.tasks.task import Task, task_called
-from gradclip.verdict.formatting import count, duration
+from gradclip.verdict.formatting import count, time_left
 
 PROCESSES = 2
 
@@ -81,10 +81,9 @@ class ComparisonProgress(ProgressDisplay):
     def left(self) -> str:
         """How long the runs take that are to come, by those that have ended."""
         task = self.progress.tasks[self._all]
-        to_come = int((task.total or 0) - task.completed)
-        if not to_come:
-            return ""
-        return f"about {duration((time.monotonic() - self._began) / task.completed * to_come)} left"
+        ended, total = int(task.completed), int(task.total or 0)
+        left = time_left(time.monotonic() - self._began, ended, total - ended)
+        return f"about {left} left" if left else ""
 
 
 def print_comparison(task: Task, comparison: Comparison, console: Console) -> None:
