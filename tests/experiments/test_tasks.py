@@ -101,11 +101,11 @@ def test_a_bad_batch_is_a_real_one_out_of_order_or_repeated() -> None:
     window = np.arange(BATCH * (WINDOW + 1)).reshape(BATCH, WINDOW + 1)
     random = np.random.default_rng(0)
     odd, even = bad_batches.EVERY, 2 * bad_batches.EVERY
-    inputs, targets = bad_batches.bad_batch(window, odd, random)
+    inputs, targets = bad_batches.bad_batch(window[:, :-1], window[:, 1:], odd, random)
     assert np.array_equal(inputs, window[:, :-1])
     assert sorted(targets.ravel().tolist()) == sorted(window[:, 1:].ravel().tolist())
     assert not np.array_equal(targets, window[:, 1:])
-    inputs, targets = bad_batches.bad_batch(window, even, random)
+    inputs, targets = bad_batches.bad_batch(window[:, :-1], window[:, 1:], even, random)
     assert all(len(set(row)) == 1 for row in inputs.tolist())
     assert np.array_equal(targets, np.roll(inputs, 1, axis=0))
 

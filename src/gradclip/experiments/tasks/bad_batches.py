@@ -10,23 +10,14 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gradclip.experiments.outcome import Metric, TrainingOutcome
-from gradclip.experiments.tasks.descent import descend, thinned
+from gradclip.experiments.tasks.char_lm import cross_entropy, drawn_net, training_windows, validation_bits
+from gradclip.experiments.tasks.descent import MakeOptimizer, descend, thinned
 from gradclip.experiments.tasks.task import Claim, Task
-from gradclip.experiments.training.char_rnn import (
-    BATCH,
-    BIT,
-    UNITS,
-    WINDOW,
-    drawn_weights,
-    english,
-    validation_windows,
-    windows,
-)
+from gradclip.experiments.training.char_rnn import BATCH, BIT, WINDOW
 from gradclip.experiments.training.framework import Array
-from gradclip.experiments.training.in_torch import CharRNN, alone
 from gradclip.rules.rule import AnyRule
 
 RATE, STEPS, EVERY, WEIGHT = 0.01, 600, 50, 100.0
@@ -40,47 +31,37 @@ def is_bad(step: int) -> bool:
     return step > QUIET and step % EVERY == 0
 
 
-def bad_batch(window: Array, step: int, random: np.random.Generator) -> tuple[Array, Array]:
-    """Inputs and targets [B, T] made of the window [B, T + 1]: shuffled targets and repeated characters in turns."""
-    inputs, targets = window[:, :-1], window[:, 1:]
+def bad_batch(inputs: Array, targets: Array, step: int, random: np.random.Generator) -> tuple[Array, Array]:
+    """Made of the inputs and targets [B, T] of a good one: shuffled targets and repeated characters in turns."""
     if step // EVERY % 2:
         return inputs, random.permuted(targets)
     repeated = np.repeat(inputs[:, :1], inputs.shape[1], axis=1)
     return repeated, np.roll(repeated, 1, axis=0)
 
 
-def train(rule: AnyRule, seed: int, steps: int = STEPS) -> TrainingOutcome:
+def train(
+    rule: AnyRule,
+    seed: int,
+    steps: int = STEPS,
+    rate: float = RATE,
+    optimizer: MakeOptimizer = torch.optim.Adam,
+) -> TrainingOutcome:
     """Trains through the bad batches; the metric is the cross entropy on the validation text, in bits per character."""
-    text, random = english(), np.random.default_rng(seed)
-    net = CharRNN(text.symbols, UNITS)
-    drawn = drawn_weights(random, text.symbols)
-    net.load_state_dict(dict(zip(net.state_dict(), map(torch.from_numpy, drawn.values()), strict=True)))
-    batches = windows(text.train, random)
+    random = np.random.default_rng(seed)
+    net, batches = drawn_net(random), training_windows(random)
     good: list[float] = []
 
     def loss(step: int) -> Tensor:
-        (window,) = next(batches)
+        inputs, targets = next(batches)
         if is_bad(step):
-            return WEIGHT * cross_entropy(net, *bad_batch(window, step, random))
-        value = cross_entropy(net, window[:, :-1], window[:, 1:])
+            return WEIGHT * cross_entropy(net, *bad_batch(inputs, targets, step, random))
+        value = cross_entropy(net, inputs, targets)
         good.append(value.item() / BIT)
         return value
 
-    run = descend(torch.optim.Adam(net.parameters(), RATE), rule, loss, steps, net)
+    run = descend(optimizer(net.parameters(), rate), rule, loss, steps, net)
     curve = thinned(good, of=steps - sum(map(is_bad, range(1, steps + 1))))
-    return TrainingOutcome(_validation(net), curve=curve, clipped=run.clipped, diverged=run.diverged)
-
-
-def cross_entropy(net: CharRNN, inputs: Array, targets: Array) -> Tensor:
-    """The mean cross entropy of targets [B, T] given inputs [B, T], in nats."""
-    logits = net(torch.from_numpy(inputs))
-    return nn.functional.cross_entropy(logits.flatten(0, 1), torch.from_numpy(targets).flatten())
-
-
-def _validation(net: CharRNN) -> float:
-    held = validation_windows(english().validation)
-    with alone(), torch.no_grad():
-        return cross_entropy(net, held[:, :-1], held[:, 1:]).item() / BIT
+    return TrainingOutcome(validation_bits(net), curve=curve, clipped=run.clipped, diverged=run.diverged)
 
 
 TASK = Task(

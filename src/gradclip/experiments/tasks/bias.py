@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gradclip.experiments.outcome import Metric, TrainingOutcome
-from gradclip.experiments.tasks.descent import descend, thinned
+from gradclip.experiments.tasks.descent import MakeOptimizer, descend, thinned
 from gradclip.experiments.tasks.task import Claim, Task
 from gradclip.rules.rule import AnyRule
 
@@ -21,7 +21,9 @@ RARE, FAR, NEAR = 0.1, 9.0, -1.0
 RATE, STEPS, START = 0.005, 8000, 2.0
 
 
-def train(rule: AnyRule, seed: int, steps: int = STEPS) -> TrainingOutcome:
+def train(
+    rule: AnyRule, seed: int, steps: int = STEPS, rate: float = RATE, optimizer: MakeOptimizer = torch.optim.SGD
+) -> TrainingOutcome:
     """Descends from 2; the metric is how far the mean of the second half of the places lies from the optimum."""
     random = torch.Generator().manual_seed(seed)
     draws = torch.where(torch.rand(steps, generator=random) < RARE, FAR, NEAR)
@@ -32,7 +34,7 @@ def train(rule: AnyRule, seed: int, steps: int = STEPS) -> TrainingOutcome:
         places.append(place.item())
         return (place - draws[step - 1]).square().sum() / 2
 
-    run = descend(torch.optim.SGD([place], RATE), rule, loss, steps)
+    run = descend(optimizer([place], rate), rule, loss, steps)
     bias = abs(statistics.fmean(places[steps // 2 :]))
     return TrainingOutcome(bias, curve=thinned(places), clipped=run.clipped, diverged=run.diverged)
 

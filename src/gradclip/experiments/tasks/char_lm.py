@@ -2,20 +2,72 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
 from gradclip.experiments.outcome import Metric, TrainingOutcome
-from gradclip.experiments.tasks.descent import thinned
+from gradclip.experiments.tasks.descent import MakeOptimizer, descend, thinned
 from gradclip.experiments.tasks.task import Claim, Task
-from gradclip.experiments.training import in_torch
-from gradclip.experiments.training.char_rnn import BATCH, LEARNING_RATE, STEPS, UNITS, WINDOW, Setup, run_char_rnn
+from gradclip.experiments.training.char_rnn import (
+    BATCH,
+    BIT,
+    LEARNING_RATE,
+    STEPS,
+    UNITS,
+    WINDOW,
+    drawn_weights,
+    english,
+    validation_windows,
+    windows,
+)
+from gradclip.experiments.training.framework import Array
+from gradclip.experiments.training.in_torch import CharRNN, alone
 from gradclip.rules.rule import AnyRule
 
 
-def train(rule: AnyRule, seed: int, steps: int = STEPS) -> TrainingOutcome:
+def train(
+    rule: AnyRule,
+    seed: int,
+    steps: int = STEPS,
+    rate: float = LEARNING_RATE,
+    optimizer: MakeOptimizer = torch.optim.SGD,
+) -> TrainingOutcome:
     """Trains on random windows; the metric is the cross entropy on the validation text, in bits per character."""
-    run = run_char_rnn(in_torch, seed, Setup("", rule), steps=steps)
-    losses = [step.loss for step in run.steps]
-    diverged = None if run.broke_at is None else f"step {run.broke_at}"
-    return TrainingOutcome(run.end, curve=thinned(losses, of=steps), clipped=run.share_clipped, diverged=diverged)
+    random = np.random.default_rng(seed)
+    net, batches = drawn_net(random), training_windows(random)
+    run = descend(optimizer(net.parameters(), rate), rule, lambda step: cross_entropy(net, *next(batches)), steps, net)
+    curve = thinned([loss / BIT for loss in run.losses], of=steps)
+    return TrainingOutcome(validation_bits(net), curve=curve, clipped=run.clipped, diverged=run.diverged)
+
+
+def drawn_net(random: np.random.Generator) -> CharRNN:
+    """The net with its first weights."""
+    symbols = english().symbols
+    net = CharRNN(symbols, UNITS)
+    drawn = drawn_weights(random, symbols)
+    net.load_state_dict(dict(zip(net.state_dict(), map(torch.from_numpy, drawn.values()), strict=True)))
+    return net
+
+
+def training_windows(random: np.random.Generator) -> Iterator[tuple[Array, Array]]:
+    """Batch after batch of inputs and targets [B, T] of the text, from places drawn at random."""
+    return ((window[:, :-1], window[:, 1:]) for (window,) in windows(english().train, random))
+
+
+def cross_entropy(net: CharRNN, inputs: Array, targets: Array) -> Tensor:
+    """The mean cross entropy of targets [B, T] given inputs [B, T], in nats."""
+    logits = net(torch.from_numpy(inputs))
+    return nn.functional.cross_entropy(logits.flatten(0, 1), torch.from_numpy(targets).flatten())
+
+
+def validation_bits(net: CharRNN) -> float:
+    """The cross entropy on the text that nobody trains on, in bits per character."""
+    held = validation_windows(english().validation)
+    with alone(), torch.no_grad():
+        return cross_entropy(net, held[:, :-1], held[:, 1:]).item() / BIT
 
 
 TASK = Task(

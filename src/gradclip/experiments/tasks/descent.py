@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -18,6 +18,8 @@ from gradclip.torch import attach
 
 Loss = Callable[[int], Tensor]
 """The loss of a step, from 1, on a batch of its own."""
+MakeOptimizer = Callable[[Iterable[torch.nn.Parameter], float], torch.optim.Optimizer]
+"""Makes the optimizer of parameters at a learning rate, as the class of one does."""
 Check = Callable[[int], bool]
 """Called after each step; true ends the training."""
 POINTS = 40

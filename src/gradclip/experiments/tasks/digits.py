@@ -9,6 +9,7 @@ is the accuracy on the test images, averaged over the rates: what is left when n
 from __future__ import annotations
 
 import statistics
+from collections.abc import Iterable
 from functools import cache
 
 import torch
@@ -16,7 +17,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from gradclip.experiments.outcome import Metric, TrainingOutcome
-from gradclip.experiments.tasks.descent import Descent, descend
+from gradclip.experiments.tasks.descent import Descent, MakeOptimizer, descend
 from gradclip.experiments.tasks.task import Claim, Task
 from gradclip.experiments.training.in_torch import alone
 from gradclip.rules.rule import AnyRule
@@ -85,9 +86,19 @@ def net() -> nn.Sequential:
     return layers
 
 
-def train(rule: AnyRule, seed: int, rates: tuple[float, ...] = RATES, epochs: int = EPOCHS) -> TrainingOutcome:
+def nesterov(parameters: Iterable[nn.Parameter], rate: float) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, rate, MOMENTUM, nesterov=True)
+
+
+def train(
+    rule: AnyRule,
+    seed: int,
+    epochs: int = EPOCHS,
+    rates: tuple[float, ...] = RATES,
+    optimizer: MakeOptimizer = nesterov,
+) -> TrainingOutcome:
     """Trains once at each rate; the metric is the mean accuracy, the curve is accuracy by rate."""
-    found = [_trained(rule, seed, rate, epochs) for rate in rates]
+    found = [_trained(rule, seed, rate, epochs, optimizer) for rate in rates]
     accuracies = [accuracy for accuracy, _ in found]
     broken = [f"rate {rate:g}, {run.diverged}" for rate, (_, run) in zip(rates, found, strict=True) if run.diverged]
     return TrainingOutcome(
@@ -98,7 +109,7 @@ def train(rule: AnyRule, seed: int, rates: tuple[float, ...] = RATES, epochs: in
     )
 
 
-def _trained(rule: AnyRule, seed: int, rate: float, epochs: int) -> tuple[float, Descent]:
+def _trained(rule: AnyRule, seed: int, rate: float, epochs: int, optimizer: MakeOptimizer) -> tuple[float, Descent]:
     """The accuracy on the test images, and how the training went."""
     images, classes, test_images, test_classes = digits()
     with torch.random.fork_rng(devices=()):
@@ -113,8 +124,7 @@ def _trained(rule: AnyRule, seed: int, rate: float, epochs: int) -> tuple[float,
         chosen = batches[step - 1]
         return nn.functional.cross_entropy(model(images[chosen]), classes[chosen])
 
-    optimizer = torch.optim.SGD(model.parameters(), rate, MOMENTUM, nesterov=True)
-    run = descend(optimizer, rule, loss, len(batches), model)
+    run = descend(optimizer(model.parameters(), rate), rule, loss, len(batches), model)
     with alone(), torch.no_grad():
         right = model(test_images).argmax(1) == test_classes
     return right.float().mean().item(), run

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gradclip.experiments.outcome import Metric, TrainingOutcome
-from gradclip.experiments.tasks.descent import descend, thinned
+from gradclip.experiments.tasks.descent import MakeOptimizer, descend, thinned
 from gradclip.experiments.tasks.task import Claim, Task
 from gradclip.rules.rule import AnyRule
 
@@ -26,7 +26,9 @@ def student(freedom: float, size: tuple[int, ...], random: torch.Generator) -> T
     return torch.randn(size, generator=random) / torch.sqrt(2 * gamma / freedom)
 
 
-def train(rule: AnyRule, seed: int, steps: int = STEPS) -> TrainingOutcome:
+def train(
+    rule: AnyRule, seed: int, steps: int = STEPS, rate: float = RATE, optimizer: MakeOptimizer = torch.optim.SGD
+) -> TrainingOutcome:
     """Descends under noise; the metric is the mean squared distance over the second half."""
     random = torch.Generator().manual_seed(seed)
     place = torch.nn.Parameter(torch.full((DIMENSIONS,), START))
@@ -37,7 +39,7 @@ def train(rule: AnyRule, seed: int, steps: int = STEPS) -> TrainingOutcome:
         distances.append(place.detach().square().sum().item())
         return place.square().sum() / 2 + place @ noise[step - 1]
 
-    run = descend(torch.optim.SGD([place], RATE), rule, loss, steps)
+    run = descend(optimizer([place], rate), rule, loss, steps)
     late = statistics.fmean(distances[steps // 2 :])
     return TrainingOutcome(late, curve=thinned(distances), clipped=run.clipped, diverged=run.diverged)
 

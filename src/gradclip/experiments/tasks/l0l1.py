@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from gradclip.experiments.outcome import Metric, TrainingOutcome
-from gradclip.experiments.tasks.descent import descend
+from gradclip.experiments.tasks.descent import MakeOptimizer, descend
 from gradclip.experiments.tasks.task import Claim, Task
 from gradclip.rules.rule import AnyRule
 
 STEP_SIZES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
-FUNCTIONS: tuple[tuple[Callable[[Tensor], Tensor], float], ...] = (
+Function = Callable[[Tensor], Tensor]
+FUNCTIONS: tuple[tuple[Function, float], ...] = (
     (lambda x: x**4 / 4, 10.5),
     (lambda x: 2 * torch.cosh(x), 8.0),
 )
@@ -28,23 +29,33 @@ FUNCTIONS: tuple[tuple[Callable[[Tensor], Tensor], float], ...] = (
 STEPS, NEAR = 3000, 0.3
 
 
-def train(rule: AnyRule, seed: int, steps: int = STEPS, step_sizes: tuple[float, ...] = STEP_SIZES) -> TrainingOutcome:
+def train(
+    rule: AnyRule,
+    seed: int,
+    steps: int = STEPS,
+    step_sizes: tuple[float, ...] = STEP_SIZES,
+    optimizer: MakeOptimizer = torch.optim.SGD,
+) -> TrainingOutcome:
     """Descends both functions with each step size; the curve is the number of steps by step size."""
     random = torch.Generator().manual_seed(seed)
     factors = (0.9 + 0.2 * torch.rand(len(FUNCTIONS), generator=random)).tolist()
-    taken = [[_steps_to_arrive(rule, i, factors[i], size, steps) for size in step_sizes] for i in range(len(FUNCTIONS))]
+    taken = [
+        [_steps_to_arrive(rule, function, factor * start, size, steps, optimizer) for size in step_sizes]
+        for (function, start), factor in zip(FUNCTIONS, factors, strict=True)
+    ]
     best = sum(min(row) for row in taken)
     totals = [sum(column) for column in zip(*taken, strict=True)]
     never = None if math.isfinite(best) else f"every step size, or not there after {steps} steps"
     return TrainingOutcome(best, curve=tuple(zip(step_sizes, totals, strict=True)), diverged=never)
 
 
-def _steps_to_arrive(rule: AnyRule, number: int, factor: float, step_size: float, steps: int) -> float:
+def _steps_to_arrive(
+    rule: AnyRule, function: Function, start: float, step_size: float, steps: int, optimizer: MakeOptimizer
+) -> float:
     """The steps until the optimum is near, infinite where that was not so after `steps`."""
-    function, start = FUNCTIONS[number]
-    place = torch.nn.Parameter(torch.tensor([factor * start]))
+    place = torch.nn.Parameter(torch.tensor([start]))
     run = descend(
-        torch.optim.SGD([place], step_size),
+        optimizer([place], step_size),
         rule,
         lambda step: function(place).sum(),
         steps,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gradclip.experiments.outcome import Metric, TrainingOutcome
-from gradclip.experiments.tasks.descent import descend
+from gradclip.experiments.tasks.descent import MakeOptimizer, descend
 from gradclip.experiments.tasks.task import Claim, Task
 from gradclip.rules.rule import AnyRule
 
@@ -63,7 +63,14 @@ def recurrent_weights(random: torch.Generator) -> Tensor:
     return weights * (RADIUS / float(torch.linalg.eigvals(weights).abs().max()))
 
 
-def train(rule: AnyRule, seed: int, steps: int = STEPS, length: int = LENGTH) -> TrainingOutcome:
+def train(
+    rule: AnyRule,
+    seed: int,
+    steps: int = STEPS,
+    length: int = LENGTH,
+    rate: float = RATE,
+    optimizer: MakeOptimizer = torch.optim.SGD,
+) -> TrainingOutcome:
     """Trains until the task is solved; the metric is the share of wrong answers on sequences that nobody trains on."""
     random = torch.Generator().manual_seed(seed)
     net = Net(random)
@@ -80,7 +87,7 @@ def train(rule: AnyRule, seed: int, steps: int = STEPS, length: int = LENGTH) ->
                 wrong.append((step, (net(tests).argmax(1) != orders).float().mean().item()))
         return bool(wrong) and wrong[-1][1] < SOLVED
 
-    run = descend(torch.optim.SGD(net.parameters(), RATE), rule, loss, steps, net, solved)
+    run = descend(optimizer(net.parameters(), rate), rule, loss, steps, net, solved)
     return TrainingOutcome(
         wrong[-1][1] if wrong else 1.0, curve=tuple(wrong), clipped=run.clipped, diverged=run.diverged
     )
