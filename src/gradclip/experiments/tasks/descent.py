@@ -23,6 +23,8 @@ MakeOptimizer = Callable[[Iterable[torch.nn.Parameter], float], torch.optim.Opti
 Check = Callable[[int], bool]
 """Called after each step; true ends the training."""
 POINTS = 40
+NUMBERS: dict[str, Callable[[torch.optim.Optimizer, float], float]] = {"loss": lambda optimizer, loss: loss}
+"""What a rule may ask for beside the gradients, by name: from the optimizer after `backward`, and the loss."""
 
 
 class Descent(NamedTuple):
@@ -61,6 +63,8 @@ def descend(
             if not math.isfinite(losses[-1]):
                 return Descent(losses, changed / step, step)
             value.backward()
+            if clipper.reads_given:
+                clipper.give(**{name: NUMBERS[name](optimizer, losses[-1]) for name in clipper.reads_given})
             optimizer.step()
             changed += clipper.last.clipped or clipper.last.skipped
             if done(step):

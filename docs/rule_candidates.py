@@ -1,0 +1,144 @@
+"""The rules that the search has tried, by name, and the parts that only they have.
+
+A part that proves itself moves into the package; what did not stays here, with what is in the record of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from gradclip import History, Quantile, Rule, Sigma, Tensor, Window, min_of
+from gradclip.experiments.tasks.descent import NUMBERS
+from gradclip.rules.arrays import Array
+from gradclip.rules.rule import AnyRule
+from gradclip.rules.threshold import Observed, State, Threshold
+
+
+@dataclass(frozen=True)
+class Times(Threshold):
+    """A multiple of another threshold."""
+
+    factor: float
+    threshold: Threshold
+    adapts: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reads_given", self.threshold.reads_given)
+        object.__setattr__(self, "keeps_rows", self.threshold.keeps_rows)
+
+    def at(self, observed: Observed, state: State) -> tuple[Array, State]:
+        limit, after = self.threshold.at(observed, state)
+        return self.factor * limit, after
+
+    def __str__(self) -> str:
+        return f"{self.factor:g} times {self.threshold}"
+
+
+@dataclass(frozen=True)
+class OfLogarithms(Threshold):
+    """A threshold of the logarithms of the norms, and the norm that has it."""
+
+    threshold: History
+    keeps_rows: ClassVar[bool] = True
+    adapts: ClassVar[bool] = True
+
+    def at(self, observed: Observed, state: State) -> tuple[Array, State]:
+        norm = np.where(observed.learns, observed.norm, 1.0)
+        limit, after = self.threshold.at(observed._replace(norm=np.log(norm)), state)
+        return np.exp(limit), after
+
+    def __str__(self) -> str:
+        return f"the norm whose logarithm is {self.threshold}"
+
+
+@dataclass(frozen=True)
+class Polyak(Threshold):
+    """The norm whose step of plain descent takes the share `share` of the loss away: `share loss / (reach norm)`."""
+
+    share: float
+    adapts: ClassVar[bool] = True
+    reads_given: ClassVar[frozenset[str]] = frozenset({"loss", "reach"})
+
+    def at(self, observed: Observed, state: State) -> tuple[Array, State]:
+        loss, reach = observed.given["loss"], observed.given["reach"]
+        norm = np.where(observed.learns, observed.norm, 1.0)
+        return np.where(loss > 0.0, self.share * loss / (reach * norm), math.inf), state
+
+    def __str__(self) -> str:
+        return f"the norm whose step takes {self.share:g} of the loss"
+
+
+@dataclass(frozen=True)
+class Aligned(Threshold):
+    """A share of the norm that falls where a gradient points against those before, and rises where it points with them:
+    `log share <- min(0, log share + speed (cosine + lean))`."""
+
+    speed: float
+    lean: float = 0.0
+    adapts: ClassVar[bool] = True
+    reads_given: ClassVar[frozenset[str]] = frozenset({"cosine"})
+
+    def at(self, observed: Observed, state: State) -> tuple[Array, State]:
+        norm = np.where(observed.learns, observed.norm, 0.0)
+        before = state["fallen"] if state else 0.0 * norm
+        cosine = observed.given["cosine"]
+        after = np.maximum(before - self.speed * (cosine + self.lean), 0.0)
+        fallen = np.where(observed.learns, after, before)
+        return np.where(fallen > 0.0, norm * np.exp(-fallen), math.inf), {"fallen": fallen}
+
+    def __str__(self) -> str:
+        return (
+            f"a share of the norm that follows the cosine with the momentum (speed {self.speed:g}, lean {self.lean:g})"
+        )
+
+
+def _momenta(optimizer: torch.optim.Optimizer) -> Iterator[tuple[torch.Tensor, Any]]:
+    """Each gradient, and what the optimizer has of those before."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                state = optimizer.state.get(parameter, {})
+                yield parameter.grad, state.get("momentum_buffer", state.get("exp_avg"))
+
+
+def cosine(optimizer: torch.optim.Optimizer, loss: float) -> float:
+    """Of the gradient with the mean of those before it, which the optimizer has as its momentum."""
+    pairs = [(gradient.flatten(), mean.flatten()) for gradient, mean in _momenta(optimizer) if mean is not None]
+    if not pairs:
+        return 0.0
+    gradient, mean = (torch.cat(column).double() for column in zip(*pairs, strict=True))
+    size = float(gradient.norm() * mean.norm())
+    return float(gradient @ mean) / size if 0.0 < size < math.inf else 0.0
+
+
+def reach(optimizer: torch.optim.Optimizer, loss: float) -> float:
+    """How far a lasting gradient of norm 1 moves the parameters in the end: the rate over what momentum forgets."""
+    group = optimizer.param_groups[0]
+    return float(group["lr"]) / (1.0 - float(group.get("momentum", 0.0)))
+
+
+NUMBERS.update(cosine=cosine, reach=reach)
+
+
+def median(length: int = 100) -> History:
+    return History(Window(length), Quantile(0.5))
+
+
+CANDIDATES: dict[str, AnyRule] = {
+    **{f"{k:g} medians": Rule(threshold=Times(k, median())) for k in (0.1, 0.5, 1.0, 2.0, 4.0, 8.0)},
+    **{f"{k:g} medians of each tensor": Rule(Tensor(), threshold=Times(k, median())) for k in (1.0, 2.0, 4.0)},
+    "4 deviations of logarithms": Rule(threshold=OfLogarithms(History(Window(100), Sigma(4.0), warmup=20))),
+    **{f"polyak {share:g}": Rule(threshold=Polyak(share)) for share in (1.0, 0.3, 0.1)},
+    **{f"aligned {speed:g}": Rule(threshold=Aligned(speed)) for speed in (0.03, 0.1, 0.3)},
+    **{
+        f"aligned {speed:g}, {k:g} medians": Rule(threshold=min_of(Aligned(speed), Times(k, median())))
+        for speed in (0.03, 0.1, 0.3)
+        for k in (1.0, 2.0, 4.0)
+    },
+}
