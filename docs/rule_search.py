@@ -30,17 +30,18 @@ from typing import Any, NamedTuple
 import torch
 
 from gradclip.experiments.compare import versions
-from gradclip.experiments.outcome import Metric
+from gradclip.experiments.outcome import Metric, TrainingOutcome
 from gradclip.experiments.tasks import bad_batches, bias, char_lm, digits, heavy_tails, l0l1, temporal_order
 from gradclip.experiments.tasks.descent import MakeOptimizer
 from gradclip.experiments.tasks.task import task_called
+from gradclip.experiments.training.training_run import number
 from gradclip.rules.rule import AnyRule
 from gradclip.rules.text import rule_from_text
 from rule_candidates import CANDIDATES
 
 RECORD = Path(__file__).resolve().parent / "evidence" / "rule-search.json"
 SEEDS, TUNED_ON, SCREENED_ON = (0, 1, 2, 3, 4), (10, 11, 12), (0, 1)
-GRID = ("none", *(f"global:{limit}" for limit in ("0.01", "0.03", "0.1", "0.3", "1", "3", "10", "30", "100")))
+GRID = (*(f"global:{limit}" for limit in ("0.01", "0.03", "0.1", "0.3", "1", "3", "10", "30", "100")), "none")
 COARSE = ("none", "global:0.1", "global:1", "global:10")
 OPTIMIZERS: dict[str, MakeOptimizer] = {"sgd": partial(torch.optim.SGD, momentum=0.9), "adamw": torch.optim.AdamW}
 FACTORS = {"1/3": 1 / 3, "1": 1.0, "3": 3.0}
@@ -50,8 +51,8 @@ LONGEST = 12
 SAVED_EVERY = 20.0
 """Seconds."""
 
-Train = Callable[[AnyRule, int, float, MakeOptimizer], float]
-"""The metric of a training: rule, seed, learning rate, optimizer."""
+Train = Callable[[AnyRule, int, float, MakeOptimizer], TrainingOutcome]
+"""A training: rule, seed, learning rate, optimizer."""
 
 
 @dataclass(frozen=True)
@@ -72,15 +73,15 @@ class Problem:
 
 
 def _at_rate(train: Callable[..., Any], **options: Any) -> Train:
-    return lambda rule, seed, rate, optimizer: train(rule, seed, rate=rate, optimizer=optimizer, **options).metric
+    return lambda rule, seed, rate, optimizer: train(rule, seed, rate=rate, optimizer=optimizer, **options)
 
 
-def _digits(rule: AnyRule, seed: int, rate: float, optimizer: MakeOptimizer) -> float:
-    return digits.train(rule, seed, epochs=8, rates=(rate,), optimizer=optimizer).metric
+def _digits(rule: AnyRule, seed: int, rate: float, optimizer: MakeOptimizer) -> TrainingOutcome:
+    return digits.train(rule, seed, epochs=8, rates=(rate,), optimizer=optimizer)
 
 
-def _l0l1(rule: AnyRule, seed: int, rate: float, optimizer: MakeOptimizer) -> float:
-    return l0l1.train(rule, seed, steps=1500, step_sizes=(rate,), optimizer=optimizer).metric
+def _l0l1(rule: AnyRule, seed: int, rate: float, optimizer: MakeOptimizer) -> TrainingOutcome:
+    return l0l1.train(rule, seed, steps=1500, step_sizes=(rate,), optimizer=optimizer)
 
 
 DESIGN = {
@@ -126,10 +127,25 @@ def rule_called(name: str) -> AnyRule:
 
 def metric_of(job: Job) -> float | None:
     """The metric of a training; None where it is not finite, as JSON has it."""
+    return number(outcome_of(job.setting, job.rule, job.seed).metric)
+
+
+def metrics_of_grid(setting: Setting, seed: int) -> dict[str, float | None]:
+    """The metric of a training by each threshold. Above one that nothing reaches, none clips either: they train alike,
+    and once is enough."""
+    metrics: dict[str, float | None] = {}
+    for rule in GRID:
+        outcome = outcome_of(setting, rule, seed)
+        metrics[rule] = number(outcome.metric)
+        if outcome.clipped == 0.0:
+            break
+    return {rule: metrics.get(rule, metrics[next(reversed(metrics))]) for rule in GRID}
+
+
+def outcome_of(setting: Setting, rule: str, seed: int) -> TrainingOutcome:
     torch.set_num_threads(1)
-    task, optimizer, rate = job.setting
-    value = problem_called(task).train(rule_called(job.rule), job.seed, rate, OPTIMIZERS[optimizer])
-    return value if math.isfinite(value) else None
+    train = problem_called(setting.task).train
+    return train(rule_called(rule), seed, setting.rate, OPTIMIZERS[setting.optimizer])
 
 
 class Record:
@@ -156,26 +172,51 @@ class Record:
 
     def train(self, jobs: Iterable[Job], processes: int) -> None:
         """Train what is not there yet."""
-        lacking = [job for job in jobs if self.lacks(job)]
+        for job, metric in self._done(metric_of, [(job,) for job in jobs if self.lacks(job)], processes):
+            self.at(*job[0].place)[str(job[0].seed)] = metric
+
+    def train_grid(self, tasks: Iterable[str], processes: int) -> None:
+        """Train under every threshold of the grid what is not there yet."""
+        places = dict(settings(self, tasks))
+        lacking = [
+            (setting, seed)
+            for setting, place in places.items()
+            for seed in SEEDS
+            if any(self.lacks(Job(setting, rule, seed, (*place, rule))) for rule in GRID)
+        ]
+        for (setting, seed), metrics in self._done(metrics_of_grid, lacking, processes):
+            for rule, metric in metrics.items():
+                self.at(*places[setting], rule)[str(seed)] = metric
+
+    def _done(self, function: Callable[..., Any], calls: list[Any], processes: int) -> Iterator[tuple[Any, Any]]:
+        """Each call with what came of it; what its caller has put into the record is saved now and then."""
         began = saved = time.monotonic()
         with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-            futures = {pool.submit(metric_of, job): job for job in lacking}
-            for number, future in enumerate(as_completed(futures), 1):
-                job = futures[future]
-                self.at(*job.place)[str(job.seed)] = future.result()
+            futures = {pool.submit(function, *call): call for call in calls}
+            for done, future in enumerate(as_completed(futures), 1):
+                yield futures[future], future.result()
                 if time.monotonic() - saved > SAVED_EVERY:
                     self.save()
                     saved = time.monotonic()
-                    left = (saved - began) * (len(lacking) - number) / number
-                    print(f"{number} of {len(lacking)}, some {left / 60:.0f} min left", file=sys.stderr, flush=True)
+                    left = (saved - began) * (len(calls) - done) / done
+                    print(f"{done} of {len(calls)}, some {left / 60:.0f} min left", file=sys.stderr, flush=True)
         self.save()
 
     def save(self) -> None:
         """Write the document, whole or not at all."""
         self.data["versions"] = versions()
         beside = self.path.with_suffix(".part")
-        beside.write_text(json.dumps(self.data, indent=1) + "\n", encoding="utf-8")
+        beside.write_text(written(self.data) + "\n", encoding="utf-8")
         os.replace(beside, self.path)
+
+
+def written(data: Mapping[str, Any], indent: str = "") -> str:
+    """JSON with a line for each rule."""
+    if not any(isinstance(value, dict) for value in data.values()):
+        return json.dumps(data)
+    deeper = indent + " "
+    lines = (f"{deeper}{json.dumps(name)}: {written(value, deeper)}" for name, value in data.items())
+    return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
 
 
 def tuning_jobs(task: str, optimizer: str, rate: float) -> list[Job]:
@@ -299,7 +340,7 @@ def main() -> None:
     if options.action == "tune":
         tune(record, options.processes)
     elif options.action == "fixed":
-        record.train(jobs(record, GRID, seeds, options.tasks), options.processes)
+        record.train_grid(options.tasks, options.processes)
     elif options.action == "try":
         record.train(jobs(record, options.rules, seeds, options.tasks), options.processes)
     else:

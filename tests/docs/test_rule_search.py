@@ -2,16 +2,18 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 
 import rule_search
-from gradclip.experiments import Metric
+from gradclip import Rule
+from gradclip.experiments import Metric, TrainingOutcome
 from gradclip.rules.text import rule_from_text
 from rule_candidates import CANDIDATES
-from rule_search import GRID, Job, Problem, Record, Setting, losses, settings, tune
+from rule_search import GRID, Problem, Record, Setting, losses, settings, tune
 
 LOWEST = Metric("distance")
 SEEDS = (0, 1, 2, 3, 4)
@@ -23,19 +25,20 @@ class Lines:
     def __init__(self) -> None:
         self.trained: list[tuple[str, int, float]] = []
 
-    def __call__(self, rule: object, seed: int, rate: float, optimizer: object) -> float:
-        limit = getattr(getattr(rule, "threshold", None), "limit", math.inf)
+    def __call__(self, rule: Rule, seed: int, rate: float, optimizer: object) -> TrainingOutcome:
+        limit = rule.threshold.value(0)
         self.trained.append((str(rule), seed, rate))
-        return abs(math.log10(rate)) + abs(math.log10(min(limit, 1000.0))) + seed / 100
+        clipped = float(limit < 10)
+        return TrainingOutcome(abs(math.log10(rate)) + abs(math.log10(min(limit, 10))) + seed / 100, clipped=clipped)
 
 
 @pytest.fixture
-def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lines]:
+def lines(monkeypatch: pytest.MonkeyPatch) -> Lines:
     """The task `bias` in its place, trained in this process."""
     train = Lines()
     monkeypatch.setattr(rule_search, "DESIGN", {"bias": Problem(train, {"sgd": 10.0, "adamw": 1.0}, margin=0.5)})
     monkeypatch.setattr(rule_search, "ProcessPoolExecutor", Here)
-    yield train
+    return train
 
 
 class Here:
@@ -48,11 +51,9 @@ class Here:
 
     def __exit__(self, *_: object) -> None: ...
 
-    def submit(self, function: object, job: Job) -> object:
-        from concurrent.futures import Future
-
+    def submit(self, function: Callable[..., object], *arguments: object) -> "Future[object]":
         future: Future[object] = Future()
-        future.set_result(function(job))  # type: ignore[operator]
+        future.set_result(function(*arguments))
         return future
 
 
@@ -72,7 +73,7 @@ def test_the_rate_is_found_by_walking_until_both_sides_are_worse(lines: Lines, t
     tune(record, 1)
     assert record.data["rates"]["bias"] == {"sgd": pytest.approx(1.0), "adamw": pytest.approx(1.0)}
     rates = sorted(map(float, record.data["tuning"]["bias"]["sgd"]))
-    assert rates[0] < 0.5 < rates[1] * 1.5 and rates[-1] > 30, "it walked down from 10 and stopped below the best"
+    assert rates == pytest.approx([10**power for power in (-0.5, 0.0, 0.5, 1.0, 1.5)])
     assert {seed for _, seed, _ in lines.trained} == {10, 11, 12}
 
 
@@ -84,6 +85,19 @@ def test_what_is_in_the_record_is_not_trained_again(lines: Lines, tmp_path: Path
     again.train(jobs, 1)
     assert len(lines.trained) == len(jobs)
     assert json.loads((tmp_path / "record.json").read_text())["versions"]["gradclip"]
+
+
+def test_thresholds_that_nothing_reaches_are_trained_once(lines: Lines, tmp_path: Path) -> None:
+    record = Record(tmp_path / "record.json")
+    record.at("rates", "bias")["sgd"] = 1.0
+    record.train_grid(["bias"], 1)
+    found = Record(tmp_path / "record.json").at("runs", "bias", "sgd", "1")
+    assert {rule: metrics["2"] for rule, metrics in found.items()} == pytest.approx(
+        dict(zip(GRID, (2.02, 1.54288, 1.02, 0.54288, 0.02, 0.49712, 1.02, 1.02, 1.02, 1.02), strict=True)), abs=1e-5
+    )
+    assert len(lines.trained) == 3 * 5 * 7
+    record.train_grid(["bias"], 1)
+    assert len(lines.trained) == 3 * 5 * 7
 
 
 def test_a_rule_loses_where_it_is_worse_on_all_seeds_and_by_more_than_the_margin(tmp_path: Path) -> None:
@@ -109,8 +123,8 @@ def test_a_rule_loses_where_it_is_worse_on_all_seeds_and_by_more_than_the_margin
 
 def test_a_relative_margin_is_a_share_of_the_best() -> None:
     tenth = Problem(lambda *_: 0.0, {}, margin=0.1, relative=True)
-    assert tenth.matters(23.0, 20.0) and not tenth.matters(21.0, 20.0)
-    assert tenth.matters(math.inf, 20.0) and not tenth.matters(math.inf, math.inf)
+    assert [tenth.matters(cost, 20.0) for cost in (23.0, 21.0, math.inf)] == [True, False, True]
+    assert not tenth.matters(math.inf, math.inf)
 
 
 def test_settings_are_the_tuned_rate_its_third_and_thrice(tmp_path: Path) -> None:
