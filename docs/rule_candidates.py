@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from gradclip import History, Quantile, Rule, Sigma, Tensor, Window, min_of
+from gradclip import EMA, Carry, History, Normalize, Quantile, Ratio, Rule, Sigma, Tensor, Window, min_of
 from gradclip.experiments.tasks.descent import NUMBERS
 from gradclip.rules.arrays import Array
 from gradclip.rules.rule import AnyRule
@@ -123,22 +123,74 @@ def reach(optimizer: torch.optim.Optimizer, loss: float) -> float:
     return float(group["lr"]) / (1.0 - float(group.get("momentum", 0.0)))
 
 
-NUMBERS.update(cosine=cosine, reach=reach)
+def adaptive(optimizer: torch.optim.Optimizer, loss: float) -> float:
+    """1 where the optimizer divides by the root of a second moment, which makes it blind to the size of a gradient."""
+    return float(any("exp_avg_sq" in state for state in optimizer.state.values()) or "betas" in optimizer.defaults)
 
 
-def median(length: int = 100) -> History:
-    return History(Window(length), Quantile(0.5))
+NUMBERS.update(cosine=cosine, reach=reach, adaptive=adaptive)
 
+
+@dataclass(frozen=True)
+class ByOptimizer(Threshold):
+    """One threshold under an optimizer that adapts to the size of gradients, as Adam does, and another one else."""
+
+    adam: Threshold
+    sgd: Threshold
+    adapts: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        reads = self.adam.reads_given | self.sgd.reads_given | {"adaptive"}
+        object.__setattr__(self, "reads_given", reads)
+        object.__setattr__(self, "keeps_rows", True)
+
+    def at(self, observed: Observed, state: State) -> tuple[Array, State]:
+        chosen = self.adam if observed.given["adaptive"] else self.sgd
+        return chosen.at(observed, state)
+
+    def __str__(self) -> str:
+        return f"under Adam {self.adam}, else {self.sgd}"
+
+
+def level(q: float, k: float, length: int = 1000) -> Threshold:
+    """A multiple of a quantile of the norms so far, this one included."""
+    return Times(k, History(Window(length), Quantile(q), current=True))
+
+
+SLOW = ((1.05, 0.98), (2.0, 0.99), (2.0, 0.999), (1.2, 0.99))
+"""A multiple, and the decay of the mean of clipped norms."""
+LEVELS = ((0.1, 0.1), (0.1, 0.5), (0.1, 1.0), (0.1, 2.0), (0.1, 4.0), (0.5, 1.0), (0.5, 2.0), (0.5, 4.0), (0.5, 8.0))
+"""A quantile, and a multiple of it."""
 
 CANDIDATES: dict[str, AnyRule] = {
-    **{f"{k:g} medians": Rule(threshold=Times(k, median())) for k in (0.1, 0.5, 1.0, 2.0, 4.0, 8.0)},
-    **{f"{k:g} medians of each tensor": Rule(Tensor(), threshold=Times(k, median())) for k in (1.0, 2.0, 4.0)},
-    "4 deviations of logarithms": Rule(threshold=OfLogarithms(History(Window(100), Sigma(4.0), warmup=20))),
-    **{f"polyak {share:g}": Rule(threshold=Polyak(share)) for share in (1.0, 0.3, 0.1)},
-    **{f"aligned {speed:g}": Rule(threshold=Aligned(speed)) for speed in (0.03, 0.1, 0.3)},
+    **{f"{k:g} x quantile {q:g}": Rule(threshold=level(q, k)) for q, k in LEVELS},
+    **{f"{k:g} x median of each tensor": Rule(Tensor(), threshold=level(0.5, k, 100)) for k in (1.0, 2.0)},
     **{
-        f"aligned {speed:g}, {k:g} medians": Rule(threshold=min_of(Aligned(speed), Times(k, median())))
+        f"{k:g} x EMA {decay:g}, clipped": Rule(threshold=History(EMA(decay), Ratio(k), "clipped")) for k, decay in SLOW
+    },
+    "normalised to the median": Rule(threshold=level(0.5, 1.0), response=Normalize()),
+    "4 deviations of logarithms": Rule(threshold=OfLogarithms(History(Window(100), Sigma(4.0), warmup=20))),
+    "carried, 1 x median": Carry(Rule(threshold=level(0.5, 1.0))),
+    **{f"polyak {share:g}": Rule(threshold=Polyak(share)) for share in (1.0, 0.3, 0.1)},
+    **{
+        f"aligned {speed:g} {lean:+g}": Rule(threshold=Aligned(speed, lean))
         for speed in (0.03, 0.1, 0.3)
-        for k in (1.0, 2.0, 4.0)
+        for lean in (0.0, 0.1)
+    },
+    **{
+        f"aligned {speed:g} {lean:+g}, {k:g} x quantile {q:g}": Rule(
+            threshold=min_of(Aligned(speed, lean), level(q, k))
+        )
+        for speed in (0.03, 0.1, 0.3)
+        for lean in (0.0, 0.1)
+        for q, k in ((0.1, 1.0), (0.1, 2.0), (0.5, 1.0), (0.5, 2.0), (0.5, 8.0))
+    },
+    **{
+        f"adam 1 x quantile 0.1, sgd aligned {speed:g} {lean:+g}, {k:g} x quantile {q:g}": Rule(
+            threshold=ByOptimizer(level(0.1, 1.0), min_of(Aligned(speed, lean), level(q, k)))
+        )
+        for speed in (0.03, 0.1, 0.3)
+        for lean in (0.0, 0.1)
+        for q, k in ((0.1, 2.0), (0.5, 2.0), (0.5, 8.0))
     },
 }
