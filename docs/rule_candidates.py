@@ -130,22 +130,24 @@ def adaptive(optimizer: torch.optim.Optimizer, loss: float) -> float:
 
 @dataclass(frozen=True)
 class Distance(Threshold):
-    """The norm whose step, when it lasts, is `k r / sqrt(t)` long, with r the furthest that the parameters have been
-    from where they began: the length of a step that needs to know no scale (M. Ivgi, O. Hinder, Y. Carmon 2023,
-    arXiv:2302.12022, DoG, with every gradient of norm 1)."""
+    """The norm whose step, when it lasts, is `k r` long, with r the furthest that the parameters have been from where
+    they began; with `root`, `k r / sqrt(t)`: the length of a step that needs to know no scale (M. Ivgi, O. Hinder,
+    Y. Carmon 2023, arXiv:2302.12022, DoG, with every gradient of norm 1)."""
 
     k: float
+    root: bool = False
     adapts: ClassVar[bool] = True
     reads_given: ClassVar[frozenset[str]] = frozenset({"distance", "reach"})
 
     def at(self, observed: Observed, state: State) -> tuple[Array, State]:
         zero = 0.0 * np.where(observed.learns, observed.norm, 0.0)
         furthest = np.maximum(state["furthest"] if state else zero, observed.given["distance"] + zero)
-        length = self.k * furthest / math.sqrt(observed.step + 1.0)
+        length = self.k * furthest / (math.sqrt(observed.step + 1.0) if self.root else 1.0)
         return np.where(furthest > 0.0, length / observed.given["reach"], math.inf), {"furthest": furthest}
 
     def __str__(self) -> str:
-        return f"the norm of a step of {self.k:g} times the furthest distance over the root of the step"
+        over = " over the root of the step" * self.root
+        return f"the norm of a step of {self.k:g} times the furthest distance{over}"
 
 
 def distance(optimizer: torch.optim.Optimizer, loss: float) -> float:
@@ -197,11 +199,8 @@ CANDIDATES: dict[str, AnyRule] = {
     },
     "normalised to the median": Rule(threshold=level(0.5, 1.0), response=Normalize()),
     "4 deviations of logarithms": Rule(threshold=OfLogarithms(History(Window(100), Sigma(4.0), warmup=20))),
-    **{f"distance {k:g}": Rule(threshold=Distance(k)) for k in (0.3, 1.0, 3.0)},
-    **{
-        f"adam 1 x quantile 0.1, sgd distance {k:g}": Rule(threshold=ByOptimizer(level(0.1, 1.0), Distance(k)))
-        for k in (0.3, 1.0, 3.0)
-    },
+    **{f"distance {k:g}": Rule(threshold=Distance(k)) for k in (0.03, 0.1, 0.3, 1.0)},
+    **{f"distance {k:g} over root": Rule(threshold=Distance(k, root=True)) for k in (0.3, 1.0, 3.0)},
     "carried, 1 x median": Carry(Rule(threshold=level(0.5, 1.0))),
     **{f"polyak {share:g}": Rule(threshold=Polyak(share)) for share in (1.0, 0.3, 0.1)},
     **{
