@@ -131,23 +131,25 @@ def adaptive(optimizer: torch.optim.Optimizer, loss: float) -> float:
 @dataclass(frozen=True)
 class Distance(Threshold):
     """The norm whose step, when it lasts, is `k r` long, with r the furthest that the parameters have been from where
-    they began; with `root`, `k r / sqrt(t)`: the length of a step that needs to know no scale (M. Ivgi, O. Hinder,
-    Y. Carmon 2023, arXiv:2302.12022, DoG, with every gradient of norm 1)."""
+    they began, or the share `start` of their norm there; with `root`, `k r / sqrt(t)`: the length of a step that needs
+    to know no scale (M. Ivgi, O. Hinder, Y. Carmon 2023, arXiv:2302.12022, DoG, with every gradient of norm 1)."""
 
     k: float
     root: bool = False
+    start: float = 0.01
     adapts: ClassVar[bool] = True
-    reads_given: ClassVar[frozenset[str]] = frozenset({"distance", "reach"})
+    reads_given: ClassVar[frozenset[str]] = frozenset({"distance", "reach", "size"})
 
     def at(self, observed: Observed, state: State) -> tuple[Array, State]:
         zero = 0.0 * np.where(observed.learns, observed.norm, 0.0)
-        furthest = np.maximum(state["furthest"] if state else zero, observed.given["distance"] + zero)
+        before = state["furthest"] if state else zero + self.start * observed.given["size"]
+        furthest = np.maximum(before, observed.given["distance"] + zero)
         length = self.k * furthest / (math.sqrt(observed.step + 1.0) if self.root else 1.0)
         return np.where(furthest > 0.0, length / observed.given["reach"], math.inf), {"furthest": furthest}
 
     def __str__(self) -> str:
         over = " over the root of the step" * self.root
-        return f"the norm of a step of {self.k:g} times the furthest distance{over}"
+        return f"the norm of a step of {self.k:g} times the furthest distance{over} (from {self.start:g})"
 
 
 def distance(optimizer: torch.optim.Optimizer, loss: float) -> float:
@@ -155,6 +157,12 @@ def distance(optimizer: torch.optim.Optimizer, loss: float) -> float:
     places = [parameter.detach() for group in optimizer.param_groups for parameter in group["params"]]
     start = optimizer.__dict__.setdefault("began_at", [place.clone() for place in places])
     return math.sqrt(sum(float((place - at).double().square().sum()) for place, at in zip(places, start, strict=True)))
+
+
+def size(optimizer: torch.optim.Optimizer, loss: float) -> float:
+    """The norm of the parameters."""
+    places = [parameter.detach() for group in optimizer.param_groups for parameter in group["params"]]
+    return math.sqrt(sum(float(place.double().square().sum()) for place in places))
 
 
 @dataclass(frozen=True)
@@ -178,7 +186,7 @@ class ByOptimizer(Threshold):
         return f"under Adam {self.adam}, else {self.sgd}"
 
 
-NUMBERS.update(cosine=cosine, reach=reach, adaptive=adaptive, distance=distance)
+NUMBERS.update(cosine=cosine, reach=reach, adaptive=adaptive, distance=distance, size=size)
 
 
 def level(q: float, k: float, length: int = 1000) -> Threshold:
