@@ -129,6 +129,21 @@ def adaptive(optimizer: torch.optim.Optimizer, loss: float) -> float:
 
 
 @dataclass(frozen=True)
+class Step(Threshold):
+    """The norm whose step of SGD, when it lasts, is `length` long: `length (1 - momentum) / rate`."""
+
+    length: float
+    adapts: ClassVar[bool] = True
+    reads_given: ClassVar[frozenset[str]] = frozenset({"reach"})
+
+    def at(self, observed: Observed, state: State) -> tuple[Array, State]:
+        return self.length / observed.given["reach"] + 0.0 * np.where(observed.learns, observed.norm, 0.0), state
+
+    def __str__(self) -> str:
+        return f"the norm of a step of {self.length:g}"
+
+
+@dataclass(frozen=True)
 class Distance(Threshold):
     """The norm whose step, when it lasts, is `k r` long, with r the furthest that the parameters have been from where
     they began, or the share `start` of their norm there; with `root`, `k r / sqrt(t)`: the length of a step that needs
@@ -207,6 +222,7 @@ CANDIDATES: dict[str, AnyRule] = {
     },
     "normalised to the median": Rule(threshold=level(0.5, 1.0), response=Normalize()),
     "4 deviations of logarithms": Rule(threshold=OfLogarithms(History(Window(100), Sigma(4.0), warmup=20))),
+    **{f"step {length:g}": Rule(threshold=Step(length)) for length in (0.3, 1.0, 2.0, 3.0)},
     **{f"distance {k:g}": Rule(threshold=Distance(k)) for k in (0.03, 0.1, 0.3, 1.0)},
     **{f"distance {k:g} over root": Rule(threshold=Distance(k, root=True)) for k in (0.3, 1.0, 3.0)},
     "carried, 1 x median": Carry(Rule(threshold=level(0.5, 1.0))),
