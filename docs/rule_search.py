@@ -65,11 +65,11 @@ class Problem:
     margin: float
     relative: bool = False
 
-    def matters(self, cost: float, best: float) -> bool:
-        """Whether `cost` is above `best` by more than the margin."""
-        if not math.isfinite(cost):
-            return math.isfinite(best)
-        return cost - best > self.margin * (abs(best) if self.relative else 1.0)
+    def above(self, cost: float, best: float) -> float:
+        """How many margins `cost` lies above `best`."""
+        if cost == best:
+            return 0.0
+        return (cost - best) / (self.margin * (abs(best) if self.relative else 1.0))
 
 
 def _at_rate(train: Callable[..., Any], **options: Any) -> Train:
@@ -297,6 +297,15 @@ class Loss(NamedTuple):
         return f"{task:15}{optimizer:6}{factor:4}{self.best:>12} {self.best_median:8.4g} {self.median:8.4g}"
 
 
+def costs_of_grid(record: Record, tasks: Iterable[str]) -> Iterator[tuple[tuple[str, ...], dict[str, float]]]:
+    """The place of each setting, and by how many margins the median of each threshold is above the best."""
+    for setting, place in settings(record, tasks):
+        metric, problem = task_called(setting.task).metric, problem_called(setting.task)
+        medians = {rule: statistics.median(record.costs((*place, rule), SEEDS, metric)) for rule in GRID}
+        best = min(medians.values())
+        yield place, {rule: problem.above(median, best) for rule, median in medians.items()}
+
+
 def losses(record: Record, rule: str, seeds: tuple[int, ...], tasks: Iterable[str]) -> list[Loss]:
     """Each setting: lost where the rule is worse on every seed, and by more than the margin in the median."""
     found = []
@@ -307,7 +316,7 @@ def losses(record: Record, rule: str, seeds: tuple[int, ...], tasks: Iterable[st
         ours, theirs = record.costs((*place, rule), seeds, metric), fixed[best]
         medians = statistics.median(theirs), statistics.median(ours)
         worse = all(a > b for a, b in zip(ours, theirs, strict=True))
-        lost = worse and problem_called(setting.task).matters(medians[1], medians[0])
+        lost = worse and problem_called(setting.task).above(medians[1], medians[0]) > 1.0
         found.append(Loss(place, best, *medians, lost))
     return found
 

@@ -123,8 +123,9 @@ def test_a_rule_loses_where_it_is_worse_on_all_seeds_and_by_more_than_the_margin
 
 def test_a_relative_margin_is_a_share_of_the_best() -> None:
     tenth = Problem(lambda *_: 0.0, {}, margin=0.1, relative=True)
-    assert [tenth.matters(cost, 20.0) for cost in (23.0, 21.0, math.inf)] == [True, False, True]
-    assert not tenth.matters(math.inf, math.inf)
+    assert [tenth.above(cost, 20.0) for cost in (23.0, 21.0, 20.0, math.inf)] == [1.5, 0.5, 0.0, math.inf]
+    assert tenth.above(math.inf, math.inf) == 0.0
+    assert Problem(lambda *_: None, {}, margin=0.01).above(-0.95, -0.97) == pytest.approx(2.0)
 
 
 def test_settings_are_the_tuned_rate_its_third_and_thrice(tmp_path: Path) -> None:
