@@ -29,6 +29,7 @@ def draw(record: Record, tasks: list[str]) -> Figure:
     panels = figure.subplots(1, len(OPTIMIZERS), sharey=True)
     for optimizer, axes in zip(OPTIMIZERS, panels, strict=True):
         _panel(axes, record, tasks, optimizer)
+    panels[0].invert_yaxis()
     panels[0].set_ylabel("task, and its learning rate over the tuned one")
     return figure
 
@@ -44,5 +45,4 @@ def _panel(axes: Axes, record: Record, tasks: list[str], optimizer: str) -> None
     axes.set_xticks(np.arange(len(GRID)) + 0.5, [rule.removeprefix("global:") for rule in GRID], fontsize=8)
     axes.set_yticks(np.arange(len(found)) + 0.5, [f"{place[1]}  {place[3]:>3}" for place, _ in found], fontsize=8)
     axes.set_xlabel("threshold of the global norm")
-    axes.invert_yaxis()
     axes.tick_params(length=0)
