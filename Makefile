@@ -126,6 +126,7 @@ docs: .venv/ready
 	$(BIN)/python docs/make_tables.py
 	$(BIN)/python docs/make_evidence.py
 	$(BIN)/python docs/make_suggestions.py
+	$(BIN)/python docs/make_which_rule.py
 	$(BIN)/python docs/make_methods.py
 	$(BIN)/python docs/make_tutorial.py
 	$(BIN)/python docs/make_concepts.py
