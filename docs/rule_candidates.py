@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from gradclip import EMA, Carry, History, Normalize, Quantile, Ratio, Rule, Sigma, Tensor, Window, min_of
+from gradclip import EMA, Carry, Constant, History, Normalize, Quantile, Ratio, Rule, Sigma, Tensor, Window, min_of
 from gradclip.experiments.tasks.descent import NUMBERS
 from gradclip.rules.arrays import Array
 from gradclip.rules.rule import AnyRule
@@ -224,7 +224,10 @@ CANDIDATES: dict[str, AnyRule] = {
     "4 deviations of logarithms": Rule(threshold=OfLogarithms(History(Window(100), Sigma(4.0), warmup=20))),
     **{f"step {length:g}": Rule(threshold=Step(length)) for length in (0.3, 1.0, 2.0, 3.0)},
     **{f"distance {k:g}": Rule(threshold=Distance(k)) for k in (0.03, 0.1, 0.3, 1.0)},
-    **{f"distance {k:g} over root": Rule(threshold=Distance(k, root=True)) for k in (0.3, 1.0, 3.0)},
+    **{f"distance {k:g} over root": Rule(threshold=Distance(k, root=True)) for k in (0.3, 0.5, 1.0, 2.0, 3.0)},
+    "distance 1 over root, from 0.001": Rule(threshold=Distance(1.0, root=True, start=0.001)),
+    "distance 1 over root, from 0.1": Rule(threshold=Distance(1.0, root=True, start=0.1)),
+    "adam normalised, sgd distance 1 over root": Rule(threshold=ByOptimizer(Constant(1e-3), Distance(1.0, root=True))),
     "carried, 1 x median": Carry(Rule(threshold=level(0.5, 1.0))),
     **{f"polyak {share:g}": Rule(threshold=Polyak(share)) for share in (1.0, 0.3, 0.1)},
     **{

@@ -343,6 +343,7 @@ def main() -> None:
     parser.add_argument("--screen", action="store_true", help="two seeds instead of five")
     parser.add_argument("--details", action="store_true")
     parser.add_argument("--tasks", nargs="+", default=list(DESIGN))
+    parser.add_argument("--optimizers", nargs="+", default=list(OPTIMIZERS))
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
     record, seeds = Record(), SCREENED_ON if options.screen else SEEDS
@@ -351,7 +352,8 @@ def main() -> None:
     elif options.action == "fixed":
         record.train_grid(options.tasks, options.processes)
     elif options.action == "try":
-        record.train(jobs(record, options.rules, seeds, options.tasks), options.processes)
+        asked = jobs(record, options.rules, seeds, options.tasks)
+        record.train((job for job in asked if job.setting.optimizer in options.optimizers), options.processes)
     else:
         show(record, options.rules or trained(record, seeds), seeds, options.details)
 
