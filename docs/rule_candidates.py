@@ -227,7 +227,7 @@ CANDIDATES: dict[str, AnyRule] = {
     **{f"distance {k:g} over root": Rule(threshold=Distance(k, root=True)) for k in (0.3, 0.5, 1.0, 2.0, 3.0)},
     "distance 1 over root, from 0.001": Rule(threshold=Distance(1.0, root=True, start=0.001)),
     "distance 1 over root, from 0.1": Rule(threshold=Distance(1.0, root=True, start=0.1)),
-    "adam normalised, sgd distance 1 over root": Rule(threshold=ByOptimizer(Constant(1e-3), Distance(1.0, root=True))),
+    "adam 0.1, sgd step 1": Rule(threshold=ByOptimizer(Constant(0.1), Step(1.0))),
     "carried, 1 x median": Carry(Rule(threshold=level(0.5, 1.0))),
     **{f"polyak {share:g}": Rule(threshold=Polyak(share)) for share in (1.0, 0.3, 0.1)},
     **{
