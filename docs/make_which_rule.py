@@ -31,8 +31,8 @@ CHOOSER = (
     (
         "SGD with momentum",
         "",
-        "the threshold `(1 - momentum) / rate`, and another one with another rate",
-        "what a lasting gradient moves is then 1: [below](#under-sgd-it-is-a-length)",
+        "`Rule(threshold=StepLength(1.0))`: the threshold is `(1 - momentum) / rate`, and follows the rate",
+        "a gradient then moves the parameters by 1 at most: [below](#under-sgd-it-is-a-length)",
     ),
     (
         "either",
@@ -64,7 +64,8 @@ TEXT = {
     ),
     "sgd": (
         "Under SGD the best threshold moves with the rate: thrice the rate, a third of the threshold. What stays is "
-        "the length that a lasting gradient of that norm moves the parameters, `rate * threshold / (1 - momentum)`:"
+        "how far a gradient of that norm moves the parameters, its echoes in the momentum included: "
+        "`rate * threshold / (1 - momentum)`:"
     ),
     "adamw": (
         "Under AdamW it hardly moves. A threshold that clips every step makes all gradients count alike and leaves the "

@@ -27,7 +27,7 @@ ARGUMENTS = {
     "Sigma": {"z": 2.0}, "ZReciprocal": {"z": 2.0}, "Quantile": {"q": 0.5},
     "History": {"estimator": EMA(0.9), "level": Ratio(1.0)}, "Chain": {"stages": (Rule(), Rule())},
     "Rules": {"parts": {"*": Rule()}}, "Carry": {"rule": Rule()}, "UClip": {"rule": Rule()},
-    "WeightRatio": {"ratio": 0.1}, "Given": {"threshold": Constant(1.0)}, "from_dict": {"data": Rule().to_dict()},
+    "WeightRatio": {"ratio": 0.1}, "Given": {"threshold": Constant(1.0)}, "StepLength": {"length": 1.0}, "from_dict": {"data": Rule().to_dict()},
     "norm_of_order": {"p": 2.0}, "ClipGradByNorm": {"clip_norm": 1.0}, "ClipGradByGlobalNorm": {"clip_norm": 1.0},
     "ClipGradByValue": {"max": 1.0}, "SmoothClip": {"clip_norm": 1.0}, "Schedule": {"*": [(0, 1.0)]},
     "min_of": {"*": [1.0]}, "max_of": {"*": [1.0]}, "until": {"steps": 3, "first": 1.0, "then": None},

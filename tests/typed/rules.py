@@ -69,6 +69,7 @@ THRESHOLDS: list[gradclip.Threshold] = [
     gradclip.SecondMoment(factor=5000),
     gradclip.WeightRatio(0.01, floor=1e-3),
     gradclip.Given(LEARNT, "loss"),
+    gradclip.StepLength(1.0),
     gradclip.min_of(1.0, LEARNT),
     gradclip.max_of(0.1, LEARNT),
     gradclip.until(100, 10.0, LEARNT),

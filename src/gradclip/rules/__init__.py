@@ -1,7 +1,7 @@
 """What to clip and how hard: frozen data, standard library only."""
 
 from gradclip.rules.codec import from_dict
-from gradclip.rules.combine import Given, WeightRatio, max_of, min_of, until
+from gradclip.rules.combine import Given, StepLength, WeightRatio, max_of, min_of, until
 from gradclip.rules.estimators import EMA, EMASpread, Estimator, Moments, QuantileTracker, Window
 from gradclip.rules.history import History
 from gradclip.rules.levels import Level, MeanOverRMS, Quantile, Ratio, Sigma, ZReciprocal
@@ -50,6 +50,7 @@ __all__ = [
     "Sigma",
     "SkipStep",
     "Smooth",
+    "StepLength",
     "Tensor",
     "Threshold",
     "WeightRatio",

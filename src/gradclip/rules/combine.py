@@ -191,6 +191,47 @@ class Given(Threshold):
         return f"0 while the {self.name} is above {self.threshold}"
 
 
+RATE = "rate"
+"""What a gradient of norm 1 moves the parameters by, its echoes in the momentum included: by this name it is given."""
+
+
+@dataclass(frozen=True)
+class StepLength(Threshold):
+    """The norm of a gradient that moves the parameters by `length`, its echoes in the momentum included:
+    `length / rate`, with `rate = lr (1 - dampening) / (1 - momentum)` of SGD.
+
+    `length` has the unit of the parameters. So the threshold follows the learning rate: it rises as a schedule lowers
+    that, and what was right at one rate is right at three times as much. A clipper that knows its optimizer reads the
+    rate of SGD at each step, the largest of all groups; to others it is given, `clipper.give(rate=0.1 / (1 - 0.9))`.
+    Not for Adam, the length of whose steps does not follow the gradient. A rate of 0 moves nothing, and has no
+    threshold.
+
+    >>> Rule(threshold=StepLength(1.0))
+    all tensors together: an L2 norm above that of a step of length 1 is rescaled to it
+    """
+
+    length: float
+
+    adapts: ClassVar[bool] = True
+    reads_step: ClassVar[bool] = False
+    reads_given: ClassVar[frozenset[str]] = frozenset({RATE})
+
+    def __post_init__(self) -> None:
+        keep(self, "length", checked_factor(self.length, "the length of a step", "1.0"))
+
+    def at(self, observed: Observed, state: State) -> tuple[Array, State]:
+        xp = observed.xp
+        # one number for each segment
+        rate = observed.given[RATE] + 0.0 * xp.where(observed.learns, observed.norm, 0.0)
+        return xp.where(rate > 0.0, self.length / xp.where(rate > 0.0, rate, 1.0), math.inf), state
+
+    def memory_rows(self) -> dict[str, int]:
+        return {}
+
+    def __str__(self) -> str:
+        return f"that of a step of length {self.length:g}"
+
+
 def min_of(*thresholds: Limit) -> Threshold:
     """The smallest of several thresholds; numbers are constants, and `feed="clipped"` knows those before it.
 

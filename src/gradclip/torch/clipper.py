@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from gradclip.engines.torch import TorchEngine
 from gradclip.engines.torch_devices import DevicesEngine
 from gradclip.engines.torch_functions import wide_of
 from gradclip.errors import GradclipWarning
+from gradclip.rules.combine import RATE
 from gradclip.rules.rule import AnyRule
 from gradclip.step.gradients import Gradients, OnSeveralDevices, checked_need_clip, one_float
 from gradclip.step.layout import LineUp
@@ -26,6 +27,7 @@ from gradclip.step.respond import report_none_found, slow, user_level
 from gradclip.step.result import Result
 from gradclip.telemetry import Telemetry
 from gradclip.torch.eager import eager
+from gradclip.torch.optimizers import inside
 from gradclip.torch.parameters import (
     NeedClip,
     TorchParameters,
@@ -36,6 +38,7 @@ from gradclip.torch.parameters import (
     parameters_of,
     processes,
 )
+from gradclip.torch.rate import lasting_rate
 from gradclip.torch.shardings import Shardings, spread_of
 
 if TYPE_CHECKING:
@@ -103,6 +106,7 @@ class Clipper(clipper.Clipper):
                 report_none_found(any(p.requires_grad for p in given.tensors))
             return Result(self.step, torch_engine.CPU)
         engine = self.engine_for(gradients)
+        self.hear_rate([parameters])
         if self._given:
             gradients = self.with_given(gradients, engine)
         result = self.clip_gradients(gradients, engine)
@@ -127,17 +131,23 @@ class Clipper(clipper.Clipper):
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         return not distributed or torch.distributed.get_rank() == 0
 
+    def hear_rate(self, sources: Iterable[Any]) -> None:
+        """Hand over the rate of SGD, where the rule reads one, nobody has given it, and these are optimizers."""
+        if RATE in self.reads_given - self._given.keys():
+            optimizers = [found for source in sources if (found := inside(source)) is not None]
+            if optimizers:
+                self.give(rate=lasting_rate(optimizers))
+
     def with_given(self, gradients: Gradients, engine: Engine) -> Gradients:
         """`gradients` with the numbers that were given for this step."""
         numbers = self.taken_given()
         like = gradients.tensors[0] if self._sharding is None else self._sharding.like
         if self._sharding is not None:
             engine = engine_for([like], self._engine_name)
-        if processes() > 1 and not self._said_given:
+        own = [name for name in numbers if name != RATE]  # the rate is the same in all processes
+        if own and processes() > 1 and not self._said_given:
             self._said_given = True
-            warnings.warn(
-                EACH_ITS_OWN.format(names=" and the ".join(numbers)), GradclipWarning, stacklevel=user_level()
-            )
+            warnings.warn(EACH_ITS_OWN.format(names=" and the ".join(own)), GradclipWarning, stacklevel=user_level())
         return gradients._replace(given={name: number_for(engine, number, like) for name, number in numbers.items()})
 
     def clip_gradients(self, gradients: Gradients, engine: Engine) -> Result:

@@ -264,6 +264,7 @@ class AttachedClipper(Clipper):
         if self._through and len(found) != len(states_of(optimizer)):
             raise ValueError("through_grad_scale scales every gradient of the optimizer, and need_clip leaves some out")
         self._stepping = optimizer
+        self.hear_rate(self.optimizers)
         if self._given:
             gradients = self.with_given(gradients, engine)
         result = self.clip_gradients(gradients, engine)

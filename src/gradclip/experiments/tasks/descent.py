@@ -63,8 +63,8 @@ def descend(
             if not math.isfinite(losses[-1]):
                 return Descent(losses, changed / step, step)
             value.backward()
-            if clipper.reads_given:
-                clipper.give(**{name: NUMBERS[name](optimizer, losses[-1]) for name in clipper.reads_given})
+            for name in clipper.reads_given & NUMBERS.keys():
+                clipper.give(**{name: NUMBERS[name](optimizer, losses[-1])})
             optimizer.step()
             changed += clipper.last.clipped or clipper.last.skipped
             if done(step):
