@@ -50,12 +50,12 @@ HOW = {
 }
 """What the suggestions come from, by the name that it has in the document."""
 INTRODUCTION = (
-    "On every task of `gradclip compare` trainings on the seeds 5 to 9 give suggestions, and each is trained on a seed "
-    "from 0 to 4, beside thresholds of a grid (none, 0.01, 0.03, 0.1 ... 100). The task is trained first without "
-    "clipping and under `ClipGradByGlobalNorm(1.0)`, which many trainers have as their default, and what is said of "
-    "this run is a suggestion from its norms. By trial, training is repeated under other thresholds, beginning from "
-    "that, and the best on this seed is the suggestion. Where a run is best left as it is, or nothing is proposed, the "
-    "rule that it was trained under is what is compared.",
+    "On every task of `gradclip compare` that has a published claim, trainings on the seeds 5 to 9 give suggestions, "
+    "and each is trained on a seed from 0 to 4, beside thresholds of a grid (none, 0.01, 0.03, 0.1 ... 100). The task "
+    "is trained first without clipping and under `ClipGradByGlobalNorm(1.0)`, which many trainers have as their "
+    "default, and what is said of this run is a suggestion from its norms. By trial, training is repeated under other "
+    "thresholds, beginning from that, and the best on this seed is the suggestion. Where a run is best left as it is, "
+    "or nothing is proposed, the rule that it was trained under is what is compared.",
     "The best of the grid is that with the best median on the seeds 0 to 4, chosen after the fact as by a search of "
     'ten trainings a seed. "worse" says that it was so on all five seeds (sign test), however little, and "within '
     'noise" that it was not, were it on four: the medians say how much. The last column is against the rule that the '

@@ -18,7 +18,7 @@ from gradclip.experiments import TrainingOutcome
 from gradclip.experiments.showing import comparison_report
 from gradclip.experiments.tasks import bias
 from gradclip.experiments.tasks.task import task_called
-from gradclip.experiments.tasks.titles import TASKS
+from gradclip.experiments.tasks.titles import TITLES
 
 SOURCE = Path(gradclip.__file__).parents[1]
 NAMES = ["watch", "doctor", "report", "export", "suggest", "compare", "demo", "methods", "completion"]
@@ -166,7 +166,7 @@ main(["compare"])
 print([name for name in ("torch", "numpy", "sklearn", "matplotlib", "rich") if name in sys.modules])
 """
     lines = call(program=("-c", code)).stdout.splitlines()
-    assert [line.split()[0] for line in lines[:-1]] == list(TASKS)
+    assert [line.split()[0] for line in lines[:-1]] == list(TITLES)
     assert lines[-1] == "[]"
 
 

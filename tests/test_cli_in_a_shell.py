@@ -16,7 +16,7 @@ import forked
 import gradclip
 from effort import only_long
 from gradclip.cli import command_line, completion_command, main, methods_command
-from gradclip.experiments.tasks.titles import TASKS
+from gradclip.experiments.tasks.titles import TITLES
 from gradclip.telemetry import Event, jsonl, read_run
 
 SOURCE = Path(gradclip.__file__).parents[1]
@@ -189,7 +189,7 @@ def script(tmp_path_factory):
         (["demo", "--fr"], ["--framework"]),
         (["demo", "--framework", "p"], ["paddle"]),
         (["methods", "Z"], ["ZClip"]),
-        (["compare", ""], [*TASKS]),
+        (["compare", ""], [*TITLES]),
         (["compare", "char-lm", "--rules", "zc"], []),
         (["compare", "char-lm", "--rules", "ZC"], ["ZClip"]),
         (["export", "--p"], ["--parquet"]),

@@ -43,14 +43,14 @@ def add(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from gradclip.experiments.tasks.titles import TASKS
+    from gradclip.experiments.tasks.titles import TITLES
 
     if options.task is None:
         print(_list_of_tasks(options.json))
         return 0
-    if options.task not in TASKS:
-        return mistake(f"no task is called {options.task!r}: there are {', '.join(TASKS)}", "compare")
-    if missing := [name for name in TASKS[options.task].needs if importlib.util.find_spec(name) is None]:
+    if options.task not in TITLES:
+        return mistake(f"no task is called {options.task!r}: there are {', '.join(TITLES)}", "compare")
+    if missing := [name for name in TITLES[options.task].needs if importlib.util.find_spec(name) is None]:
         return mistake(f'{options.task} needs {" and ".join(missing)}: pip install "gradclip[demo,torch]"', "compare")
     if wrong := wrong_rules(options.rules or ()) or no_folder(options.out):
         return mistake(wrong, "compare")
@@ -60,8 +60,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _list_of_tasks(as_json: bool) -> str:
-    from gradclip.experiments.tasks.titles import TASKS
+    from gradclip.experiments.tasks.titles import TITLES
 
     if as_json:
-        return json.dumps({name: listed.title for name, listed in TASKS.items()})
-    return "\n".join(f"{name:16}{listed.title}" for name, listed in TASKS.items())
+        return json.dumps({name: listed.title for name, listed in TITLES.items()})
+    return "\n".join(f"{name:16}{listed.title}" for name, listed in TITLES.items())

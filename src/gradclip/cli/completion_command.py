@@ -63,9 +63,9 @@ def commands_of(command_line: argparse.ArgumentParser) -> dict[str, argparse.Arg
 
 def choices_by_argument() -> dict[tuple[str, str], list[str]]:
     """What an argument of a command may be, where its parser does not know it: those lists take long to import."""
-    from gradclip.experiments.tasks.titles import TASKS
+    from gradclip.experiments.tasks.titles import TITLES
     from gradclip.rules.catalogue import methods
     from gradclip.rules.text import recipes_by_name
 
     rules = list(recipes_by_name())
-    return {("methods", "name"): list(methods()), ("compare", "task"): list(TASKS), ("compare", "rules"): rules}
+    return {("methods", "name"): list(methods()), ("compare", "task"): list(TITLES), ("compare", "rules"): rules}

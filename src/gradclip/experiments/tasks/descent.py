@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 import statistics
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.amp.grad_scaler import GradScaler
 
 from gradclip.errors import GradclipWarning
 from gradclip.experiments.training.in_torch import alone
 from gradclip.rules.rule import AnyRule
-from gradclip.torch import attach
+from gradclip.torch import AttachedClipper, attach
 
 Loss = Callable[[int], Tensor]
 """The loss of a step, from 1, on a batch of its own."""
@@ -41,6 +42,13 @@ class Descent(NamedTuple):
         return None if self.broke_at is None else f"step {self.broke_at}"
 
 
+class Turn(NamedTuple):
+    """An optimizer, and the loss whose gradient it follows."""
+
+    optimizer: torch.optim.Optimizer
+    loss: Loss
+
+
 def descend(
     optimizer: torch.optim.Optimizer,
     rule: AnyRule,
@@ -48,28 +56,56 @@ def descend(
     steps: int,
     model: torch.nn.Module | None = None,
     done: Check = lambda step: False,
+    scaler: GradScaler | None = None,
 ) -> Descent:
-    """Up to `steps` steps on one thread; ends at the first loss that is infinite or NaN, or where `done` says so."""
-    clipper = attach(optimizer, rule, model=model)
+    """Up to `steps` steps on one thread; ends at the first loss that is infinite or NaN, or where `done` says so.
+
+    With a `scaler` the loss is scaled by it; a step that it leaves out counts as not clipped.
+    """
+    return take_turns([Turn(optimizer, loss)], rule, steps, model, done, scaler)
+
+
+def take_turns(
+    turns: Sequence[Turn],
+    rule: AnyRule,
+    steps: int,
+    model: torch.nn.Module | None = None,
+    done: Check = lambda step: False,
+    scaler: GradScaler | None = None,
+) -> Descent:
+    """`descend` with several optimizers, each clipped by itself and each with a turn in every step; the losses written
+    down are those of the first."""
+    clippers = [attach(turn.optimizer, rule, model=model) for turn in turns]
+    scaler = scaler or GradScaler("cpu", enabled=False)
     losses: list[float] = []
-    changed = 0
+    changed = taken = 0
     with alone(), warnings.catch_warnings():
         # A rule that lets a run blow up meets infinite gradients: that is what is to be seen, so not worth a warning.
         warnings.simplefilter("ignore", GradclipWarning)
         for step in range(1, steps + 1):
-            optimizer.zero_grad()
-            value = loss(step)
-            losses.append(value.item())
-            if not math.isfinite(losses[-1]):
-                return Descent(losses, changed / step, step)
-            value.backward()
-            for name in clipper.reads_given & NUMBERS.keys():
-                clipper.give(**{name: NUMBERS[name](optimizer, losses[-1])})
-            optimizer.step()
-            changed += clipper.last.clipped or clipper.last.skipped
+            for turn, clipper in zip(turns, clippers, strict=True):
+                turn.optimizer.zero_grad()
+                value = turn.loss(step)
+                taken += 1
+                if turn is turns[0]:
+                    losses.append(value.item())
+                if not math.isfinite(value.item()):
+                    return Descent(losses, changed / taken, step)
+                changed += _changed(turn.optimizer, clipper, value, scaler)
+            scaler.update()
             if done(step):
                 break
-    return Descent(losses, changed / len(losses), None)
+    return Descent(losses, changed / taken, None)
+
+
+def _changed(optimizer: torch.optim.Optimizer, clipper: AttachedClipper, loss: Tensor, scaler: GradScaler) -> bool:
+    """Whether the step that is made here was clipped, or skipped by the rule."""
+    before = clipper.step
+    scaler.scale(loss).backward()
+    for name in clipper.reads_given & NUMBERS.keys():
+        clipper.give(**{name: NUMBERS[name](optimizer, loss.item())})
+    scaler.step(optimizer)
+    return clipper.step > before and (clipper.last.clipped or clipper.last.skipped)
 
 
 def thinned(values: list[float], points: int = POINTS, of: int | None = None) -> tuple[tuple[float, float], ...]:

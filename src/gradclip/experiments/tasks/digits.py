@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from gradclip.experiments.outcome import Metric, TrainingOutcome
 from gradclip.experiments.tasks.descent import Descent, MakeOptimizer, descend
+from gradclip.experiments.tasks.first_weights import drawn
 from gradclip.experiments.tasks.task import Claim, Task
 from gradclip.experiments.training.in_torch import alone
 from gradclip.rules.rule import AnyRule
@@ -112,10 +113,7 @@ def train(
 def _trained(rule: AnyRule, seed: int, rate: float, epochs: int, optimizer: MakeOptimizer) -> tuple[float, Descent]:
     """The accuracy on the test images, and how the training went."""
     images, classes, test_images, test_classes = digits()
-    with torch.random.fork_rng(devices=()):
-        torch.manual_seed(seed)
-        model = net()
-    random = torch.Generator().manual_seed(seed)
+    model, random = drawn(net, seed), torch.Generator().manual_seed(seed)
     each = len(images) // BATCH
     order = torch.cat([torch.randperm(len(images), generator=random)[: each * BATCH] for _ in range(epochs)])
     batches = order.view(-1, BATCH)

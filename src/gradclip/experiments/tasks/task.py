@@ -10,7 +10,7 @@ from gradclip.experiments.compare import Named, OnRun, Train, compare
 from gradclip.experiments.comparison import Comparison
 from gradclip.experiments.outcome import Metric
 from gradclip.experiments.sign_test import BETTER, TOO_FEW, WITHIN_NOISE, WORSE
-from gradclip.experiments.tasks.titles import TASKS
+from gradclip.experiments.tasks.titles import TITLES
 
 ANSWERS = {
     BETTER: "reproduced",
@@ -59,7 +59,7 @@ class Task:
     @property
     def title(self) -> str:
         """What is trained, in a few words."""
-        return TASKS[self.name].title
+        return TITLES[self.name].title
 
     def compare(
         self,
@@ -82,7 +82,7 @@ class Task:
 
 def task_called(name: str) -> Task:
     """The task with this name, imported now; `KeyError` if there is none."""
-    if name not in TASKS:
-        raise KeyError(f"no task {name!r}: there are {', '.join(TASKS)}")
+    if name not in TITLES:
+        raise KeyError(f"no task {name!r}: there are {', '.join(TITLES)}")
     task: Task = importlib.import_module(f"gradclip.experiments.tasks.{name.replace('-', '_')}").TASK
     return task

@@ -164,10 +164,10 @@ def windows(text: Array, random: np.random.Generator) -> Iterator[tuple[Array]]:
         yield (text[starts + within],)
 
 
-def validation_windows(text: Array) -> Array:
+def validation_windows(text: Array, length: int = VALIDATION_WINDOW) -> Array:
     """The whole text, cut into windows that overlap by the first character; what is left over at the end is left."""
-    starts = np.arange(0, len(text) - VALIDATION_WINDOW, VALIDATION_WINDOW)
-    cut: Array = text[starts[:, None] + np.arange(VALIDATION_WINDOW + 1)]
+    starts = np.arange(0, len(text) - length, length)
+    cut: Array = text[starts[:, None] + np.arange(length + 1)]
     return cut
 
 
