@@ -23,9 +23,9 @@ from typing import Any, ClassVar
 from gradclip import Rule
 from gradclip.advice.search import best_of, rule_of, search, start_from
 from gradclip.advice.suggestion import suggest
-from gradclip.experiments.compare import versions
 from gradclip.experiments.sign_test import BETTER, WORSE, paired_verdict
 from gradclip.experiments.tasks.task import task_called
+from gradclip.experiments.versions import versions
 from gradclip.rules.text import rule_from_text
 from gradclip.rules.threshold import Observed, State, Threshold
 from gradclip.telemetry import Event

@@ -88,6 +88,7 @@ def test_what_is_no_run_is_said(folder, capsys, command, run, said):
         ("suggest run --trials 3", "are for a script; a run is read as it is"),
         ("suggest --seeds 2 train.py", "the script has no option --seed, so there is one seed"),
         ("compare bias --rules zclip:z=x", "zclip:"),
+        ("compare bias --resume", "--resume goes on from what is in a folder: give it with --out DIR"),
         ("export run", "one of the arguments --csv --parquet --json is required"),
         ("export run --csv nowhere/x.csv", "No such file or directory; give a file that can be written"),
         ("methods zlip", "did you mean ZClip?"),

@@ -8,17 +8,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gradclip.cli.common import add_json, count, mistake, no_folder, wrong_rules
+from gradclip.cli.common import add_json, count, mistake, no_folder, unread, wrong_rules
 from gradclip.cli.help_text import told
 
 EXAMPLES = (
     "gradclip compare",
     "gradclip compare bias --rules none global:1 --seeds 2",
     'gradclip compare char-lm --rules none "zclip:z=2.5" --out compared',
+    "gradclip compare bias --rules none global:1 --seeds 10 --out compared --resume",
 )
 EXITS = {
     0: "the rules are compared, whichever is best",
-    130: "interrupted: the seeds that every rule had trained on are compared",
+    130: "interrupted: the seeds that every rule had trained on are compared; with --out, go on with --resume",
 }
 
 
@@ -37,7 +38,15 @@ def add(commands: Any) -> None:
         "--rules", nargs="+", metavar="RULE", help='such as none global:1 "zclip:z=2.5" (default: those of the task)'
     )
     compare.add_argument("--seeds", type=count, default=5, metavar="N", help="how many (default: 5, from seed 0 on)")
-    compare.add_argument("--out", type=Path, metavar="DIR", help="where TASK.json and TASK.png go (default: nowhere)")
+    compare.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="where TASK.json and TASK.png go, and each run as it ends (default: nowhere)",
+    )
+    compare.add_argument(
+        "--resume", action="store_true", help="go on from what DIR has, and train what is missing of rules and seeds"
+    )
     add_json(compare)
     compare.set_defaults(command=run)
 
@@ -52,11 +61,18 @@ def run(options: argparse.Namespace) -> int:
         return mistake(f"no task is called {options.task!r}: there are {', '.join(TITLES)}", "compare")
     if missing := [name for name in TITLES[options.task].needs if importlib.util.find_spec(name) is None]:
         return mistake(f'{options.task} needs {" and ".join(missing)}: pip install "gradclip[demo,torch]"', "compare")
+    if options.resume and options.out is None:
+        return mistake("--resume goes on from what is in a folder: give it with --out DIR", "compare")
     if wrong := wrong_rules(options.rules or ()) or no_folder(options.out):
         return mistake(wrong, "compare")
-    from gradclip.experiments.showing.comparison_report import show_comparison
+    from gradclip.experiments.showing.comparison_report import kept_in, show_comparison
 
-    return show_comparison(options.task, options.rules, options.seeds, options.out, as_json=options.json)
+    task, rules, seeds, out = options.task, options.rules, options.seeds, options.out
+    try:
+        kept = None if out is None else kept_in(out, task, rules, resume=options.resume)
+    except (OSError, ValueError) as error:
+        return mistake(unread(error, out), "compare")
+    return show_comparison(task, rules, seeds, out, as_json=options.json, kept=kept)
 
 
 def _list_of_tasks(as_json: bool) -> str:

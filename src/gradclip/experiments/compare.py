@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import platform
+import os
 import signal
-import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from importlib import metadata
+from pathlib import Path
+from typing import Any
 
-from gradclip import __version__
 from gradclip.errors import Stopped
 from gradclip.experiments.comparison import Comparison, Contender
+from gradclip.experiments.kept_runs import KeptRuns
 from gradclip.experiments.outcome import Metric, Trained, TrainingOutcome
+from gradclip.experiments.versions import versions
 from gradclip.rules.rule import AnyRule, checked_rule
 from gradclip.rules.text import rule_from_text
 
@@ -21,8 +23,6 @@ Train = Callable[[AnyRule, int], TrainingOutcome]
 OnRun = Callable[[str, Trained], None]
 """Told of each run when it has ended, with the text of its rule."""
 Named = Iterable[str | AnyRule] | Mapping[str, str | AnyRule]
-FRAMEWORKS = {"torch": "torch", "paddle": "paddlepaddle", "jax": "jax"}
-"""The modules whose version is written down if they are in use, and the packages that they come in."""
 
 
 def compare(
@@ -34,6 +34,7 @@ def compare(
     title: str = "training",
     processes: int = 1,
     on_run: OnRun = lambda text, trained: None,
+    keep: str | os.PathLike[str] | None = None,
 ) -> Comparison:
     """Train once for each rule and seed, and compare what came of it.
 
@@ -41,9 +42,14 @@ def compare(
     compared with, usually `"none"`. `seeds` is a number of them, from 0 on, or the seeds; five or more give a verdict.
     `metric` says what the `metric` of a `TrainingOutcome` is and whether low is good. `train` starts anew in each call:
     weights and batches are drawn from the seed, the same for every rule. With several `processes` it has to be a
-    function of a module, for new processes to find it. Raises `ValueError` for no rules or seeds or repeated ones,
-    `TypeError` where `train` returns something else, and for Ctrl-C `ComparisonStopped`, a `KeyboardInterrupt` with the
-    comparison on the seeds that every rule has trained on, where there is one.
+    function of a module, for new processes to find it.
+
+    `keep` is a file in which each run is kept when it has ended, so that nothing that was trained is lost, whatever
+    ends the process. A run that the file has is not trained again, and `on_run` not told of it.
+
+    Raises `ValueError` for no rules or seeds or repeated ones, and for a file of another `title`, `metric`, version, or
+    rule of the same text; `TypeError` where `train` returns something else; and for Ctrl-C `ComparisonStopped`, a
+    `KeyboardInterrupt` with the comparison on the seeds that every rule has trained on, where there is one.
 
     >>> def train(rule, seed):
     ...     weight = torch.nn.Parameter(torch.tensor([10.0 + seed]))
@@ -59,19 +65,23 @@ def compare(
     'better'
     """
     contenders, numbers = _named(rules), _numbers(seeds)
-    jobs = [(text, seed) for seed in numbers for text in contenders]
-    runs: dict[tuple[str, int], Trained] = {}
+    metric = metric or Metric()
+    kept = None if keep is None else KeptRuns(Path(keep), title, metric)
+    runs = kept.under({text: repr(rule) for text, rule in contenders.items()}) if kept else {}
+    jobs = [(text, seed) for seed in numbers for text in contenders if (text, seed) not in runs]
 
     def found(numbers: Iterable[int]) -> Comparison:
         rules = [
             Contender(text, repr(rule), tuple(runs[text, seed] for seed in numbers))
             for text, rule in contenders.items()
         ]
-        return Comparison(title, metric or Metric(), tuple(rules), versions())
+        return Comparison(title, metric, tuple(rules), versions())
 
     try:
         for (text, seed), trained in _all_trained(train, contenders, jobs, processes):
             runs[text, seed] = trained
+            if kept:
+                kept.add(text, repr(contenders[text]), trained)
             on_run(text, trained)
     except KeyboardInterrupt as stopped:
         whole = [seed for seed in numbers if all((text, seed) in runs for text in contenders)]
@@ -109,26 +119,19 @@ def timed(train: Train, rule: AnyRule, seed: int) -> Trained:
     return Trained(seed, outcome, time.perf_counter() - began)
 
 
-def versions() -> dict[str, str]:
-    """The versions that the numbers depend on: those of the frameworks that are in use."""
-    used = {name: metadata.version(package) for name, package in FRAMEWORKS.items() if name in sys.modules}
-    return {"gradclip": __version__, "python": platform.python_version(), **used}
-
-
 def _all_trained(
     train: Train, rules: Mapping[str, AnyRule], jobs: list[tuple[str, int]], processes: int
 ) -> Iterable[tuple[tuple[str, int], Trained]]:
     """Each job with its run, as they end."""
-    if min(processes, len(jobs)) == 1:
+    if min(processes, len(jobs)) <= 1:
         yield from (((text, seed), timed(train, rules[text], seed)) for text, seed in jobs)
         return
     from concurrent.futures import ProcessPoolExecutor, as_completed
     from multiprocessing import active_children, get_context
 
-    # Started afresh, since a process that was forked while a framework has threads may hang; deaf to Ctrl-C, which this
-    # process answers for all of them.
-    deaf, others = (signal.SIGINT, signal.SIG_IGN), set(active_children())
-    with ProcessPoolExecutor(processes, get_context("spawn"), signal.signal, deaf) as pool:
+    # Started afresh, since a process that was forked while a framework has threads may hang.
+    others = set(active_children())
+    with ProcessPoolExecutor(processes, get_context("spawn"), _serve) as pool:
         futures = {pool.submit(timed, train, rules[text], seed): (text, seed) for text, seed in jobs}
         try:
             yield from ((futures[future], future.result()) for future in as_completed(futures))
@@ -138,6 +141,20 @@ def _all_trained(
             raise
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _serve() -> None:
+    """Begin a process that trains for another one: deaf to Ctrl-C, which that one answers, and ended with it."""
+    from multiprocessing import parent_process
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=[parent_process()], daemon=True).start()
+
+
+def _end_with(other: Any) -> None:
+    """End this process when the other one has ended, however that was."""
+    other.join()
+    os._exit(1)
 
 
 def _named(rules: Named) -> dict[str, AnyRule]:

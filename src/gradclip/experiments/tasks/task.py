@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from gradclip.experiments.compare import Named, OnRun, Train, compare
 from gradclip.experiments.comparison import Comparison
@@ -67,8 +68,9 @@ class Task:
         seeds: int | Iterable[int] = 5,
         processes: int = 1,
         on_run: OnRun = lambda text, trained: None,
+        keep: Path | None = None,
     ) -> Comparison:
-        """The task under several rules, its own if none are given."""
+        """The task under several rules, its own if none are given; `keep` is as for `compare`."""
         return compare(
             self.train,
             self.rules if rules is None else rules,
@@ -77,6 +79,7 @@ class Task:
             title=self.title,
             processes=processes,
             on_run=on_run,
+            keep=keep,
         )
 
 
