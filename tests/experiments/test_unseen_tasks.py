@@ -151,7 +151,7 @@ def test_one_target_in_twenty_is_far_too_high() -> None:
     faulty = found[found != 0]
     assert len(faulty) == pytest.approx(5000, rel=0.05)
     assert faulty.min() >= outliers.LEAST
-    assert faulty.median().item() == pytest.approx(3 * 2 ** (1 / 1.5), rel=0.05)
+    assert faulty.median().item() == pytest.approx(3 * 2**0.5, rel=0.05)
     assert faulty.max() > 100
 
 

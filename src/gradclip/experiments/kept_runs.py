@@ -36,7 +36,7 @@ Job = tuple[str, int]
 """The text of a rule, and a seed."""
 
 
-class Kept(NamedTuple):
+class KeptRun(NamedTuple):
     """What a rule has said of itself, and its run."""
 
     sentence: str
@@ -60,11 +60,11 @@ class KeptRuns:
         refuse_other_rules(found, rules, self.path)
         return {job: kept.trained for job, kept in found.items() if job[0] in rules}
 
-    def read(self) -> dict[Job, Kept]:
+    def read(self) -> dict[Job, KeptRun]:
         """All runs; none where there is no file. A last line that has no end is cut off."""
         if not self.path.exists():
             return {}
-        found: dict[Job, Kept] = {}
+        found: dict[Job, KeptRun] = {}
         whole = 0
         for number, line in self._lines():
             whole += len(line or b"") + 1
@@ -124,7 +124,7 @@ class KeptRuns:
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"{document} is damaged: {error}; remove it, or {ELSEWHERE}") from None
         self.refuse_others(head, document)
-        runs = {(one.text, run.seed): Kept(one.sentence, run) for one in found.contenders for run in one.runs}
+        runs = {(one.text, run.seed): KeptRun(one.sentence, run) for one in found.contenders for run in one.runs}
         refuse_other_rules(runs, rules, document)
         for (text, seed), kept in runs.items():
             if (text, seed) not in known:
@@ -140,7 +140,7 @@ class KeptRuns:
 ELSEWHERE = "give another place for this comparison"
 
 
-def refuse_other_rules(found: Mapping[Job, Kept], rules: Mapping[str, str], path: Path) -> None:
+def refuse_other_rules(found: Mapping[Job, KeptRun], rules: Mapping[str, str], path: Path) -> None:
     """`ValueError` where a text there names another rule than here, by what they say of themselves."""
     for (text, _), kept in found.items():
         if kept.sentence != rules.get(text, kept.sentence):
@@ -150,8 +150,8 @@ def refuse_other_rules(found: Mapping[Job, Kept], rules: Mapping[str, str], path
             )
 
 
-def _run_in(value: Any) -> tuple[Job, Kept]:
+def _run_in(value: Any) -> tuple[Job, KeptRun]:
     """The run of a line."""
     if not fits(value, RUN):
         raise ValueError("it is no run")
-    return (value["rule"], value["seed"]), Kept(value["sentence"], Trained.from_json(value))
+    return (value["rule"], value["seed"]), KeptRun(value["sentence"], Trained.from_json(value))

@@ -22,7 +22,7 @@ from gradclip.experiments.training.in_torch import alone
 from gradclip.rules.rule import AnyRule
 
 INPUTS, UNITS, TRAINED_ON, TESTED, BATCH, RATE, STEPS = 10, 32, 1000, 1000, 16, 0.02, 2000
-SHARE, LEAST, TAIL = 0.05, 3.0, 1.5
+SHARE, LEAST, TAIL = 0.05, 3.0, 2.0
 """The share of the faults, the smallest, and the exponent of their tail."""
 NOISE, MEAN, DEVIATION = 0.2, 14.4, 4.9
 """The deviation of the noise on every target, and the mean and the deviation of the function, which is standardised."""
