@@ -29,12 +29,12 @@ from typing import Any, NamedTuple
 
 import torch
 
-from gradclip.experiments.compare import versions
 from gradclip.experiments.outcome import Metric, TrainingOutcome
 from gradclip.experiments.tasks import bad_batches, bias, char_lm, digits, heavy_tails, l0l1, temporal_order
 from gradclip.experiments.tasks.descent import MakeOptimizer
 from gradclip.experiments.tasks.task import task_called
 from gradclip.experiments.training.training_run import number
+from gradclip.experiments.versions import versions
 from gradclip.rules.rule import AnyRule
 from gradclip.rules.text import rule_from_text
 from rule_candidates import CANDIDATES
