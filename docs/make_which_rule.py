@@ -155,8 +155,8 @@ def _range(lengths: Sequence[float], open_end: bool) -> str:
 
 def scores(record: Record) -> list[tuple[str, ...]]:
     """The rules that were tried, those that lost least first."""
-    whole = [rule for rule in trained(record, SEEDS) if rule not in GRID]
-    screened = [rule for rule in trained(record, SCREENED_ON) if rule not in (*GRID, *whole)]
+    whole = [rule for rule in trained(record, SEEDS, list(DESIGN)) if rule not in GRID]
+    screened = [rule for rule in trained(record, SCREENED_ON, list(DESIGN)) if rule not in (*GRID, *whole)]
     rows = []
     for rules, seeds in ((whole, SEEDS), (screened, SCREENED_ON)):
         for rule in rules:

@@ -3,8 +3,8 @@
     python docs/rule_search.py tune                 find the learning rate of each task and optimizer
     python docs/rule_search.py fixed                train under the thresholds of the grid
     python docs/rule_search.py try NAME ...         train under candidates of `rule_candidates.py`
-    python docs/rule_search.py test NAME ...        the same on the tasks that no search has seen: once, at the end
     python docs/rule_search.py show                 what each rule lost, from the record
+    python docs/rule_search.py try NAME --set test  the same on the tasks that no search has seen: once, at the end
 
 Trained is what the record, `docs/evidence/rule-search.json`, does not have yet; it is written as runs end. The protocol
 is that of decision 0051.
@@ -19,7 +19,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
@@ -30,7 +30,20 @@ from typing import Any, NamedTuple
 import torch
 
 from gradclip.experiments.outcome import Metric, TrainingOutcome
-from gradclip.experiments.tasks import bad_batches, bias, char_lm, digits, heavy_tails, l0l1, temporal_order
+from gradclip.experiments.tasks import (
+    actor_critic,
+    amp_digits,
+    bad_batches,
+    bias,
+    char_lm,
+    digits,
+    gan,
+    heavy_tails,
+    l0l1,
+    label_noise,
+    outliers,
+    temporal_order,
+)
 from gradclip.experiments.tasks.descent import MakeOptimizer
 from gradclip.experiments.tasks.task import task_called
 from gradclip.experiments.training.training_run import number
@@ -98,6 +111,15 @@ DESIGN = {
     "bias": Problem(_at_rate(bias.train, steps=4000), {"sgd": 0.001, "adamw": 0.01}, margin=0.05),
 }
 
+TEST = {
+    "amp-digits": Problem(_at_rate(amp_digits.train), {"sgd": 0.03, "adamw": 0.01}, margin=0.01),
+    "label-noise": Problem(_at_rate(label_noise.train), {"sgd": 0.3, "adamw": 0.003}, margin=0.02),
+    "actor-critic": Problem(_at_rate(actor_critic.train), {"sgd": 0.01, "adamw": 0.003}, margin=20.0),
+    "outliers": Problem(_at_rate(outliers.train), {"sgd": 0.003, "adamw": 0.01}, margin=0.1, relative=True),
+    "gan": Problem(_at_rate(gan.train), {"sgd": 0.03, "adamw": 0.003}, margin=0.2, relative=True),
+}
+SETS = {"design": DESIGN, "test": TEST}
+
 
 class Setting(NamedTuple):
     """What is trained, but for the rule and the seed."""
@@ -117,7 +139,7 @@ class Job(NamedTuple):
 
 
 def problem_called(task: str) -> Problem:
-    return DESIGN[task]
+    return next(tasks[task] for tasks in SETS.values() if task in tasks)
 
 
 def rule_called(name: str) -> AnyRule:
@@ -227,16 +249,16 @@ def tuning_jobs(task: str, optimizer: str, rate: float) -> list[Job]:
     ]
 
 
-def tune(record: Record, processes: int) -> None:
+def tune(record: Record, tasks: Sequence[str], processes: int) -> None:
     """Walk along the ladder of rates until the best one has a worse one on either side."""
-    walked = [(task, optimizer) for task in DESIGN for optimizer in OPTIMIZERS]
+    walked = [(task, optimizer) for task in tasks for optimizer in OPTIMIZERS]
     while walked:
         rates = {pair: _next_rates(record, *pair) for pair in walked}
         record.train(
             (job for pair, new in rates.items() for rate in new for job in tuning_jobs(*pair, rate)), processes
         )
         walked = [pair for pair in walked if _next_rates(record, *pair)]
-    for task in DESIGN:
+    for task in tasks:
         for optimizer in OPTIMIZERS:
             record.at("rates", task)[optimizer] = float(_best_rate(record, task, optimizer))
     record.save()
@@ -321,19 +343,19 @@ def losses(record: Record, rule: str, seeds: tuple[int, ...], tasks: Iterable[st
     return found
 
 
-def show(record: Record, rules: Iterable[str], seeds: tuple[int, ...], details: bool) -> None:
+def show(record: Record, rules: Iterable[str], seeds: tuple[int, ...], tasks: Sequence[str], details: bool) -> None:
     """What each rule lost, the best first."""
-    tables = {rule: losses(record, rule, seeds, DESIGN) for rule in rules}
+    tables = {rule: losses(record, rule, seeds, tasks) for rule in rules}
     for rule, table in sorted(tables.items(), key=lambda pair: sum(loss.lost for loss in pair[1])):
         print(f"{sum(loss.lost for loss in table):3} of {len(table)} lost: {rule}")
         if details:
             print(*(f"    {loss}" for loss in table if loss.lost), sep="\n")
 
 
-def trained(record: Record, seeds: Iterable[int]) -> list[str]:
-    """The rules that were trained on all design tasks and these seeds."""
-    names = list(dict.fromkeys(name for _, place in settings(record, DESIGN) for name in record.at(*place)))
-    return [name for name in names if not any(map(record.lacks, jobs(record, [name], seeds, DESIGN)))]
+def trained(record: Record, seeds: Iterable[int], tasks: Sequence[str]) -> list[str]:
+    """The rules that were trained on all these tasks and seeds."""
+    names = list(dict.fromkeys(name for _, place in settings(record, tasks) for name in record.at(*place)))
+    return [name for name in names if not any(map(record.lacks, jobs(record, [name], seeds, tasks)))]
 
 
 def main() -> None:
@@ -342,20 +364,22 @@ def main() -> None:
     parser.add_argument("rules", nargs="*")
     parser.add_argument("--screen", action="store_true", help="two seeds instead of five")
     parser.add_argument("--details", action="store_true")
-    parser.add_argument("--tasks", nargs="+", default=list(DESIGN))
+    parser.add_argument("--set", choices=SETS, default="design", help="the tasks, if they are not named one by one")
+    parser.add_argument("--tasks", nargs="+")
     parser.add_argument("--optimizers", nargs="+", default=list(OPTIMIZERS))
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
     record, seeds = Record(), SCREENED_ON if options.screen else SEEDS
+    tasks = options.tasks or list(SETS[options.set])
     if options.action == "tune":
-        tune(record, options.processes)
+        tune(record, tasks, options.processes)
     elif options.action == "fixed":
-        record.train_grid(options.tasks, options.processes)
+        record.train_grid(tasks, options.processes)
     elif options.action == "try":
-        asked = jobs(record, options.rules, seeds, options.tasks)
+        asked = jobs(record, options.rules, seeds, tasks)
         record.train((job for job in asked if job.setting.optimizer in options.optimizers), options.processes)
     else:
-        show(record, options.rules or trained(record, seeds), seeds, options.details)
+        show(record, options.rules or trained(record, seeds, tasks), seeds, tasks, options.details)
 
 
 if __name__ == "__main__":
