@@ -89,8 +89,8 @@ TEXT = {
         f"([what counts, and what was fixed before it](decisions/{DECISION})). "
         "None has been found: `gradclip.attach(optimizer)` asks for a rule. The closest so far is that of the screen "
         "above, a threshold of 0.1 under Adam and a step of length 1 under SGD, with a loss in {both} of {all} "
-        "settings, where the best constant loses {any}. Tasks that nobody has searched on wait for the end. What was tried so "
-        "far, with what it lost; those that two seeds were enough for were trained on two."
+        "settings, where the best constant loses {any}. Tasks that nobody has searched on wait for the end. What was "
+        "tried so far, with what it lost; those that two seeds were enough for were trained on two."
     ),
     "made": "`docs/rule_search.py` trains, `docs/evidence/rule-search.json` has every metric, {versions}.",
 }
