@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from gradclip import L2, AdaGC, AutoClip, ClipGradByNorm, Global, NormGrowth, Rule, Schedule, Tensor, UClip, ZClip
+from gradclip.clipper import Clipper
 from gradclip.optax import clip
+from gradclip.testing import REFERENCE, standard_rules
 from remembering import Following
 
 RULE = Rule(Tensor(), L2(), Following()) >> Rule(Global(), L2(), Following(3.0))
@@ -44,6 +46,41 @@ def test_the_memory_has_its_structure_from_the_first_state_on():
     assert [float(jnp.max(state.thresholds[key]["count"])) for key in ("0 -1 0", "0 -1 1")] == [0.0, 0.0]
     _, states = jax.lax.scan(lambda s, size: (tx.update(gradients(size), s)[1], s.step), state, jnp.arange(1.0, 4.0))
     assert states.tolist() == [0, 1, 2]
+
+
+ALIKE = {
+    "each tensor": {"rule": RULE},
+    "carried over": {"rule": UClip(ClipGradByNorm(1.0))},
+    "a window": {"rule": AutoClip(50, window=4)},
+    "the norms of tensors": {"rule": ClipGradByNorm(1.0), "tensors": True},
+    "some leaves": {"rule": RULE, "need_clip": lambda name: name == "b"},
+}
+
+
+@pytest.mark.parametrize("what", ALIKE)
+def test_what_is_remembered_before_the_first_step_is_what_a_step_of_zeros_leaves(what):
+    """To the bit, in the same structure and types; a decision record says so of all that is remembered."""
+    tx = clip(**ALIKE[what])
+    state = tx.init(PARAMS)
+    after = jax.jit(tx.update)(gradients(0.0), state)[1]
+    for kept in ("thresholds", "carried", "tensors"):
+        old, new = getattr(state, kept), getattr(after, kept)
+        assert jax.tree.structure(old) == jax.tree.structure(new)
+        assert jax.tree.map(jax.typeof, old) == jax.tree.map(jax.typeof, new)
+        assert bits(old) == bits(new)
+    assert jax.tree.leaves((state.thresholds, state.carried, state.tensors))
+
+
+def test_all_that_any_rule_remembers_begins_as_zeros():
+    """Of a step of zeros nothing is learnt, so what it leaves is what there was before."""
+    seen = 0
+    for clipper in map(Clipper, standard_rules()):
+        REFERENCE.clip(clipper, [np.zeros((3, 4)), np.zeros(5), np.zeros(())])
+        memories = [x for state in clipper.memories.states.values() for x in state.values()]
+        for kept in (*memories, *clipper.carried.values()):
+            assert not np.any(np.asarray(kept)), clipper.rule
+            seen += 1
+    assert seen > 30
 
 
 @pytest.mark.parametrize("bad", [0.0, np.nan, np.inf])

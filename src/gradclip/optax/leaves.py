@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.tree_util import keystr, tree_flatten_with_path, tree_map_with_path
 
@@ -63,6 +64,12 @@ def beside(tree: Tree, paths: Iterable[Path], argument: str = "params") -> list[
 def zeros_like(params: Tree) -> Tree:
     """Gradients of zeros for `params`; an integer has none."""
     return jax.tree.map(lambda p: jnp.zeros_like(p) if jnp.issubdtype(p.dtype, jnp.inexact) else None, params)
+
+
+def zeros_of(shape: jax.ShapeDtypeStruct) -> Array:
+    """Zeros of this shape and type, where it says that they lie; few, for which no program has to be compiled."""
+    zeros: Array = jax.device_put(np.zeros(shape.shape, shape.dtype), shape.sharding)
+    return zeros
 
 
 def _by_path(tree: Tree) -> dict[Path, Any]:

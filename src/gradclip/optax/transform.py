@@ -19,7 +19,17 @@ from gradclip.engines.jax_pieces import on_mesh
 from gradclip.errors import shown
 from gradclip.optax.across import across_axes, refuse_mixed
 from gradclip.optax.last import last_of, nothing, tensors_of
-from gradclip.optax.leaves import NeedClip, Tree, beside, chosen_leaves, leaves_from, name_of, replaced, zeros_like
+from gradclip.optax.leaves import (
+    NeedClip,
+    Tree,
+    beside,
+    chosen_leaves,
+    leaves_from,
+    name_of,
+    replaced,
+    zeros_like,
+    zeros_of,
+)
 from gradclip.optax.placed import Places, mesh_in_force
 from gradclip.optax.said import Said, checked_shardings, said_of
 from gradclip.optax.state import ClipState, begun, float_type, given_state, memory_of, need_of_state, state_of
@@ -142,7 +152,7 @@ class Door:
         self._reads_given, self._reads_moments = clipper.reads_given, clipper.reads_moments
 
     def init(self, params: Tree) -> ClipState:
-        """The state before the first step; thresholds that adapt have seen zeros, which teach them nothing."""
+        """The state before the first step; what is remembered begins as zeros, and is not computed for that."""
         inner = () if self._inner is None else self._inner.init(params)
         state = begun(inner)
         if not self._remembers and not self._tensors:
@@ -154,8 +164,11 @@ class Door:
             return self._clipped(zeros, state, params, (), nan, zeros)[1]
 
         with mesh_in_force(jax.tree.leaves(params)):
-            seen = jax.jit(first)(params)
-        return state._replace(thresholds=seen.thresholds, carried=seen.carried, tensors=seen.tensors)
+            seen = jax.eval_shape(first, params)
+            thresholds, tensors = jax.tree.map(zeros_of, (seen.thresholds, seen.tensors))
+        leaves = {name_of(path): leaf for path, leaf in chosen_leaves(params, self._need_clip).items()}
+        carried = {name: jnp.zeros_like(leaves[name], rest.dtype) for name, rest in seen.carried.items()}
+        return state._replace(thresholds=thresholds, carried=carried, tensors=tensors)
 
     def update(
         self,
