@@ -20,7 +20,10 @@ from gradclip.optax.placed import Places
 from gradclip.rules.rule import rules_in
 from gradclip.testing import standard_rules
 from gradclip.testing.bench import NORM_TOLERANCE
+from jax_lowering import share_contexts
 from planting import Plant
+
+share_contexts()
 
 MESH = jax.make_mesh((8,), ("d",))
 RANDOM = np.random.default_rng(0)

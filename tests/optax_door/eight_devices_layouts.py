@@ -43,7 +43,10 @@ from gradclip.optax import across, clip, last, transform
 from gradclip.optax.placed import Places
 from gradclip.step.gradients import Gradients
 from gradclip.testing.bench import NORM_TOLERANCE
+from jax_lowering import share_contexts
 from planting import Plant
+
+share_contexts()
 
 SIZES, NAMES = (4, 2), ("data", "model")
 AUTO = jax.make_mesh(SIZES, NAMES, axis_types=(AxisType.Auto,) * 2)

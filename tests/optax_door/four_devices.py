@@ -27,7 +27,10 @@ from gradclip import (
     UClip,
 )
 from gradclip.optax import clip
+from jax_lowering import share_contexts
 from remembering import Following
+
+share_contexts()
 
 MESH = Mesh(np.array(jax.devices()), ("data",))
 RANDOM = np.random.default_rng(0)
