@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import gradclip
+from collecting import of_new_objects
 from gradclip import ClipGradByGlobalNorm, ClipGradByNorm, ClipGradByValue, ZClip
 from gradclip.engines.torch import CPU, DEVICE, TorchEngine
 from gradclip.engines.torch_functions import uploaded
@@ -125,15 +126,16 @@ def test_results_on_the_host_are_not_copied():
 
 
 def test_a_result_that_waits_keeps_neither_gradients_nor_the_memory_of_the_rule():
-    clipper = on_device(Clipper(ZClip(), telemetry=Telemetry(memory(), every=10)))
-    parameters = weights(0)
-    gradient = weakref.ref(parameters["a"].grad)
-    clipper.clip_(parameters)
-    ((state, *_),) = [part.plan.decisions for part in clipper.last.parts]
-    remembered = weakref.ref(next(iter(state.state.values())))
-    del parameters, state
-    clipper.clip_(weights(1))  # the memory is another one now, and this is the last result
-    gc.collect()
+    with of_new_objects():
+        clipper = on_device(Clipper(ZClip(), telemetry=Telemetry(memory(), every=10)))
+        parameters = weights(0)
+        gradient = weakref.ref(parameters["a"].grad)
+        clipper.clip_(parameters)
+        ((state, *_),) = [part.plan.decisions for part in clipper.last.parts]
+        remembered = weakref.ref(next(iter(state.state.values())))
+        del parameters, state
+        clipper.clip_(weights(1))  # the memory is another one now, and this is the last result
+        gc.collect()
     assert gradient() is None
     assert remembered() is None
     assert len(clipper.telemetry._pending) == 2

@@ -2,6 +2,7 @@
 
 import csv
 import logging
+from functools import cache
 
 import pytest
 import torch
@@ -10,28 +11,34 @@ import gradclip
 from gradclip.telemetry import Telemetry, memory
 from gradclip.telemetry import lightning as sink_of
 from gradclip.torch import attach
+from later import Later, only_with
 
-lightning = pytest.importorskip("lightning")
-loggers = pytest.importorskip("lightning.pytorch.loggers")
+lightning, loggers = Later("lightning"), Later("lightning.pytorch.loggers")
 RULE = gradclip.ClipGradByGlobalNorm(1.0)
 STEPS = 25
 
 
-class Net(lightning.LightningModule):
-    """One layer, clipped by `attach`, whose events go to Lightning and to `seen`."""
+@cache
+def net_class():
+    """The class of the nets that are trained, which is one of Lightning's."""
 
-    def __init__(self, every, **options):
-        super().__init__()
-        self.layer, self.seen = torch.nn.Linear(4, 1), memory()
-        self.telemetry = Telemetry(sink_of(self, **options), self.seen, every=every)
+    class Net(lightning.LightningModule):
+        """One layer, clipped by `attach`, whose events go to Lightning and to `seen`."""
 
-    def training_step(self, batch, index):
-        return self.layer(batch[0]).square().mean()
+        def __init__(self, every, **options):
+            super().__init__()
+            self.layer, self.seen = torch.nn.Linear(4, 1), memory()
+            self.telemetry = Telemetry(sink_of(self, **options), self.seen, every=every)
 
-    def configure_optimizers(self):
-        optimizer = torch.optim.SGD(self.parameters(), lr=0.01)
-        attach(optimizer, RULE, telemetry=self.telemetry)
-        return optimizer
+        def training_step(self, batch, index):
+            return self.layer(batch[0]).square().mean()
+
+        def configure_optimizers(self):
+            optimizer = torch.optim.SGD(self.parameters(), lr=0.01)
+            attach(optimizer, RULE, telemetry=self.telemetry)
+            return optimizer
+
+    return Net
 
 
 def fitted(folder, every=1, **options):
@@ -39,7 +46,7 @@ def fitted(folder, every=1, **options):
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.manual_seed(0)
     data = torch.utils.data.TensorDataset(torch.randn(STEPS, 4))
-    net, logger = Net(every, **options), loggers.CSVLogger(folder)
+    net, logger = net_class()(every, **options), loggers.CSVLogger(folder)
     quiet = {"enable_progress_bar": False, "enable_checkpointing": False, "enable_model_summary": False}
     trainer = lightning.Trainer(max_epochs=1, accelerator="cpu", logger=logger, log_every_n_steps=every, **quiet)
     trainer.fit(net, torch.utils.data.DataLoader(data, batch_size=1))
@@ -53,7 +60,10 @@ def check_norms(net, rows, steps):
     assert found == [(step, pytest.approx(net.seen[step].norm_before, rel=2**-23)) for step in steps]
 
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+pytestmark = [
+    only_with("lightning"),
+    pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning"),
+]
 
 
 def test_each_step_of_a_fit_has_its_norm(tmp_path):

@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 
 from gradclip.telemetry import Event, loggers
+from later import Later, only_with
 
-package = pytest.importorskip("mlflow")
+package, pytestmark = Later("mlflow"), only_with("mlflow")
 EVENT = Event(7, "all", "cpu", 5.0, 1.0, 1.0, 0.2, True, time=12.5)
 EVENTS = [replace(EVENT, step=step, norm_before=float(step)) for step in range(500)]
 

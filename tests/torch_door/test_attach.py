@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import gradclip
+from collecting import of_new_objects
 from gradclip import ClipGradByValue, UClip
 from gradclip.telemetry import Telemetry, memory
 from gradclip.torch import Clipper, attach
@@ -365,10 +366,11 @@ def test_another_rule_on_an_attached_optimizer_is_refused_until_detached():
 
 
 def test_an_optimizer_and_its_clipper_go_when_nobody_holds_them():
-    optimizer = torch.optim.SGD(make_model().parameters(), lr=0.1)
-    gone = weakref.ref(optimizer), weakref.ref(attach(optimizer, RULE))
-    del optimizer
-    gc.collect()
+    with of_new_objects():
+        optimizer = torch.optim.SGD(make_model().parameters(), lr=0.1)
+        gone = weakref.ref(optimizer), weakref.ref(attach(optimizer, RULE))
+        del optimizer
+        gc.collect()
     assert [reference() for reference in gone] == [None, None]
 
 
