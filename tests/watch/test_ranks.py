@@ -65,7 +65,7 @@ def test_ranks_that_make_other_numbers_of_steps_go_on_alone(folder: Path, steps:
 
 
 def test_a_rank_that_dies_leaves_the_run_readable(folder: Path) -> None:
-    torchrun = ("-m", "torch.distributed.run", "--nproc-per-node=4")
+    torchrun = ("-m", "torch.distributed.run", "--nproc-per-node=2")
     call = [sys.executable, "-m", "gradclip", "watch", "--out", "run", *torchrun, "dying.py"]
     answer = subprocess.run(call, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
     assert answer.returncode != 0

@@ -1,4 +1,4 @@
-"""Four ranks of FSDP of which one is killed after so many steps: start it by torchrun --nproc-per-node=4."""
+"""Two ranks of FSDP of which one is killed after so many steps: start it by torchrun --nproc-per-node=2."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ torch.manual_seed(0)
 model = fully_shard(torch.nn.Linear(8, 8))
 optimizer = torch.optim.AdamW(model.parameters())
 for step in range(100):
-    if step == 80 and dist.get_rank() == 2:
+    if step == 80 and dist.get_rank() == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(0.02)
     optimizer.zero_grad()
