@@ -1,18 +1,15 @@
 """Gradients in several processes: real ones, over gloo, that go through each case; one that hangs is a failure."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from effort import LONG
-from watching import SOURCE
+from watching import python
 
-HERE = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 WORLDS = (2, 4)
 LAWS = "sharded_laws.py"
 TRIED = [
@@ -23,20 +20,19 @@ TRIED = [(2, 13, []), (4, 29, [])] if LONG else TRIED
 
 
 def in_processes(script, world, *names, **environment):
-    """How the cases of a script ended in so many processes: what went wrong in each of them, case by case."""
-    environment = {
-        **os.environ, "PYTHONPATH": f"{SOURCE}:{HERE.parent}", "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR",
-        **environment,
-    }  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, HERE / script, str(world), *names], env=environment, capture_output=True, text=True,
-        timeout=3000 if LONG else 280, check=False,
+    """How the cases of a script ended in so many processes: what went wrong in each of them, case by case.
+
+    In the short form they are forks of a process that has what each of them would import and load.
+    """
+    done = python(
+        str(TESTS / script), str(world), *names, folder=TESTS, cold=LONG, longest=3000, OMP_NUM_THREADS="1",
+        TORCH_CPP_LOG_LEVEL="ERROR", **environment,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-6000:]
     return json.loads(done.stdout.splitlines()[-1])
 
 
-CASES = re.findall(r"^        (\w+),$", (HERE / "sharded_cases.py").read_text(), flags=re.M)
+CASES = re.findall(r"^        (\w+),$", (TESTS / "sharded_cases.py").read_text(), flags=re.M)
 IN_TWO = [case for case in CASES if "trains_as_one" not in case and "pytorch" not in case]
 """Those that two processes go through in the short form, too."""
 
