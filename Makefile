@@ -60,8 +60,8 @@ test-site: site .venv/ready
 # The lowest versions that pyproject.toml allows, which Python 3.11 has; an index with builds of PyTorch for CPUs spares
 # the gigabytes of CUDA that the others ask for: PIP_EXTRA_INDEX_URL. Left out is what these versions do not have: FSDP2
 # on CPUs, devices written in Python, a fused Adagrad under a loss scale and the table of C functions of PyTorch, the
-# explicit axes that a mesh of JAX has since by default, axes of the clip by units of Optax, and the names that tests of
-# the cache of numba use.
+# explicit axes that a mesh of JAX has since by default, axes of the clip by units of Optax, and the form of LLVM's text
+# in a test of compiled code.
 OF_TOOLS := tests/test_cli.py tests/test_cli_in_a_shell.py tests/test_forked.py tests/test_help_examples.py \
 	tests/test_json_documents.py tests/test_release_files.py tests/test_typed.py tests/test_types.py
 MINIMUMS := tests/rules tests/step tests/engines tests/laws tests/semantics tests/torch_door tests/optax_door \

@@ -1,4 +1,4 @@
-"""What a new process pays: the import, and the first clip before and after kernels lie in numba's cache."""
+"""What a new process pays: the import, and the first clip before and after its kernels are kept."""
 
 from __future__ import annotations
 

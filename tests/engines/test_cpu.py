@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 pytest.importorskip("numba")
 
-from gradclip.engines import cpu_table as layout  # noqa: E402
+from gradclip.engines import cpu_layout as layout  # noqa: E402
 from gradclip.engines import torch_layout  # noqa: E402
 from gradclip.engines.base import Tables, UnsupportedGradient  # noqa: E402
 from gradclip.engines.cpu import CpuEngine  # noqa: E402

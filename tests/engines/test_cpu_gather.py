@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("numba")
 
 from collecting import of_new_objects  # noqa: E402
-from gradclip.engines import cpu_table as layout  # noqa: E402
+from gradclip.engines import cpu_layout as layout  # noqa: E402
 from gradclip.engines import torch_layout  # noqa: E402
 from gradclip.engines.base import UnsupportedGradient  # noqa: E402
 from gradclip.engines.cpu_gather import Gatherer, exchange_function  # noqa: E402

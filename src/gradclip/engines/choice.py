@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Mapping
 from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from gradclip.engines.base import Engine
@@ -13,15 +17,26 @@ from gradclip.errors import shown
 @cache
 def compiled(adapter: Any) -> Engine | None:
     """The compiled engine for the CPU tensors of the framework of `adapter`; None where numba does not compile."""
-    try:
-        import numba
-    except ModuleNotFoundError:
-        return None
-    if getattr(numba.config, "DISABLE_JIT", False):
+    if not compiles():
         return None
     from gradclip.engines.cpu import CpuEngine
 
     return CpuEngine(adapter)
+
+
+def compiles() -> bool:
+    """Whether numba is there and may compile.
+
+    It is not imported for that, which would take longer than the first clip of a process, but where it has a file of
+    settings here.
+    """
+    if "numba" not in sys.modules and not Path(".numba_config.yaml").exists():
+        return find_spec("numba") is not None and os.environ.get("NUMBA_DISABLE_JIT", "0").strip() in ("", "0")
+    try:
+        import numba
+    except ModuleNotFoundError:
+        return False
+    return not getattr(numba.config, "DISABLE_JIT", False)
 
 
 @cache

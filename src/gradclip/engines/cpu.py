@@ -1,8 +1,8 @@
 """The CPU engine: numba kernels over a table of pointers, on the framework's own threads.
 
 Read `cpu_gather` (from tensors to a table), `cpu_walk` (from a table to chunks, on threads), `cpu_table` (the compiled
-part of both) and `cpu_kernels` (what is done to a chunk). Importing this module imports numba; kernels are compiled
-when first used, one for each type of element, and kept on disk.
+part of both), `cpu_kernels` (what is done to a chunk), and `cpu_code`, which finds what was compiled or has it made:
+each function when it is first used, for one type of element.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from gradclip.engines import cpu_kernels, cpu_respond
-from gradclip.engines import cpu_table as layout
+from gradclip.engines import cpu_layout as layout
+from gradclip.engines import cpu_respond
 from gradclip.engines.base import (
     LARGEST,
     LEAST,
@@ -39,7 +39,7 @@ from gradclip.rules.scope import Axes, Element, Global, Row, Scope
 from gradclip.rules.segments import Shape
 
 KERNEL_OF_ORDER = {2.0: ("squares", layout.SUM), 1.0: ("magnitudes", layout.SUM), math.inf: ("peak", layout.MAX)}
-KIND_OF_SMOOTH = {"reciprocal": cpu_kernels.RECIPROCAL, "sqrt": cpu_kernels.SQRT, "tanh": cpu_kernels.TANH}
+KIND_OF_SMOOTH = {"reciprocal": layout.RECIPROCAL, "sqrt": layout.SQRT, "tanh": layout.TANH}
 
 
 class CpuEngine(Engine):
@@ -183,9 +183,9 @@ class CpuEngine(Engine):
         elif isinstance(response, Smooth) and phi is Smooth.coefficient:
             self._map(batch, "respond", KIND_OF_SMOOTH[response.kind], low, high)
         elif isinstance(response, Normalize) and phi is Normalize.coefficient:
-            self._map(batch, "respond", cpu_kernels.NORMALIZE, low, high, response.epsilon)
+            self._map(batch, "respond", layout.NORMALIZE, low, high, response.epsilon)
         elif phi is Zero.coefficient:
-            self._map(batch, "respond", cpu_kernels.ZERO, low, high)
+            self._map(batch, "respond", layout.ZERO, low, high)
         else:
             self._wrote(batch, cpu_respond.respond(batch.table, len(batch), response, low, high))
 

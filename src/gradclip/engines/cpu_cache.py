@@ -1,20 +1,19 @@
-"""What the CPU engine compiled, kept on disk by numba: one process at a time, and under a seal.
+"""Where the machine code of the CPU engine is kept: a file for each function, under a seal (decision 0052).
 
-A file that was cut off, or in which a bit was flipped, would be run as machine code. So beside the files of a function
-lies a digest of them; where it is not theirs, they go, and the function is compiled anew.
+Whatever lies in such a file is run. So it begins with a digest of all that follows it and of its own name, which has in
+it what the code was made from and for; a file that does not fit its digest is not read, and is made anew.
 """
 
 from __future__ import annotations
 
 import glob
 import hashlib
-import inspect
+import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-
-from numba.core.caching import FunctionCache
+from typing import NamedTuple
 
 try:
     import fcntl
@@ -22,61 +21,91 @@ except ModuleNotFoundError:  # on Windows; there two processes may compile the s
     fcntl = None  # type: ignore[assignment]  # the module has no stand-in
 
 MOST = 64 << 20
-"""In bytes: what is larger is none of these files, which have some 50 kB."""
+"""In bytes: what is larger is none of these files, which have some 10 kB."""
+
+SEAL = 64
+"""The characters of a SHA-256 in hexadecimal."""
+
+
+class ObjectFile(NamedTuple):
+    """Machine code as LLVM writes it, and the name that the function has in it."""
+
+    symbol: str
+    image: bytes
 
 
 class Kept:
-    """The files that numba keeps for `body`; `RuntimeError` where it finds no directory for them."""
+    """The file for the function `name` in a folder. What it was made for and from stands in its name: for another
+    processor another file lies beside it, and of the same processor only the last one stays."""
 
-    def __init__(self, body: Callable[..., object]) -> None:
-        self.folder = Path(FunctionCache(body).cache_path)
-        module, line = Path(inspect.getfile(body)).stem, body.__code__.co_firstlineno
-        self._stem = f"{module}.{body.__qualname__}-{line}.py{sys.version_info[0]}{sys.version_info[1]}{sys.abiflags}"
-        self._seal = self.folder / f"{self._stem}.sha256"
+    def __init__(self, folder: Path, name: str, processor: str, source: str) -> None:
+        self.folder, self._stem = folder, f"{name}.{sys.implementation.cache_tag}.{processor}"
+        self.path = folder / f"{self._stem}.{source}.code"
 
-    @property
-    def files(self) -> list[Path]:
-        """An index, and the code for each signature."""
-        return sorted(self.folder.glob(f"{glob.escape(self._stem)}*.nb[ci]"))
+    def read(self) -> ObjectFile | None:
+        """What was kept; None where nothing was. `ValueError` if it is not as it was sealed."""
+        if not self.path.exists() and not self.path.is_symlink():
+            return None
+        # A pipe, a device and a directory are none of these files, nor is what would fill the memory.
+        content = self.path.read_bytes() if self.path.is_file() and self.path.stat().st_size <= MOST else b""
+        seal, body = content[:SEAL], content[SEAL:]
+        if seal != self._seal(body):
+            raise ValueError(f"{self.path} is damaged")
+        symbol, _, image = body.partition(b"\n")
+        return ObjectFile(symbol.decode(), image)
+
+    def write(self, found: ObjectFile) -> None:
+        """Keep an object file; whoever reads sees all of it or nothing. What was there for older sources goes."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        body = found.symbol.encode() + b"\n" + found.image
+        draft = self.folder / f"{self._stem}.{os.getpid()}.draft"
+        try:
+            draft.write_bytes(self._seal(body) + body)
+            draft.replace(self.path)
+        finally:
+            draft.unlink(missing_ok=True)
+        for old in self.folder.glob(f"{glob.escape(self._stem)}.*"):
+            if old.suffix in (".code", ".draft") and old != self.path:
+                with suppress(OSError):
+                    old.unlink()
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """While this process alone reads and writes the files; the others wait, and find what it has compiled."""
+        """While this process alone makes the file; the others wait, and find it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.folder / f"{self._stem}.lock", "w", encoding="ascii") as file:
             if fcntl is not None:
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
-    def remove_damaged(self) -> bool:
-        """Remove files that are not as they were sealed; whether there were any."""
-        files = self.files
-        if not files or (all(map(is_plain, files)) and self._sealed() == digest(files)):
-            return False
-        for file in files:
-            file.unlink(missing_ok=True)
-        damaged = self._seal.exists()  # where there is none, a process ended before it had sealed them
-        self._seal.unlink(missing_ok=True)
-        return damaged
-
-    def seal(self) -> None:
-        """Note what the files are now."""
-        self._seal.write_bytes(digest(self.files))
-
-    def _sealed(self) -> bytes | None:
-        """What the files were when they were sealed."""
-        return self._seal.read_bytes() if is_plain(self._seal) else None
+    def _seal(self, body: bytes) -> bytes:
+        return hashlib.sha256(self.path.name.encode() + b"\n" + body).hexdigest().encode()
 
 
-def is_plain(path: Path) -> bool:
-    """Whether this is a file that may be read as a whole, and no pipe, device or directory."""
-    return path.is_file() and path.stat().st_size <= MOST
+def folders() -> list[Path]:
+    """The folders for what is kept, in the order in which they are tried: the one that numba is told to use, the one
+    for the bytecode of these modules, and the user's folder for caches."""
+    here = Path(__file__).resolve().parent
+    own = f"gradclip-{hashlib.sha256(os.fsencode(here)).hexdigest()[:16]}"  # another installation has other sources
+    named, user = _named(), _of_user()
+    found = [named / own] if named is not None else []
+    return [*found, here / "__pycache__", *([user / "gradclip" / own] if user is not None else [])]
 
 
-def digest(files: Sequence[Path]) -> bytes:
-    """The SHA-256 of the names, the lengths and the contents of files, in hexadecimal."""
-    found = hashlib.sha256()
-    for file in files:
-        content = file.read_bytes()
-        found.update(f"{file.name} {len(content)}\n".encode())
-        found.update(content)
-    return found.hexdigest().encode()
+def _named() -> Path | None:
+    """What NUMBA_CACHE_DIR says, or whoever has set it in numba."""
+    numba = sys.modules.get("numba")
+    said = os.environ.get("NUMBA_CACHE_DIR", "") if numba is None else numba.config.CACHE_DIR
+    return Path(said) if said else None
+
+
+def _of_user() -> Path | None:
+    """The folder in which this system has the caches of a user; None for one without a home."""
+    if sys.platform == "win32":
+        return Path(os.environ["LOCALAPPDATA"]) if "LOCALAPPDATA" in os.environ else None
+    if os.environ.get("XDG_CACHE_HOME"):
+        return Path(os.environ["XDG_CACHE_HOME"])
+    try:
+        return Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache")
+    except RuntimeError:
+        return None

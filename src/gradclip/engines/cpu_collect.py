@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gradclip.engines.cpu_gather import entry, type_is_second_word
-from gradclip.engines.cpu_table import REFUSED
+from gradclip.engines.cpu_layout import REFUSED
 
 GETSET_WORD, NAME, GET, CLOSURE = 5, 0, 1, 4
 """Where the object of a C attribute keeps its definition, and where this has the name, the getter and its closure."""

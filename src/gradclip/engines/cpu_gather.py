@@ -16,7 +16,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from gradclip.engines import cpu_table as layout
+from gradclip.engines import cpu_layout as layout
 from gradclip.engines.base import (
     FIRST,
     Gradient,
@@ -27,6 +27,7 @@ from gradclip.engines.base import (
     row_axes,
     rows_first,
 )
+from gradclip.engines.cpu_code import address_of
 from gradclip.engines.overlap import apart, repeats, strided
 from gradclip.rules.scope import Axes, Scope, rows_of
 from gradclip.rules.segments import Shape
@@ -383,10 +384,4 @@ def type_is_second_word() -> bool:
 @functools.cache
 def entry(name: Literal["collect", "fill", "number", "overlap", "split", "walk"]) -> Callable[..., int]:
     """A function of `cpu_table`, to be called under the GIL: two of them read Python objects, the others are short."""
-    return PROTOTYPES[name](address_of(name))
-
-
-@functools.cache
-def address_of(name: str) -> int:
-    """The address of the compiled function of `cpu_table` with this name."""
-    return layout.compiled(getattr(layout, name)).address or 0
+    return PROTOTYPES[name](address_of("cpu_table", name))

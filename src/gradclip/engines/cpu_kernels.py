@@ -14,29 +14,35 @@ Rows along an axis that is not the first lie side by side in memory, as the colu
 `f(elements, lines, columns, pitch, width, out, parameter)`: so many `lines`, `pitch` elements from one to the next, of
 `columns` neighbours, of which each `width` are of one row. `out` has a total for each row, and from out[columns] on the
 number of its non-finite elements.
-
-The disk cache follows the file of a function and none that it imports from, so what is compiled here is all here.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
-from gradclip.engines.cpu_compile import CFunc, Code, Elements, Numbers, Signature, Target, Type, Typing, compile_c
-
-HALF, BFLOAT, FLOAT, DOUBLE = range(4)
-"""Codes of the element types, in the order of `POINTEES`."""
+from gradclip.engines.cpu_compile import (
+    Code,
+    Elements,
+    Numbers,
+    ObjectFile,
+    Signature,
+    Target,
+    Type,
+    Typing,
+    njit,
+    object_of,
+)  # fmt: skip
+from gradclip.engines.cpu_layout import NORMALIZE, RECIPROCAL, SQRT, TANH
 
 POINTEES = (types.int16, types.uint16, types.float32, types.float64)
-RECIPROCAL, SQRT, TANH, NORMALIZE, ZERO = range(5)
-"""Kinds of elementwise responses, for `respond`."""
+"""The element types, by their codes."""
+
 
 # Reordering and fusing are allowed; nnan and ninf are not, because a NaN or inf must come out as one.
 LANES = {"reassoc", "contract", "nsz"}
@@ -788,14 +794,13 @@ IN_COLUMNS = {
 """What does for columns what a kernel does for a run."""
 
 
-@functools.cache
-def compiled(kernel: Callable[..., None], code: int) -> CFunc:
-    """`kernel` for one element type, as a C function; keep it, its `address` dies with it.
+def compiled(name: str, code: int) -> ObjectFile:
+    """The kernel with this name for one element type, as a C function.
 
     A code of the second four is for columns of the type of the first four.
     """
-    elements, numbers = types.CPointer(POINTEES[code % 4]), types.CPointer(types.float64)
+    kernel, elements, numbers = globals()[name], types.CPointer(POINTEES[code % 4]), types.CPointer(types.float64)
     if code < 4:
-        return compile_c(types.void(elements, types.int64, numbers, numbers), kernel.py_func)
+        return object_of(types.void(elements, types.int64, numbers, numbers), kernel.py_func)
     signature = types.void(elements, *[types.int64] * 4, numbers, numbers)
-    return compile_c(signature, IN_COLUMNS[kernel].py_func)
+    return object_of(signature, IN_COLUMNS[kernel].py_func)

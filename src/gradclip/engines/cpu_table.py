@@ -9,74 +9,79 @@ cuts spans into chunks of fixed size, so that results do not depend on the numbe
 each. Whoever finishes the last chunk combines the parts, in the order of the table.
 
 Several threads may walk one table at once: chunks are claimed from a counter in the *head*, which also says what to do.
-
-The disk cache follows the file of a function and none that it imports from, so what is compiled here is all here.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
-from gradclip.engines.cpu_compile import CFunc, Code, Numbers, Signature, Target, Type, Typing, Words, compile_c
-
-ADDRESS, ELEMENTS, CODE, ROWS, CHUNK, SLOT, SEGMENT, STEP, PITCH, WIDTH = range(10)
-"""Words of a span: where, how many, type code, rows of the tensor, first chunk, part and segment, chunk size. Of
-columns also the elements from one line to the next, and the columns of a row; of a tensor a number for its shape."""
-
-SPAN_WORDS = 10
-COLUMNS = 4
-"""Added to the type code of a span of columns."""
-
-TABLE, SPANS, CHUNKS, PARTS, ROWWISE, KERNELS, PARAMETERS, STRIDE, SPREAD, HOW, TOTALS, RUN = range(12)
-NEXT, DONE = 20, 28  # each in a cache line of its own: threads fight for them
-RESULT = 36
-PARTS_USED, KIND, PARAMETER, EXCHANGE, CAPACITY, CODES, BYTES, SEGMENTS = range(40, 48)
-DLTENSOR, ARGUMENT, CHANGED, DEVICE = 48, 54, 58, 59
-HEAD_WORDS = 60
-SPAN_BYTES, PART_BYTES = 8 * SPAN_WORDS, 32
-"""Words of a head. Up to PARTS and from PARTS_USED on they are set when the table is filled, the others for each walk:
-
-TABLE, SPANS, CHUNKS    address of the table, number of spans and of chunks
-PARTS                   address of the parts, four fp64 numbers each
-ROWWISE                 1 if each row of a span is a segment, 0 if a span is one segment
-KERNELS                 address of eight kernels, one for each type code, runs first and then columns
-PARAMETERS, STRIDE      address of the kernels' parameters; fp64 numbers from one segment's to the next one's
-SPREAD, HOW, TOTALS     1: a total for each segment, 0: one for all; NOTHING, SUM or MAX; address of the totals
-RUN, NEXT, DONE         chunks in a claim; next chunk to claim; chunks done
-RESULT                  room for one total
-PARTS_USED              the number of parts, where rows are segments
-KIND, PARAMETER         the types of a plain tensor and of a plain parameter
-EXCHANGE                the function that describes one
-CAPACITY, CODES         rows that the table has room for; set of the type codes that occur in it
-BYTES, SEGMENTS         sums over the tensors of their bytes and of their rows
-DLTENSOR                room for the description of one tensor
-ARGUMENT                room for the parameters that all segments share, four fp64 numbers
-CHANGED                 whether the table is another one than it was before it was filled last
-DEVICE                  where its tensors are: DLPack's type of the device, and its number in the upper half
-"""
-
-NOTHING, SUM, MAX = range(3)
-REFUSED = -1
-"""Type code of a tensor whose elements could not be reached."""
-
-CHUNK_BYTES = 1 << 18
-BLOCK_COLUMNS, BLOCK_BYTES, BLOCK_LINES = 1 << 16, 1 << 21, 64
-"""The most columns of a block, the bytes of a chunk of it, and its fewest lines: what is found in it is short then."""
-
-LONG_RUN = 1 << 10
-"""Neighbours of one row that are worth a chunk of their own."""
-
-HASH = 0x1E3779B97F4A7C15
-"""An odd number near 2^61 over the golden ratio: multiplied by it, addresses spread over the upper bits."""
-
-CPU_DEVICE, FLOATING, BRAIN = 1, 2, 4
-"""DLPack's kDLCPU (the first one), kDLFloat and kDLBfloat."""
-
+from gradclip.engines.cpu_compile import (
+    Code,
+    Numbers,
+    ObjectFile,
+    Signature,
+    Target,
+    Type,
+    Typing,
+    Words,
+    njit,
+    object_of,
+)  # fmt: skip
+from gradclip.engines.cpu_layout import (
+    ADDRESS,
+    BLOCK_BYTES,
+    BLOCK_COLUMNS,
+    BLOCK_LINES,
+    BRAIN,
+    BYTES,
+    CAPACITY,
+    CHANGED,
+    CHUNK,
+    CHUNK_BYTES,
+    CHUNKS,
+    CODE,
+    CODES,
+    COLUMNS,
+    DEVICE,
+    DLTENSOR,
+    DONE,
+    ELEMENTS,
+    EXCHANGE,
+    FLOATING,
+    HASH,
+    HOW,
+    KERNELS,
+    KIND,
+    LONG_RUN,
+    MAX,
+    NEXT,
+    NOTHING,
+    PARAMETER,
+    PARAMETERS,
+    PART_BYTES,
+    PARTS,
+    PARTS_USED,
+    PITCH,
+    REFUSED,
+    ROWS,
+    ROWWISE,
+    RUN,
+    SEGMENT,
+    SEGMENTS,
+    SLOT,
+    SPAN_BYTES,
+    SPANS,
+    SPREAD,
+    STEP,
+    STRIDE,
+    TABLE,
+    TOTALS,
+    WIDTH,
+)  # fmt: skip
 
 # -- Words
 
@@ -182,7 +187,8 @@ clear_error = types.ExternalFunction("PyErr_Clear", types.void())
 @njit
 def shift_of(code: int) -> int:
     """log2 of the bytes of an element: 1, 1, 2, 3, and so again for columns."""
-    return max(code & 3, 1)
+    found = code & 3
+    return found if found > 1 else 1  # `max` would be a function more to compile
 
 
 @njit
@@ -449,7 +455,8 @@ def visit(head: Words, span: Words, chunk: int) -> None:
         visit_columns(head, span, chunk)
         return
     begin = (chunk - span[CHUNK]) * span[STEP]
-    count = min(span[STEP], span[ELEMENTS] - begin)
+    left = span[ELEMENTS] - begin
+    count = left if left < span[STEP] else span[STEP]
     rows, unit, first = rows_in(head, span), count, span[SEGMENT]
     out = head[PARTS] + PART_BYTES * (span[SLOT] + chunk - span[CHUNK])
     if rows > 1:  # no other chunk has anything of these rows: what is found is their total
@@ -469,7 +476,8 @@ def visit_columns(head: Words, span: Words, chunk: int) -> None:
     """Call the kernel on the lines of one chunk."""
     columns, number = span[ROWS] * span[WIDTH], chunk - span[CHUNK]
     begin = number * (span[STEP] // columns)
-    lines = min(span[STEP], span[ELEMENTS] - number * span[STEP]) // columns
+    left = span[ELEMENTS] - number * span[STEP]
+    lines = (left if left < span[STEP] else span[STEP]) // columns
     address = span[ADDRESS] + ((begin * span[PITCH]) << shift_of(span[CODE]))
     out = head[PARTS] + PART_BYTES * (span[SLOT] + number * parts_of(columns))
     parameter = head[PARAMETERS] + 8 * head[STRIDE] * span[SEGMENT]
@@ -524,7 +532,7 @@ def walk(address: int) -> None:
     chunks, run = head[CHUNKS], head[RUN]
     begin = add_atomically(address + 8 * NEXT, run)
     while begin < chunks:
-        end = min(begin + run, chunks)
+        end = begin + run if begin + run < chunks else chunks
         i = find(head, begin)
         for chunk in range(begin, end):
             while row_of(head, i + 1)[CHUNK] <= chunk:
@@ -547,8 +555,6 @@ SIGNATURES = {
 }
 
 
-@functools.cache
-def compiled(function: Callable[..., object]) -> CFunc:
-    """A function of `SIGNATURES` as a C function; keep it, its `address` dies with it."""
-    body = function.py_func
-    return compile_c(SIGNATURES[body.__name__], body)
+def compiled(name: str, code: int = 0) -> ObjectFile:
+    """A function of `SIGNATURES` as a C function; there is one for all types."""
+    return object_of(SIGNATURES[name], globals()[name].py_func)

@@ -8,9 +8,9 @@ import os
 import struct
 from collections.abc import Callable
 
-from gradclip.engines import cpu_kernels
-from gradclip.engines import cpu_table as layout
-from gradclip.engines.cpu_gather import Table, address_of, entry
+from gradclip.engines import cpu_layout as layout
+from gradclip.engines.cpu_code import address_of
+from gradclip.engines.cpu_gather import Table, entry
 from gradclip.engines.openmp import parallel
 
 ALONE_BYTES = 1 << 20
@@ -41,16 +41,13 @@ if hasattr(os, "register_at_fork"):
 @functools.cache
 def _walk_freely() -> Callable[[int], None]:
     """`walk`, which lets other Python threads run."""
-    return ctypes.CFUNCTYPE(None, ctypes.c_int64)(address_of("walk"))
+    return ctypes.CFUNCTYPE(None, ctypes.c_int64)(address_of("cpu_table", "walk"))
 
 
 @functools.cache
 def kernels(name: str, codes: int) -> int:
     """The address of the kernels with this name, in eight words; 0 for the types not in the set `codes`."""
-    found = [
-        (cpu_kernels.compiled(getattr(cpu_kernels, name), code).address or 0) if codes >> code & 1 else 0
-        for code in range(8)
-    ]
+    found = [address_of("cpu_kernels", name, code) if codes >> code & 1 else 0 for code in range(8)]
     _kept.append((ctypes.c_int64 * 8)(*found))
     return ctypes.addressof(_kept[-1])
 
@@ -86,6 +83,6 @@ def walk(
     run = max(chunks, 1) if wanted == 1 else max(1, min(LONGEST_RUN, chunks // (32 * wanted)))
     _ORDER.pack_into(words, 8 * layout.KERNELS, functions, parameters, stride, spread, how, totals, run)
     if wanted > 1 and (on_threads := parallel()) is not None:
-        on_threads(address_of("walk"), table.address, wanted, 0)
+        on_threads(address_of("cpu_table", "walk"), table.address, wanted, 0)
     else:
         _walk_freely()(table.address)

@@ -39,37 +39,37 @@ def _described(tensors: list[Any], kept: Tables) -> Seen | None:
     place = _place(tensors[0])
     if place is None or choice.compiled(torch_layout) is None:
         return None
-    from gradclip.engines import cpu_gather, cpu_table
+    from gradclip.engines import cpu_gather, cpu_layout
 
     table = kept.pop() if kept else None
-    if table is None or table.words[cpu_table.DEVICE] != place:
+    if table is None or table.words[cpu_layout.DEVICE] != place:
         exchange = cpu_gather.exchange_function(torch.Tensor)
         if not exchange:
             return None
         table = cpu_gather.Table(id(torch.Tensor), id(torch.nn.Parameter), exchange, device=place)
-    if len(tensors) > table.words[cpu_table.CAPACITY]:
+    if len(tensors) > table.words[cpu_layout.CAPACITY]:
         table.reserve_spans(2 * len(tensors))
     left = cpu_gather.entry("fill")(tensors, table.address)
     spans = table.spans[: len(tensors)]
     kept.append(table)
     if left and not _filled(tensors, table):
         return None
-    addresses = spans[:, cpu_table.ADDRESS].copy()
-    shapes = spans[:, cpu_table.ELEMENTS : cpu_table.ROWS + 1].tobytes(), spans[:, cpu_table.PITCH].tobytes()
+    addresses = spans[:, cpu_layout.ADDRESS].copy()
+    shapes = spans[:, cpu_layout.ELEMENTS : cpu_layout.ROWS + 1].tobytes(), spans[:, cpu_layout.PITCH].tobytes()
     return Seen(addresses, (place, *shapes, _offsets(addresses)))
 
 
 def _filled(tensors: list[Any], table: Any) -> bool:
     """Describe in Python the tensors of one element, of which compiled code does not see a lazy sign; false if others
     are left."""
-    from gradclip.engines import cpu_gather, cpu_table
+    from gradclip.engines import cpu_gather, cpu_layout
 
-    for index in np.flatnonzero(table.spans[: len(tensors), cpu_table.CODE] == cpu_table.REFUSED).tolist():
+    for index in np.flatnonzero(table.spans[: len(tensors), cpu_layout.CODE] == cpu_layout.REFUSED).tolist():
         tensor = tensors[index]
         if tensor.numel() != 1 or tensor.device != tensors[0].device or _asked([tensor]) is None:
             return False
         cpu_gather.place(table, index, tensor, tuple(tensor.shape))
-        table.spans[index, cpu_table.PITCH] = tensor.dim()
+        table.spans[index, cpu_layout.PITCH] = tensor.dim()
     return True
 
 
