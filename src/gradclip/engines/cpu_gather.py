@@ -247,6 +247,9 @@ class CpuBatch:
             address = 0 if cuts is None else cuts.ctypes.data
             rows.reserve_parts(max(entry("split")(rows.address, table.address, address), 1))
             rows.words[layout.ROWWISE] = 1
+            if rows.words[layout.CODES] >> layout.COLUMNS:
+                rows.words[layout.VISIT_COLUMNS] = address_of("cpu_table", "visit_columns")
+                rows.words[layout.COMBINE_COLUMNS] = address_of("cpu_table", "combine_columns")
             table.rows[scope] = rows
         return table.rows[scope]
 

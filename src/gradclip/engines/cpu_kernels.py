@@ -37,7 +37,7 @@ from gradclip.engines.cpu_compile import (
     Typing,
     njit,
     object_of,
-)  # fmt: skip
+)
 from gradclip.engines.cpu_layout import NORMALIZE, RECIPROCAL, SQRT, TANH
 
 POINTEES = (types.int16, types.uint16, types.float32, types.float64)

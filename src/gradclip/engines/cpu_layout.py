@@ -15,8 +15,8 @@ TABLE, SPANS, CHUNKS, PARTS, ROWWISE, KERNELS, PARAMETERS, STRIDE, SPREAD, HOW, 
 NEXT, DONE = 20, 28  # each in a cache line of its own: threads fight for them
 RESULT = 36
 PARTS_USED, KIND, PARAMETER, EXCHANGE, CAPACITY, CODES, BYTES, SEGMENTS = range(40, 48)
-DLTENSOR, ARGUMENT, CHANGED, DEVICE = 48, 54, 58, 59
-HEAD_WORDS = 60
+DLTENSOR, ARGUMENT, CHANGED, DEVICE, VISIT_COLUMNS, COMBINE_COLUMNS = 48, 54, 58, 59, 60, 61
+HEAD_WORDS = 62
 SPAN_BYTES, PART_BYTES = 8 * SPAN_WORDS, 32
 """Words of a head. Up to PARTS and from PARTS_USED on they are set when the table is filled, the others for each walk:
 
@@ -37,6 +37,7 @@ DLTENSOR                room for the description of one tensor
 ARGUMENT                room for the parameters that all segments share, four fp64 numbers
 CHANGED                 whether the table is another one than it was before it was filled last
 DEVICE                  where its tensors are: DLPack's type of the device, and its number in the upper half
+VISIT_COLUMNS and COMBINE_COLUMNS: the functions with these names, in a table that has columns
 """
 
 NOTHING, SUM, MAX = range(3)

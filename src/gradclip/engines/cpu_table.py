@@ -30,7 +30,7 @@ from gradclip.engines.cpu_compile import (
     Words,
     njit,
     object_of,
-)  # fmt: skip
+)
 from gradclip.engines.cpu_layout import (
     ADDRESS,
     BLOCK_BYTES,
@@ -46,6 +46,7 @@ from gradclip.engines.cpu_layout import (
     CODE,
     CODES,
     COLUMNS,
+    COMBINE_COLUMNS,
     DEVICE,
     DLTENSOR,
     DONE,
@@ -80,8 +81,9 @@ from gradclip.engines.cpu_layout import (
     STRIDE,
     TABLE,
     TOTALS,
+    VISIT_COLUMNS,
     WIDTH,
-)  # fmt: skip
+)
 
 # -- Words
 
@@ -140,6 +142,17 @@ def call_on_columns(
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 8), generate
+
+
+@intrinsic
+def call_for_span(typing: Typing, function: Type, head: Type, span: Type, number: Type) -> Code:
+    """Call a function of this module at an address: what few need is compiled for those."""
+
+    def generate(context: Target, builder: ir.IRBuilder, signature: Signature, args: Sequence[ir.Value]) -> ir.Value:
+        _call(builder, args[0], ir.VoidType(), [*(builder.ptrtoint(one, args[0].type) for one in args[1:3]), args[3]])
+        return context.get_dummy_value()
+
+    return types.void(function, head, span, number), generate
 
 
 @intrinsic
@@ -452,7 +465,7 @@ def rows_in(head: Words, span: Words) -> int:
 def visit(head: Words, span: Words, chunk: int) -> None:
     """Call the kernel on one chunk, or on each row of it where rows are segments."""
     if span[CODE] >= COLUMNS:
-        visit_columns(head, span, chunk)
+        call_for_span(head[VISIT_COLUMNS], head, span, chunk)
         return
     begin = (chunk - span[CHUNK]) * span[STEP]
     left = span[ELEMENTS] - begin
@@ -507,7 +520,7 @@ def combine(head: Words) -> None:
         span = row_of(head, i)
         chunks = row_of(head, i + 1)[CHUNK] - span[CHUNK]
         if span[CODE] >= COLUMNS:
-            combine_columns(head, span, chunks)
+            call_for_span(head[COMBINE_COLUMNS], head, span, chunks)
         elif rows_in(head, span) <= 1:
             for k in range(chunks):
                 part = numbers(head[PARTS] + PART_BYTES * (span[SLOT] + k))
@@ -545,12 +558,16 @@ def walk(address: int) -> None:
 
 # -- Compiling
 
+OF_SPAN = types.void(*[types.CPointer(types.int64)] * 2, types.int64)
+
 SIGNATURES = {
     "collect": types.int64(types.int64, types.int64, types.int64, types.int64),
+    "combine_columns": OF_SPAN,
     "fill": types.int64(types.int64, types.int64),
     "number": types.void(types.int64),
     "overlap": types.int64(types.int64),
     "split": types.int64(types.int64, types.int64, types.int64),
+    "visit_columns": OF_SPAN,
     "walk": types.void(types.int64),
 }
 
