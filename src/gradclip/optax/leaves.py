@@ -67,9 +67,10 @@ def zeros_like(params: Tree) -> Tree:
 
 
 def zeros_of(shape: jax.ShapeDtypeStruct) -> Array:
-    """Zeros of this shape and type, where it says that they lie; few, for which no program has to be compiled."""
-    zeros: Array = jax.device_put(np.zeros(shape.shape, shape.dtype), shape.sharding)
-    return zeros
+    """Zeros of this shape and type, where it says that they lie; else no program has to be compiled for them."""
+    if shape.sharding is not None:
+        return jnp.zeros(shape.shape, shape.dtype, device=shape.sharding)
+    return jnp.asarray(np.zeros(shape.shape, shape.dtype))
 
 
 def _by_path(tree: Tree) -> dict[Path, Any]:
