@@ -10,12 +10,14 @@ import pytest
 
 
 class Later:
-    """A package, imported where something of it is first asked for."""
+    """A package, imported where something of it is first asked for; not by pytest, which looks for marks and mocks."""
 
     def __init__(self, name: str) -> None:
         self._name = name
 
     def __getattr__(self, attribute: str) -> Any:
+        if attribute.startswith(("_", "pytest_")):
+            raise AttributeError(attribute)
         return getattr(import_module(self._name), attribute)
 
 
