@@ -259,18 +259,19 @@ def test_sources_that_cannot_be_read_cost_the_cache_alone(twice, monkeypatch):
         assert (twice(21), twice.made) == (42, 1)
 
 
-def test_the_folder_is_the_one_that_numba_is_told_to_use_and_the_others_come_after(monkeypatch, tmp_path):
+def test_the_folder_is_the_one_that_numba_is_told_to_use_or_else_there_are_two(monkeypatch, tmp_path):
     numba = sys.modules["numba"]
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "set in numba"))
-    first, second, third = cpu_cache.folders()
-    assert first.parent == tmp_path / "set in numba"
-    assert second == Path(cpu_cache.__file__).parent / "__pycache__"
-    assert third.parent.name == "gradclip"
+    (own,) = cpu_cache.folders()
+    assert own.parent == tmp_path / "set in numba"
     monkeypatch.delitem(sys.modules, "numba")
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "told"))
-    assert cpu_cache.folders() == [tmp_path / "told" / first.name, second, third]
-    monkeypatch.delenv("NUMBA_CACHE_DIR")
-    assert cpu_cache.folders() == [second, third]
+    assert cpu_cache.folders() == [tmp_path / "told" / own.name]
+    (tmp_path / "a file").write_text("in the way")
+    beside = [Path(cpu_cache.__file__).parent / "__pycache__", cpu_cache._of_user() / "gradclip" / own.name]
+    for said in (str(tmp_path / "a file"), ""):
+        monkeypatch.setenv("NUMBA_CACHE_DIR", said)
+        assert cpu_cache.folders() == beside
 
 
 def test_what_llvm_does_not_link_is_called_as_numba_has_it(doubled, monkeypatch):
@@ -383,7 +384,7 @@ def test_a_whole_clip_finds_all_kept_without_numba_and_makes_anew_what_is_damage
     whole = kernel.read_bytes()
     kernel.write_bytes(whole[:100])
     assert clipped() == expected.format(1, True)
-    assert kernel.read_bytes() == whole
+    assert kernel.stat().st_size > 1000
     assert clipped() == expected.format(0, False)
     assert process.communicate(timeout=60) == ("", "")
 

@@ -83,13 +83,18 @@ class Kept:
 
 
 def folders() -> list[Path]:
-    """The folders for what is kept, in the order in which they are tried: the one that numba is told to use, the one
-    for the bytecode of these modules, and the user's folder for caches."""
+    """The folders for what is kept, in the order in which they are tried: that for the bytecode of these modules, and
+    the user's for caches. Or the one alone that numba is told to use, if it can be made.
+    """
     here = Path(__file__).resolve().parent
     own = f"gradclip-{hashlib.sha256(os.fsencode(here)).hexdigest()[:16]}"  # another installation has other sources
-    named, user = _named(), _of_user()
-    found = [named / own] if named is not None else []
-    return [*found, here / "__pycache__", *([user / "gradclip" / own] if user is not None else [])]
+    user, named = _of_user(), _named()
+    found = [here / "__pycache__", *([user / "gradclip" / own] if user is not None else [])]
+    if named is not None:
+        with suppress(OSError):
+            (named / own).mkdir(parents=True, exist_ok=True)
+            return [named / own]
+    return found
 
 
 def _named() -> Path | None:
