@@ -7,6 +7,7 @@ import os
 import numpy as np
 
 from effort import LONG
+from few import few_shapes
 from gradclip.engines import torch as torch_engine
 from gradclip.engines.base import Engine
 from gradclip.engines.torch import TorchEngine
@@ -61,4 +62,4 @@ else:
 
 def given_to(engine: str, arrays: list[np.ndarray]) -> list[np.ndarray]:
     """A list of gradients as the engine of this name meets it."""
-    return jax_bench.few_shapes(arrays) if engine == "jax" else arrays
+    return few_shapes(arrays) if engine == "jax" else arrays

@@ -10,11 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from effort import FEW_SHAPES, LONG
 from gradclip.engines.base import Slot
 from gradclip.engines.jax import JAX
 from gradclip.testing import Bench
-from gradclip.testing.drawn_gradients import SHAPES
 
 READS = ("__array__", "__bool__", "__float__", "__int__", "__index__", "__complex__", "item", "tolist", "_value")
 
@@ -62,16 +60,6 @@ def units(shape: tuple[int, ...]) -> int | tuple[int, ...]:
     if np.squeeze(np.empty(shape)).ndim <= 1:
         return ()
     return {2: 1, 3: (1, 2), 4: 3, 5: 4}[len(shape)]
-
-
-def few_shapes(arrays: list[np.ndarray]) -> list[np.ndarray]:
-    """In the short form an array with each number of axes, the empty ones, and what is not finite.
-
-    The others are for engines with vectors and blocks of their own.
-    """
-    alike = [array.shape for array in arrays] == list(SHAPES)
-    kept = [array for array in arrays if array.shape in FEW_SHAPES or not np.isfinite(array).all()]
-    return kept if alike and not LONG else arrays
 
 
 BENCH = Flushed(JAX, make, read, unit_axis=units, unread=unread)

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from few import few_shapes
 from gradclip import ClipGradByGlobalNorm, ClipGradByNorm, ClipGradByValue, Rule, Zero
 from gradclip.engines import jax_measure, jax_scale
 from gradclip.engines.jax_pieces import singly
 from gradclip.testing import laws, ordinary_gradients
-from jax_bench import BENCH, few_shapes, float64_scalars
+from jax_bench import BENCH, float64_scalars
 
 in_float64 = pytest.fixture(autouse=True)(float64_scalars)
 

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import gradclip.optax
+from few import few_shapes
 from gradclip import Group
 from gradclip.clipper import Clipper
 from gradclip.errors import GradclipWarning
@@ -19,7 +20,7 @@ from gradclip.testing import ordinary_gradients
 from gradclip.testing.bench import differences, weights_like
 from gradclip.testing.check import adaptive_rules
 from gradclip.testing.laws import STREAM
-from jax_bench import BENCH, few_shapes
+from jax_bench import BENCH
 
 RULES = [
     rule

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 import gradclip
+from few import few_shapes
 from gradclip import ClipGradByGlobalNorm, ClipGradByNorm, ClipGradByValue, GradclipWarning, Rules, Schedule
 from gradclip.clipper import Clipper
 from gradclip.optax import ClipState, clip, event_of
@@ -15,7 +16,7 @@ from gradclip.rules.rule import rules_in
 from gradclip.step.gradients import Gradients
 from gradclip.testing import ordinary_gradients, standard_rules
 from gradclip.testing.bench import NORM_TOLERANCE, differences
-from jax_bench import BENCH, few_shapes
+from jax_bench import BENCH
 
 
 def once(rule, gradients, **options):

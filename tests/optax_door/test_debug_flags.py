@@ -7,12 +7,12 @@ import optax
 import pytest
 
 from effort import LONG
+from few import few_shapes
 from gradclip import AutoClip, Constant, Raise, Rule, SkipStep, until
 from gradclip.optax import clip, event_of
 from gradclip.rules.rule import rules_in
 from gradclip.testing import ordinary_gradients, standard_rules
 from gradclip.testing.check import adaptive_rules
-from jax_bench import few_shapes
 
 RULES = [rule for rule in standard_rules() if not any(isinstance(one.response, Raise) for one in rules_in(rule))]
 ADAPTIVE = len(adaptive_rules())

@@ -13,6 +13,7 @@ import pytest
 
 from benches import DTYPES
 from effort import LONG
+from few import few_shapes
 from gradclip import Linf, Lp, Raise, Row, Rule, SkipStep, Tensor
 from gradclip.clipper import Clipper
 from gradclip.errors import GradclipWarning
@@ -44,7 +45,8 @@ def lists_of(number: int, count: int) -> list[tuple[str, str]]:
 
 
 def arrays_of(name: str, dtype: str) -> list[np.ndarray]:
-    return {"ordinary": ordinary_gradients(), **adversarial_gradients(dtype)}.get(name, ordinary_gradients(1))
+    lists = {"ordinary": ordinary_gradients(), **adversarial_gradients(dtype)}
+    return few_shapes(lists.get(name, ordinary_gradients(1)))
 
 
 def values_in_graph(arrays, prefix, feed):
