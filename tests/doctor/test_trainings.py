@@ -20,8 +20,8 @@ class Right(NamedTuple):
     """What is right to say of a training.
 
     Kinds of verdicts, one for each optimizer in the order of their first steps, may be several with a bar between
-    them, where processors may differ. `code` is None where it follows from the verdict. `named` and `unnamed` are variables
-    that the findings are to name, or not to.
+    them, where processors may differ. `code` is None where it follows from the verdict. `named` and `unnamed` are
+    variables that the findings are to name, or not to.
     """
 
     problems: set[str]
