@@ -52,9 +52,9 @@ def drawn_net(random: np.random.Generator) -> CharRNN:
     return net
 
 
-def training_windows(random: np.random.Generator) -> Iterator[tuple[Array, Array]]:
+def training_windows(random: np.random.Generator, batch: int = BATCH) -> Iterator[tuple[Array, Array]]:
     """Batch after batch of inputs and targets [B, T] of the text, from places drawn at random."""
-    return ((window[:, :-1], window[:, 1:]) for (window,) in windows(english().train, random))
+    return ((window[:, :-1], window[:, 1:]) for (window,) in windows(english().train, random, batch))
 
 
 def cross_entropy(net: CharRNN, inputs: Array, targets: Array) -> Tensor:

@@ -34,5 +34,11 @@ UNSEEN = {
 }
 """Tasks on which no rule, threshold or default of gradclip was chosen, for tests of what was chosen on the others."""
 
-TITLES = {**TASKS, **UNSEEN}
+SIZED = {
+    "gpt": TaskTitle("characters of English text at ten million parameters (GPT)"),
+    "ppo": TaskTitle("a pole on a cart, balanced by proximal policy optimisation"),
+}
+"""Tasks of a real size: a run of one takes minutes or more."""
+
+TITLES = {**TASKS, **UNSEEN, **SIZED}
 """All of them."""

@@ -156,11 +156,11 @@ def run_char_rnn(
     return TrainingRun(setup.clipping, seed, setup.learning_rate, curve, end, learner.engine)
 
 
-def windows(text: Array, random: np.random.Generator) -> Iterator[tuple[Array]]:
+def windows(text: Array, random: np.random.Generator, batch: int = BATCH) -> Iterator[tuple[Array]]:
     """Batch after batch of windows [B, T] of the text, from places drawn at random."""
     within = np.arange(WINDOW + 1)
     while True:
-        starts = random.integers(len(text) - WINDOW, size=(BATCH, 1))
+        starts = random.integers(len(text) - WINDOW, size=(batch, 1))
         yield (text[starts + within],)
 
 
