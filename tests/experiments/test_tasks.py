@@ -16,15 +16,17 @@ from gradclip.experiments.tasks import (
     char_lm,
     digits,
     gan,
+    gpt,
     heavy_tails,
     l0l1,
     label_noise,
     outliers,
+    ppo,
     temporal_order,
 )
 from gradclip.experiments.tasks.descent import descend, thinned
 from gradclip.experiments.tasks.task import task_called
-from gradclip.experiments.tasks.titles import TASKS, TITLES, UNSEEN
+from gradclip.experiments.tasks.titles import SIZED, TASKS, TITLES, UNSEEN
 from gradclip.experiments.training.char_rnn import BATCH, WINDOW
 from gradclip.rules.text import rule_from_text
 
@@ -42,6 +44,8 @@ SHORT = {
     "actor-critic": lambda rule, seed: actor_critic.train(rule, seed, steps=4),
     "outliers": lambda rule, seed: outliers.train(rule, seed, steps=40),
     "gan": lambda rule, seed: gan.train(rule, seed, steps=4),
+    "gpt": lambda rule, seed: gpt.train(rule, seed, steps=2, units=12, layers=2),
+    "ppo": lambda rule, seed: ppo.train(rule, seed, steps=4),
 }
 
 
@@ -70,9 +74,9 @@ def test_all_rules_start_from_the_same_numbers(name: str) -> None:
 
 
 def test_the_tasks_with_a_claim_and_those_without_are_apart() -> None:
-    assert not TASKS.keys() & UNSEEN.keys()
+    assert len(TITLES) == len(TASKS) + len(UNSEEN) + len(SIZED)
     assert all(task_called(name).claims for name in TASKS)
-    assert not any(task_called(name).claims for name in UNSEEN)
+    assert not any(task_called(name).claims for name in (*UNSEEN, *SIZED))
 
 
 def test_a_task_that_does_not_exist_is_refused_by_name() -> None:
@@ -205,3 +209,54 @@ def test_a_claim_is_answered_by_its_runs(clipped: list[float], words: str) -> No
     comparison = Comparison("made up", Metric(), contenders, {})
     assert claim.result(comparison) == words
     assert claim.reproduced(comparison) == words.startswith("reproduced")
+
+
+def test_the_gpt_has_ten_million_parameters_and_sees_no_later_character() -> None:
+    net = gpt.GPT(symbols=90)
+    assert 10e6 < sum(parameter.numel() for parameter in net.parameters()) < 11e6
+    characters = torch.arange(2 * WINDOW).view(2, WINDOW) % 90
+    changed = characters.clone()
+    changed[:, 40:] = 7
+    with torch.no_grad():
+        before, after = net(characters), net(changed)
+    # float32, logits of about 1: what was not changed is the same but for the order of sums
+    assert torch.allclose(before[:, :40], after[:, :40], atol=1e-5)
+    assert not torch.allclose(before[:, 40:], after[:, 40:], atol=1e-2)
+
+
+def test_the_rate_of_the_gpt_rises_in_a_line_and_falls_along_a_cosine() -> None:
+    shares = [gpt.share_of_rate(step, 2100) for step in (1, 50, 100, 1100, 2100)]
+    assert shares == pytest.approx([0.01, 0.5, 1.0, 0.55, 0.1])
+
+
+def test_advantages_are_the_sums_that_gae_writes_down() -> None:
+    random = np.random.default_rng(0)
+    expected, then = random.standard_normal((2, 6, 3))
+    down = random.random((6, 3)) < 0.3
+    over = down | (random.random((6, 3)) < 0.3)
+    assert down.any()
+    assert (over & ~down).any()
+    found = ppo.advantages_of(expected, then, down, over)
+    for t, cart in np.ndindex(found.shape):
+        total, weight = 0.0, 1.0
+        for later in range(t, 6):
+            after = 0.0 if down[later, cart] else then[later, cart]
+            total += weight * (1 + 0.99 * after - expected[later, cart])
+            weight *= 0.99 * 0.95
+            if over[later, cart]:
+                break
+        assert found[t, cart] == pytest.approx(total)
+
+
+def test_a_push_that_was_worth_it_is_asked_for_no_more_once_its_chance_has_grown(monkeypatch) -> None:
+    monkeypatch.setattr(ppo, "OF_ENTROPY", 0.0)
+    net = ppo.Policy()
+    torch.nn.init.zeros_(net.actor[-1].weight)
+    odds, expected = net(torch.zeros(2, 4))
+    # A chance of 1/2 now, and of 1/4 when the pushes were met; advantages of 1 and -1 have a deviation of sqrt(2).
+    met = ppo.Met(
+        torch.zeros(2, 4), torch.ones(2), torch.full((2,), math.log(1 / 4)), torch.tensor([1.0, -1.0]), expected
+    )
+    ppo.ppo_loss(net, met._replace(returns=expected.detach())).backward()
+    # The first is above the bound: only the second pulls, by 1/sqrt(2) times the slope 1 of its ratio, over two.
+    assert net.actor[-1].bias.grad.item() == pytest.approx(0.5 / math.sqrt(2), rel=1e-5)
