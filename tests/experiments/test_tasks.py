@@ -252,7 +252,7 @@ def test_a_push_that_was_worth_it_is_asked_for_no_more_once_its_chance_has_grown
     monkeypatch.setattr(ppo, "OF_ENTROPY", 0.0)
     net = ppo.Policy()
     torch.nn.init.zeros_(net.actor[-1].weight)
-    odds, expected = net(torch.zeros(2, 4))
+    _, expected = net(torch.zeros(2, 4))
     # A chance of 1/2 now, and of 1/4 when the pushes were met; advantages of 1 and -1 have a deviation of sqrt(2).
     met = ppo.Met(
         torch.zeros(2, 4), torch.ones(2), torch.full((2,), math.log(1 / 4)), torch.tensor([1.0, -1.0]), expected
