@@ -27,10 +27,11 @@ def test_a_changed_result_makes_it_out_of_date(tmp_path, monkeypatch) -> None:
     assert which.main(["--check"]) == 1
 
 
-def test_every_threshold_was_trained_in_every_setting_on_every_seed() -> None:
+@pytest.mark.parametrize(("tasks", "settings"), [("design", 42), ("test", 30)])
+def test_every_threshold_was_trained_in_every_setting_on_every_seed(tasks: str, settings: int) -> None:
     record = Record()
-    places = [place for _, place in rule_search.settings(record, rule_search.DESIGN)]
-    assert len(places) == 42
+    places = [place for _, place in rule_search.settings(record, rule_search.SETS[tasks])]
+    assert len(places) == settings
     assert all(record.at(*place, rule).keys() >= set("01234") for place in places for rule in GRID)
 
 
