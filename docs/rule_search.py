@@ -56,7 +56,8 @@ RECORD = Path(__file__).resolve().parent / "evidence" / "rule-search.json"
 SEEDS, TUNED_ON, SCREENED_ON = (0, 1, 2, 3, 4), (10, 11, 12), (0, 1)
 GRID = (*(f"global:{limit}" for limit in ("0.01", "0.03", "0.1", "0.3", "1", "3", "10", "30", "100")), "none")
 COARSE = ("none", "global:0.1", "global:1", "global:10")
-OPTIMIZERS: dict[str, MakeOptimizer] = {"sgd": partial(torch.optim.SGD, momentum=0.9), "adamw": torch.optim.AdamW}
+MOMENTUM = 0.9
+OPTIMIZERS: dict[str, MakeOptimizer] = {"sgd": partial(torch.optim.SGD, momentum=MOMENTUM), "adamw": torch.optim.AdamW}
 FACTORS = {"1/3": 1 / 3, "1": 1.0, "3": 3.0}
 LADDER = 10**0.5
 LONGEST = 12

@@ -41,5 +41,22 @@ def test_lengths_are_of_thresholds_within_a_margin() -> None:
     assert which._range([0.0316], open_end=False) == "0.032"
 
 
+def test_a_length_that_is_good_at_all_rates_is_told_from_a_threshold_that_is(monkeypatch) -> None:
+    by_rate = [(1 / 3, "global:3"), (1.0, "global:1"), (3.0, "global:0.3")]
+    made = {
+        "length": [(task_rate, {rule}) for task_rate, rule in by_rate],
+        "threshold": [(task_rate, {"global:10"}) for task_rate, _ in by_rate],
+        "unbounded": [(1 / 3, {"global:30"}), (1.0, {"global:1", "none"}), (3.0, {"none", "global:0.3", "global:1"})],
+        "never": [(1 / 3, {"none"}), (1.0, {"none"}), (3.0, {"global:0.01"})],
+    }
+
+    def good(record: object, tasks: list[str]) -> list[tuple[str, float, set[str]]]:
+        return [(task, reach, rules) for task in tasks for reach, rules in made[task]]
+
+    monkeypatch.setattr(which, "good_under_sgd", good)
+    found = {task: tuple(which.good_at_all_rates(Record(), [task]).values()) for task in made}
+    assert found == {"length": (1, 0), "threshold": (0, 1), "unbounded": (1, 0), "never": (0, 0)}
+
+
 def test_the_picture_is_small() -> None:
     assert which.PICTURE.stat().st_size < LARGEST_PICTURE
