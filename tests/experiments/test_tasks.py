@@ -20,6 +20,7 @@ from gradclip.experiments.tasks import (
     heavy_tails,
     l0l1,
     label_noise,
+    lstm,
     outliers,
     ppo,
     temporal_order,
@@ -45,6 +46,7 @@ SHORT = {
     "outliers": lambda rule, seed: outliers.train(rule, seed, steps=40),
     "gan": lambda rule, seed: gan.train(rule, seed, steps=4),
     "gpt": lambda rule, seed: gpt.train(rule, seed, steps=2, units=12, layers=2),
+    "lstm": lambda rule, seed: lstm.train(rule, seed, steps=2),
     "ppo": lambda rule, seed: ppo.train(rule, seed, steps=4),
 }
 
@@ -260,3 +262,24 @@ def test_a_push_that_was_worth_it_is_asked_for_no_more_once_its_chance_has_grown
     ppo.ppo_loss(net, met._replace(returns=expected.detach())).backward()
     # The first is above the bound: only the second pulls, by 1/sqrt(2) times the slope 1 of its ratio, over two.
     assert net.actor[-1].bias.grad.item() == pytest.approx(0.5 / math.sqrt(2), rel=1e-5)
+
+
+def test_the_streams_of_the_lstm_are_the_text_in_its_order() -> None:
+    rows = lstm.streams(torch.arange(125), 3)
+    assert rows[:, 0].tolist() == [0, 41, 82]
+    read = list(lstm.windows(rows))
+    assert [window.shape[1] for window in read] == [21, 21]
+    assert torch.cat([window[:, 1:] for window in read], 1).equal(rows[:, 1:])
+    assert torch.cat([window[:, :-1] for window in read], 1).equal(rows[:, :-1])
+
+
+def test_a_stream_read_in_parts_is_what_it_is_at_once() -> None:
+    net = lstm.LSTM(30)
+    text = torch.arange(41)[None] % 30
+    with torch.no_grad():
+        whole, _ = lstm.nats(net, text, None)
+        first, state = lstm.nats(net, text[:, :21], None)
+        second, _ = lstm.nats(net, text[:, 20:], state)
+    # float32, losses of about 3
+    assert torch.allclose(torch.cat((first, second), 1), whole, atol=1e-5)
+    assert lstm.perplexity(net, text[0]) == pytest.approx(math.exp(whole.mean().item()), rel=1e-5)

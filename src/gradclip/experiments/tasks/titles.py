@@ -36,6 +36,7 @@ UNSEEN = {
 
 SIZED = {
     "gpt": TaskTitle("characters of English text at ten million parameters (GPT)"),
+    "lstm": TaskTitle("words of English text in two layers with gates (LSTM)"),
     "ppo": TaskTitle("a pole on a cart, balanced by proximal policy optimisation"),
 }
 """Tasks of a real size: a run of one takes minutes or more."""
