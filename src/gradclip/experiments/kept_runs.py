@@ -91,10 +91,11 @@ class KeptRuns:
 
     def refuse_others(self, head: Mapping[str, Any], path: Path) -> None:
         """`ValueError` where what a file begins with is not this training by these versions."""
+        there = {**head, "metric": {**asdict(Metric()), **head["metric"]}}  # one of before has fewer fields
         for name, here in self._head.items():
-            if head[name] != here:
+            if there[name] != here:
                 raise ValueError(
-                    f"{path} is of another training: its {name} is {head[name]!r}, here {here!r}; {ELSEWHERE}"
+                    f"{path} is of another training: its {name} is {there[name]!r}, here {here!r}; {ELSEWHERE}"
                 )
         then, now = head["versions"], installed(head["versions"])
         if changed := [f"{name} {then[name]} there, {now[name]} here" for name in then if then[name] != now[name]]:
