@@ -34,5 +34,8 @@ UNSEEN = {
 }
 """Tasks on which no rule, threshold or default of gradclip was chosen, for tests of what was chosen on the others."""
 
-TITLES = {**TASKS, **UNSEEN}
+SIZED: dict[str, TaskTitle] = {}
+"""Tasks of a real size: a run of one takes minutes or more."""
+
+TITLES = {**TASKS, **UNSEEN, **SIZED}
 """All of them."""
