@@ -125,6 +125,7 @@ laws: .venv/ready
 docs: .venv/ready
 	$(BIN)/python docs/make_tables.py
 	$(BIN)/python docs/make_evidence.py
+	$(BIN)/python docs/make_evidence_at_size.py
 	$(BIN)/python docs/make_suggestions.py
 	$(BIN)/python docs/make_which_rule.py
 	$(BIN)/python docs/make_methods.py

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from gradclip.experiments.comparison import Comparison
+from gradclip.experiments.comparison import EQUAL, Comparison
 from gradclip.experiments.showing.comparison_report import show_comparison
 from gradclip.experiments.showing.comparison_table import columns, diverged_runs, figure
-from gradclip.experiments.sign_test import BETTER, WITHIN_NOISE, WORSE
+from gradclip.experiments.sign_test import BETTER, TOO_FEW, WITHIN_NOISE, WORSE
 from gradclip.experiments.tasks.task import Task, task_called
 from gradclip.experiments.tasks.titles import TASKS
 from gradclip.rules.rule import Carry, rules_in
@@ -27,14 +27,16 @@ from trained import make, wrapped
 DOCS = Path(__file__).resolve().parent
 FOLDER, PAGE = DOCS / "evidence", DOCS / "evidence.md"
 SEEDS = 5
+ORDER = (BETTER, WORSE, EQUAL, WITHIN_NOISE, TOO_FEW)
 INTRODUCTION = (
     "Small nets and toys on two cores, the same first weights and batches for every rule on a seed. They can show that "
     "something happens; they cannot show that it happens in your net: compare on your own validation set "
     "(`gradclip.experiments.compare`).",
     '"better" and "worse" are against the first rule of a table and say that all seeds agree (sign test on pairs of '
     'runs, two-sided chance 1/16 for five seeds); everything else is "within noise". Of sixteen rules that change '
-    "nothing, one is called better or worse by chance. How much better is in the table. A published claim is "
-    "reproduced where its rule is better than the one that it is compared with, by the same test.",
+    "nothing, one is called better or worse by chance. How much better is in the table, and on the right of a picture: "
+    "the median of the differences from the first rule, seed by seed, between the smallest and the largest. A "
+    "published claim is reproduced where its rule is better than the one that it is compared with, by the same test.",
     'So "reproduced" says which of two was better, on all five seeds, and no more. That an RNN with clipping is '
     "better on `temporal-order` does not say that it solves the task, as that of the paper did: its table "
     "has how often it is wrong.",
@@ -111,26 +113,43 @@ def markdown(comparison: Comparison) -> str:
     """The table of a comparison."""
     # The seconds are those of a machine that did other things as well: `docs/benchmarks` has the cost of each rule.
     cells = {heading: column for heading, column in columns(comparison).items() if heading != "s"}
-    cells["rule"] = [f"`{rule}`" for rule in cells["rule"]]
-    lines = [f"| {' | '.join(row)} |" for row in (cells, ["---"] * len(cells), *zip(*cells.values(), strict=True))]
     metric = comparison.metric
-    return f"{sentence(metric.name)}; {metric.best} is best.\n\n" + "\n".join(lines)
+    return f"{sentence(metric.name)}; {metric.best} is best.\n\n{rows(cells)}"
+
+
+def rows(cells: Mapping[str, Sequence[str]]) -> str:
+    """A table of columns by their headings, of which one has rules."""
+    cells = {**cells, "rule": [f"`{rule}`" for rule in cells["rule"]]}
+    lines = [f"| {' | '.join(row)} |" for row in (cells, ["---"] * len(cells), *zip(*cells.values(), strict=True))]
+    return "\n".join(lines)
 
 
 def against_the_first(comparison: Comparison) -> str:
     """Which rules are better, worse and no different from the first one."""
-    first, others = comparison.baseline.text, [one.text for one in comparison.contenders[1:]]
-    groups = [
-        (what, [one for one in others if comparison.verdict(one) == what]) for what in (BETTER, WORSE, WITHIN_NOISE)
-    ]
-    return f"Against {code([first])}, " + "; ".join(f"{what}: {code(texts)}" for what, texts in groups if texts) + "."
+    return f"Against {code([comparison.baseline.text])}, {found_of(comparison)}."
+
+
+def found_of(comparison: Comparison) -> str:
+    """What was found of the other rules."""
+    others = [one.text for one in comparison.contenders[1:]]
+    groups: dict[str, list[str]] = {}
+    for text in sorted(others, key=lambda text: ORDER.index(comparison.verdict(text))):
+        groups.setdefault(comparison.finding(text), []).append(text)
+    return "; ".join(f"{what}: {code(texts)}" for what, texts in groups.items())
 
 
 def beside_the_best(comparison: Comparison) -> str:
     """The best median, and what cannot be told from it."""
     best, near = comparison.best.text, comparison.as_good_as_the_best()
-    said = f"The best median has {code([best])} ({figure(comparison.median(best))}); "
-    return said + (f"within noise of it: {code(near)}." if near else "every other rule is worse than it on every seed.")
+    said = f"The best median has {code([best])} ({figure(comparison.median(best))})"
+    if comparison.verdict(best, best) == TOO_FEW:
+        return f"{said}."
+    groups = {
+        words: [text for text in near if comparison.verdict(text, best) == what]
+        for what, words in ((EQUAL, "equal to it"), (WITHIN_NOISE, "within noise of it"))
+    }
+    told = "; ".join(f"{words}: {code(texts)}" for words, texts in groups.items() if texts)
+    return f"{said}; {told or 'every other rule is worse than it on every seed'}."
 
 
 def beyond_fixed(comparison: Comparison) -> str:

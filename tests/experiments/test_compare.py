@@ -15,11 +15,12 @@ import torch
 from rich.console import Console
 
 import gradclip
+from experiments.paired import compared
 from gradclip import ClipGradByGlobalNorm
 from gradclip.experiments import Comparison, ComparisonStopped, Contender, Metric, Trained, TrainingOutcome, compare
 from gradclip.experiments.showing.comparison_picture import draw, save_picture
 from gradclip.experiments.showing.comparison_report import ComparisonProgress
-from gradclip.experiments.showing.comparison_table import between, columns, diverged_runs, figure, table
+from gradclip.experiments.showing.comparison_table import between, columns, differences, diverged_runs, figure, tables
 from gradclip.experiments.sign_test import BETTER, TOO_FEW, WITHIN_NOISE, WORSE, chance, paired_verdict
 from gradclip.rules.rule import AnyRule
 
@@ -44,15 +45,6 @@ def descend(rule: AnyRule, seed: int) -> TrainingOutcome:
 @pytest.fixture(scope="module")
 def comparison() -> Comparison:
     return compare(descend, ["none", "global:1", "global:2"], metric=Metric("distance", log="y"), title="a jump")
-
-
-def made(**metrics: list[float]) -> Comparison:
-    """A comparison of rules with these metrics, seed by seed."""
-    contenders = [
-        Contender(text, text, tuple(Trained(seed, TrainingOutcome(value), 1.0) for seed, value in enumerate(values)))
-        for text, values in metrics.items()
-    ]
-    return Comparison("made up", Metric(), tuple(contenders), {})
 
 
 def test_the_metrics_are_those_of_the_training(comparison: Comparison) -> None:
@@ -98,7 +90,7 @@ def test_the_chance_is_that_of_fair_coins(wins: int, seeds: int, expected: float
 
 
 def test_a_run_that_diverged_is_worse_than_any_number_and_named() -> None:
-    found = made(none=[math.nan, math.inf, 3.0, math.nan, 2.0], ours=[1e9, 5.0, 2.0, 4.0, 1.0])
+    found = compared(none=[math.nan, math.inf, 3.0, math.nan, 2.0], ours=[1e9, 5.0, 2.0, 4.0, 1.0])
     assert found.verdict("ours") == BETTER
     assert found.median("none") == math.inf
     assert found.spread("none") == (2.0, 3.0)
@@ -133,19 +125,59 @@ def test_another_document_is_refused() -> None:
 
 def test_the_table_has_a_row_for_each_rule_and_fits_a_terminal(comparison: Comparison) -> None:
     output = io.StringIO()
-    Console(file=output, width=80).print(table(comparison))
+    Console(file=output, width=80).print(*tables(comparison))
     lines = output.getvalue().splitlines()
     assert "distance, lowest is best" in lines[0]
     assert "against none" in output.getvalue()
-    (row,) = [line for line in lines if line.strip().startswith("global:1")]
+    row, beside = [line for line in lines if line.strip().startswith("global:1")]
     assert row.split()[:5] == ["global:1", "11.8", "9.8", "to", "13.8"]
     assert row.rstrip().endswith("better")
+    # Of the seed 2 without clipping: 12, 12 - 172.8 = -160.8, -160.8 + 415773 = 415613; less the 11.8 of global:1.
+    assert "difference from none, seed by seed; chances are corrected for 2 rules" in output.getvalue()
+    assert beside.split() == ["global:1", *["-4.2e+05", "-1.8e+06", "to", "-7.3e+04", "5", "of", "5", "0.062", "0.12"]]
     assert all(len(line) <= 80 for line in lines)
 
 
+def test_what_is_shown_beside_a_verdict_stands_in_the_tables_and_fits_a_hundred_columns() -> None:
+    none = [2.0, 2.1, 2.2, 2.3, 2.4, 2.5, 2.6]
+    near, far = [value - 0.01 for value in none], [*none[:6], math.nan]
+    names = {"none": none, "agc:0.01,exclude=head*": near, "stablespam": far, "normalizedgradient": none}
+    found = compared(Metric("bits", margin=0.02), **names)
+    assert columns(found)["against none"] == [
+        *("", "better by less than the margin, also corrected", "within noise", "equal")
+    ]
+    assert differences(found) == {
+        "rule": ["agc:0.01,exclude=head*", "stablespam", "normalizedgradient"],
+        "difference": ["-0.01", "0", "0"],
+        "98.4 % interval": ["-0.01 to -0.01", "0 to +inf", "0 to 0"],
+        "wins": ["7 of 7", "0 of 7", "0 of 7"],
+        "chance": ["0.016", "1", "1"],
+        "corrected": ["0.047", "1", "1"],
+        "within 0.02": ["yes", "no", "yes"],
+    }
+    output = io.StringIO()
+    Console(file=output, width=100).print(*tables(found))
+    assert all(len(line) <= 100 for line in output.getvalue().splitlines())
+    assert "…" not in output.getvalue()
+    assert all(cell in output.getvalue() for cell in ("-0.01 to -0.01", "0 to +inf", "within 0.02", "diverged"))
+
+
+def test_shares_stand_in_percent() -> None:
+    found = compared(Metric("perplexity", margin=0.02, relative=True), none=[100.0, 90.0], ours=[101.0, 88.0])
+    beside = differences(found)
+    assert (beside["difference, %"], beside["within 2 %"]) == (["-0.636"], ["no"])
+    assert beside["50 % interval"] == ["-2.273 to +1"]
+    assert "corrected" not in beside  # of one rule nothing is corrected
+
+
+def test_one_rule_has_nothing_beside_it_and_one_seed_no_interval() -> None:
+    assert len(tables(compared(none=[1.0, 2.0]))) == 1
+    assert "0 % interval" not in differences(compared(none=[1.0], ours=[2.0]))
+
+
 def test_the_picture_shows_every_run_and_the_runs_without_a_number(tmp_path: Path) -> None:
-    found = made(none=[math.nan, 1.0, 3.0], ours=[1.0, 2.0, 400.0])
-    (axes,) = draw(found).axes
+    found = compared(none=[math.nan, 1.0, 3.0], ours=[1.0, 2.0, 400.0])
+    axes, _ = draw(found).axes
     dots = [len(line.get_xdata()) for line in axes.lines if line.get_marker() == "o"]
     assert dots == [2, 3]
     assert sum(line.get_marker() == "X" for line in axes.lines) == 1
@@ -153,11 +185,27 @@ def test_the_picture_shows_every_run_and_the_runs_without_a_number(tmp_path: Pat
 
 
 def test_the_picture_is_a_small_png_with_curves_beside(comparison: Comparison, tmp_path: Path) -> None:
-    curves, _ = draw(comparison).axes
+    curves, _, _ = draw(comparison).axes
     assert [list(line.get_xdata()) for line in curves.lines] == [[1.0, 2.0]] * 3
     data = save_picture(comparison, tmp_path / "jump.png").read_bytes()
-    assert struct.unpack(">I", data[16:20]) == (1000,)
+    assert struct.unpack(">I", data[16:20]) == (1300,)
     assert len(data) < 120_000
+
+
+def test_the_picture_shows_the_differences_and_the_margin_and_what_is_infinite() -> None:
+    metrics = {"none": [2.0] * 5, "near": [2.1, 1.9, 2.1, 1.9, 2.0], "broken": [2.0, 2.0, 2.5, *[math.inf] * 2]}
+    *_, axes = draw(compared(Metric(margin=0.5), **metrics)).axes
+    (band,) = axes.patches
+    assert (band.get_x(), band.get_width()) == (-0.5, 1.0)
+    intervals = [list(line.get_xdata()) for line in axes.lines if len(line.get_xdata()) == 2][1:]
+    assert intervals[0] == pytest.approx([-0.1, 0.1])
+    assert intervals[1][0] == 0.0
+    assert [line.get_marker() for line in axes.lines].count(">") == 1
+    assert axes.get_xlim()[0] <= -0.1
+    assert axes.get_xscale() == "linear"
+    *_, far = draw(compared(none=[2.0] * 5, a=[2.1] * 5, b=[1.9] * 5, c=[1e5] * 5)).axes
+    assert far.get_xscale() == "symlog"
+    assert len(draw(compared(none=[2.0] * 5)).axes) == 1
 
 
 def test_each_run_is_told_of_in_a_line_where_there_is_no_terminal() -> None:

@@ -8,7 +8,8 @@ of them with a published claim. `demo` runs the three experiments of `gradclip d
 sentence.
 
 `compare` trains the same thing under several rules, one of the tasks or a user's own function: then read `outcome`,
-`comparison` and `sign_test` (what counts as a difference).
+`comparison`, `sign_test` (what counts as a difference), `paired_difference` (how large it is, and when it is none) and
+`holm` (of how many).
 """
 
 from gradclip.experiments.compare import ComparisonStopped, compare

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gradclip.experiments.comparison import Comparison
+from gradclip.experiments.comparison import Comparison, Contender
 from gradclip.experiments.outcome import Metric, Trained
 from gradclip.experiments.versions import installed, versions
 from gradclip.telemetry.lines import NUMBER, Each, fits, value_of, whole_lines
@@ -64,6 +64,30 @@ class KeptRuns:
         """All runs; none where there is no file. A last line that has no end is cut off."""
         if not self.path.exists():
             return {}
+        head, found, whole = self._parts()
+        if head is not None:
+            self.refuse_others(head, self.path)
+        if whole < self.path.stat().st_size:
+            os.truncate(self.path, whole)
+        return found
+
+    def so_far(self, texts: Iterable[str]) -> Comparison | None:
+        """The comparison of these rules on the seeds that all of them have, of whatever versions; None where there is
+        no such seed."""
+        head, found, _ = self._parts() if self.path.exists() else (None, {}, 0)
+        texts = list(texts)
+        seeds = sorted({seed for _, seed in found if all((text, seed) in found for text in texts)})
+        if head is None or not seeds:
+            return None
+        rules = [
+            Contender(text, found[text, seeds[0]].sentence, tuple(found[text, seed].trained for seed in seeds))
+            for text in texts
+        ]
+        return Comparison(head["title"], Metric(**head["metric"]), tuple(rules), head["versions"])
+
+    def _parts(self) -> tuple[Mapping[str, Any] | None, dict[Job, KeptRun], int]:
+        """What the file begins with, its runs, and the length of all lines that have an end."""
+        head: Mapping[str, Any] | None = None
         found: dict[Job, KeptRun] = {}
         whole = 0
         for number, line in self._lines():
@@ -72,18 +96,16 @@ class KeptRuns:
                 value = value_of(line)
                 if number > 1:
                     found.setdefault(*_run_in(value))
-                elif not fits(value, HEAD) or value["schema"] != SCHEMA:
+                elif fits(value, HEAD) and value["schema"] == SCHEMA:
+                    head = value
+                else:
                     raise ValueError(f"it does not begin with the schema {SCHEMA!r}")
             except (ValueError, RecursionError) as error:
                 raise ValueError(
                     f"{self.path} is damaged: line {number}, {error}; remove "
                     + ("that line, and its run is trained again" if number > 1 else "it, and all is trained again")
                 ) from None
-            if number == 1:
-                self.refuse_others(value, self.path)
-        if whole < self.path.stat().st_size:
-            os.truncate(self.path, whole)
-        return found
+        return head, found, whole
 
     def _lines(self) -> Iterator[tuple[int, bytes | None]]:
         with open(self.path, "rb") as stream:
@@ -91,10 +113,11 @@ class KeptRuns:
 
     def refuse_others(self, head: Mapping[str, Any], path: Path) -> None:
         """`ValueError` where what a file begins with is not this training by these versions."""
+        there = {**head, "metric": {**asdict(Metric()), **head["metric"]}}  # one of before has fewer fields
         for name, here in self._head.items():
-            if head[name] != here:
+            if there[name] != here:
                 raise ValueError(
-                    f"{path} is of another training: its {name} is {head[name]!r}, here {here!r}; {ELSEWHERE}"
+                    f"{path} is of another training: its {name} is {there[name]!r}, here {here!r}; {ELSEWHERE}"
                 )
         then, now = head["versions"], installed(head["versions"])
         if changed := [f"{name} {then[name]} there, {now[name]} here" for name in then if then[name] != now[name]]:

@@ -18,8 +18,14 @@ class Metric:
     """What rules are compared by: its name with the unit, whether the lowest or the highest is best, and how the curve
     beside it is drawn (the labels of its axes, and those of "x" and "y" that are logarithmic).
 
+    `margin` is how large a difference may be that does not matter: state it before anything is trained, and rules can
+    be shown to be equal. It is in the unit of the metric; with `relative`, as all differences are then, it is a share
+    of the better of two runs (0.02 for two percent). `ValueError` for one that is not above 0.
+
     >>> Metric("accuracy", "highest").cost(0.9) < Metric("accuracy", "highest").cost(0.8)
     True
+    >>> Metric("perplexity", margin=0.02, relative=True).difference(90.0, 80.0)
+    0.125
     """
 
     name: str = "validation loss"
@@ -27,12 +33,30 @@ class Metric:
     x: str = "step"
     y: str = "loss"
     log: Literal["", "x", "y", "xy"] = ""
+    margin: float | None = None
+    relative: bool = False
+
+    def __post_init__(self) -> None:
+        if self.margin is not None and not 0 < self.margin < math.inf:
+            raise ValueError(f"a margin is a difference above 0 that does not matter, got {self.margin!r}: write 0.02")
 
     def cost(self, value: float) -> float:
         """A number that is lower where `value` is better; infinite where it is not finite."""
         if not math.isfinite(value):
             return math.inf
         return value if self.best == "lowest" else -value
+
+    def difference(self, ours: float, theirs: float) -> float:
+        """By how much `ours` lies above `theirs`; a run that diverged lies infinitely far on the bad side of any other,
+        and two of them differ by nothing."""
+        ours, theirs = self.cost(ours), self.cost(theirs)
+        if ours == theirs:
+            return 0.0
+        further = ours - theirs if self.best == "lowest" else theirs - ours
+        if not self.relative:
+            return further
+        better = abs(min(ours, theirs))
+        return further / better if better else math.copysign(math.inf, further)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 BETTER, WORSE, WITHIN_NOISE, TOO_FEW = "better", "worse", "within noise", "too few seeds"
 ODDS = 1 / 16
-"""The two-sided chance up to which a difference counts: all of five seeds agree, 7 of 7 or 8, 9 of 10."""
+"""The two-sided chance up to which a difference counts: all of five to eight seeds agree, 8 of 9, 9 of 10."""
 
 
 def paired_verdict(ours: Sequence[float], theirs: Sequence[float]) -> str:
@@ -19,8 +19,10 @@ def paired_verdict(ours: Sequence[float], theirs: Sequence[float]) -> str:
     equal, either would win a seed with chance 1/2, and `n` of `n` seeds would agree with chance `2 * 2^-n`: 1/16 for
     five. That is the limit here, and fewer than five seeds cannot reach it. A tie counts for neither.
 
-    "better" therefore says: on these seeds consistently so; it says nothing of how much, which is in the table. Of
-    sixteen rules that change nothing, one is called better or worse by chance: a surprise is worth more seeds.
+    "better" therefore says: on these seeds consistently so; it says nothing of how much, which the difference says
+    (`paired_difference`). Of sixteen rules that change nothing, one is called better or worse by chance: a surprise is
+    worth more seeds, or a correction for the number of rules (`holm`). "within noise" says that no difference was
+    shown, which is not that there is none.
 
     >>> paired_verdict([2.4, 2.5, 2.4, 2.6, 2.5], [2.6, 2.7, 2.5, 2.7, float("inf")])
     'better'
@@ -29,11 +31,25 @@ def paired_verdict(ours: Sequence[float], theirs: Sequence[float]) -> str:
     """
     if chance(len(ours), len(ours)) > ODDS:
         return TOO_FEW
-    wins = sum(a < b for a, b in zip(ours, theirs, strict=True))
-    losses = sum(a > b for a, b in zip(ours, theirs, strict=True))
+    wins, losses = wins_and_losses(ours, theirs)
     if chance(wins, len(ours)) <= ODDS:
         return BETTER
     return WORSE if chance(losses, len(ours)) <= ODDS else WITHIN_NOISE
+
+
+def wins_and_losses(ours: Sequence[float], theirs: Sequence[float]) -> tuple[int, int]:
+    """On how many seeds the costs `ours` are lower than `theirs`, and on how many higher."""
+    pairs = list(zip(ours, theirs, strict=True))
+    return sum(a < b for a, b in pairs), sum(a > b for a, b in pairs)
+
+
+def paired_chance(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """The two-sided chance of so many seeds on one side, were either side as likely; a tie counts for neither.
+
+    >>> paired_chance([1.0] * 7, [2.0] * 7), paired_chance([1.0] * 7, [2.0] * 6 + [0.0])
+    (0.015625, 0.125)
+    """
+    return chance(max(wins_and_losses(ours, theirs)), len(ours))
 
 
 def chance(wins: int, seeds: int) -> float:

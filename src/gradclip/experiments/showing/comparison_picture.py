@@ -1,4 +1,5 @@
-"""The picture of a comparison: the curves of each rule over its seeds, and the metric of every run."""
+"""The picture of a comparison: the curves of each rule over its seeds, every metric, and how far the rules lie from the
+first."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import SymmetricalLogLocator
 
 from gradclip.experiments.comparison import Comparison, Contender
 from gradclip.experiments.showing.plots import (
@@ -29,7 +31,14 @@ DASHES = ("-", "--", "-.", ":")
 DECADES = 0.5
 """Metrics above 0 that span more factors of ten than this are drawn on a logarithmic axis."""
 DIGITS = (1, 3)
+WIDE = 30.0
+"""A difference of so many times the median one is drawn on a scale that is logarithmic far out."""
+TICKS = 6
+"""As many find room on such a scale."""
+BAND = "#7F7F7F"
 DPI = 100
+PANELS = {1: 6.0, 2: 10.0, 3: 13.0}
+"""The width of a picture, by how many it has beside each other."""
 
 
 def save_picture(comparison: Comparison, path: Path) -> Path:
@@ -38,17 +47,16 @@ def save_picture(comparison: Comparison, path: Path) -> Path:
 
 
 def draw(comparison: Comparison) -> Figure:
-    """On the left the curves, if there are any, on the right a row of dots for each rule."""
+    """On the left the curves, if there are any, then a row of dots for each rule, and beside it how far each other rule
+    lies from the first, if there are others."""
     curves = any(run.outcome.curve for axis in comparison.contenders for run in axis.runs)
+    panels = [_curves] * curves + [_metrics] + [_differences] * (len(comparison.contenders) > 1)
     height = max(3.2, 1.4 + 0.32 * len(comparison.contenders))
-    figure = Figure(figsize=(10, height) if curves else (6, height), layout="constrained")
-    axes = list(figure.subplots(1, 2, squeeze=False)[0]) if curves else [figure.subplots()]
-    if curves:
-        _curves(axes[0], comparison)
-    _metrics(axes[-1], comparison)
+    figure = Figure(figsize=(PANELS[len(panels)], height), layout="constrained")
+    for panel, axes in zip(panels, figure.subplots(1, len(panels), squeeze=False)[0], strict=True):
+        panel(axes, comparison)
+        light_frame(axes)
     figure.suptitle(f"{comparison.title}; {len(comparison.seeds)} seeds", fontsize=11)
-    for axis in axes:
-        light_frame(axis)
     return figure
 
 
@@ -99,7 +107,43 @@ def _metrics(axes: Axes, comparison: Comparison) -> None:
     )
     for label, number in zip(axes.get_yticklabels(), range(len(comparison.contenders)), strict=True):
         label.set_color(COLOURS[number % len(COLOURS)])
-    axes.set(
-        ylim=(len(comparison.contenders) - 0.4, -0.6),
-        xlabel=f"{comparison.metric.name} ({comparison.metric.best} is best)",
-    )
+    axes.set(ylim=_rows(comparison), xlabel=f"{comparison.metric.name} ({comparison.metric.best} is best)")
+
+
+def _differences(axes: Axes, comparison: Comparison) -> None:
+    """The median difference of each rule from the first and its interval, in the rows of the metrics; the margin is a
+    band. What is infinite lies on the edge, as a triangle."""
+    metric, first = comparison.metric, comparison.baseline.text
+    unit = 100.0 if metric.relative else 1.0
+    found = [comparison.difference(contender.text) for contender in comparison.contenders]
+    ends = [unit * end for one in found for end in (one.low, one.median, one.high)]
+    sizes = sorted(abs(end) for end in ends if end and math.isfinite(end))
+    reach = 1.1 * max([*sizes, unit * (metric.margin or 0.0)], default=0.0) or 1.0
+    nearest, room = 0.1 * reach, 1.1
+    if sizes and sizes[-1] > WIDE * statistics.median(sizes):
+        nearest, room = statistics.median(sizes), 2.0
+        axes.set_xscale("symlog", linthresh=nearest)
+        few = SymmetricalLogLocator(linthresh=nearest, base=10.0)
+        few.set_params(numticks=TICKS)
+        axes.xaxis.set_major_locator(few)
+    lowest, highest = (min(max(end, -reach), reach) for end in (min(ends), max(ends)))
+    axes.set_xlim(min(room * lowest, -nearest), max(room * highest, nearest))
+    axes.axvline(0.0, color=COLOURS[0], linewidth=1)
+    if metric.margin is not None:
+        axes.axvspan(-unit * metric.margin, unit * metric.margin, color=BAND, alpha=0.15, linewidth=0)
+    for number, one in list(enumerate(found))[1:]:
+        colour = COLOURS[number % len(COLOURS)]
+        low, median, high = (min(max(unit * end, -reach), reach) for end in (one.low, one.median, one.high))
+        axes.plot([low, high], [number, number], color=colour, linewidth=2)
+        axes.plot([median], [number], "o", color=colour, markersize=6)
+        for end, mark in ((one.low, "<"), (one.high, ">")):
+            if math.isinf(end):
+                axes.plot([math.copysign(reach, end)], [number], mark, color=colour, markersize=8, clip_on=False)
+    axes.set_yticks(range(len(found)), [""] * len(found))
+    sure = f"{100 * found[-1].confidence:.3g} % intervals"
+    axes.set(ylim=_rows(comparison), xlabel=f"difference from {first}{', %' * metric.relative} ({sure})")
+
+
+def _rows(comparison: Comparison) -> tuple[float, float]:
+    """Where the rows of the rules begin and end: the first is on top."""
+    return len(comparison.contenders) - 0.4, -0.6

@@ -16,7 +16,7 @@ from gradclip.experiments.comparison import Comparison
 from gradclip.experiments.kept_runs import KeptRuns
 from gradclip.experiments.outcome import Trained
 from gradclip.experiments.showing.comparison_picture import save_picture
-from gradclip.experiments.showing.comparison_table import diverged_runs, figure, table
+from gradclip.experiments.showing.comparison_table import diverged_runs, figure, tables
 from gradclip.experiments.showing.progress import ProgressDisplay, print_plain
 from gradclip.experiments.tasks.task import Task, task_called
 from gradclip.rules.text import rule_from_text
@@ -129,9 +129,10 @@ class ComparisonProgress(ProgressDisplay):
 
 
 def print_comparison(task: Task, comparison: Comparison, console: Console) -> None:
-    """The table, the runs that diverged, and what became of the claims."""
+    """The tables, the runs that diverged, and what became of the claims."""
     claims = [claim for claim in task.claims if claim.is_about(comparison)]
-    console.print(table(comparison))
+    for found in tables(comparison):
+        console.print(found)
     for line in (
         *(f"diverged, {runs}" for runs in diverged_runs(comparison)),
         *(f"\n{claim.words}\n({claim.source})\n{claim.result(comparison)}" for claim in claims),

@@ -144,7 +144,7 @@ TASK = Task(
         "Sutskever, O. Vinyals 2014, arXiv:1409.2329). The metric is the perplexity of the last tenth of the text."
     ),
     claims=(),
-    metric=Metric("validation perplexity", y="bits per word of the batch", log="y"),
+    metric=Metric("validation perplexity", y="bits per word of the batch", log="y", margin=0.02, relative=True),
     rules=("none", "global:5", "global:1", "global:20"),
     train=train,
 )

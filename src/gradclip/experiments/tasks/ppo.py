@@ -161,7 +161,7 @@ TASK = Task(
         f"{EPISODES} episodes returned, which is at most {LONGEST}."
     ),
     claims=(),
-    metric=Metric("return over training", best="highest", y=f"mean return of {EPISODES} episodes"),
+    metric=Metric("return over training", best="highest", y=f"mean return of {EPISODES} episodes", margin=20.0),
     rules=("none", "global:0.5", "global:0.1", "global:5"),
     train=train,
 )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gradclip.experiments.compare import Named, OnRun, Train, compare
-from gradclip.experiments.comparison import Comparison
+from gradclip.experiments.comparison import EQUAL, Comparison
 from gradclip.experiments.outcome import Metric
 from gradclip.experiments.sign_test import BETTER, TOO_FEW, WITHIN_NOISE, WORSE
 from gradclip.experiments.tasks.titles import TITLES
@@ -16,6 +16,7 @@ from gradclip.experiments.tasks.titles import TITLES
 ANSWERS = {
     BETTER: "reproduced",
     WORSE: "not reproduced, it is the other way round",
+    EQUAL: "not reproduced, both are equal",
     WITHIN_NOISE: "not reproduced, within noise",
     TOO_FEW: "not decided, too few seeds",
 }
