@@ -88,8 +88,8 @@ def again(comparison: Comparison) -> list[str]:
         lines.append(f"| `{rule}` | `{than}` | {wins} | {median} | {comparison.finding(rule, than)} |")
     asked = (
         f"Those of `bad-batches`, on {len(comparison.seeds)} seeds. A rule that adapts is held against fixed "
-        "thresholds that lie nearer and further from the usual norms, which are below 1 there; the difference is that of the bits "
-        "per character, and corrected means for every pair of the rules."
+        "thresholds that lie nearer and further from the usual norms, which are below 1 there; the difference is "
+        "that of the bits per character, and corrected means for every pair of the rules."
     )
     holds = [condition(comparison, rule, others) for rule, others in REPEATED]
     return ["## Not reproduced, and looked at again", wrapped(asked), "\n".join(lines), wrapped(" ".join(holds))]
