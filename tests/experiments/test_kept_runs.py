@@ -260,3 +260,29 @@ def test_a_document_that_does_not_fit_is_a_mistake(
     path.write_text(whole)
     monkeypatch.setattr(kept_runs, "SCHEMA", "gradclip.compare-runs/2")
     assert command("--rules", "none", "--seeds", "1", "--resume") == 0
+
+
+def test_a_margin_that_is_stated_later_is_refused_and_a_file_of_before_has_none(kept: Path) -> None:
+    with pytest.raises(ValueError, match=r"its metric is .*'margin': None.* here .*'margin': 0\.02"):
+        again(kept, metric=Metric("x", margin=0.02))
+    head, rest = kept.read_text().split("\n", 1)
+    old = json.loads(head)
+    del old["metric"]["margin"], old["metric"]["relative"]
+    kept.write_text(f"{json.dumps(old)}\n{rest}")
+    assert again(kept).seeds == [0, 1]
+
+
+def test_what_has_ended_so_far_is_read_whatever_made_it(kept: Path, tmp_path: Path) -> None:
+    runs = kept_runs.KeptRuns(kept, "own", Metric("x"))
+    found = runs.so_far(["global:1", "none"])
+    assert found is not None
+    assert found.to_json() == {**again(kept, ["global:1", "none"]).to_json(), "versions": dict(found.versions)}
+    whole = kept.read_text()
+    kept.write_text(whole.replace('"gradclip": "', '"gradclip": "9.').rpartition('{"rule": "global:1"')[0] + '{"ru')
+    cut = kept.read_bytes()
+    found = runs.so_far(["none", "global:1"])
+    assert found is not None
+    assert (found.seeds, found.versions["gradclip"][:2]) == ([0], "9.")
+    assert kept.read_bytes() == cut  # reading cuts nothing off
+    assert runs.so_far(["none", "zclip"]) is None
+    assert kept_runs.KeptRuns(tmp_path / "none.jsonl", "own", Metric("x")).so_far(["none"]) is None

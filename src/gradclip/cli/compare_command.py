@@ -27,8 +27,9 @@ def add(commands: Any) -> None:
     compare = commands.add_parser(
         "compare",
         help="see which of several rules trains a task best",
-        description="Trains a task under several rules on the same seeds, and shows a table with the differences that "
-        "are noise called so, and what became of the published claims.",
+        description="Trains a task under several rules on the same seeds, and shows what each is worth, by how much it "
+        "differs from the first one, with intervals and chances that are corrected for the number of rules, which "
+        "differences are noise, and what became of the published claims.",
         **told(EXAMPLES, EXITS),
     )
     compare.add_argument(
