@@ -71,6 +71,12 @@ CHOOSER = (
         "a threshold above them, none, or `uclip`",
         "[bias](evidence.md#bias)",
     ),
+    (
+        "Adam",
+        "proximal policy optimisation",
+        "none, or a threshold above the usual norms",
+        "[ppo](evidence-at-size.md#ppo)",
+    ),
     ("fp16", "a loss scale", "the same: gradclip sees the unscaled gradients", "[mixed precision](how-to/amp.md)"),
     ("anything", "a minute for each of six trainings", "`gradclip suggest train.py`", "[by trial](suggestions.md)"),
     ("anything", "no time at all", "`ClipGradByGlobalNorm(None)`, and look at the report", "[watch](guide/watch.md)"),
