@@ -252,7 +252,7 @@ def test_advantages_are_the_sums_that_gae_writes_down() -> None:
 
 def test_a_push_that_was_worth_it_is_asked_for_no_more_once_its_chance_has_grown(monkeypatch) -> None:
     monkeypatch.setattr(ppo, "OF_ENTROPY", 0.0)
-    net = ppo.Policy()
+    net = ppo.PolicyAndCritic()
     torch.nn.init.zeros_(net.actor[-1].weight)
     _, expected = net(torch.zeros(2, 4))
     # A chance of 1/2 now, and of 1/4 when the pushes were met; advantages of 1 and -1 have a deviation of sqrt(2).

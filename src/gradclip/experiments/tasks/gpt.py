@@ -34,7 +34,7 @@ VALIDATED = 64
 """Windows at once in validation."""
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """Attention to what came before and a layer of four times the width, each added to the stream [B, T, units]."""
 
     def __init__(self, units: int) -> None:
@@ -62,7 +62,7 @@ class GPT(nn.Module):
     def __init__(self, symbols: int, units: int = UNITS, layers: int = LAYERS) -> None:
         super().__init__()
         self.embedding, self.places = nn.Embedding(symbols, units), nn.Embedding(WINDOW, units)
-        blocks = [Block(units) for _ in range(layers)]
+        blocks = [TransformerBlock(units) for _ in range(layers)]
         self.blocks = nn.Sequential(*blocks)
         self.norm, self.readout = nn.LayerNorm(units), nn.Linear(units, symbols, bias=False)
         for module in self.modules():

@@ -39,7 +39,7 @@ LOOKS = 40
 STEPS = ROLLOUTS * EPOCHS * PARTS
 
 
-class Policy(nn.Module):
+class PolicyAndCritic(nn.Module):
     """For states [N, 4] the log-odds of a push to the right, and the return to be expected, [N] both."""
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class Met(NamedTuple):
     returns: Tensor
 
 
-def rolled_out(net: Policy, carts: Carts, random: np.random.Generator) -> Met:
+def rolled_out(net: PolicyAndCritic, carts: Carts, random: np.random.Generator) -> Met:
     """The carts pushed as the policy draws it."""
     states: list[Array] = []
     pushes: list[Array] = []
@@ -102,7 +102,7 @@ def advantages_of(expected: Array, then: Array, down: Array, over: Array) -> Arr
     return advantages
 
 
-def parts(net: Policy, carts: Carts, random: np.random.Generator) -> Iterator[Met]:
+def parts(net: PolicyAndCritic, carts: Carts, random: np.random.Generator) -> Iterator[Met]:
     """Rollout after rollout, in parts drawn anew in each epoch."""
     while True:
         met = rolled_out(net, carts, random)
@@ -111,7 +111,7 @@ def parts(net: Policy, carts: Carts, random: np.random.Generator) -> Iterator[Me
                 yield Met(*(column[part] for column in met))
 
 
-def ppo_loss(net: Policy, met: Met) -> Tensor:
+def ppo_loss(net: PolicyAndCritic, met: Met) -> Tensor:
     """The clipped loss of the actor, the squared one of the critic, and less the entropy of the policy."""
     odds, expected = net(met.states)
     policy = torch.distributions.Bernoulli(logits=odds)
@@ -132,7 +132,7 @@ def train(
 ) -> TrainingOutcome:
     """Trains from the first push on; the metric is the mean of what the last episodes returned, over training."""
     random = np.random.default_rng(seed)
-    net, carts = drawn(Policy, seed), Carts(CARTS, random)
+    net, carts = drawn(PolicyAndCritic, seed), Carts(CARTS, random)
     made, batches = optimizer(net.parameters(), rate), parts(net, carts, random)
     curve: list[tuple[float, float]] = []
     every = max(steps // LOOKS, 1)
