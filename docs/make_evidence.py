@@ -180,7 +180,9 @@ def beside_the_best(comparison: Comparison) -> str:
         for what, words in ((EQUAL, "equal to it"), (WITHIN_NOISE, "within noise of it"))
     }
     told = "; ".join(f"{words}: {code(texts)}" for words, texts in groups.items() if texts)
-    return f"{said}; {told or 'every other rule is worse than it on every seed'}."
+    seeds, others = len(comparison.seeds), [one.text for one in comparison.contenders if one.text != best]
+    everywhere = " on every seed" if all(comparison.wins(best, text) == seeds for text in others) else ""
+    return f"{said}; {told or f'every other rule is worse than it{everywhere}'}."
 
 
 def beyond_fixed(comparison: Comparison) -> str:

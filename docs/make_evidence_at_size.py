@@ -135,7 +135,7 @@ def section(sized: Sized) -> list[str]:
         wrapped(f"{sentence(task.title)}. {task.about}"),
         f"{sentence(metric.name)}; {metric.best} is best.",
         rows(with_durations(comparison)),
-        f"Difference from {first}, seed by seed{margin}.",
+        wrapped(f"Difference from {first}, seed by seed{margin}."),
         rows(differences(comparison)),
         wrapped(" ".join(words for words in said if words)),
         f"![{sentence(task.title)}](evidence/{task.name}.png)",

@@ -7,6 +7,7 @@ import json
 import pytest
 
 import make_evidence as evidence
+from experiments.paired import compared
 from gradclip.experiments.tasks.titles import TASKS
 
 LARGEST_PICTURE = 120_000
@@ -55,6 +56,13 @@ def test_a_result_has_five_seeds_the_versions_and_the_rules_of_its_task(name: st
 @pytest.mark.parametrize("name", TASKS)
 def test_a_picture_is_small_enough_for_a_page(name: str) -> None:
     assert (evidence.FOLDER / f"{name}.png").stat().st_size < LARGEST_PICTURE
+
+
+def test_worse_on_every_seed_is_said_only_where_it_is_so() -> None:
+    none, low = [2.0] * 9, [1.0] * 9
+    assert "every other rule is worse than it on every seed." in evidence.beside_the_best(compared(none=none, ours=low))
+    but_one = compared(none=none, ours=[*low[:8], 3.0])
+    assert evidence.beside_the_best(but_one).endswith("; every other rule is worse than it.")
 
 
 def test_words_follow_the_numbers(results) -> None:
