@@ -23,6 +23,7 @@ from gradclip.experiments.tasks import (
     lstm,
     outliers,
     ppo,
+    resnet,
     temporal_order,
 )
 from gradclip.experiments.tasks.descent import descend, thinned
@@ -48,6 +49,7 @@ SHORT = {
     "gpt": lambda rule, seed: gpt.train(rule, seed, steps=2, units=12, layers=2),
     "lstm": lambda rule, seed: lstm.train(rule, seed, steps=2),
     "ppo": lambda rule, seed: ppo.train(rule, seed, steps=4),
+    "resnet": lambda rule, seed: resnet.train(rule, seed, steps=2),
 }
 
 
@@ -283,3 +285,20 @@ def test_a_stream_read_in_parts_is_what_it_is_at_once() -> None:
     # float32, losses of about 3
     assert torch.allclose(torch.cat((first, second), 1), whole, atol=1e-5)
     assert lstm.perplexity(net, text[0]) == pytest.approx(math.exp(whole.mean().item()), rel=1e-5)
+
+
+def test_the_residual_net_has_the_layers_and_parameters_of_the_paper() -> None:
+    net = resnet.net()
+    # 2 x 3 x 3 convolutions, the first one and the readout; the ones beside the stream are not counted
+    layers = [m for m in net.modules() if isinstance(m, torch.nn.Linear) or getattr(m, "kernel_size", 0) == (3, 3)]
+    assert len(layers) == 20
+    assert sum(parameter.numel() for parameter in net.parameters()) // 1000 == 272
+    assert net(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+
+
+def test_images_are_moved_each_by_itself_and_by_a_pixel_at_most() -> None:
+    images = torch.zeros(300, 1, 8, 8)
+    images[:, 0, 4, 3] = 1.0
+    seen = resnet.moved(images, torch.Generator().manual_seed(0))[:, 0].nonzero()
+    assert seen[:, 0].tolist() == list(range(300))
+    assert {(row, column) for _, row, column in seen.tolist()} == {(r, c) for r in (3, 4, 5) for c in (2, 3, 4)}

@@ -38,6 +38,7 @@ SIZED = {
     "gpt": TaskTitle("characters of English text at ten million parameters (GPT)"),
     "lstm": TaskTitle("words of English text in two layers with gates (LSTM)"),
     "ppo": TaskTitle("a pole on a cart, balanced by proximal policy optimisation"),
+    "resnet": TaskTitle("handwritten digits by a residual net (CNN)", (*NEEDS, "sklearn")),
 }
 """Tasks of a real size: a run of one takes minutes or more."""
 
