@@ -257,14 +257,15 @@ def numbers_in(state):
 # The unit of the loss
 
 
-@pytest.mark.parametrize("factor", [2.0**-40, 2.0**40])
 @pytest.mark.parametrize("rule", WITHOUT_UNITS.values(), ids=WITHOUT_UNITS)
-def test_the_unit_of_the_loss_does_not_matter(rule, factor):
+def test_the_unit_of_the_loss_does_not_matter(rule):
     """Times a power of two all numbers keep their digits, so thresholds and outputs scale bit for bit."""
     norms = spiked(lognormal(NOISY), [120, *BURST])
-    plain, scaled = profile(rule, norms), profile(rule, factor * norms)
-    np.testing.assert_array_equal(scaled.thresholds, factor * plain.thresholds)
-    np.testing.assert_array_equal(scaled.outputs, factor * plain.outputs)
+    plain = profile(rule, norms)
+    for factor in (2.0**-40, 2.0**40):
+        scaled = profile(rule, factor * norms)
+        np.testing.assert_array_equal(scaled.thresholds, factor * plain.thresholds)
+        np.testing.assert_array_equal(scaled.outputs, factor * plain.outputs)
 
 
 def test_an_epsilon_switches_the_published_zclip_off_where_the_loss_is_small():
