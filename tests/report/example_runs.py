@@ -14,20 +14,20 @@ def step(number, norm, threshold=math.inf, skipped=False, **more):
     """The event of a step under a global threshold."""
     finite = math.isfinite(norm)
     coefficient = threshold / norm if finite and norm > threshold else 1.0
-    event = Event(
-        step=number,
-        rule=f"an L2 norm above {threshold:g} is rescaled to it",
-        engine="cpu",
-        norm_before=norm,
-        norm_after=0.0 if skipped else coefficient * norm,
-        threshold=threshold,
-        coefficient=coefficient,
-        clipped=coefficient < 1 and not skipped,
-        skipped=skipped,
-        nonfinite=0 if finite else 2,
-        offenders=() if finite else ("head.weight",),
-    )
-    return replace(event, **more)
+    fields = {
+        "step": number,
+        "rule": f"an L2 norm above {threshold:g} is rescaled to it",
+        "engine": "cpu",
+        "norm_before": norm,
+        "norm_after": 0.0 if skipped else coefficient * norm,
+        "threshold": threshold,
+        "coefficient": coefficient,
+        "clipped": coefficient < 1 and not skipped,
+        "skipped": skipped,
+        "nonfinite": 0 if finite else 2,
+        "offenders": () if finite else ("head.weight",),
+    }
+    return Event(**fields | more)
 
 
 def run_of(norms, threshold=math.inf, path="runs/made", **more):
