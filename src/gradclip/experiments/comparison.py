@@ -222,10 +222,8 @@ class Comparison:
 
     def _costs(self, text: str, than: str | None) -> tuple[list[float], list[float]]:
         """The costs of both rules, seed by seed."""
-        ours, theirs = self._both(text, than)
-        return [self.metric.cost(value) for value in ours.metrics], [
-            self.metric.cost(value) for value in theirs.metrics
-        ]
+        ours, theirs = ([self.metric.cost(value) for value in one.metrics] for one in self._both(text, than))
+        return ours, theirs
 
     def _differences(self, text: str, than: str | None) -> list[float]:
         ours, theirs = self._both(text, than)

@@ -31,17 +31,35 @@ EPISODES = 100
 EVERY = 20
 
 
-class ActorCritic(nn.Module):
-    """For states [N, 4] the log-odds of a push to the right, and the return to be expected, [N] both."""
+class TwoNets(nn.Module):
+    """For states [N, 4] the log-odds of a push to the right, and the return to be expected, [N] both, of nets that give
+    [N, 1] each."""
 
-    def __init__(self) -> None:
+    def __init__(self, actor: nn.Module, critic: nn.Module) -> None:
         super().__init__()
-        self.actor, self.critic = (
-            nn.Sequential(nn.Linear(4, UNITS), nn.Tanh(), nn.Linear(UNITS, 1)) for _ in ("actor", "critic")
-        )
+        self.actor, self.critic = actor, critic
 
     def forward(self, state: Tensor) -> tuple[Tensor, Tensor]:
         return self.actor(state).squeeze(-1), self.critic(state).squeeze(-1)
+
+
+class ActorCritic(TwoNets):
+    """Two nets with one hidden layer."""
+
+    def __init__(self) -> None:
+        nets = (nn.Sequential(nn.Linear(4, UNITS), nn.Tanh(), nn.Linear(UNITS, 1)) for _ in ("actor", "critic"))
+        super().__init__(*nets)
+
+
+class Pushed(NamedTuple):
+    """States [T, N, 4], whether they were pushed to the right, which states that led to, which of these have fallen,
+    and whose episode was over, [T, N] but for the states."""
+
+    states: Array
+    right: Array
+    reached: Array
+    down: Array
+    over: Array
 
 
 class Rollout(NamedTuple):
@@ -52,21 +70,25 @@ class Rollout(NamedTuple):
     returns: Tensor
 
 
-def rolled_out(net: ActorCritic, carts: Carts, random: np.random.Generator) -> Rollout:
-    """The carts pushed as the policy draws it."""
-    states: list[Array] = []
-    pushes: list[Array] = []
-    after: list[tuple[Array, Array, Array]] = []
+def pushed(net: TwoNets, carts: Carts, pushes: int, random: np.random.Generator) -> Pushed:
+    """The carts pushed so many times as the policy draws it."""
+    met: list[Pushed] = []
     with torch.no_grad():
-        for _ in range(PUSHES):
-            states.append(carts.state)
-            chance = net.actor(single(carts.state)).squeeze(-1).sigmoid().numpy()
-            pushes.append(random.random(len(chance)) < chance)
-            after.append(carts.push(pushes[-1]))
-        reached, down, over = map(np.stack, zip(*after, strict=True))
-        expected = net.critic(single(reached)).squeeze(-1).numpy()
-    returns = returns_of(down, over, expected)
-    return Rollout(single(np.stack(states)), single(np.stack(pushes)), single(returns))
+        for _ in range(pushes):
+            state = carts.state
+            chance = net.actor(single(state)).squeeze(-1).sigmoid().numpy()
+            right = random.random(len(chance)) < chance
+            met.append(Pushed(state, right, *carts.push(right)))
+    return Pushed(*map(np.stack, zip(*met, strict=True)))
+
+
+def rolled_out(net: ActorCritic, carts: Carts, random: np.random.Generator) -> Rollout:
+    """What the carts have met."""
+    met = pushed(net, carts, PUSHES, random)
+    with torch.no_grad():
+        expected = net.critic(single(met.reached)).squeeze(-1).numpy()
+    returns = returns_of(met.down, met.over, expected)
+    return Rollout(single(met.states), single(met.right), single(returns))
 
 
 def returns_of(down: Array, over: Array, expected: Array) -> Array:

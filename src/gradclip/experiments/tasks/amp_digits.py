@@ -14,10 +14,9 @@ from torch.amp.grad_scaler import GradScaler
 
 from gradclip.experiments.outcome import Metric, TrainingOutcome
 from gradclip.experiments.tasks.descent import MakeOptimizer, descend, thinned
-from gradclip.experiments.tasks.digits import CLASSES, digits
+from gradclip.experiments.tasks.digits import CLASSES, digits, recognised
 from gradclip.experiments.tasks.first_weights import drawn
 from gradclip.experiments.tasks.task import Task
-from gradclip.experiments.training.in_torch import alone
 from gradclip.rules.rule import AnyRule
 
 CHANNELS, BATCH, RATE, STEPS, GROWTH = 8, 32, 0.05, 150, 20
@@ -55,12 +54,9 @@ def train(
             return nn.functional.cross_entropy(model(images[chosen]), classes[chosen])
 
     run = descend(optimizer(model.parameters(), rate), rule, loss, steps, model, scaler=loss_scaler())
-    model.eval()
-    with alone(), torch.no_grad():
-        right = model(tests).argmax(1) == answers
-    return TrainingOutcome(
-        right.float().mean().item(), curve=thinned(run.losses, of=steps), clipped=run.clipped, diverged=run.diverged
-    )
+    accuracy = recognised(model, tests, answers).float().mean().item()
+    curve = thinned(run.losses, of=steps)
+    return TrainingOutcome(accuracy, curve=curve, clipped=run.clipped, diverged=run.diverged)
 
 
 TASK = Task(

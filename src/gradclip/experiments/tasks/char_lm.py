@@ -57,7 +57,7 @@ def training_windows(random: np.random.Generator, batch: int = BATCH) -> Iterato
     return ((window[:, :-1], window[:, 1:]) for (window,) in windows(english().train, random, batch))
 
 
-def cross_entropy(net: CharRNN, inputs: Array, targets: Array) -> Tensor:
+def cross_entropy(net: nn.Module, inputs: Array, targets: Array) -> Tensor:
     """The mean cross entropy of targets [B, T] given inputs [B, T], in nats."""
     logits = net(torch.from_numpy(inputs))
     return nn.functional.cross_entropy(logits.flatten(0, 1), torch.from_numpy(targets).flatten())

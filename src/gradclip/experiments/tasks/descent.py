@@ -108,6 +108,12 @@ def _changed(optimizer: torch.optim.Optimizer, clipper: AttachedClipper, loss: T
     return clipper.step > before and (clipper.last.clipped or clipper.last.skipped)
 
 
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every group of parameters this learning rate, as a schedule does before a step."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
 def thinned(values: list[float], points: int = POINTS, of: int | None = None) -> tuple[tuple[float, float], ...]:
     """A curve of at most `points` means over equal stretches of `of` steps (all, if not given), each at its end."""
     width = math.ceil((of or len(values)) / points)

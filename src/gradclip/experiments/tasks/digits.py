@@ -123,9 +123,15 @@ def _trained(rule: AnyRule, seed: int, rate: float, epochs: int, optimizer: Make
         return nn.functional.cross_entropy(model(images[chosen]), classes[chosen])
 
     run = descend(optimizer(model.parameters(), rate), rule, loss, len(batches), model)
+    return recognised(model, test_images, test_classes).float().mean().item(), run
+
+
+def recognised(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
+    """Which of the images [N] a net that is done with training takes for what they are."""
+    model.eval()
     with alone(), torch.no_grad():
-        right = model(test_images).argmax(1) == test_classes
-    return right.float().mean().item(), run
+        found: Tensor = model(images).argmax(1) == classes
+    return found
 
 
 TASK = Task(

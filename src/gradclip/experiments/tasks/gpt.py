@@ -16,12 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from gradclip.experiments.outcome import Metric, TrainingOutcome
-from gradclip.experiments.tasks.char_lm import training_windows
-from gradclip.experiments.tasks.descent import MakeOptimizer, descend, thinned
+from gradclip.experiments.tasks.char_lm import cross_entropy, training_windows
+from gradclip.experiments.tasks.descent import MakeOptimizer, descend, set_rate, thinned
 from gradclip.experiments.tasks.first_weights import drawn
 from gradclip.experiments.tasks.task import Task
 from gradclip.experiments.training.char_rnn import BIT, WINDOW, english, validation_windows
-from gradclip.experiments.training.framework import Array
 from gradclip.experiments.training.in_torch import alone
 from gradclip.rules.rule import AnyRule
 
@@ -80,12 +79,6 @@ class GPT(nn.Module):
         return logits
 
 
-def cross_entropy(net: GPT, inputs: Array, targets: Array) -> Tensor:
-    """The mean cross entropy of targets [B, T] given inputs [B, T], in nats."""
-    logits = net(torch.from_numpy(inputs))
-    return nn.functional.cross_entropy(logits.flatten(0, 1), torch.from_numpy(targets).flatten())
-
-
 def validation_bits(net: GPT) -> float:
     """The cross entropy on the text that nobody trains on, in bits per character."""
     held = validation_windows(english().validation, WINDOW)
@@ -124,8 +117,7 @@ def train(
     made = optimizer(net.parameters(), rate)
 
     def loss(step: int) -> Tensor:
-        for group in made.param_groups:
-            group["lr"] = rate * share_of_rate(step, steps)
+        set_rate(made, rate * share_of_rate(step, steps))
         return cross_entropy(net, *next(batches))
 
     run = descend(made, rule, loss, steps, net)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gradclip.experiments.outcome import Metric, TrainingOutcome
-from gradclip.experiments.tasks.char_lm import training_windows
+from gradclip.experiments.tasks.char_lm import cross_entropy, training_windows
 from gradclip.experiments.tasks.descent import MakeOptimizer, descend, thinned
 from gradclip.experiments.tasks.first_weights import drawn
 from gradclip.experiments.tasks.task import Task
@@ -45,12 +45,6 @@ def noisy(targets: Array, symbols: int, random: np.random.Generator) -> Array:
     """The targets [B, T], a fifth of them replaced by any symbol, all alike."""
     replaced = random.random(targets.shape) < NOISE
     return np.where(replaced, random.integers(symbols, size=targets.shape), targets)
-
-
-def cross_entropy(net: Transformer, inputs: Array, targets: Array) -> Tensor:
-    """The mean cross entropy of targets [B, T] given inputs [B, T], in nats."""
-    logits = net(torch.from_numpy(inputs))
-    return nn.functional.cross_entropy(logits.flatten(0, 1), torch.from_numpy(targets).flatten())
 
 
 def train(

@@ -8,7 +8,6 @@ clipped at 5. The text is another one and smaller, and so are the number of epoc
 from __future__ import annotations
 
 import math
-import pydoc_data.topics
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -20,9 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from gradclip.experiments.outcome import Metric, TrainingOutcome
-from gradclip.experiments.tasks.descent import MakeOptimizer, descend, thinned
+from gradclip.experiments.tasks.descent import MakeOptimizer, descend, set_rate, thinned
 from gradclip.experiments.tasks.first_weights import drawn
 from gradclip.experiments.tasks.task import Task
+from gradclip.experiments.training.char_rnn import BIT, help_texts
 from gradclip.experiments.training.in_torch import alone
 from gradclip.rules.rule import AnyRule
 
@@ -48,9 +48,7 @@ class Words(NamedTuple):
 @cache
 def words() -> Words:
     """The help texts of Python in words and signs, in the order of their titles: the last tenth is to validate."""
-    topics = pydoc_data.topics.topics
-    read = re.finditer(WORD, " ".join(topics[title] for title in sorted(topics)))
-    found = [word[0] for word in read]
+    found = [word[0] for word in re.finditer(WORD, " ".join(help_texts()))]
     known = sorted(word for word, times in Counter(found).items() if times >= SELDOM)
     numbers = {word: number for number, word in enumerate(known, 1)}
     text = torch.tensor([numbers.get(word, 0) for word in found])
@@ -119,18 +117,17 @@ def train(
 
     def loss(step: int) -> Tensor:
         nonlocal read, state
-        done = (step - 1) // epoch
-        if (step - 1) % epoch == 0:
+        epochs, windows_read = divmod(step - 1, epoch)
+        if windows_read == 0:
             read, state = windows(rows), None
-            for group in made.param_groups:
-                group["lr"] = rate * 0.5 ** max(done + 1 - FULL_RATE, 0)
+            set_rate(made, rate * 0.5 ** max(epochs + 1 - FULL_RATE, 0))
         each, after = nats(net, next(read), state)
         state = (after[0].detach(), after[1].detach())
         return each.sum(1).mean()
 
     steps = EPOCHS * epoch if steps is None else steps
     run = descend(made, rule, loss, steps, net)
-    curve = thinned([value / WINDOW / math.log(2) for value in run.losses], of=steps)
+    curve = thinned([value / WINDOW / BIT for value in run.losses], of=steps)
     return TrainingOutcome(perplexity(net, text.validation), curve=curve, clipped=run.clipped, diverged=run.diverged)
 
 

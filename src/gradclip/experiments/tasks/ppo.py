@@ -19,9 +19,18 @@ import torch
 from torch import Tensor, nn
 
 from gradclip.experiments.outcome import Metric, TrainingOutcome
-from gradclip.experiments.tasks.actor_critic import DISCOUNT, EPISODES, OF_CRITIC, OF_ENTROPY, last, single
+from gradclip.experiments.tasks.actor_critic import (
+    DISCOUNT,
+    EPISODES,
+    OF_CRITIC,
+    OF_ENTROPY,
+    TwoNets,
+    last,
+    pushed,
+    single,
+)
 from gradclip.experiments.tasks.cart_pole import LONGEST, Carts
-from gradclip.experiments.tasks.descent import MakeOptimizer, descend
+from gradclip.experiments.tasks.descent import MakeOptimizer, descend, set_rate
 from gradclip.experiments.tasks.first_weights import drawn
 from gradclip.experiments.tasks.task import Task
 from gradclip.experiments.training.framework import Array
@@ -39,15 +48,11 @@ LOOKS = 40
 STEPS = ROLLOUTS * EPOCHS * PARTS
 
 
-class PolicyAndCritic(nn.Module):
-    """For states [N, 4] the log-odds of a push to the right, and the return to be expected, [N] both."""
+class PolicyAndCritic(TwoNets):
+    """Two nets with two hidden layers."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.actor, self.critic = _net(0.01), _net(1.0)
-
-    def forward(self, state: Tensor) -> tuple[Tensor, Tensor]:
-        return self.actor(state).squeeze(-1), self.critic(state).squeeze(-1)
+        super().__init__(_net(0.01), _net(1.0))
 
 
 def _net(gain: float) -> nn.Sequential:
@@ -72,23 +77,15 @@ class Met(NamedTuple):
 
 
 def rolled_out(net: PolicyAndCritic, carts: Carts, random: np.random.Generator) -> Met:
-    """The carts pushed as the policy draws it."""
-    states: list[Array] = []
-    pushes: list[Array] = []
-    after: list[tuple[Array, Array, Array]] = []
+    """What the carts have met, and how it was judged then."""
+    met = pushed(net, carts, PUSHES, random)
+    states, right = single(met.states), single(met.right)
     with torch.no_grad():
-        for _ in range(PUSHES):
-            states.append(carts.state)
-            chance = net.actor(single(carts.state)).squeeze(-1).sigmoid().numpy()
-            pushes.append(random.random(len(chance)) < chance)
-            after.append(carts.push(pushes[-1]))
-        reached, down, over = map(np.stack, zip(*after, strict=True))
-        met, right = single(np.stack(states)), single(np.stack(pushes))
-        odds, expected = net(met)
-        then = net.critic(single(reached)).squeeze(-1).numpy()
+        odds, expected = net(states)
+        then = net.critic(single(met.reached)).squeeze(-1).numpy()
         log_chance = torch.distributions.Bernoulli(logits=odds).log_prob(right)
-    advantages = single(advantages_of(expected.numpy(), then, down, over))
-    columns = (met, right, log_chance, advantages, advantages + expected)
+    advantages = single(advantages_of(expected.numpy(), then, met.down, met.over))
+    columns = (states, right, log_chance, advantages, advantages + expected)
     return Met(*(column.flatten(0, 1) for column in columns))
 
 
@@ -138,8 +135,7 @@ def train(
     every = max(steps // LOOKS, 1)
 
     def loss(step: int) -> Tensor:
-        for group in made.param_groups:
-            group["lr"] = rate * (1 - (step - 1) // (EPOCHS * PARTS) * (EPOCHS * PARTS) / steps)
+        set_rate(made, rate * (1 - (step - 1) // (EPOCHS * PARTS) * (EPOCHS * PARTS) / steps))
         return ppo_loss(net, next(batches))
 
     def written(step: int) -> bool:

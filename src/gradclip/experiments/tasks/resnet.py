@@ -15,11 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from gradclip.experiments.outcome import Metric, TrainingOutcome
-from gradclip.experiments.tasks.descent import MakeOptimizer, descend, thinned
-from gradclip.experiments.tasks.digits import CLASSES, digits
+from gradclip.experiments.tasks.descent import MakeOptimizer, descend, set_rate, thinned
+from gradclip.experiments.tasks.digits import CLASSES, digits, recognised
 from gradclip.experiments.tasks.first_weights import drawn
 from gradclip.experiments.tasks.task import Task
-from gradclip.experiments.training.in_torch import alone
 from gradclip.rules.rule import AnyRule
 
 CHANNELS, DEPTH, BATCH, RATE, STEPS = (16, 32, 64), 3, 128, 0.1, 500
@@ -83,18 +82,14 @@ def train(
     made = optimizer(model.parameters(), rate)
 
     def loss(step: int) -> Tensor:
-        for group in made.param_groups:
-            group["lr"] = rate * (1 + math.cos(math.pi * (step - 1) / steps)) / 2
+        set_rate(made, rate * (1 + math.cos(math.pi * (step - 1) / steps)) / 2)
         chosen = torch.randint(len(images), (BATCH,), generator=random)
         return nn.functional.cross_entropy(model(moved(images[chosen], random)), classes[chosen])
 
     run = descend(made, rule, loss, steps, model)
-    model.eval()
-    with alone(), torch.no_grad():
-        wrong = model(tests).argmax(1) != answers
-    return TrainingOutcome(
-        wrong.float().mean().item(), curve=thinned(run.losses, of=steps), clipped=run.clipped, diverged=run.diverged
-    )
+    error = (~recognised(model, tests, answers)).float().mean().item()
+    curve = thinned(run.losses, of=steps)
+    return TrainingOutcome(error, curve=curve, clipped=run.clipped, diverged=run.diverged)
 
 
 TASK = Task(

@@ -84,11 +84,16 @@ class Text:
         return len(self.train) + len(self.validation)
 
 
+def help_texts() -> list[str]:
+    """The help texts of Python, in the order of their titles."""
+    topics = pydoc_data.topics.topics
+    return [topics[title] for title in sorted(topics)]
+
+
 @cache
 def english() -> Text:
     """The help texts of Python, in the order of their titles: 90 % to train on, the rest to validate."""
-    topics = pydoc_data.topics.topics
-    text = "".join(topics[title] for title in sorted(topics))
+    text = "".join(help_texts())
     symbols = {symbol: number for number, symbol in enumerate(sorted(set(text)))}
     numbers = np.array([symbols[symbol] for symbol in text], dtype=np.int64)
     cut = len(numbers) * 9 // 10
