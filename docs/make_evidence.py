@@ -22,6 +22,7 @@ from gradclip.experiments.tasks.task import Task, task_called
 from gradclip.experiments.tasks.titles import TASKS
 from gradclip.rules.rule import Carry, rules_in
 from gradclip.rules.text import rule_from_text
+from made import table
 from trained import make, wrapped
 
 DOCS = Path(__file__).resolve().parent
@@ -71,28 +72,35 @@ def summary(results: Sequence[tuple[Task, Comparison]]) -> list[str]:
     """The published claims, with what became of each."""
     claims = [(task, claim, claim.result(comparison)) for task, comparison in results for claim in task.claims]
     count = sum(claim.reproduced(comparison) for task, comparison in results for claim in task.claims)
-    lines = ["| published claim | source | task | here |", "| --- | --- | --- | --- |"]
-    lines += [
-        f"| {claim.words} | {claim.source} | [{task.name}](#{task.name}) | {said} |" for task, claim, said in claims
+    lines = [(claim.words, claim.source, f"[{task.name}](#{task.name})", said) for task, claim, said in claims]
+    return [
+        f"## {count} of {len(claims)} published claims reproduced",
+        table([("published claim", "source", "task", "here"), *lines]),
     ]
-    return [f"## {count} of {len(claims)} published claims reproduced", "\n".join(lines)]
 
 
 def again(comparison: Comparison) -> list[str]:
     """What became of claims that were not reproduced, on more seeds and beside other fixed thresholds."""
-    pairs = [(rule, than) for rule, others in REPEATED for than in others]
-    lines = ["| rule | against | wins | difference | found |", "| --- | --- | --- | --- | --- |"]
-    for rule, than in pairs:
-        median = f"{comparison.difference(rule, than).median:+.2g}"
-        wins = f"{comparison.wins(rule, than)} of {len(comparison.seeds)}"
-        lines.append(f"| `{rule}` | `{than}` | {wins} | {median} | {comparison.finding(rule, than)} |")
+    lines = [
+        (
+            *(code([rule]), code([than]), f"{comparison.wins(rule, than)} of {len(comparison.seeds)}"),
+            *(f"{comparison.difference(rule, than).median:+.2g}", comparison.finding(rule, than)),
+        )
+        for rule, others in REPEATED
+        for than in others
+    ]
     asked = (
         f"Those of `bad-batches`, on {len(comparison.seeds)} seeds. A rule that adapts is held against fixed "
         "thresholds that lie nearer and further from the usual norms, which are below 1 there; the difference is "
         "that of the bits per character, and corrected means for every pair of the rules."
     )
     holds = [condition(comparison, rule, others) for rule, others in REPEATED]
-    return ["## Not reproduced, and looked at again", wrapped(asked), "\n".join(lines), wrapped(" ".join(holds))]
+    return [
+        "## Not reproduced, and looked at again",
+        wrapped(asked),
+        table([("rule", "against", "wins", "difference", "found"), *lines]),
+        wrapped(" ".join(holds)),
+    ]
 
 
 def condition(comparison: Comparison, rule: str, others: Sequence[str]) -> str:
@@ -114,17 +122,17 @@ def by_method(results: Sequence[tuple[Task, Comparison]]) -> list[str]:
         for one in comparison.contenders[1:]:
             beside = "" if one.text == fixed else comparison.verdict(one.text, fixed)
             found.setdefault(one.text.partition(":")[0], []).append((comparison.verdict(one.text), beside))
-    names = ("method", "tried", "better than none", "worse", "better than the best fixed one", "worse")
-    lines = ["| " + " | ".join(names) + " |", "| " + " | ".join("---" for _ in names) + " |"]
+    names: tuple[str, ...] = ("method", "tried", "better than none", "worse", "better than the best fixed one", "worse")
+    lines = [names]
     for method, verdicts in found.items():
         counts = [[pair[which] for pair in verdicts].count(what) for which in (0, 1) for what in (BETTER, WORSE)]
-        lines.append(f"| `{method}` | {len(verdicts)} | " + " | ".join(map(str, counts)) + " |")
+        lines.append((code([method]), str(len(verdicts)), *map(str, counts)))
     told = (
         "How often each method, whatever its arguments, was better and worse than no clipping, and than the fixed "
         "threshold with the best median of its task. That threshold was chosen after the fact among those in the "
         "table, as one is by tuning; a rule that adapts was mostly taken as it comes."
     )
-    return ["## By method", wrapped(told), "\n".join(lines)]
+    return ["## By method", wrapped(told), table(lines)]
 
 
 def section(task: Task, comparison: Comparison) -> list[str]:
@@ -151,8 +159,7 @@ def markdown(comparison: Comparison) -> str:
 def rows(cells: Mapping[str, Sequence[str]]) -> str:
     """A table of columns by their headings, of which one has rules."""
     cells = {**cells, "rule": [f"`{rule}`" for rule in cells["rule"]]}
-    lines = [f"| {' | '.join(row)} |" for row in (cells, ["---"] * len(cells), *zip(*cells.values(), strict=True))]
-    return "\n".join(lines)
+    return table([tuple(cells), *zip(*cells.values(), strict=True)])
 
 
 def against_the_first(comparison: Comparison) -> str:

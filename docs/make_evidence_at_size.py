@@ -10,7 +10,6 @@ one with more seeds is shown. Every word about a result is made from its numbers
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -23,7 +22,7 @@ from gradclip.experiments.showing.comparison_table import columns, differences, 
 from gradclip.experiments.tasks.task import Task, task_called
 from gradclip.experiments.tasks.titles import SIZED
 from gradclip.verdict.formatting import count, duration
-from made import options_of, write
+from made import options_of, table, write
 from make_evidence import (
     adapts,
     against_the_first,
@@ -34,6 +33,7 @@ from make_evidence import (
     code,
     found_of,
     made_with,
+    read,
     rows,
     sentence,
 )
@@ -80,7 +80,7 @@ def one_of(name: str) -> Sized | None:
     if not document.exists() and not runs.exists():
         return None
     task = task_called(name)
-    ended = Comparison.from_json(json.loads(document.read_text(encoding="utf-8"))) if document.exists() else None
+    ended = read(document) if document.exists() else None
     there = [one for one in (ended, KeptRuns(runs, task.title, task.metric).so_far(task.rules)) if one]
     if not there:
         return None
@@ -106,13 +106,13 @@ def summary(sized: list[Sized]) -> list[str]:
     """A row for each task, with a finding where there are seeds enough."""
     if not sized:
         return []
-    lines = ["| task | seeds | best median | against the first rule |", "| --- | --- | --- | --- |"]
+    lines = [("task", "seeds", "best median", "against the first rule")]
     for one in sized:
         best, seeds = one.comparison.best.text, len(one.comparison.seeds)
         said = found_of(one.comparison) if seeds >= HEADLINE else f"fewer than {HEADLINE} seeds, no headline"
         median = f"`{best}`, {figure(one.comparison.median(best))}"
-        lines.append(f"| [{one.task.name}](#{one.task.name}) | {seeds} | {median} | {said} |")
-    return ["## In short", "\n".join(lines)]
+        lines.append((f"[{one.task.name}](#{one.task.name})", str(seeds), median, said))
+    return ["## In short", table(lines)]
 
 
 def section(sized: Sized) -> list[str]:

@@ -29,6 +29,7 @@ from gradclip.experiments.versions import versions
 from gradclip.rules.text import rule_from_text
 from gradclip.rules.threshold import Observed, State, Threshold
 from gradclip.telemetry import Event
+from made import table
 from trained import make, wrapped
 
 DOCS = Path(__file__).resolve().parent
@@ -214,10 +215,9 @@ def page(data: Mapping[str, Any]) -> str:
 def section(how: str, found: Sequence[ComparisonRow]) -> tuple[str, str, str]:
     """Title, table and summary of the suggestions that were made in one way."""
     good = sum(row.verdict != WORSE for row in found)
-    table = [COLUMNS, ("---",) * len(COLUMNS), *(line(row) for row in found)]
     return (
         f"## {HOW[how]}: no worse than the best of the grid in {good} of {len(found)}",
-        "\n".join("| " + " | ".join(cells) + " |" for cells in table),
+        table([COLUMNS, *map(line, found)]),
         wrapped(summary(found)),
     )
 

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 
-from made import options_of, write
+from made import options_of, table, write
 from rule_candidates import CANDIDATES
 from rule_search import (
     DESIGN,
@@ -293,12 +293,6 @@ def tried(record: Record) -> list[tuple[str, ...]]:
 
 def _name(rule: str) -> str:
     return rule if rule in CANDIDATES else f"`{rule}`"
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """A table with a head."""
-    head, *body = rows
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body))
 
 
 def main(arguments: list[str] | None = None) -> int:

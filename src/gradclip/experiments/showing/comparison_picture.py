@@ -117,17 +117,7 @@ def _differences(axes: Axes, comparison: Comparison) -> None:
     unit = 100.0 if metric.relative else 1.0
     found = [comparison.difference(contender.text) for contender in comparison.contenders]
     ends = [unit * end for one in found for end in (one.low, one.median, one.high)]
-    sizes = sorted(abs(end) for end in ends if end and math.isfinite(end))
-    reach = 1.1 * max([*sizes, unit * (metric.margin or 0.0)], default=0.0) or 1.0
-    nearest, room = 0.1 * reach, 1.1
-    if sizes and sizes[-1] > WIDE * statistics.median(sizes):
-        nearest, room = statistics.median(sizes), 2.0
-        axes.set_xscale("symlog", linthresh=nearest)
-        few = SymmetricalLogLocator(linthresh=nearest, base=10.0)
-        few.set_params(numticks=TICKS)
-        axes.xaxis.set_major_locator(few)
-    lowest, highest = (min(max(end, -reach), reach) for end in (min(ends), max(ends)))
-    axes.set_xlim(min(room * lowest, -nearest), max(room * highest, nearest))
+    reach = _scaled(axes, ends, unit * (metric.margin or 0.0))
     axes.axvline(0.0, color=COLOURS[0], linewidth=1)
     if metric.margin is not None:
         axes.axvspan(-unit * metric.margin, unit * metric.margin, color=BAND, alpha=0.15, linewidth=0)
@@ -142,6 +132,23 @@ def _differences(axes: Axes, comparison: Comparison) -> None:
     axes.set_yticks(range(len(found)), [""] * len(found))
     sure = f"{100 * found[-1].confidence:.3g} % intervals"
     axes.set(ylim=_rows(comparison), xlabel=f"difference from {first}{', %' * metric.relative} ({sure})")
+
+
+def _scaled(axes: Axes, ends: list[float], margin: float) -> float:
+    """Give the axis of differences its limits, logarithmic far out where a few are wide; where what is infinite is
+    drawn, which is the reach of the others."""
+    sizes = sorted(abs(end) for end in ends if end and math.isfinite(end))
+    reach = 1.1 * max([*sizes, margin], default=0.0) or 1.0
+    nearest, room = 0.1 * reach, 1.1
+    if sizes and sizes[-1] > WIDE * statistics.median(sizes):
+        nearest, room = statistics.median(sizes), 2.0
+        axes.set_xscale("symlog", linthresh=nearest)
+        few = SymmetricalLogLocator(linthresh=nearest, base=10.0)
+        few.set_params(numticks=TICKS)
+        axes.xaxis.set_major_locator(few)
+    lowest, highest = (min(max(end, -reach), reach) for end in (min(ends), max(ends)))
+    axes.set_xlim(min(room * lowest, -nearest), max(room * highest, nearest))
+    return reach
 
 
 def _rows(comparison: Comparison) -> tuple[float, float]:
