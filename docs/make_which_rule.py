@@ -49,7 +49,8 @@ CHOOSER = (
     (
         "SGD with momentum",
         "",
-        "`Rule(threshold=StepLength(1.0))`: the threshold is `(1 - momentum) / rate`, and follows the rate",
+        "`Rule(threshold=StepLength(1.0))`, on a command line `steplength:1`: the threshold is `(1 - momentum) / "
+        "rate`, and follows the rate",
         "{length_unseen} of {unseen} lost that nothing was chosen on, without clipping {none_sgd_unseen}: "
         "[below](#under-sgd-it-is-a-length)",
     ),

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from gradclip import ClipGradByGlobalNorm, ClipGradByNorm, ClipGradByValue, Rule
+from gradclip import ClipGradByGlobalNorm, ClipGradByNorm, ClipGradByValue, Rule, StepLength
 from gradclip.rules import recipes
 from gradclip.rules.text import recipes_by_name, rule_from_text
 
@@ -14,6 +14,8 @@ from gradclip.rules.text import recipes_by_name, rule_from_text
     [
         ("none", ClipGradByGlobalNorm(None)),
         ("norm:1", ClipGradByNorm(1.0)),
+        ("steplength:0.5", Rule(threshold=StepLength(0.5))),
+        ("step-length:length=2", Rule(threshold=StepLength(2.0))),
         ("global:0.25", ClipGradByGlobalNorm(0.25)),
         ("value:0.1", ClipGradByValue(0.1)),
         ("value:max=2, min=-1", ClipGradByValue(2, -1)),
@@ -61,6 +63,8 @@ def test_a_recipe_that_is_added_is_found(monkeypatch: pytest.MonkeyPatch) -> Non
         ("norm:1,size=1", ["size", "it is written norm:clip_norm"]),
         ("none:1", ["too many", "it is written none"]),
         ("global:0", ["clip_norm must be above 0"]),
+        ("steplength", ["length", "it is written steplength:length"]),
+        ("steplength:-1", ["the length of a step is a number above 0", "it is written steplength:length"]),
         ("global:one", ["clip_norm must be a number above 0, got 'one'"]),
         ("zclip:feed=backwards", ["feed", "'backwards'"]),
         ("uclip:global:1 >> value:1", ["UClip is for a whole rule"]),

@@ -2,7 +2,7 @@
 
 A text is the name of a recipe, and after a colon its arguments: `"zclip:z=2.5"`, `"agc:0.02,exclude=head*"`. Capitals,
 hyphens and underscores in a name do not count. `none`, `value`, `norm` and `global` are short for measuring alone and
-for the three `ClipGradBy...`. `>>` chains.
+for the three `ClipGradBy...`, and `steplength:1` is the global norm up to that of a step of length 1. `>>` chains.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from functools import reduce
 from typing import Any
 
 from gradclip.rules import recipes
+from gradclip.rules.combine import StepLength
 from gradclip.rules.rule import AnyRule, Rule
 
 Recipe = Callable[..., AnyRule]
@@ -53,12 +54,18 @@ def rule_from_text(text: str) -> AnyRule:
 
 def recipes_by_name() -> dict[str, Recipe]:
     """Every recipe by the name that a text calls it: its own, and the short ones."""
-    return {**{name: getattr(recipes, name) for name in recipes.NAMES}, "none": measure_only, **SHORT}
+    named = {name: getattr(recipes, name) for name in recipes.NAMES}
+    return {**named, "none": measure_only, "steplength": step_length, **SHORT}
 
 
 def measure_only() -> Rule:
     """The rule that clips nothing: the norm of the whole gradient is measured."""
     return recipes.ClipGradByGlobalNorm(None)
+
+
+def step_length(length: float) -> Rule:
+    """The rule that lets no gradient move the parameters by more than `length`, under SGD."""
+    return Rule(threshold=StepLength(length))
 
 
 def _stage(text: str) -> AnyRule:

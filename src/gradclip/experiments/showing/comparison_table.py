@@ -76,7 +76,7 @@ def tables(comparison: Comparison) -> list[Table]:
         corrected = (
             f"; chances are corrected for {len(comparison.contenders) - 1} rules" if "corrected" in beside else ""
         )
-        found.append(table(f"difference from {first}, seed by seed{corrected}", beside))
+        found.append(table(f"difference from {first}, seed by seed{share_of(metric)}{corrected}", beside))
     return found
 
 
@@ -127,6 +127,11 @@ def margin_of(metric: Metric) -> str:
     if metric.margin is None:
         return ""
     return signed(metric.margin, metric).removeprefix("+") + (" %" if metric.relative else "")
+
+
+def share_of(metric: Metric) -> str:
+    """What differences are percents of, where they are."""
+    return ", in percent of the better of the two runs" if metric.relative else ""
 
 
 def between(low: float, high: float) -> str:

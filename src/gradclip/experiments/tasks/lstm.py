@@ -142,6 +142,6 @@ TASK = Task(
     ),
     claims=(),
     metric=Metric("validation perplexity", y="bits per word of the batch", log="y", margin=0.02, relative=True),
-    rules=("none", "global:5", "global:1", "global:20"),
+    rules=("none", "global:5", "global:1", "global:20", "steplength:1"),
     train=train,
 )

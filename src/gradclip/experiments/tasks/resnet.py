@@ -102,6 +102,6 @@ TASK = Task(
     ),
     claims=(),
     metric=Metric("test error", y="cross entropy of the batch", log="y", margin=0.005),
-    rules=("none", "global:5", "global:1", "global:0.1"),
+    rules=("none", "global:5", "global:1", "global:0.1", "steplength:1"),
     train=train,
 )
