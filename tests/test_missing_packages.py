@@ -28,6 +28,7 @@ for name in [name for name in sys.modules if name.partition(".")[0] == "gradclip
         ("paddle", "paddle", 'gradclip.paddle needs paddle: pip install "gradclip[paddle]"'),
         ("keras", "keras", 'gradclip.keras needs keras: pip install "gradclip[keras]"'),
         ("torch", "torch", 'gradclip.torch needs torch: pip install "gradclip[torch]"'),
+        ("testing", "numpy", 'gradclip.testing needs numpy: pip install "gradclip[cpu]"'),
         ("timm", "torch", 'gradclip.timm needs torch: pip install "gradclip[torch]"'),
     ],
 )

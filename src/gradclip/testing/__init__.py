@@ -11,11 +11,14 @@ rule on the reference engine; `check_engine` tries an engine on many rules, agai
 >>> check_engine(Bench(ReferenceEngine(), make=lambda values, dtype: values.astype(dtype), read=np.asarray))
 """
 
-from gradclip.testing import laws
-from gradclip.testing.bench import REFERENCE, Bench, Outcome
-from gradclip.testing.check import check_engine, check_rule, laws_of, standard_rules
-from gradclip.testing.drawn_gradients import adversarial_gradients, ordinary_gradients
-from gradclip.testing.laws import Law
+from gradclip.errors import needing
+
+with needing("gradclip.testing", "cpu", "numpy"):
+    from gradclip.testing import laws
+    from gradclip.testing.bench import REFERENCE, Bench, Outcome
+    from gradclip.testing.check import check_engine, check_rule, laws_of, standard_rules
+    from gradclip.testing.drawn_gradients import adversarial_gradients, ordinary_gradients
+    from gradclip.testing.laws import Law
 
 __all__ = [
     "REFERENCE",
