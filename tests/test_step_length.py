@@ -58,6 +58,78 @@ def test_the_threshold_follows_a_schedule_of_the_rate(door):
     assert thresholds == pytest.approx([0.5, 5.0, 50.0], rel=1e-6)
 
 
+@pytest.mark.parametrize("options", [(0.0, 0.5), (0.0, 1.0), (0.9, 0.9), (0.9, 0.5), (0.5, 2.5)], ids=str)
+def test_dampening_is_that_of_sgd_which_has_none_for_the_first_gradient_and_without_momentum(door, options):
+    """Of the first gradient all is taken up, or what dampening makes of a later one, which by 2.5 is more."""
+    weight = torch.nn.Parameter(torch.zeros(3, dtype=torch.float64))
+    momentum, dampening = options
+    optimizer = torch.optim.SGD([weight], 0.1, momentum, dampening)
+    attach(optimizer, RULE, engine=door.engine)
+    large = torch.tensor([3e4, 0.0, -4e4], dtype=torch.float64)
+    first = max(1.0, dampening - 1.0) if momentum else 1.0
+    assert moved(optimizer, weight, large) == pytest.approx(0.5 / first, rel=1e-9)
+    assert moved(optimizer, weight, large) == pytest.approx(0.5, rel=1e-9)
+
+
+def walked(door, schedule, spike_at, steps=200, **options):
+    """How far a gradient of 1e6 at a step has moved the weight at the end of a schedule of factors."""
+    weight = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    optimizer = torch.optim.SGD([weight], 0.1, **options)
+    lowered = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
+    attach(optimizer, RULE, engine=door.engine)
+    for step in range(steps):
+        weight.grad = torch.full_like(weight, 1e6 * (step == spike_at))
+        optimizer.step()
+        lowered.step()
+    return abs(weight.item())
+
+
+def test_at_a_rate_of_zero_a_gradient_is_clipped_for_the_rates_that_its_echoes_meet(door):
+    """They begin at 0.9 of the gradient, and the rate is at most that of the optimizer."""
+    for warm_up in (1, 10, 100):
+        assert 0.0 < walked(door, lambda t, w=warm_up: min(1.0, t / w), 0, momentum=0.9) <= 0.9 * 0.5 * (1 + 1e-9)
+    assert walked(door, lambda t: float(t != 50), 50, momentum=0.9) == pytest.approx(
+        0.9 * 0.5, rel=1e-6
+    )  # 0.9^150 is 1.4e-7
+    assert walked(door, lambda t: float(t > 0), 0) == 0.0
+
+
+@pytest.mark.parametrize(("step", "lengths"), [(1, 10.0), (3, 4.0), (9, 2.0)])
+def test_in_a_warm_up_the_echoes_are_as_much_longer_as_is_said(door, step, lengths):
+    """1 + 9 / step, in a warm-up that goes on until nothing is left of the echoes; 0.9^200 is 7e-10."""
+    assert walked(door, lambda t: t / 400, step, momentum=0.9) == pytest.approx(0.5 * lengths, rel=1e-6)
+
+
+class Loud(torch.optim.SGD):
+    def step(self, closure=None):
+        return super().step(closure)
+
+
+class OfSigns(torch.optim.SGD):
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                p -= group["lr"] * p.grad.sign()
+
+
+@pytest.mark.parametrize(
+    ("kind", "served"), [(Loud, True), (type("Mine", (torch.optim.SGD,), {}), True), (OfSigns, False)]
+)
+def test_of_classes_derived_from_sgd_those_are_served_that_step_as_it_does(door, kind, served):
+    weight = torch.nn.Parameter(torch.zeros(2))
+    optimizer = kind([weight], 0.1)
+    clipper = attach(optimizer, RULE, engine=door.engine)
+    weight.grad = torch.tensor([30.0, 40.0])
+    if not served:
+        with pytest.raises(ValueError, match="the steps of OfSigns are no multiples of the gradient"):
+            optimizer.step()
+        return
+    optimizer.step()
+    assert float(clipper.last.threshold) == pytest.approx(5.0)
+    np.testing.assert_allclose(weight.detach(), [-0.3, -0.4], rtol=3e-7)
+
+
 @pytest.mark.parametrize("as_rate", [float, torch.tensor])
 def test_the_largest_rate_of_all_groups_and_optimizers_counts(door, as_rate):
     weights = [torch.nn.Parameter(torch.zeros(2)) for _ in range(3)]
@@ -68,8 +140,12 @@ def test_the_largest_rate_of_all_groups_and_optimizers_counts(door, as_rate):
     for weight in weights:
         weight.grad = torch.ones(2)
     first.step()
-    # 0.01, 0.02 * 0.5 / 0.2 = 0.05 and 0.04; a rate of float32 has 24 bits
-    assert float(clipper.last.threshold) == pytest.approx(0.5 / 0.05, rel=1e-6)
+    # 0.01, 0.02 / 0.2 = 0.1 and 0.04; a rate of float32 has 24 bits
+    assert float(clipper.last.threshold) == pytest.approx(0.5 / 0.1, rel=1e-6)
+    for weight in weights:
+        weight.grad = torch.ones(2)
+    first.step()
+    assert float(clipper.last.threshold) == pytest.approx(0.5 / 0.05, rel=1e-6)  # half of it is dampened
 
 
 def test_a_rate_that_is_given_counts_instead_and_for_one_step(door):
@@ -120,13 +196,25 @@ def test_a_momentum_of_one_has_no_length():
 
 
 @pytest.mark.parametrize("rate", [0.0, math.nan])
-def test_a_rate_of_zero_has_no_threshold(door, rate):
+def test_a_rate_that_is_given_as_zero_has_no_threshold(door, rate):
     weight = torch.nn.Parameter(torch.zeros(2))
     weight.grad = torch.ones(2)
     clipper = Clipper(RULE, engine=door.engine)
     clipper.give(rate=rate)
     assert not clipper.clip_([weight]).clipped
     assert weight.grad.tolist() == [1.0, 1.0]
+
+
+def test_a_rate_below_zero_moves_as_far_to_the_other_side(door):
+    weight = torch.nn.Parameter(torch.zeros(2))
+    optimizer = torch.optim.SGD([weight], 0.1)
+    clipper = attach(optimizer, RULE, engine=door.engine)
+    for given in ({}, {"rate": -0.1}):
+        weight.grad = torch.tensor([30.0, 40.0])
+        optimizer.param_groups[0]["lr"] = -0.1
+        clipper.give(**given)
+        optimizer.step()
+        assert float(clipper.last.threshold) == pytest.approx(5.0)
 
 
 def test_it_stands_beside_other_thresholds_and_for_each_tensor(door):

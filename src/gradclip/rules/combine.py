@@ -198,13 +198,17 @@ RATE = "rate"
 @dataclass(frozen=True)
 class StepLength(Threshold):
     """The norm of a gradient that moves the parameters by `length`, its echoes in the momentum included:
-    `length / rate`, with `rate = lr (1 - dampening) / (1 - momentum)` of SGD.
+    `length / rate`, with `rate = lr / (1 - momentum)` of SGD, times what dampening leaves of a gradient.
 
     `length` has the unit of the parameters. So the threshold follows the learning rate: it rises as a schedule lowers
     that, and what was right at one rate is right at three times as much. A clipper that knows its optimizer reads the
     rate of SGD at each step, the largest of all groups; to others it is given, `clipper.give(rate=0.1 / (1 - 0.9))`.
-    Not for Adam, the length of whose steps does not follow the gradient. A rate of 0 moves nothing, and has no
-    threshold.
+    Not for Adam, the length of whose steps does not follow the gradient.
+
+    The echoes are taken at the rate of the step. Where the rate rises meanwhile they are longer: step t of a linear
+    warm-up moves up to `1 + momentum / (1 - momentum) / t` lengths, 10 at the first one for a momentum of 0.9. At a
+    rate of 0 a gradient has echoes alone, and is clipped for the rate of the optimizer that a schedule begins from; a
+    rate that is given as 0 moves nothing, and has no threshold.
 
     >>> Rule(threshold=StepLength(1.0))
     all tensors together: an L2 norm above that of a step of length 1 is rescaled to it
@@ -223,7 +227,8 @@ class StepLength(Threshold):
         xp = observed.xp
         # one number for each segment
         rate = observed.given[RATE] + 0.0 * xp.where(observed.learns, observed.norm, 0.0)
-        return xp.where(rate > 0.0, self.length / xp.where(rate > 0.0, rate, 1.0), math.inf), state
+        size = xp.maximum(rate, -rate)
+        return xp.where(size > 0.0, self.length / xp.where(size > 0.0, size, 1.0), math.inf), state
 
     def memory_rows(self) -> dict[str, int]:
         return {}

@@ -6,6 +6,7 @@ import dis
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from types import CodeType
 from typing import Any
 
@@ -83,6 +84,12 @@ def class_of_update(kind: type) -> Any:
         if not any(calls(code, bases) for code in codes_of(vars(one)["step"])):
             return one
     return classes[-1]
+
+
+@lru_cache(maxsize=64)
+def updates_as(kind: Any, base: Any) -> bool:
+    """Whether the update of a class is made by the step of `base`."""
+    return _innermost(class_of_update(kind).step) is _innermost(base.step)
 
 
 def calls_its_base(kind: type) -> bool:
