@@ -9,7 +9,9 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -260,6 +262,10 @@ def test_rules_may_be_named_and_be_rules() -> None:
         (["none", "none"], 5, ValueError, "different rules"),
         (["none"], 0, ValueError, "different seeds"),
         (["none"], [1, 1], ValueError, "different seeds"),
+        (["none"], [1, 1.5], TypeError, "seeds are a number of them, or whole numbers, got"),
+        (["none"], "12", TypeError, "whole numbers, got '12'"),
+        (["none"], 2.5, TypeError, "whole numbers, got 2.5"),
+        (["none"], True, TypeError, "whole numbers, got True"),
         ("none", 5, TypeError, "write a list"),
         (["nonne"], 5, ValueError, "did you mean 'none'"),
         ([3.0], 5, TypeError, "expected a clipping rule"),
@@ -273,6 +279,52 @@ def test_a_comparison_of_nothing_or_twice_the_same_is_refused(rules, seeds, kind
 def test_a_training_function_that_returns_a_number_is_told_what_to_write() -> None:
     with pytest.raises(TypeError, match=r"write TrainingOutcome\(metric=\.\.\.\)"):
         compare(lambda rule, seed: 2.5, ["none"])  # type: ignore[arg-type,return-value]
+
+
+@pytest.mark.parametrize("as_number", [np.float32, torch.tensor, np.array], ids=["float32", "tensor", "array"])
+def test_numbers_of_any_kind_are_kept_as_numbers(as_number: Any, tmp_path: Path) -> None:
+    def train(rule: AnyRule, seed: int) -> TrainingOutcome:
+        number = as_number(0.5)
+        return TrainingOutcome(number, training=number, clipped=number, curve=((number, number),))
+
+    path = tmp_path / "runs.jsonl"
+    compare(train, ["none"], np.arange(2), keep=path)
+    again = compare(refusing, ["none"], np.arange(3)[:2], keep=path)
+    assert again["none"].runs[1].outcome == TrainingOutcome(0.5, training=0.5, clipped=0.5, curve=((0.5, 0.5),))
+    assert again.seeds == [0, 1]
+
+
+def refusing(rule: AnyRule, seed: int) -> TrainingOutcome:
+    raise AssertionError("trained again")
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "words"),
+    [
+        ({"metric": "low"}, TypeError, "metric is one number, got 'low'"),
+        ({"metric": None}, TypeError, "metric is one number"),
+        ({"metric": torch.zeros(2)}, TypeError, "metric is one number"),
+        ({"metric": 1.0, "training": [1.0]}, TypeError, "training is one number"),
+        ({"metric": 1.0, "clipped": math.nan}, ValueError, "clipped is a share of the steps, from 0 to 1 or None"),
+        ({"metric": 1.0, "clipped": 12}, ValueError, "clipped is a share of the steps"),
+    ],
+)
+def test_an_outcome_without_numbers_is_refused_where_it_is_made(given: Any, kind: Any, words: str) -> None:
+    with pytest.raises(kind, match=words):
+        TrainingOutcome(**given)
+
+
+def test_what_cannot_be_kept_is_said_before_anything_is_trained(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"runs\.jsonl cannot be written, because there is no folder .*none"):
+        compare(refusing, ["none"], keep=tmp_path / "none" / "runs.jsonl")
+    with pytest.raises(ValueError, match="processes are a whole number from 1, got 0"):
+        compare(refusing, ["none"], processes=0)
+
+
+@pytest.mark.parametrize("best", ["min", "low", "Lowest", None])
+def test_which_end_is_best_is_said_by_one_of_two_words(best: Any) -> None:
+    with pytest.raises(ValueError, match="best is one of 'lowest', 'highest', got"):
+        Metric("loss", best)
 
 
 def test_a_rule_that_was_not_compared_is_named(comparison: Comparison) -> None:

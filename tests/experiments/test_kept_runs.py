@@ -220,6 +220,8 @@ def test_the_command_goes_on_where_it_was_interrupted(
     assert len(progress) == 6
     assert not (tmp_path / "bias.runs.jsonl").exists()
     found = runs_in(tmp_path / "bias.json")
+    assert command("--rules", "none") == 2
+    assert "bias.json has runs of an earlier comparison: go on from them with --resume" in capsys.readouterr().err
     (tmp_path / "bias.json").unlink()
     assert command(*rules) == 0
     assert runs_in(tmp_path / "bias.json") == found

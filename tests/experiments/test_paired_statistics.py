@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -269,8 +270,8 @@ def test_a_relative_margin_is_a_share_of_the_better_run() -> None:
     assert reward.difference(-100.0, -80.0) == -0.25
 
 
-@pytest.mark.parametrize("margin", [0.0, -1.0, math.nan, math.inf])
-def test_a_margin_is_above_0(margin: float) -> None:
+@pytest.mark.parametrize("margin", [0.0, -1.0, math.nan, math.inf, "0.1", True])
+def test_a_margin_is_above_0(margin: Any) -> None:
     with pytest.raises(ValueError, match=r"a difference above 0 that does not matter, got .*: write 0\.02"):
         Metric(margin=margin)
 

@@ -7,14 +7,16 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from gradclip.errors import Stopped
+from gradclip.errors import Stopped, shown
 from gradclip.experiments.comparison import Comparison, Contender
 from gradclip.experiments.kept_runs import KeptRuns
 from gradclip.experiments.outcome import Metric, Trained, TrainingOutcome
 from gradclip.experiments.versions import versions
+from gradclip.rules.arguments import is_whole, items_of
 from gradclip.rules.rule import AnyRule, checked_rule
 from gradclip.rules.text import rule_from_text
 
@@ -49,8 +51,9 @@ def compare(
     ends the process. A run that the file has is not trained again, and `on_run` not told of it.
 
     Raises `ValueError` for no rules or seeds or repeated ones, and for a file of another `title`, `metric`, version, or
-    rule of the same text; `TypeError` where `train` returns something else; and for Ctrl-C `ComparisonStopped`, a
-    `KeyboardInterrupt` with the comparison on the seeds that every rule has trained on, where there is one.
+    rule of the same text; `FileNotFoundError` where the folder of that is missing; `TypeError` for seeds that are no
+    whole numbers, and where `train` returns something else; and for Ctrl-C `ComparisonStopped`, a `KeyboardInterrupt`
+    with the comparison on the seeds that every rule has trained on, where there is one.
 
     >>> def train(rule, seed):
     ...     weight = torch.nn.Parameter(torch.tensor([10.0 + seed]))
@@ -67,7 +70,9 @@ def compare(
     """
     contenders, numbers = _named(rules), _numbers(seeds)
     metric = metric or Metric()
-    kept = None if keep is None else KeptRuns(Path(keep), title, metric)
+    if not is_whole(processes, 1):
+        raise ValueError(f"processes are a whole number from 1, got {shown(processes)}")
+    kept = None if keep is None else KeptRuns(in_a_folder(Path(keep)), title, metric)
     runs = kept.under({text: repr(rule) for text, rule in contenders.items()}) if kept else {}
     jobs = [(text, seed) for seed in numbers for text in contenders if (text, seed) not in runs]
 
@@ -109,13 +114,20 @@ class ComparisonStopped(Stopped):
     found: Comparison
 
 
+def in_a_folder(path: Path) -> Path:
+    """The path of a file, if there is the folder that it is to be written into."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path} cannot be written, because there is no folder {path.parent}: make it first")
+    return path
+
+
 def timed(train: Train, rule: AnyRule, seed: int) -> Trained:
     """One run, with its duration."""
     began = time.perf_counter()
     outcome = train(rule, seed)
     if not isinstance(outcome, TrainingOutcome):
         raise TypeError(
-            f"train(rule, seed) must return an TrainingOutcome, got {outcome!r}: write TrainingOutcome(metric=...)"
+            f"train(rule, seed) must return a TrainingOutcome, got {outcome!r}: write TrainingOutcome(metric=...)"
         )
     return Trained(seed, outcome, time.perf_counter() - began)
 
@@ -175,7 +187,10 @@ def _text(rule: str | AnyRule) -> str:
 
 
 def _numbers(seeds: int | Iterable[int]) -> list[int]:
-    numbers = list(range(seeds) if isinstance(seeds, int) else seeds)
+    given = [*range(seeds)] if isinstance(seeds, int) else items_of(seeds)
+    numbers = [int(seed) for seed in given or () if isinstance(seed, Integral)]
+    if given is None or isinstance(seeds, str | bool) or len(numbers) < len(given):
+        raise TypeError(f"seeds are a number of them, or whole numbers, got {shown(seeds)}: write 5 for 0 to 4")
     if not numbers or len(set(numbers)) < len(numbers):
         raise ValueError(f"a comparison needs different seeds, got {numbers}: write 5 for the seeds 0 to 4")
     return numbers

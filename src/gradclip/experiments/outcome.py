@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from gradclip.errors import shown
 from gradclip.experiments.training.training_run import number
+from gradclip.rules.arguments import checked_word, keep, real_number
 
 DIGITS = 5
 """Significant digits of a curve in a document."""
@@ -20,7 +22,7 @@ class Metric:
 
     `margin` is how large a difference may be that does not matter: state it before anything is trained, and rules can
     be shown to be equal. It is in the unit of the metric; with `relative`, as all differences are then, it is a share
-    of the better of two runs (0.02 for two percent). `ValueError` for one that is not above 0.
+    of the better of two runs (0.02 for two percent). `ValueError` for one that is not above 0, and for another `best`.
 
     >>> Metric("accuracy", "highest").cost(0.9) < Metric("accuracy", "highest").cost(0.8)
     True
@@ -37,7 +39,8 @@ class Metric:
     relative: bool = False
 
     def __post_init__(self) -> None:
-        if self.margin is not None and not 0 < self.margin < math.inf:
+        checked_word(self.best, "best", ("lowest", "highest"))
+        if self.margin is not None and not 0 < (real_number(self.margin) or 0.0) < math.inf:
             raise ValueError(f"a margin is a difference above 0 that does not matter, got {self.margin!r}: write 0.02")
 
     def cost(self, value: float) -> float:
@@ -66,6 +69,7 @@ class TrainingOutcome:
     `metric` is what rules are compared by, so take it on the validation set, where there is one. `training` is the same
     on the training data. `curve` has points (x, y). `clipped` is the share of the steps whose gradient was clipped.
     `diverged` says where training blew up, such as "step 12"; a `metric` that is not finite is a run that diverged.
+    Numbers may be those of NumPy, and tensors of one number; `TypeError` or `ValueError` for what is none.
 
     >>> TrainingOutcome(metric=0.25, clipped=0.1).to_json()["metric"]
     0.25
@@ -76,6 +80,15 @@ class TrainingOutcome:
     curve: tuple[tuple[float, float], ...] = ()
     clipped: float | None = None
     diverged: str | None = None
+
+    def __post_init__(self) -> None:
+        keep(self, "metric", _checked("metric", self.metric))
+        if self.training is not None:
+            keep(self, "training", _checked("training", self.training))
+        if self.clipped is not None:
+            keep(self, "clipped", _checked("clipped", self.clipped))
+            if not 0.0 <= self.clipped <= 1.0:
+                raise ValueError(f"clipped is a share of the steps, from 0 to 1 or None, got {self.clipped}")
 
     def to_json(self) -> dict[str, Any]:
         """The outcome for JSON; a number that is not finite is null."""
@@ -123,6 +136,13 @@ class Trained:
     def from_json(cls, data: Mapping[str, Any]) -> Trained:
         """The run that `to_json` wrote."""
         return cls(data["seed"], TrainingOutcome.from_json(data), data["seconds"])
+
+
+def _checked(name: str, value: object) -> float:
+    found = real_number(value)
+    if found is None:
+        raise TypeError(f"{name} is one number, got {shown(value)}")
+    return found
 
 
 def _rounded(value: float) -> float | None:

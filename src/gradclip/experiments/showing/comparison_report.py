@@ -63,12 +63,12 @@ def kept_in(folder: Path, name: str, rules: Sequence[str] | None, *, resume: boo
     """
     task = task_called(name)
     named = {text: repr(rule_from_text(text)) for text in rules or task.rules}
-    kept = KeptRuns(folder / f"{name}.runs.jsonl", task.title, task.metric)
+    kept, document = KeptRuns(folder / f"{name}.runs.jsonl", task.title, task.metric), folder / f"{name}.json"
     if resume:
-        kept.add_those_in(folder / f"{name}.json", named)
-    elif kept.path.exists():
+        kept.add_those_in(document, named)
+    elif earlier := next((path for path in (kept.path, document) if path.exists()), None):
         raise ValueError(
-            f"{kept.path} has runs of an earlier comparison: go on from them with --resume, or remove the file"
+            f"{earlier} has runs of an earlier comparison: go on from them with --resume, or remove the file"
         )
     kept.under(named)
     return kept
