@@ -3,18 +3,21 @@
 python docs/make_which_rule.py            write docs/which-rule.md and its picture
 python docs/make_which_rule.py --check    exit with 1 if the page is out of date
 
-Every number is made from `docs/evidence/rule-search.json`.
+Every number is made from `docs/evidence/rule-search.json`, and in the chooser from the documents of two tasks.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 
+from gradclip.experiments.showing.comparison_table import figure
 from made import options_of, table, write
+from make_evidence import read
 from rule_candidates import CANDIDATES
 from rule_search import (
     DESIGN,
@@ -55,9 +58,10 @@ CHOOSER = (
         "[below](#under-sgd-it-is-a-length)",
     ),
     (
-        "either",
+        "SGD with momentum",
         "nets without normalisation, at large rates",
-        "`agc:0.01,exclude=head*`",
+        "`ClipGradByGlobalNorm(0.1)`, or without a search `agc:0.01,exclude=head*`",
+        "{digits_global} and {digits_agc} of the digits right, without clipping {digits_none}: "
         "[digits](evidence.md#digits)",
     ),
     (
@@ -75,7 +79,8 @@ CHOOSER = (
     (
         "Adam",
         "proximal policy optimisation",
-        "none, or a threshold above the usual norms",
+        "none, or a larger one than the published 0.5",
+        "0.5 is {ppo_published} than none, by {ppo_losses} of {ppo_seeds} seeds, and 5 {ppo_larger}: "
         "[ppo](evidence-at-size.md#ppo)",
     ),
     ("fp16", "a loss scale", "the same: gradclip sees the unscaled gradients", "[mixed precision](how-to/amp.md)"),
@@ -94,8 +99,10 @@ TEXT = {
         "`rate * threshold / (1 - momentum)`. [`StepLength`](api/rules.md#gradclip.StepLength) holds that at a number, "
         "and the threshold follows the rate. One length is within a margin of the best at all three rates on "
         "{by_length} of the {tasks} tasks that this was found on, and one threshold on {by_threshold}; of "
-        "{tasks_unseen} more, which nothing was chosen on, on {by_length_unseen} and {by_threshold_unseen}. **What is "
-        "worth tuning under SGD is a length, and it stays when the rate changes.** Which lengths are good:"
+        "{tasks_unseen} more, which nothing was chosen on, on {by_length_unseen} and {by_threshold_unseen}. (The rates "
+        "lie 3 apart and the thresholds a root of 10, so two lengths that differ by a few percent are taken for "
+        "one.) **What is worth tuning under SGD is a length, and it stays when the rate changes.** Which "
+        "lengths are good; where one between them is not, they stand one by one:"
     ),
     "length": (
         "Which length that is depends on the task: 1 loses {length} of {settings} settings of the first seven, all of "
@@ -194,7 +201,20 @@ def figures(record: Record) -> dict[str, object]:
         numbers |= {"tasks": len(tasks), **good_at_all_rates(record, tasks)}
         found |= {name + ending: number for name, number in numbers.items()}
     found["settings"], found["unseen"] = (_settings_of_one(tasks) for tasks in (DESIGN, TEST))
-    return found | {"where": _where(loss for loss in losses(record, BOTH, SEEDS, TEST) if loss.lost)}
+    return found | _of_tasks() | {"where": _where(loss for loss in losses(record, BOTH, SEEDS, TEST) if loss.lost)}
+
+
+def _of_tasks() -> dict[str, object]:
+    """What the chooser takes from the comparisons of single tasks."""
+    digits, ppo = (read(PICTURE.with_name(f"{task}.json")) for task in ("digits", "ppo"))
+    rules = {"global": "global:0.1", "agc": "agc:0.01,exclude=head*", "none": "none"}
+    return {
+        **{f"digits_{name}": figure(digits.median(rule)) for name, rule in rules.items()},
+        "ppo_published": ppo.verdict("global:0.5"),
+        "ppo_losses": ppo.wins("none", "global:0.5"),
+        "ppo_seeds": len(ppo.seeds),
+        "ppo_larger": ppo.verdict("global:5"),
+    }
 
 
 def _where(lost: Iterable[Loss]) -> str:
@@ -222,8 +242,8 @@ def lengths(record: Record, tasks: Iterable[str]) -> list[tuple[str, ...]]:
     """For each task the lengths of the thresholds that are within a margin of the best, at each rate."""
     rows: dict[str, list[str]] = {}
     for task, reach, good in good_under_sgd(record, tasks):
-        limits = [float(rule.removeprefix("global:")) * reach for rule in GRID[:-1] if rule in good]
-        rows.setdefault(task, []).append(_range(limits, "none" in good))
+        runs = [list(run) for kept, run in itertools.groupby(GRID, good.__contains__) if kept]
+        rows.setdefault(task, []).append(", ".join(_range(run, reach) for run in runs))
     return [(f"`{task}`", *cells) for task, cells in rows.items()]
 
 
@@ -260,14 +280,12 @@ def _half_decade(rule: str, reach: float) -> int:
     return UNBOUNDED if rule == "none" else round(2 * math.log10(float(rule.removeprefix("global:")) * reach))
 
 
-def _range(lengths: Sequence[float], open_end: bool) -> str:
-    """Two digits of the least and of the largest, which is left out where no threshold is as good."""
-    if not lengths:
-        return "none"
-    least, largest = f"{min(lengths):.2g}", f"{max(lengths):.2g}"
-    if open_end:
-        return f"from {least}"
-    return least if least == largest else f"{least} to {largest}"
+def _range(run: Sequence[str], reach: float) -> str:
+    """Two digits of the least and of the largest length of good neighbours in the grid, which ends without any."""
+    lengths = [f"{float(rule.removeprefix('global:')) * reach:.2g}" for rule in run if rule != "none"]
+    if run[-1] == "none":
+        return f"from {lengths[0]}" if lengths else "none"
+    return " to ".join(dict.fromkeys((lengths[0], lengths[-1])))
 
 
 def scores(

@@ -36,9 +36,10 @@ def test_every_threshold_was_trained_in_every_setting_on_every_seed(tasks: str, 
 
 
 def test_lengths_are_of_thresholds_within_a_margin() -> None:
-    assert which._range([0.9, 2.7], open_end=False) == "0.9 to 2.7"
-    assert which._range([0.95, 3.0], open_end=True) == "from 0.95"
-    assert which._range([0.0316], open_end=False) == "0.032"
+    assert which._range(["global:1", "global:3"], 0.9) == "0.9 to 2.7"
+    assert which._range(["global:30", "global:100", "none"], 0.0316) == "from 0.95"
+    assert which._range(["global:0.1"], 0.316) == "0.032"
+    assert which._range(["none"], 1.0) == "none"
 
 
 def test_a_length_that_is_good_at_all_rates_is_told_from_a_threshold_that_is(monkeypatch) -> None:
