@@ -20,6 +20,7 @@ from gradclip.experiments.showing import comparison_report
 from gradclip.experiments.tasks import bias
 from gradclip.telemetry import jsonl
 from report.example_runs import falling, noise, run_of, with_losses, with_tensors
+from structure import ROOT
 from watching import python
 
 TRAINING = Path(__file__).parent / "example_training.py"
@@ -101,6 +102,13 @@ def test_the_document_of_a_comparison(monkeypatch, capsys):
     assert main(["compare", "bias", "--rules", "none", "global:2", "--seeds", "2", "--json"]) == 0
     document = checked("compare", capsys.readouterr().out)
     assert [run["metric"] is None for rule in document["rules"] for run in rule["runs"]] == [False, True] * 2
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs" / "evidence").glob("*.json")), ids=lambda path: path.stem)
+def test_the_comparisons_of_the_pages_are_of_the_schema(path):
+    text = path.read_text()
+    if path.stem not in ("rule-search", "suggest"):
+        checked("compare", text)
 
 
 def test_the_document_of_trials():
