@@ -92,6 +92,7 @@ def test_what_is_no_run_is_said(folder, capsys, command, run, said):
         ("export run", "one of the arguments --csv --parquet --json is required"),
         ("export run --csv nowhere/x.csv", "No such file or directory; give a file that can be written"),
         ("methods zlip", "did you mean ZClip?"),
+        ("methods steplength", "'steplength' is no method of the literature, but a rule of its own"),
         ("completion", "are required: shell"),
     ],
 )

@@ -76,6 +76,11 @@ def test_capitals_and_hyphens_do_not_count(name):
 def test_a_name_that_does_not_exist_is_answered_with_the_nearest():
     with pytest.raises(ValueError, match=r"no method is called .zclib.: did you mean ZClip"):
         method_called("zclib")
+    assert method_called("global") == method_called("ClipGradByGlobalNorm")
+    with pytest.raises(
+        ValueError, match=r"'none' is no method of the literature, but a rule of its own: the rule that"
+    ):
+        method_called("None")
     with pytest.raises(ValueError, match="`gradclip methods` lists"):
         method_called("something else")
 

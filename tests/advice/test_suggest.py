@@ -224,6 +224,16 @@ def test_a_threshold_that_was_never_reached_is_told():
     assert not found.leave
 
 
+def test_a_threshold_that_moved_is_told_with_how_far():
+    """A schedule that raises it tenfold, three times; within a factor of 2 it is taken for one that stands."""
+    norms = lognormal(1000)
+    moved = [run_of(norms, 10.0 ** (step // 250))[step] for step in range(1000)]
+    (said,) = [caveat for caveat in suggest(moved).caveats if "the threshold of this run moved" in caveat]
+    assert "between 1 and 1,000, with a median of" in said
+    still = [run_of(norms, 1.0 + step / 1000)[step] for step in range(1000)]
+    assert not any("moved" in caveat for caveat in suggest(still).caveats)
+
+
 def test_a_run_without_clipping_is_told():
     assert "Nothing was clipped in 1,000 steps" in suggest(run_of(lognormal(1000))).caveats[0]
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from gradclip.verdict.formatting import percent
+from gradclip.verdict.formatting import percent, short
 from gradclip.verdict.judge import OFTEN, Verdict
 from gradclip.verdict.numbers import Numbers
 from gradclip.verdict.quantiles import quantile
 from gradclip.verdict.shape import WIDE, Shape
 
 MANY = 0.02
+MOVED = 2.0
+"""From this ratio of the largest threshold of a run to the least on, it was none that stands still."""
 SMALL = 0.05
 """The share of the norms before they ran away that are small."""
 
@@ -90,6 +92,13 @@ REASONS = {
 def caveats_of(shape: Shape, numbers: Numbers, verdict: Verdict, threshold: float) -> Iterator[str]:
     """What to mind."""
     yield f"{verdict.sentence.removesuffix('.')}{_and_then(shape, numbers, threshold)}"
+    if numbers.global_threshold and numbers.thresholds is not None and shape.kind != "drifting":
+        least, largest = numbers.thresholds
+        if largest > MOVED * least:
+            yield (
+                f"the threshold of this run moved between {short(least)} and {short(largest)}, with a median of "
+                f"{short(numbers.threshold)}: a number in its place follows nothing, so compare the two first"
+            )
     if numbers.own_code:
         yield (
             "these are the norms before the script's own code, which a rule that is attached would not see: take that "

@@ -12,7 +12,7 @@ from gradclip.rules import recipes
 from gradclip.rules.history import History
 from gradclip.rules.rule import AnyRule, Carry, Rule, rules_in
 from gradclip.rules.scope import Element, Tensor
-from gradclip.rules.text import looked_up
+from gradclip.rules.text import looked_up, recipes_by_name
 from gradclip.rules.threshold import Threshold
 
 LABELS = ("Formula", "Source", "Differs from the original", "Mind")
@@ -100,11 +100,21 @@ def methods() -> dict[str, Method]:
 
 
 def method_called(name: str) -> Method:
-    """The method of this name, whatever its capitals; `ValueError` names the nearest one."""
+    """The method of this name, or of one that is short for it, whatever its capitals; `ValueError` names the nearest
+    one."""
     known = methods()
     found, near = looked_up(name, known)
     if found is not None:
         return known[found]
+    every = recipes_by_name()
+    if (short := looked_up(name, every)[0]) is not None:
+        for method in known.values():
+            if method.function is every[short]:
+                return method
+        words = (inspect.getdoc(every[short]) or "").partition("\n")[0].removesuffix(".")
+        raise ValueError(
+            f"{short!r} is no method of the literature, but a rule of its own: {words[0].lower()}{words[1:]}"
+        )
     hint = f"did you mean {near}?" if near else "`gradclip methods` lists them all"
     raise ValueError(f"no method is called {name!r}: {hint}")
 

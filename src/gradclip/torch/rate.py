@@ -28,9 +28,10 @@ def lasting_rate(optimizers: Iterable[Optimizer]) -> Rate:
 
 def refuse_others(optimizer: Optimizer) -> Optimizer:
     """The optimizer, if the length of its steps follows the gradient."""
-    if not updates_as(type(optimizer), SGD):
+    kind: Any = type(optimizer)
+    if not updates_as(kind, SGD):
         raise ValueError(
-            f"StepLength reads the learning rate of SGD, and the steps of {type(optimizer).__name__} are no multiples "
+            f"StepLength reads the learning rate of SGD, and the steps of {kind.__name__} are no multiples "
             "of the gradient: take ClipGradByGlobalNorm(...), or hand over a rate of your own before each step, "
             "clipper.give(rate=...)"
         )
