@@ -58,7 +58,8 @@ def clip_pieces(strategy, original):
 def give_losses():
     """The warnings of a clipper that is given a loss in each step."""
     model = make_model()
-    clipper = attach(torch.optim.SGD(model.parameters(), lr=0.1), SkipSpikes(loss=True))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    clipper = attach(optimizer, SkipSpikes(loss=True))
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         for step in range(3):
@@ -66,7 +67,7 @@ def give_losses():
             loss = ((model(x) - y) ** 2).mean()
             loss.backward()
             clipper.give(loss=loss)
-            clipper.optimizers[0].step()
+            optimizer.step()
     return [str(one.message) for one in said if one.category is GradclipWarning]
 
 

@@ -49,8 +49,9 @@ def test_each_optimizer_has_a_norm_and_a_memory_of_its_own():
     assert late.clippers.keys() == {"actor", "critic"}
     assert [clipper.step for clipper in late.clippers.values()] == [3, 3]
     for model, (name, clipper) in zip(models(), late.clippers.items(), strict=True):
-        apart = gradclip.attach(torch.optim.SGD(model.parameters(), 0.1), RULE)
-        train([model], {name: apart.optimizers[0]})
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        apart = gradclip.attach(optimizer, RULE)
+        train([model], {name: optimizer})
         assert {**apart.state_dict(), "left_out": 0} == clipper.state_dict()
     assert late.clippers["actor"].state_dict() != late.clippers["critic"].state_dict()
 

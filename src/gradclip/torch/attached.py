@@ -83,10 +83,10 @@ def attach(
     A rule that reads the loss is told it by `clipper.give(loss=loss)` before each step, if no closure returns it.
 
     Works with closures, GradScaler, accumulation, schedulers, `torch.compile` and wrapped optimizers. A closure that is
-    evaluated several times (LBFGS) is clipped each time, and each is a step of the clipper. `copy.deepcopy`
-    and `pickle` of an optimizer alone drop its hooks: attach to the copy again; together with the clipper they keep
-    them, without telemetry. Attaching twice is attaching once. The
-    clipper is a context manager; leaving it, or `detach()`, takes the hooks away.
+    evaluated several times (LBFGS) is clipped each time, and each is a step of the clipper. `copy.deepcopy` and
+    `pickle` of an optimizer alone drop its hooks: attach to the copy again; together with the clipper they keep them,
+    without telemetry. Attaching twice is attaching once. The clipper is a context manager; leaving it, or `detach()`,
+    takes the hooks away. It keeps no optimizer alive: one that you have no more is freed, as without a clipper.
 
     >>> model = torch.nn.Linear(2, 1)
     >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

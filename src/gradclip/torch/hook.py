@@ -42,7 +42,7 @@ _attached: weakref.WeakKeyDictionary[Optimizer, weakref.ref[AttachedClipper]] = 
 """The clipper of each optimizer. Its hooks keep it alive; a strong reference here would keep both for ever."""
 
 OF_THE_HOOKS = frozenset(
-    ("_before", "_clipped", "_handles", "_left_out_states", "_pinned", "_step_attributes", "_stepping", "_update_steps")
+    ("_before", "_clipped", "_handles", "_left_out_states", "_pinned", "_step_attributes", "_update_steps")
 )
 """What an attached clipper keeps that is of its own optimizers and hooks, and no part of a copy."""
 
@@ -67,6 +67,9 @@ class Options(NamedTuple):
 
 class AttachedClipper(Clipper):
     """A clipper that lives in the step of one or several optimizers; made by `attach`.
+
+    It lives as long as they do, and does not keep them: an optimizer that nobody has any more is freed at once, with
+    its parameters and its memory, and is none of `optimizers`.
 
     `copy.deepcopy` and `pickle` of it with its optimizers, as of an object that holds both, give a clipper that is
     attached to the copies; a copy of an optimizer alone has no hooks: attach to it again.
@@ -94,11 +97,16 @@ class AttachedClipper(Clipper):
             groups=options.groups,
             pipeline=options.pipeline,
         )
-        self.optimizers = optimizers
+        self._optimizers = list(map(weakref.ref, optimizers))
         self.options = options
         self.model = model
         self._refuse(self.line)
         self._hook()
+
+    @property
+    def optimizers(self) -> list[Optimizer]:
+        """The optimizers in whose steps it clips."""
+        return [optimizer for known in self._optimizers if (optimizer := known()) is not None]
 
     def _lay_out(self, line: LineUp) -> None:
         """Begin to clip by a rule, also while attached: which hooks it takes depends on it."""
@@ -152,11 +160,11 @@ class AttachedClipper(Clipper):
     def __getstate__(self) -> dict[str, Any]:
         """What a copy begins with, which has the optimizers that were copied with it: nothing of a step at work."""
         kept = {name: value for name, value in super().__getstate__().items() if name not in OF_THE_HOOKS}
-        return {**kept, "options": self.options._replace(telemetry=None)}
+        return {**kept, "_optimizers": self.optimizers, "options": self.options._replace(telemetry=None)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Hook a copy into its own optimizers, if what it was copied from was attached to them."""
-        self.__dict__.update(state)
+        self.__dict__.update(state, _optimizers=list(map(weakref.ref, state["_optimizers"])))
         if self.attached and any(clipper_of(optimizer) is not None for optimizer in self.optimizers):
             self.attached = False
         if self.attached:
@@ -237,13 +245,14 @@ class AttachedClipper(Clipper):
             return
         if loss is not None:
             self.give_returned(loss)
-        left_out = self._left_out_beside(optimizer) if len(self.optimizers) > 1 else []
+        served = self.optimizers
+        left_out = self._left_out_beside(optimizer) if len(served) > 1 else []
         if self._spans and torch._C._current_graph_task_id() != -1:
             raise RuntimeError(f"{STEP_IN_BACKWARD} ({self.rule!r})")
         divisor, overflow = getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None)
-        waiting = [other for other in self.optimizers if unchanged(other, self._clipped)] if self._clipped else []
+        waiting = [other for other in served if unchanged(other, self._clipped)] if self._clipped else []
         needs = self._needs_without([*left_out, *waiting]) if left_out or waiting else self.need_clip
-        gradients = self.gradients_of(of_optimizers(self.optimizers, self.model), needs)
+        gradients = self.gradients_of(of_optimizers(served, self.model), needs)
         if self.reads_moments:
             gradients = gradients._replace(moments=partial(self._moments, gradients))
         if not self.takes_part(gradients):
@@ -263,14 +272,13 @@ class AttachedClipper(Clipper):
         found = gradients.tensors if self._sharding is None else self._sharding.gradients
         if self._through and len(found) != len(states_of(optimizer)):
             raise ValueError("through_grad_scale scales every gradient of the optimizer, and need_clip leaves some out")
-        self._stepping = optimizer
-        self.hear_rate(self.optimizers)
+        self.hear_rate(served)
         if self._given:
             gradients = self.with_given(gradients, engine)
         result = self.clip_gradients(gradients, engine)
         if self.can_skip:
             self._skip(result, engine, optimizer)
-        if len(self.optimizers) > 1:
+        if len(served) > 1:
             self._clipped = self._states_beside(optimizer, *left_out)
         if not again:  # near its minimum LBFGS evaluates hardly different places
             self._pinned.watch(result, engine)
@@ -299,7 +307,7 @@ class AttachedClipper(Clipper):
 
     def _was_clipped(self, optimizer: Optimizer) -> bool:
         """Whether the gradients of this optimizer are just those that were clipped when another one stepped."""
-        return len(self.optimizers) > 1 and unchanged(optimizer, self._clipped)
+        return bool(self._clipped) and unchanged(optimizer, self._clipped)
 
     def _left_out_beside(self, optimizer: Optimizer) -> list[Optimizer]:
         """The others that a GradScaler leaves out, if no policy has an answer for what is not finite in them."""
@@ -335,11 +343,13 @@ class AttachedClipper(Clipper):
         if not engine.waits and not self._can_divide_by(float(scale)):
             super().write(part, batch, engine)
         elif engine.waits or float(part.plan.coefficient) != 1.0:
-            self._step_attributes.set(self._stepping, "grad_scale", scale)
+            (optimizer,) = self.optimizers
+            self._step_attributes.set(optimizer, "grad_scale", scale)
 
     def _can_divide_by(self, scale: float) -> bool:
         """Whether the optimizer can divide by `scale`: it is finite, and no memory would be divided twice."""
-        places = [gradient.data_ptr() for gradient, _ in states_of(self._stepping) if gradient.numel()]
+        (optimizer,) = self.optimizers
+        places = [gradient.data_ptr() for gradient, _ in states_of(optimizer) if gradient.numel()]
         return math.isfinite(scale) and len(set(places)) == len(places)
 
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

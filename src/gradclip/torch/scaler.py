@@ -29,6 +29,8 @@ class LeftOutListener(Protocol):
 _listeners: weakref.WeakSet[LeftOutListener] = weakref.WeakSet()
 _wrapped: list[Callable[..., Any]] = []
 """While `GradScaler.step` is wrapped: what it was, and what it is."""
+STEPS = ("step", "_maybe_opt_step")
+"""The methods of a GradScaler that call an optimizer."""
 _not_begun: set[int] = set()
 """The optimizers, by identity, that a GradScaler was asked to step and that have not begun to."""
 
@@ -112,7 +114,8 @@ def _calling(kind: type[GradScaler]) -> GradScaler | None:
     frame: FrameType | None = sys._getframe(1)
     depth = 0
     while frame is not None and depth < 30:
-        if isinstance(found := frame.f_locals.get("self"), kind):
+        # of its own frames alone: Python keeps what it showed of another's variables as long as that runs
+        if frame.f_code.co_name in STEPS and isinstance(found := frame.f_locals.get("self"), kind):
             return found
         frame, depth = frame.f_back, depth + 1
     return None
