@@ -90,9 +90,10 @@ def again(comparison: Comparison) -> list[str]:
         for than in others
     ]
     asked = (
-        f"Those of `bad-batches`, on {len(comparison.seeds)} seeds. A rule that adapts is held against fixed "
-        "thresholds that lie nearer and further from the usual norms, which are below 1 there; the difference is "
-        "that of the bits per character, and corrected means for every pair of the rules."
+        f"Those of `bad-batches`, on {len(comparison.seeds)} seeds, of which the first five are those below. A rule "
+        "that adapts is held against fixed thresholds that lie nearer and further from the usual norms, which are "
+        "below 1 there; the difference is that of the bits per character, and corrected means for every pair of the "
+        "rules."
     )
     holds = [condition(comparison, rule, others) for rule, others in REPEATED]
     return [
@@ -111,7 +112,10 @@ def condition(comparison: Comparison, rule: str, others: Sequence[str]) -> str:
         return f"That {code([rule])} is better than {code(rest)} is not reproduced here."
     if not rest:
         return f"{code([rule])} is better than {code(better)}."
-    return f"{code([rule])} is better than a fixed threshold that is too large ({code(better)}), not than {code(rest)}."
+    worse = [than for than in rest if comparison.verdict(rule, than) == WORSE]
+    others = [than for than in rest if than not in worse]
+    also = (f", not than {code(others)}" if others else "") + (f", and worse than {code(worse)}" if worse else "")
+    return f"{code([rule])} is better than a fixed threshold that is too large ({code(better)}){also}."
 
 
 def by_method(results: Sequence[tuple[Task, Comparison]]) -> list[str]:

@@ -93,6 +93,37 @@ def test_at_a_rate_of_zero_a_gradient_is_clipped_for_the_rates_that_its_echoes_m
     assert walked(door, lambda t: float(t > 0), 0) == 0.0
 
 
+def test_at_a_rate_of_zero_the_largest_rate_that_a_schedule_names_counts(door):
+    weight = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    optimizer = torch.optim.SGD([weight], 0.1, momentum=0.9)
+    once = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.5, 100, div_factor=math.inf, cycle_momentum=False)
+    clipper = attach(optimizer, RULE, engine=door.engine)
+    assert optimizer.param_groups[0]["lr"] == 0.0
+    weight.grad = torch.full_like(weight, 1e6)
+    optimizer.step()
+    once.step()
+    assert float(clipper.last.threshold) == pytest.approx(0.5 * 0.1 / 0.5)
+
+
+@pytest.mark.parametrize("as_rate", [float, torch.tensor])
+def test_groups_that_do_not_train_do_not_count(door, as_rate):
+    """One without gradients, and beside one that trains one at a rate of 0; where all are at 0 all count."""
+    weights = [torch.nn.Parameter(torch.zeros(2, dtype=torch.float64)) for _ in range(3)]
+    rates = [as_rate(10.0), as_rate(0.0), as_rate(0.01)]
+    groups = [{"params": [w], "lr": rate} for w, rate in zip(weights, rates, strict=True)]
+    optimizer = torch.optim.SGD(groups, 0.1, momentum=0.5)
+    clipper = attach(optimizer, RULE, engine=door.engine)
+    for weight in weights[1:]:
+        weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    assert float(clipper.last.threshold) == pytest.approx(0.5 * 0.5 / 0.01, rel=1e-6)
+    optimizer.param_groups[2]["lr"] = as_rate(0.0)
+    for weight in weights[1:]:
+        weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    assert float(clipper.last.threshold) == pytest.approx(0.5 * 0.5 / 0.1, rel=1e-6)
+
+
 @pytest.mark.parametrize(("step", "lengths"), [(1, 10.0), (3, 4.0), (9, 2.0)])
 def test_in_a_warm_up_the_echoes_are_as_much_longer_as_is_said(door, step, lengths):
     """1 + 9 / step, in a warm-up that goes on until nothing is left of the echoes; 0.9^200 is 7e-10."""

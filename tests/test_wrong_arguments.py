@@ -72,8 +72,13 @@ def test_parts_of_rules_and_methods(name):
     assert_answered(getattr(gradclip, name), lambda: dict(ARGUMENTS.get(name, {})), use_rule)
 
 
-def optimizer():
-    return torch.optim.SGD(model().parameters(), lr=0.1)
+MADE: list[torch.optim.Optimizer] = []
+"""The last optimizer, which a clipper does not keep."""
+
+
+def optimizer() -> torch.optim.Optimizer:
+    MADE[:] = [torch.optim.SGD(model().parameters(), lr=0.1)]
+    return MADE[0]
 
 
 def weight() -> torch.nn.Parameter:

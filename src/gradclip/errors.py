@@ -92,6 +92,10 @@ def shortened(text: str, most: int = MOST_SHOWN) -> str:
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
+class UnsuitedRule(ValueError):
+    """A rule reads what this training does not have."""
+
+
 @contextlib.contextmanager
 def needing(door: str, extra: str, *packages: str) -> Iterator[None]:
     """While a door is imported: where one of its packages is not there, the error says how to install them."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import gradclip
 from gradclip.cli import main
@@ -263,6 +264,38 @@ def test_a_document_that_does_not_fit_is_a_mistake(
     path.write_text(whole)
     monkeypatch.setattr(kept_runs, "SCHEMA", "gradclip.compare-runs/2")
     assert command("--rules", "none", "--seeds", "1", "--resume") == 0
+
+
+@pytest.mark.parametrize("text", ['{"my": "results"}', "notes", '{"schema": "gradclip.compare/1"}'])
+def test_a_file_of_something_else_is_left_as_it_is(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "results.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match="is a file of something else, which nothing is written into"):
+        again(path)
+    assert path.read_text() == text
+
+
+def test_the_beginning_of_a_first_line_is_begun_anew(tmp_path: Path) -> None:
+    path = tmp_path / "runs.jsonl"
+    for text in ("", '{"sch', '{"schema": "gradclip.compare-runs/1", "tit', '{"schema\0\0\0'):
+        path.write_text(text)
+        again(path, train=outcome)
+        assert path.read_text().startswith('{"schema": "gradclip.compare-runs/1", "title"')
+
+
+def test_a_rule_that_a_task_cannot_be_trained_by_is_a_mistake(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def train(rule: Any, seed: int) -> Any:
+        weight = torch.nn.Parameter(torch.zeros(1))
+        optimizer = torch.optim.Adam([weight])
+        gradclip.attach(optimizer, rule)
+        weight.grad = torch.ones(1)
+        optimizer.step()
+
+    monkeypatch.setattr(bias, "TASK", replace(bias.TASK, train=train))
+    assert command("--rules", "steplength:1", "--seeds", "1") == 2
+    assert "bias cannot be trained by one of the rules: StepLength reads the learning" in capsys.readouterr().err
 
 
 def test_a_margin_that_is_stated_later_is_refused_and_a_file_of_before_has_none(kept: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from gradclip.cli.common import add_json, count, mistake, no_folder, unread, wrong_rules
 from gradclip.cli.help_text import told
+from gradclip.errors import UnsuitedRule
 
 EXAMPLES = (
     "gradclip compare",
@@ -73,7 +74,10 @@ def run(options: argparse.Namespace) -> int:
         kept = None if out is None else kept_in(out, task, rules, resume=options.resume)
     except (OSError, ValueError) as error:
         return mistake(unread(error, out), "compare")
-    return show_comparison(task, rules, seeds, out, as_json=options.json, kept=kept)
+    try:
+        return show_comparison(task, rules, seeds, out, as_json=options.json, kept=kept)
+    except UnsuitedRule as error:
+        return mistake(f"{task} cannot be trained by one of the rules: {error}", "compare")
 
 
 def _list_of_tasks(as_json: bool) -> str:

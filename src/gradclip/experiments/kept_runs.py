@@ -19,6 +19,7 @@ from gradclip.experiments.versions import installed, versions
 from gradclip.telemetry.lines import NUMBER, Each, fits, value_of, whole_lines
 
 SCHEMA = "gradclip.compare-runs/1"
+BEGIN = b'{"schema": "gradclip.compare-runs/'
 NUMBER_OR_NONE = (*NUMBER, type(None))
 HEAD = {"schema": str, "title": str, "metric": {"name": str, "best": str}, "versions": Each(str)}
 RUN = {
@@ -67,6 +68,8 @@ class KeptRuns:
         head, found, whole = self._parts()
         if head is not None:
             self.refuse_others(head, self.path)
+        else:
+            self._refuse_another_file()
         if whole < self.path.stat().st_size:
             os.truncate(self.path, whole)
         return found
@@ -106,6 +109,13 @@ class KeptRuns:
                     + ("that line, and its run is trained again" if number > 1 else "it, and all is trained again")
                 ) from None
         return head, found, whole
+
+    def _refuse_another_file(self) -> None:
+        """`ValueError` for a file without a line that has an end, unless it is the beginning of one of these files."""
+        with open(self.path, "rb") as stream:
+            begin = stream.read(len(BEGIN)).rstrip(b"\0")
+        if begin != BEGIN[: len(begin)]:
+            raise ValueError(f"{self.path} is a file of something else, which nothing is written into; {ELSEWHERE}")
 
     def _lines(self) -> Iterator[tuple[int, bytes | None]]:
         with open(self.path, "rb") as stream:

@@ -205,10 +205,11 @@ class StepLength(Threshold):
     rate of SGD at each step, the largest of all groups; to others it is given, `clipper.give(rate=0.1 / (1 - 0.9))`.
     Not for Adam, the length of whose steps does not follow the gradient.
 
-    The echoes are taken at the rate of the step. Where the rate rises meanwhile they are longer: step t of a linear
-    warm-up moves up to `1 + momentum / (1 - momentum) / t` lengths, 10 at the first one for a momentum of 0.9. At a
-    rate of 0 a gradient has echoes alone, and is clipped for the rate of the optimizer that a schedule begins from; a
-    rate that is given as 0 moves nothing, and has no threshold.
+    The echoes are taken at the rate of the step. Where that rises by d a step they are longer, by up to
+    `d momentum / ((1 - momentum) rate)` of the length: with a momentum of 0.9 step t of a warm-up from 0 moves up to
+    `1 + 9 / t` lengths, and one from a thousandth of the rate in a hundred steps 91 at its first. At a rate of 0 in all
+    groups a gradient has echoes alone, and is clipped for the largest rate that the optimizer or its schedule names. A
+    rate that is given as 0 moves nothing, and has no threshold; NaN has none either.
 
     >>> Rule(threshold=StepLength(1.0))
     all tensors together: an L2 norm above that of a step of length 1 is rescaled to it

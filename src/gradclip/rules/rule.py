@@ -263,7 +263,8 @@ def checked_rule(rule: object) -> AnyRule:
     """`rule`, or the error for what is none."""
     if isinstance(rule, Rule | Chain | Rules | Carry):
         return rule
-    raise TypeError(f"expected a clipping rule, got {shown(rule)}: write for example ClipGradByGlobalNorm(1.0)")
+    example = "Rule(threshold=...) with it" if isinstance(rule, Threshold) else "for example ClipGradByGlobalNorm(1.0)"
+    raise TypeError(f"expected a clipping rule, got {shown(rule)}: write {example}")
 
 
 def _example(name: str) -> str:

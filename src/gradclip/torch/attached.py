@@ -100,7 +100,10 @@ def attach(
     if rule is None and len(given) > 1:
         rule = given.pop()
     if rule is None or not given:
-        raise TypeError("attach needs an optimizer and a rule: attach(optimizer, ClipGradByGlobalNorm(1.0))")
+        raise TypeError(
+            "attach needs an optimizer and a rule: attach(optimizer, ClipGradByGlobalNorm(1.0)); no rule is right for "
+            "all trainings, and docs/which-rule.md says which one to begin with"
+        )
     rule = checked_rule(rule)
     inner = list(dict.fromkeys(map(unwrapped, given)))
     if model is not None and not isinstance(model, torch.nn.Module):

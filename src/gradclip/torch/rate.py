@@ -9,17 +9,28 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Optimizer
 
+from gradclip.errors import UnsuitedRule
 from gradclip.torch.base_step import updates_as
 
 Rate = float | Tensor
 
 
 def lasting_rate(optimizers: Iterable[Optimizer]) -> Rate:
-    """The largest rate of all groups, with what the momentum repeats of it; nothing waits for a device that has one.
+    """The largest rate of all groups with gradients, with what the momentum repeats of it; nothing waits for a device.
 
-    Raises `ValueError` for an optimizer that is not SGD.
+    Where all are 0, what is repeated is heard at the rates to come alone, and they count. Raises `UnsuitedRule` for an
+    optimizer that is not SGD.
     """
-    rates = [_rate_of(group, one) for one in optimizers for group in refuse_others(one).param_groups]
+    groups = [(group, one) for one in optimizers for group in refuse_others(one).param_groups]
+    at_work = [pair for pair in groups if any(p.grad is not None for p in pair[0]["params"])] or groups
+    rate = _largest([_rate_of(*pair) for pair in at_work])
+    if isinstance(rate, Tensor):
+        to_come = _largest([_rate_to_come(*pair) for pair in at_work])
+        return torch.where(rate > 0.0, rate, torch.as_tensor(to_come, dtype=rate.dtype, device=rate.device))
+    return rate if rate > 0.0 else _largest([_rate_to_come(*pair) for pair in at_work])
+
+
+def _largest(rates: list[Rate]) -> Rate:
     device = next((rate.device for rate in rates if isinstance(rate, Tensor)), None)
     if device is None:
         return max(rates)
@@ -30,7 +41,7 @@ def refuse_others(optimizer: Optimizer) -> Optimizer:
     """The optimizer, if the length of its steps follows the gradient."""
     kind: Any = type(optimizer)
     if not updates_as(kind, SGD):
-        raise ValueError(
+        raise UnsuitedRule(
             f"StepLength reads the learning rate of SGD, and the steps of {kind.__name__} are no multiples "
             "of the gradient: take ClipGradByGlobalNorm(...), or hand over a rate of your own before each step, "
             "clipper.give(rate=...)"
@@ -40,26 +51,27 @@ def refuse_others(optimizer: Optimizer) -> Optimizer:
 
 def _rate_of(group: dict[str, Any], optimizer: Optimizer) -> Rate:
     """`lr w / (1 - momentum)`, with `w` what the momentum takes up of a gradient."""
-    momentum, rate = float(group["momentum"]), group["lr"]
-    if momentum == 0.0:
-        return _size(rate)
+    momentum = float(group["momentum"])
     if momentum >= 1.0:
         raise ValueError(f"with a momentum of {momentum:g} a gradient moves the parameters for ever: write one below 1")
-    largest = group.get("initial_lr", optimizer.defaults["lr"])
-    return _of_echoes(_size(rate), _size(largest)) * (_taken_up(group, optimizer) / (1.0 - momentum))
+    return _size(group["lr"]) * (_taken_up(group, optimizer) / (1.0 - momentum))
 
 
-def _of_echoes(rate: Rate, largest: Rate) -> Rate:
-    """`rate`, or where that is 0, and the gradient is heard at the rates to come alone, the one they rise to."""
-    if isinstance(rate, Tensor):
-        return torch.where(rate > 0.0, rate, torch.as_tensor(largest, dtype=rate.dtype, device=rate.device))
-    return rate if rate > 0.0 else largest
+def _rate_to_come(group: dict[str, Any], optimizer: Optimizer) -> Rate:
+    """The same for the largest rate that the group, its schedule or the optimizer names; 0 without momentum."""
+    momentum = float(group["momentum"])
+    if momentum == 0.0:
+        return 0.0
+    named = _largest(
+        [_size(group.get(name, 0.0)) for name in ("initial_lr", "max_lr")] + [_size(optimizer.defaults["lr"])]
+    )
+    return named * (_taken_up(group, optimizer) / (1.0 - momentum))
 
 
 def _taken_up(group: dict[str, Any], optimizer: Optimizer) -> float:
     """The share of a gradient that the momentum takes up, of the first one all of it."""
     dampening = float(group["dampening"])
-    if dampening == 0.0:
+    if dampening == 0.0 or float(group["momentum"]) == 0.0:
         return 1.0
     known = (optimizer.state.get(p, {}).get("momentum_buffer") for p in group["params"] if p.grad is not None)
     first = any(momentum is None for momentum in known)

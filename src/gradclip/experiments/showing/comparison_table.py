@@ -32,7 +32,7 @@ def columns(comparison: Comparison) -> dict[str, list[str]]:
             f"{len(contender.diverged)} of {len(contender.runs)}" if contender.diverged else ""
             for contender in contenders
         ],
-        "clipped": ["" if contender.clipped is None else f"{contender.clipped:.0%}" for contender in contenders],
+        "clipped": ["" if contender.clipped is None else share(contender.clipped) for contender in contenders],
         "s": [f"{contender.seconds:.{1 if contender.seconds < 100 else 0}f}" for contender in contenders],
         f"against {baseline.text}": [
             "" if contender is baseline else comparison.finding(contender.text) for contender in contenders
@@ -127,6 +127,16 @@ def margin_of(metric: Metric) -> str:
     if metric.margin is None:
         return ""
     return signed(metric.margin, metric).removeprefix("+") + (" %" if metric.relative else "")
+
+
+def share(value: float) -> str:
+    """A share in percent, never rounded to none or to all.
+
+    >>> share(0.0), share(0.002), share(0.42), share(0.999), share(1.0)
+    ('0%', '<1%', '42%', '>99%', '100%')
+    """
+    text = f"{value:.0%}"
+    return "<1%" if text == "0%" and value > 0.0 else ">99%" if text == "100%" and value < 1.0 else text
 
 
 def share_of(metric: Metric) -> str:
