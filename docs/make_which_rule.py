@@ -3,7 +3,7 @@
 python docs/make_which_rule.py            write docs/which-rule.md and its picture
 python docs/make_which_rule.py --check    exit with 1 if the page is out of date
 
-Every number is made from `docs/evidence/rule-search.json`, and in the chooser from the documents of two tasks.
+Every number is made from `docs/evidence/rule-search.json`, and in the chooser from the documents of single tasks.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import itertools
 import math
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 
 from gradclip.experiments.showing.comparison_table import figure
@@ -47,15 +47,17 @@ CHOOSER = (
         "",
         "`ClipGradByGlobalNorm(0.1)`, or any number below the usual norms",
         "{small_unseen} of {unseen} settings lost that nothing was chosen on, without clipping {none_adamw_unseen}: "
-        "[below](#by-threshold)",
+        "[below](#by-threshold); a GPT is {gpt} with it on {gpt_wins} of {gpt_seeds} seeds: "
+        "[gpt](evidence-at-size.md#gpt)",
     ),
     (
-        "SGD with momentum",
+        "SGD",
         "",
         "`Rule(threshold=StepLength(1.0))`, on a command line `steplength:1`: the threshold is `(1 - momentum) / "
         "rate`, and follows the rate",
         "{length_unseen} of {unseen} lost that nothing was chosen on, without clipping {none_sgd_unseen}: "
-        "[below](#under-sgd-it-is-a-length)",
+        "[below](#under-sgd-it-is-a-length); an LSTM is {lstm} with it on {lstm_wins} of {lstm_seeds} seeds: "
+        "[lstm](evidence-at-size.md#lstm)",
     ),
     (
         "SGD with momentum",
@@ -80,7 +82,7 @@ CHOOSER = (
         "Adam",
         "proximal policy optimisation",
         "none, or a larger one than the published 0.5",
-        "0.5 is {ppo_published} than none, by {ppo_losses} of {ppo_seeds} seeds, and 5 {ppo_larger}: "
+        "0.5 is {ppo_published} than none on {ppo_losses} of {ppo_seeds} seeds, and 5 {ppo_larger}: "
         "[ppo](evidence-at-size.md#ppo)",
     ),
     ("fp16", "a loss scale", "the same: gradclip sees the unscaled gradients", "[mixed precision](how-to/amp.md)"),
@@ -114,11 +116,11 @@ TEXT = {
         "Under AdamW it hardly moves. A threshold that clips every step makes all gradients count alike and leaves the "
         "length of a step to Adam ([why](concepts/adam.md)): {small} of {settings} settings are lost by 0.1, {one} by "
         "1.0, the default of many trainers, and {none_adamw} without clipping. What it loses is `bias`, whose rare "
-        "large gradients are right, and `l0l1` at rates of 10 and more."
+        "large gradients are right, and `l0l1` at learning rates of about 10 and more."
     ),
     "lost": (
         "A threshold has lost a setting where it is worse than the best one on all five seeds, and by more than a "
-        "margin that was fixed before."
+        "margin that was fixed before; of several that are best, the first of the table is the best one."
     ),
     "unseen": (
         "Five tasks of other kinds were kept apart until the end: mixed precision with batch normalisation, label "
@@ -137,7 +139,15 @@ TEXT = {
     ),
     "rules": (
         "What was tried in the search, with what it lost. Those that two seeds were enough for were trained on two, "
-        "where chance alone finds a rule worse on both in one of four settings."
+        "where chance alone finds a rule worse on both in one of four settings. At the end stand those that were "
+        "trained under one optimizer alone."
+    ),
+    "beside": (
+        "`spam` reads the second moments of Adam, so it is for that alone. `gradclip suggest train.py`, which tries "
+        "thresholds on the training itself, is [held against the same ones](suggestions.md) at the rates of the tasks. "
+        "Not tried: SPAMP (2025, arXiv:2510.01578), which bends each element by a power that follows the norm of its "
+        "tensor. No scope, norm, threshold and response here say that; what it then clips by, a mean of the norms of "
+        "each tensor, is near to that of `adagc`."
     ),
     "made": "`docs/rule_search.py` trains, `docs/evidence/rule-search.json` has every metric, {versions}.",
 }
@@ -175,6 +185,7 @@ def page(record: Record) -> str:
         "## What was tried",
         wrapped(TEXT["rules"]),
         table([(*_head("rule", DESIGN), "of all", "seeds"), *tried(record)]),
+        wrapped(TEXT["beside"]),
         wrapped(TEXT["made"].format(versions=versions)),
     ]
     return "\n\n".join(parts) + "\n"
@@ -206,10 +217,16 @@ def figures(record: Record) -> dict[str, object]:
 
 def _of_tasks() -> dict[str, object]:
     """What the chooser takes from the comparisons of single tasks."""
-    digits, ppo = (read(PICTURE.with_name(f"{task}.json")) for task in ("digits", "ppo"))
+    digits, gpt, lstm, ppo = (read(PICTURE.with_name(f"{task}.json")) for task in ("digits", "gpt", "lstm", "ppo"))
     rules = {"global": "global:0.1", "agc": "agc:0.01,exclude=head*", "none": "none"}
     return {
         **{f"digits_{name}": figure(digits.median(rule)) for name, rule in rules.items()},
+        "gpt": gpt.verdict("global:0.1"),
+        "gpt_wins": gpt.wins("global:0.1", "none"),
+        "gpt_seeds": len(gpt.seeds),
+        "lstm": lstm.verdict("steplength:1"),
+        "lstm_wins": lstm.wins("steplength:1", "none"),
+        "lstm_seeds": len(lstm.seeds),
         "ppo_published": ppo.verdict("global:0.5"),
         "ppo_losses": ppo.wins("none", "global:0.5"),
         "ppo_seeds": len(ppo.seeds),
@@ -307,7 +324,21 @@ def tried(record: Record) -> list[tuple[str, ...]]:
         for rules, seeds in ((whole, SEEDS), (screened, SCREENED_ON))
         for row in scores(record, rules, seeds, DESIGN)
     ]
-    return sorted(rows, key=lambda row: int(row[-2]))
+    return sorted(rows, key=lambda row: int(row[-2])) + tried_under_one(record, {*GRID, *whole, *screened})
+
+
+def tried_under_one(record: Record, others: Container[str]) -> list[tuple[str, ...]]:
+    """Those that were trained under one optimizer alone, because they read what it has or lost too much there."""
+    rows = []
+    for optimizer in OPTIMIZERS:
+        rules = [rule for rule in trained(record, SCREENED_ON, list(DESIGN), [optimizer]) if rule not in others]
+        lost = {
+            rule: sum(loss.lost for loss in losses(record, rule, SCREENED_ON, DESIGN, [optimizer])) for rule in rules
+        }
+        for rule in sorted(rules, key=lambda rule: (lost[rule], rule)):
+            cells = [str(lost[rule]) if one == optimizer else "" for one in OPTIMIZERS]
+            rows.append((_name(rule), *cells, "", str(len(SCREENED_ON))))
+    return rows
 
 
 def _name(rule: str) -> str:

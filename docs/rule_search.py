@@ -288,20 +288,29 @@ def _best_rate(record: Record, task: str, optimizer: str) -> str:
     return min(record.at("tuning", task, optimizer), key=cost)
 
 
-def settings(record: Record, tasks: Iterable[str]) -> Iterator[tuple[Setting, tuple[str, ...]]]:
-    """Every setting of the tasks, with its place in the record."""
+def settings(
+    record: Record, tasks: Iterable[str], optimizers: Iterable[str] = tuple(OPTIMIZERS)
+) -> Iterator[tuple[Setting, tuple[str, ...]]]:
+    """Every setting of the tasks under these optimizers, with its place in the record."""
     for task in tasks:
-        for optimizer, rate in record.at("rates", task).items():
+        for optimizer in optimizers:
+            rate = record.at("rates", task)[optimizer]
             for name, factor in FACTORS.items():
                 yield Setting(task, optimizer, rate * factor), ("runs", task, optimizer, name)
 
 
-def jobs(record: Record, rules: Iterable[str], seeds: Iterable[int], tasks: Iterable[str]) -> list[Job]:
-    """Every training of the rules."""
+def jobs(
+    record: Record,
+    rules: Iterable[str],
+    seeds: Iterable[int],
+    tasks: Sequence[str],
+    optimizers: Sequence[str] = tuple(OPTIMIZERS),
+) -> list[Job]:
+    """Every training of the rules under these optimizers."""
     return [
         Job(setting, rule, seed, (*place, rule))
         for rule in rules
-        for setting, place in settings(record, tasks)
+        for setting, place in settings(record, tasks, optimizers)
         for seed in seeds
     ]
 
@@ -329,10 +338,16 @@ def costs_of_grid(record: Record, tasks: Iterable[str]) -> Iterator[tuple[tuple[
         yield place, {rule: problem.above(median, best) for rule, median in medians.items()}
 
 
-def losses(record: Record, rule: str, seeds: tuple[int, ...], tasks: Iterable[str]) -> list[Loss]:
+def losses(
+    record: Record,
+    rule: str,
+    seeds: tuple[int, ...],
+    tasks: Iterable[str],
+    optimizers: Iterable[str] = tuple(OPTIMIZERS),
+) -> list[Loss]:
     """Each setting: lost where the rule is worse on every seed, and by more than the margin in the median."""
     found = []
-    for setting, place in settings(record, tasks):
+    for setting, place in settings(record, tasks, optimizers):
         metric = task_called(setting.task).metric
         fixed = {text: record.costs((*place, text), seeds, metric) for text in GRID}
         best = min(fixed, key=lambda text: statistics.median(fixed[text]))
@@ -353,10 +368,12 @@ def show(record: Record, rules: Iterable[str], seeds: tuple[int, ...], tasks: Se
             print(*(f"    {loss}" for loss in table if loss.lost), sep="\n")
 
 
-def trained(record: Record, seeds: Iterable[int], tasks: Sequence[str]) -> list[str]:
-    """The rules that were trained on all these tasks and seeds."""
-    names = list(dict.fromkeys(name for _, place in settings(record, tasks) for name in record.at(*place)))
-    return [name for name in names if not any(map(record.lacks, jobs(record, [name], seeds, tasks)))]
+def trained(
+    record: Record, seeds: Sequence[int], tasks: Sequence[str], optimizers: Sequence[str] = tuple(OPTIMIZERS)
+) -> list[str]:
+    """The rules that were trained on all these tasks and seeds under these optimizers."""
+    names = list(dict.fromkeys(name for _, place in settings(record, tasks, optimizers) for name in record.at(*place)))
+    return [name for name in names if not any(map(record.lacks, jobs(record, [name], seeds, tasks, optimizers)))]
 
 
 def main() -> None:
@@ -377,8 +394,7 @@ def main() -> None:
     elif options.action == "fixed":
         record.train_grid(tasks, options.processes)
     elif options.action == "try":
-        asked = jobs(record, options.rules, seeds, tasks)
-        record.train((job for job in asked if job.setting.optimizer in options.optimizers), options.processes)
+        record.train(jobs(record, options.rules, seeds, tasks, options.optimizers), options.processes)
     else:
         show(record, options.rules or trained(record, seeds, tasks), seeds, tasks, options.details)
 
