@@ -293,8 +293,8 @@ def settings(
 ) -> Iterator[tuple[Setting, tuple[str, ...]]]:
     """Every setting of the tasks under these optimizers, with its place in the record."""
     for task in tasks:
-        for optimizer in optimizers:
-            rate = record.at("rates", task)[optimizer]
+        rates = record.at("rates", task)
+        for optimizer, rate in ((one, rates[one]) for one in optimizers if one in rates):
             for name, factor in FACTORS.items():
                 yield Setting(task, optimizer, rate * factor), ("runs", task, optimizer, name)
 
