@@ -107,19 +107,18 @@ def test_at_a_rate_of_zero_the_largest_rate_that_a_schedule_names_counts(door):
 
 @pytest.mark.parametrize("as_rate", [float, torch.tensor])
 def test_groups_that_do_not_train_do_not_count(door, as_rate):
-    """One without gradients, and beside one that trains one at a rate of 0; where all are at 0 all count."""
+    """A frozen one, and one at a rate of 0 beside others; where all are at 0 all count, with a gradient or without."""
     weights = [torch.nn.Parameter(torch.zeros(2, dtype=torch.float64)) for _ in range(3)]
     rates = [as_rate(10.0), as_rate(0.0), as_rate(0.01)]
     groups = [{"params": [w], "lr": rate} for w, rate in zip(weights, rates, strict=True)]
     optimizer = torch.optim.SGD(groups, 0.1, momentum=0.5)
     clipper = attach(optimizer, RULE, engine=door.engine)
-    for weight in weights[1:]:
-        weight.grad = torch.ones_like(weight)
+    weights[0].requires_grad_(False)
+    weights[1].grad = torch.ones_like(weights[1])
     optimizer.step()
     assert float(clipper.last.threshold) == pytest.approx(0.5 * 0.5 / 0.01, rel=1e-6)
     optimizer.param_groups[2]["lr"] = as_rate(0.0)
-    for weight in weights[1:]:
-        weight.grad = torch.ones_like(weight)
+    weights[1].grad = torch.ones_like(weights[1])
     optimizer.step()
     assert float(clipper.last.threshold) == pytest.approx(0.5 * 0.5 / 0.1, rel=1e-6)
 

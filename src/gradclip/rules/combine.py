@@ -202,8 +202,8 @@ class StepLength(Threshold):
 
     `length` has the unit of the parameters. So the threshold follows the learning rate: it rises as a schedule lowers
     that, and what was right at one rate is right at three times as much. A clipper that knows its optimizer reads the
-    rate of SGD at each step, the largest of all groups; to others it is given, `clipper.give(rate=0.1 / (1 - 0.9))`.
-    Not for Adam, the length of whose steps does not follow the gradient.
+    rate of SGD at each step, the largest of all groups that train; to others it is given,
+    `clipper.give(rate=0.1 / (1 - 0.9))`. Not for Adam, the length of whose steps does not follow the gradient.
 
     The echoes are taken at the rate of the step. Where that rises by d a step they are longer, by up to
     `d momentum / ((1 - momentum) rate)` of the length: with a momentum of 0.9 step t of a warm-up from 0 moves up to

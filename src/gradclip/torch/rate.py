@@ -16,13 +16,14 @@ Rate = float | Tensor
 
 
 def lasting_rate(optimizers: Iterable[Optimizer]) -> Rate:
-    """The largest rate of all groups with gradients, with what the momentum repeats of it; nothing waits for a device.
+    """The largest rate of all groups that train, with what the momentum repeats of it; nothing waits for a device.
 
-    Where all are 0, what is repeated is heard at the rates to come alone, and they count. Raises `UnsuitedRule` for an
-    optimizer that is not SGD.
+    Which groups train they say themselves, alike in all processes, wherever there is a gradient. Where all rates are 0,
+    what is repeated is heard at the rates to come alone, and they count. Raises `UnsuitedRule` for an optimizer that is
+    not SGD.
     """
     groups = [(group, one) for one in optimizers for group in refuse_others(one).param_groups]
-    at_work = [pair for pair in groups if any(p.grad is not None for p in pair[0]["params"])] or groups
+    at_work = [pair for pair in groups if any(p.requires_grad for p in pair[0]["params"])] or groups
     rate = _largest([_rate_of(*pair) for pair in at_work])
     if isinstance(rate, Tensor):
         to_come = _largest([_rate_to_come(*pair) for pair in at_work])
