@@ -13,7 +13,21 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from gradclip import EMA, Carry, Constant, History, Normalize, Quantile, Ratio, Rule, Sigma, Tensor, Window, min_of
+from gradclip import (
+    EMA,
+    Carry,
+    ClipGradByGlobalNorm,
+    Constant,
+    History,
+    Normalize,
+    Quantile,
+    Ratio,
+    Rule,
+    Sigma,
+    Tensor,
+    Window,
+    min_of,
+)
 from gradclip.experiments.tasks.descent import NUMBERS
 from gradclip.rules.arrays import Array
 from gradclip.rules.rule import AnyRule
@@ -201,6 +215,29 @@ class ByOptimizer(Threshold):
         return f"under Adam {self.adam}, else {self.sgd}"
 
 
+class Spamp:
+    """A hook before a step that shapes gradients as H. You, B. Liu 2025 do (arXiv:2510.01578, SPAMP).
+
+    For each tensor `tau <- beta tau + (1 - beta) |g|`, `g <- sign(g) |g|^alpha` for each element, and then `g` is cut
+    to the norm tau. `alpha` falls from 1 to 0.7 with `r = |g| / tau`, as `0.7 + 0.3 / max(r, 1)` here; how is not
+    published.
+    """
+
+    def __init__(self, beta: float = 0.99) -> None:
+        self.beta = beta
+        self.taus: dict[int, float] = {}
+
+    @torch.no_grad()
+    def __call__(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        for number, (gradient, _) in enumerate(_momenta(optimizer)):
+            norm = float(gradient.norm())
+            if not 0.0 < norm < math.inf:
+                continue
+            tau = self.taus[number] = self.beta * self.taus.get(number, norm) + (1.0 - self.beta) * norm
+            gradient.copy_(gradient.sign() * gradient.abs() ** (0.7 + 0.3 / max(norm / tau, 1.0)))
+            gradient.mul_(min(1.0, tau / float(gradient.norm())))
+
+
 NUMBERS.update(cosine=cosine, reach=reach, adaptive=adaptive, distance=distance, size=size)
 
 
@@ -209,6 +246,8 @@ def level(q: float, k: float, length: int = 1000) -> Threshold:
     return Times(k, History(Window(length), Quantile(q), current=True))
 
 
+SHAPED = "spamp"
+"""The candidate that is a hook and no rule."""
 SLOW = ((1.05, 0.98), (2.0, 0.99), (2.0, 0.999), (1.2, 0.99))
 """A multiple, and the decay of the mean of clipped norms."""
 LEVELS = ((0.1, 0.1), (0.1, 0.5), (0.1, 1.0), (0.1, 2.0), (0.1, 4.0), (0.5, 1.0), (0.5, 2.0), (0.5, 4.0), (0.5, 8.0))
@@ -228,6 +267,7 @@ CANDIDATES: dict[str, AnyRule] = {
     "distance 1 over root, from 0.001": Rule(threshold=Distance(1.0, root=True, start=0.001)),
     "distance 1 over root, from 0.1": Rule(threshold=Distance(1.0, root=True, start=0.1)),
     "adam 0.1, sgd step 1": Rule(threshold=ByOptimizer(Constant(0.1), Step(1.0))),
+    SHAPED: ClipGradByGlobalNorm(None),
     "carried, 1 x median": Carry(Rule(threshold=level(0.5, 1.0))),
     **{f"polyak {share:g}": Rule(threshold=Polyak(share)) for share in (1.0, 0.3, 0.1)},
     **{

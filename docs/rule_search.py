@@ -50,7 +50,7 @@ from gradclip.experiments.training.training_run import number
 from gradclip.experiments.versions import versions
 from gradclip.rules.rule import AnyRule
 from gradclip.rules.text import rule_from_text
-from rule_candidates import CANDIDATES
+from rule_candidates import CANDIDATES, SHAPED, Spamp
 
 RECORD = Path(__file__).resolve().parent / "evidence" / "rule-search.json"
 SEEDS, TUNED_ON, SCREENED_ON = (0, 1, 2, 3, 4), (10, 11, 12), (0, 1)
@@ -167,8 +167,15 @@ def metrics_of_grid(setting: Setting, seed: int) -> dict[str, float | None]:
 
 def outcome_of(setting: Setting, rule: str, seed: int) -> TrainingOutcome:
     torch.set_num_threads(1)
-    train = problem_called(setting.task).train
-    return train(rule_called(rule), seed, setting.rate, OPTIMIZERS[setting.optimizer])
+    train, made = problem_called(setting.task).train, OPTIMIZERS[setting.optimizer]
+    return train(rule_called(rule), seed, setting.rate, partial(shaped, made) if rule == SHAPED else made)
+
+
+def shaped(make: MakeOptimizer, parameters: Iterable[torch.nn.Parameter], rate: float) -> torch.optim.Optimizer:
+    """The optimizer, before whose steps gradients are shaped."""
+    optimizer = make(parameters, rate)
+    optimizer.register_step_pre_hook(Spamp())
+    return optimizer
 
 
 class Record:
