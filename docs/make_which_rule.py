@@ -143,11 +143,13 @@ TEXT = {
         "trained under one optimizer alone."
     ),
     "beside": (
-        "`spam` reads the second moments of Adam, so it is for that alone. `gradclip suggest train.py`, which tries "
-        "thresholds on the training itself, is [held against the same ones](suggestions.md) at the rates of the tasks. "
-        "Not tried: SPAMP (2025, arXiv:2510.01578), which bends each element by a power that follows the norm of its "
-        "tensor. No scope, norm, threshold and response here say that; what it then clips by, a mean of the norms of "
-        "each tensor, is near to that of `adagc`."
+        "polyak 1 clips to the step of Polyak's length, at a least loss of 0 (Y. Takezawa et al. 2024, "
+        "arXiv:2405.15010), and 4 deviations of logarithms to that of a window of the last 100 norms (M. X. Chen et "
+        "al. 2018, arXiv:1804.09849). `spam` reads the second moments of Adam, so it is for that alone. spamp (2025, "
+        "arXiv:2510.01578) bends each element by a power that follows the norm of its tensor, which no scope, norm, "
+        "threshold and response say; it was trained as a hook, with a power of our own choice where none is published. "
+        "`gradclip suggest train.py`, which tries thresholds on the training itself, is "
+        "[held against the same ones](suggestions.md) at the rates of the tasks."
     ),
     "made": "`docs/rule_search.py` trains, `docs/evidence/rule-search.json` has every metric, {versions}.",
 }
