@@ -122,10 +122,15 @@ def test_a_missing_part_is_named(key):
     assert clipper.state_dict() == before
 
 
+HELD = []
+"""Optimizers, which a clipper does not keep."""
+
+
 def attached(model_too: bool, rule=None):
     torch.manual_seed(0)
     model = torch.nn.Linear(4, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    HELD.append(optimizer)
     clipper = attach(optimizer, rule or AdaGC(), model=model if model_too else None)
     model(torch.ones(2, 4)).sum().backward()
     optimizer.step()
