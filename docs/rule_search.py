@@ -19,7 +19,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
@@ -296,7 +296,7 @@ def _best_rate(record: Record, task: str, optimizer: str) -> str:
 
 
 def settings(
-    record: Record, tasks: Iterable[str], optimizers: Iterable[str] = tuple(OPTIMIZERS)
+    record: Record, tasks: Iterable[str], optimizers: Collection[str] = OPTIMIZERS
 ) -> Iterator[tuple[Setting, tuple[str, ...]]]:
     """Every setting of the tasks under these optimizers, with its place in the record."""
     for task in tasks:
@@ -311,7 +311,7 @@ def jobs(
     rules: Iterable[str],
     seeds: Iterable[int],
     tasks: Sequence[str],
-    optimizers: Sequence[str] = tuple(OPTIMIZERS),
+    optimizers: Collection[str] = OPTIMIZERS,
 ) -> list[Job]:
     """Every training of the rules under these optimizers."""
     return [
@@ -350,7 +350,7 @@ def losses(
     rule: str,
     seeds: tuple[int, ...],
     tasks: Iterable[str],
-    optimizers: Iterable[str] = tuple(OPTIMIZERS),
+    optimizers: Collection[str] = OPTIMIZERS,
 ) -> list[Loss]:
     """Each setting: lost where the rule is worse on every seed, and by more than the margin in the median."""
     found = []
@@ -376,7 +376,7 @@ def show(record: Record, rules: Iterable[str], seeds: tuple[int, ...], tasks: Se
 
 
 def trained(
-    record: Record, seeds: Sequence[int], tasks: Sequence[str], optimizers: Sequence[str] = tuple(OPTIMIZERS)
+    record: Record, seeds: Sequence[int], tasks: Sequence[str], optimizers: Collection[str] = OPTIMIZERS
 ) -> list[str]:
     """The rules that were trained on all these tasks and seeds under these optimizers."""
     names = list(dict.fromkeys(name for _, place in settings(record, tasks, optimizers) for name in record.at(*place)))

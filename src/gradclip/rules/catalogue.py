@@ -102,21 +102,17 @@ def methods() -> dict[str, Method]:
 def method_called(name: str) -> Method:
     """The method of this name, or of one that is short for it, whatever its capitals; `ValueError` names the nearest
     one."""
-    known = methods()
-    found, near = looked_up(name, known)
-    if found is not None:
-        return known[found]
-    every = recipes_by_name()
-    if (short := looked_up(name, every)[0]) is not None:
-        for method in known.values():
-            if method.function is every[short]:
-                return method
-        words = (inspect.getdoc(every[short]) or "").partition("\n")[0].removesuffix(".")
-        raise ValueError(
-            f"{short!r} is no method of the literature, but a rule of its own: {words[0].lower()}{words[1:]}"
-        )
-    hint = f"did you mean {near}?" if near else "`gradclip methods` lists them all"
-    raise ValueError(f"no method is called {name!r}: {hint}")
+    known, every = methods(), recipes_by_name()
+    found, _ = looked_up(name, every)
+    if found is None:
+        _, near = looked_up(name, known)
+        hint = f"did you mean {near}?" if near else "`gradclip methods` lists them all"
+        raise ValueError(f"no method is called {name!r}: {hint}")
+    for method in known.values():
+        if method.function is every[found]:
+            return method
+    words = (inspect.getdoc(every[found]) or "").partition("\n")[0].removesuffix(".")
+    raise ValueError(f"{found!r} is no method of the literature, but a rule of its own: {words[0].lower()}{words[1:]}")
 
 
 def parts_of(doc: str) -> dict[str, str]:

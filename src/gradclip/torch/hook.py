@@ -339,18 +339,12 @@ class AttachedClipper(Clipper):
         if not self._through:
             super().write(part, batch, engine)
             return
+        (optimizer,) = self.optimizers
         scale = torch.as_tensor(part.divisor / part.plan.coefficient, dtype=torch.float32).reshape(())
-        if not engine.waits and not self._can_divide_by(float(scale)):
+        if not engine.waits and not can_divide_by(float(scale), optimizer):
             super().write(part, batch, engine)
         elif engine.waits or float(part.plan.coefficient) != 1.0:
-            (optimizer,) = self.optimizers
             self._step_attributes.set(optimizer, "grad_scale", scale)
-
-    def _can_divide_by(self, scale: float) -> bool:
-        """Whether the optimizer can divide by `scale`: it is finite, and no memory would be divided twice."""
-        (optimizer,) = self.optimizers
-        places = [gradient.data_ptr() for gradient, _ in states_of(optimizer) if gradient.numel()]
-        return math.isfinite(scale) and len(set(places)) == len(places)
 
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._step_attributes.restore()
@@ -362,6 +356,12 @@ class AttachedClipper(Clipper):
         if not self._reported:
             self._reported = True
             report_nothing("the optimizer stepped and no parameter that needs clipping had a gradient (said once)")
+
+
+def can_divide_by(scale: float, optimizer: Optimizer) -> bool:
+    """Whether the optimizer can divide by `scale`: it is finite, and no memory would be divided twice."""
+    places = [gradient.data_ptr() for gradient, _ in states_of(optimizer) if gradient.numel()]
+    return math.isfinite(scale) and len(set(places)) == len(places)
 
 
 def clipper_of(optimizer: Optimizer) -> AttachedClipper | None:

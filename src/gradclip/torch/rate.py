@@ -24,11 +24,14 @@ def lasting_rate(optimizers: Iterable[Optimizer]) -> Rate:
     """
     groups = [(group, one) for one in optimizers for group in refuse_others(one).param_groups]
     at_work = [pair for pair in groups if any(p.requires_grad for p in pair[0]["params"])] or groups
-    rate = _largest([_rate_of(*pair) for pair in at_work])
-    if isinstance(rate, Tensor):
-        to_come = _largest([_rate_to_come(*pair) for pair in at_work])
-        return torch.where(rate > 0.0, rate, torch.as_tensor(to_come, dtype=rate.dtype, device=rate.device))
-    return rate if rate > 0.0 else _largest([_rate_to_come(*pair) for pair in at_work])
+    heard = [_heard(*pair) for pair in at_work]
+    rate = _largest([_size(group["lr"]) * times for (group, _), times in zip(at_work, heard, strict=True)])
+    if not isinstance(rate, Tensor) and rate > 0.0:
+        return rate
+    to_come = _largest([_rate_to_come(*pair) * times for pair, times in zip(at_work, heard, strict=True)])
+    if not isinstance(rate, Tensor):
+        return to_come
+    return torch.where(rate > 0.0, rate, torch.as_tensor(to_come, dtype=rate.dtype, device=rate.device))
 
 
 def _largest(rates: list[Rate]) -> Rate:
@@ -50,23 +53,20 @@ def refuse_others(optimizer: Optimizer) -> Optimizer:
     return optimizer
 
 
-def _rate_of(group: dict[str, Any], optimizer: Optimizer) -> Rate:
-    """`lr w / (1 - momentum)`, with `w` what the momentum takes up of a gradient."""
+def _heard(group: dict[str, Any], optimizer: Optimizer) -> float:
+    """How often a gradient is heard in all: `w / (1 - momentum)`, with `w` what the momentum takes up of it."""
     momentum = float(group["momentum"])
     if momentum >= 1.0:
         raise ValueError(f"with a momentum of {momentum:g} a gradient moves the parameters for ever: write one below 1")
-    return _size(group["lr"]) * (_taken_up(group, optimizer) / (1.0 - momentum))
+    return _taken_up(group, optimizer) / (1.0 - momentum)
 
 
 def _rate_to_come(group: dict[str, Any], optimizer: Optimizer) -> Rate:
-    """The same for the largest rate that the group, its schedule or the optimizer names; 0 without momentum."""
-    momentum = float(group["momentum"])
-    if momentum == 0.0:
+    """The largest rate that the group, its schedule or the optimizer names; 0 without momentum."""
+    if float(group["momentum"]) == 0.0:
         return 0.0
-    named = _largest(
-        [_size(group.get(name, 0.0)) for name in ("initial_lr", "max_lr")] + [_size(optimizer.defaults["lr"])]
-    )
-    return named * (_taken_up(group, optimizer) / (1.0 - momentum))
+    named = (group.get("initial_lr", 0.0), group.get("max_lr", 0.0), optimizer.defaults["lr"])
+    return _largest(list(map(_size, named)))
 
 
 def _taken_up(group: dict[str, Any], optimizer: Optimizer) -> float:
